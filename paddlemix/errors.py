@@ -1,0 +1,47 @@
+"""Every exception that paddlemix raises on purpose.
+
+Each derives from :class:`PaddleMixError` and from the built-in type that a caller would expect, so ``except ValueError``
+keeps working. Messages are one line: they name the field, what came, what was expected and what to do.
+"""
+
+from __future__ import annotations
+
+
+class PaddleMixError(Exception):
+    """Base of all errors raised on purpose by this package."""
+
+
+class ConfigurationError(PaddleMixError, ValueError):
+    """A configuration field or an option has a value that cannot work."""
+
+
+class ImageError(PaddleMixError, ValueError):
+    """A picture cannot be used: missing, unreadable, too large, of a refused kind or from a refused place."""
+
+
+class FetchError(ImageError):
+    """A picture's URL was refused, timed out, was too large or did not answer with a picture."""
+
+
+class PromptError(PaddleMixError, ValueError):
+    """A prompt, message or history is malformed, too long or holds too many pictures."""
+
+
+class CheckpointError(PaddleMixError, ValueError):
+    """A checkpoint has missing, unexpected, misshapen, truncated or otherwise unusable tensors or files."""
+
+
+class UnsafeCheckpointError(CheckpointError):
+    """A checkpoint asks for something that reading weights never needs: code, or files outside its folder."""
+
+
+class ModelNotFoundError(PaddleMixError, LookupError):
+    """A model name is neither a directory, nor known, nor to be had from a store."""
+
+
+class NotEnoughMemoryError(PaddleMixError, MemoryError):
+    """The weights do not fit into the memory of this machine; the message has the numbers."""
+
+
+class MissingDependencyError(PaddleMixError, ImportError):
+    """An optional package is not installed; the message says what to install."""
