@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from paddlemix.dependencies import require
+from paddlemix.errors import MissingDependencyError
+
+
+def test_a_present_package_is_returned():
+    assert require("json", "this test") is json
+
+
+def test_an_absent_package_says_which_feature_and_what_to_install():
+    with pytest.raises(MissingDependencyError, match="drawing needs .*'no_such_package'.*pip install no_such"):
+        require("no_such_package", "drawing")
+
+
+def test_the_error_is_an_import_error_that_names_the_package():
+    with pytest.raises(ImportError) as caught:
+        require("no_such_package", "drawing")
+    assert caught.value.name == "no_such_package"
+
+
+@pytest.mark.parametrize("body", ["import what_it_needs_itself", "from json import nothing_like_that"])
+def test_a_package_that_is_there_but_does_not_import_is_told_apart(tmp_path, monkeypatch, body):
+    (tmp_path / "broken_package.py").write_text(body, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(MissingDependencyError, match="installed but does not import .*constraints.txt"):
+        require("broken_package", "drawing")
+
+
+def test_names_that_differ_on_the_index_are_translated(monkeypatch):
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(MissingDependencyError, match="pip install pillow"):
+        require("PIL", "reading pictures")
