@@ -1,0 +1,68 @@
+"""Settings and fixtures shared by all tests. They use one thread, no GPU and no network beyond this machine."""
+
+from __future__ import annotations
+
+import importlib.util
+import ipaddress
+import os
+import socket
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Before anything imports numpy or Paddle: the thread pools are sized at import. Small models are fastest on one thread.
+for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+# Programs that tests start run this checkout, not an installed copy.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+
+# The same examples on every run, and no time limits: a busy machine is not a failure.
+settings.register_profile("paddlemix", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("paddlemix")
+
+
+@pytest.fixture(scope="session")
+def golden_dir() -> Path:
+    """Folder of the numbers obtained from the PyTorch original."""
+    return Path(__file__).resolve().parent / "fixtures" / "golden"
+
+
+@pytest.fixture(scope="session")
+def real_vocab_file() -> Path:
+    """The published ``qwen.tiktoken``, found inside the test dependency dashscope.
+
+    Skips where it is absent, and fails instead when PADDLEMIX_REQUIRE_REAL_VOCAB=1, as ``make test`` sets.
+    """
+    spec = importlib.util.find_spec("dashscope")
+    if spec is not None:
+        path = Path(spec.origin).parent / "resources" / "qwen.tiktoken"
+        if path.is_file():
+            return path
+    message = "the published qwen.tiktoken was not found: pip install 'paddlemix[test]' brings it (package dashscope)"
+    if os.environ.get("PADDLEMIX_REQUIRE_REAL_VOCAB") == "1":
+        pytest.fail(message)
+    pytest.skip(message)
+
+
+@pytest.fixture(autouse=True)
+def loopback_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections that leave this machine fail as they would offline, so no test comes to rest on a public host."""
+    connect = socket.socket.connect
+
+    def guarded_connect(self: socket.socket, address: object) -> None:
+        if isinstance(address, tuple) and not _is_loopback(address[0]):
+            raise OSError(f"tests connect to this machine only, not to {address[0]}")
+        return connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded_connect)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
