@@ -1,0 +1,53 @@
+"""What the image loader may read, and how much of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+from ..errors import ConfigurationError
+
+
+@dataclass(frozen=True)
+class ImagePolicy:
+    """Limits and permissions for :func:`paddlemix.media.load_image`. Defaults suit a library call: files yes, URLs no.
+
+    allow_paths: local files may be read.
+    allow_urls: http(s) addresses may be fetched.
+    allow_private_addresses: fetching may reach loopback, private and other non-public addresses (tests, intranets).
+    max_bytes: most bytes of an encoded picture, wherever it comes from.
+    max_pixels: most pixels (width x height) of a picture, checked on the header before it is decoded.
+    timeout: seconds that one fetch may take as a whole: name lookup, redirects and slow answers included.
+    max_redirects: most redirects followed in one fetch; each target is checked like the first address.
+    """
+
+    allow_paths: bool = True
+    allow_urls: bool = False
+    allow_private_addresses: bool = False
+    max_bytes: int = 32 * 1024 * 1024
+    max_pixels: int = 32_000_000
+    timeout: float = 10.0
+    max_redirects: int = 3
+
+    def __post_init__(self) -> None:
+        for name, least in (("max_bytes", 1), ("max_pixels", 1), ("max_redirects", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ConfigurationError(f"ImagePolicy.{name}={value!r}: expected an integer of at least {least}")
+        if not isinstance(self.timeout, (int, float)) or not math.isfinite(self.timeout) or self.timeout <= 0:
+            raise ConfigurationError(f"ImagePolicy.timeout={self.timeout!r}: expected seconds greater than 0")
+
+    def replace(self, **changes: object) -> ImagePolicy:
+        """A copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    @classmethod
+    def scripts(cls) -> ImagePolicy:
+        """For commands that a person runs for themselves: local files and public http(s) addresses."""
+        return cls(allow_paths=True, allow_urls=True)
+
+    @classmethod
+    def server(cls) -> ImagePolicy:
+        """For requests of strangers: only data that the request itself carries (bytes, data URLs, arrays)."""
+        return cls(allow_paths=False, allow_urls=False)

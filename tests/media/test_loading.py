@@ -1,0 +1,295 @@
+"""The guarded image loader: every kind of source, every kind of damage, one kind of error."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import random
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from paddlemix.errors import FetchError, ImageError
+from paddlemix.media import ImagePolicy, load_image
+
+
+def gradient(width: int = 40, height: int = 30, mode: str = "RGB") -> Image.Image:
+    values = np.arange(width * height * 3, dtype=np.uint32).reshape(height, width, 3) % 251
+    return Image.fromarray(values.astype(np.uint8)).convert(mode)
+
+
+def encoded(image: Image.Image, format: str = "PNG", **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def png_with_size(width: int, height: int) -> bytes:
+    """A PNG whose header promises a size that its data does not have."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
+
+
+def one_line(error: pytest.ExceptionInfo) -> str:
+    message = str(error.value)
+    assert "\n" not in message and len(message) < 400
+    return message
+
+
+def test_the_same_picture_comes_out_of_every_kind_of_source(tmp_path):
+    image = gradient()
+    data = encoded(image)
+    path = tmp_path / "图 1.png"
+    path.write_bytes(data)
+    text = base64.b64encode(data).decode()
+    sources = [
+        image,
+        data,
+        bytearray(data),
+        memoryview(data),
+        path,
+        str(path),
+        f"data:image/png;base64,{text}",
+        f"DATA:image/png;name=a.png;base64,{text[:40]}\n{text[40:]}",
+        "data:;base64," + text.replace("+", "%2B").replace("=", "%3D"),
+        np.asarray(image),
+        np.asarray(image)[:, ::-1][:, ::-1],
+    ]
+    for source in sources:
+        assert np.array_equal(np.asarray(load_image(source).convert("RGB")), np.asarray(image))
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
+def test_supported_formats_load(format):
+    assert load_image(encoded(gradient(), format)).size == (40, 30)
+
+
+@pytest.mark.parametrize("format", ["TIFF", "PPM", "ICO", "EPS"])
+def test_other_formats_are_refused(format):
+    with pytest.raises(ImageError, match="not a picture of a supported format"):
+        load_image(encoded(gradient(), format))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1)])
+def test_thin_pictures_load(size):
+    assert load_image(encoded(gradient(*size))).size == size
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr"])
+def test_modes_that_convert_to_rgb_pass_through(mode):
+    image = gradient().convert(mode)
+    assert np.array_equal(np.asarray(load_image(image).convert("RGB")), np.asarray(image.convert("RGB")))
+
+
+def test_cmyk_jpeg_loads():
+    loaded = load_image(encoded(gradient(mode="CMYK"), "JPEG", quality=95)).convert("RGB")
+    assert np.abs(np.asarray(loaded, dtype=int) - np.asarray(gradient(mode="CMYK").convert("RGB"))).mean() < 20
+
+
+def test_sixteen_bit_grey_is_scaled_not_clipped():
+    levels = np.linspace(0, 65535, 64, dtype=np.uint16).reshape(8, 8)
+    from_file = load_image(encoded(Image.fromarray(levels)))
+    from_32_bit_mode = load_image(Image.fromarray(levels.astype(np.int32)))
+    assert np.array_equal(np.asarray(from_file.convert("RGB"))[..., 0], levels >> 8)
+    assert np.array_equal(np.asarray(from_32_bit_mode), levels >> 8)
+
+
+@pytest.mark.parametrize("pixels", [np.zeros((4, 4), np.float32), np.full((4, 4), 70000, np.int32)])
+def test_pil_images_beyond_sixteen_bits_are_refused(pixels):
+    with pytest.raises(ImageError, match="expected 8 or 16 bits"):
+        load_image(Image.fromarray(pixels))
+
+
+@pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG"])
+def test_of_an_animation_the_first_frame_is_taken(format):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "lime", "blue")]
+    options = {"lossless": True} if format == "WEBP" else {}
+    data = encoded(frames[0], format, save_all=True, append_images=frames[1:], duration=50, **options)
+    assert load_image(data).convert("RGB").getpixel((4, 4)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+def test_exif_orientation_is_kept_but_not_applied(format):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    loaded = load_image(encoded(gradient(40, 30), format, exif=exif))
+    assert loaded.size == (40, 30)
+    assert loaded.getexif()[0x0112] == 6
+
+
+def test_the_callers_image_is_not_changed():
+    image = gradient(mode="RGBA")
+    before = image.tobytes()
+    load_image(image)
+    assert image.mode == "RGBA" and image.tobytes() == before
+
+
+@pytest.mark.parametrize(
+    "array, problem",
+    [
+        (np.zeros((4, 4, 3), np.float32), "expected uint8"),
+        (np.zeros((4, 4, 3), np.int64), "expected uint8"),
+        (np.zeros((4, 4, 2), np.uint8), r"expected \[height, width\]"),
+        (np.zeros((1, 4, 4, 3), np.uint8), r"expected \[height, width\]"),
+        (np.zeros((0, 4, 3), np.uint8), "at least one pixel"),
+    ],
+)
+def test_arrays_of_other_kinds_are_refused_with_shape_and_dtype(array, problem):
+    with pytest.raises(ImageError, match=problem) as error:
+        load_image(array)
+    assert str(array.shape) in one_line(error) and str(array.dtype) in one_line(error)
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (5, 7, 3), (5, 7, 4)])
+def test_uint8_arrays_are_height_width_channels(shape):
+    assert load_image(np.zeros(shape, np.uint8)).size == (7, 5)
+
+
+@pytest.mark.parametrize("source", [None, 3, ["a.png"], io.BytesIO(b"")])
+def test_other_types_are_refused_by_name(source):
+    with pytest.raises(ImageError, match=type(source).__name__):
+        load_image(source)
+
+
+def test_files_that_cannot_be_pictures_are_refused(tmp_path):
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "notes.png").write_text("not a picture")
+    cases = [
+        (tmp_path / "missing.png", "does not exist"),
+        (tmp_path, "directory"),
+        (tmp_path / "empty.png", "is empty"),
+        (tmp_path / "notes.png", "not a picture"),
+        ("", "path is empty"),
+        ("a\0b.png", "cannot be read"),
+        ("x" * 5000, "cannot be read"),
+    ]
+    for source, problem in cases:
+        with pytest.raises(ImageError, match=problem) as error:
+            load_image(source)
+        one_line(error)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes and device files are a POSIX thing")
+def test_devices_and_pipes_are_refused_without_reading_them(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    for source in (tmp_path / "pipe.png", "/dev/zero"):
+        with pytest.raises(ImageError, match="device, pipe or socket"):
+            load_image(source)
+
+
+def test_refused_files_leave_no_open_descriptor(tmp_path):
+    listing = Path("/proc/self/fd")
+    if not listing.is_dir():
+        pytest.skip("needs /proc")
+    before = len(list(listing.iterdir()))
+    for _ in range(5):
+        with pytest.raises(ImageError):
+            load_image(tmp_path)
+    assert len(list(listing.iterdir())) == before
+
+
+@pytest.mark.parametrize(
+    "url, problem",
+    [
+        ("data:image/png,abc", "expected data:image"),
+        ("data:image/png;base64", "expected data:image"),
+        ("data:text/html;base64,PGI+", "text/html"),
+        ("data:image/png;base64,@@@@", "malformed base64"),
+        ("data:image/png;base64,", "empty"),
+        ("data:image/png;base64,aGVsbG8=", "not a picture"),
+        ("ftp://example.com/a.png", "scheme 'ftp://'"),
+        ("file:///etc/passwd", "scheme 'file://'"),
+    ],
+)
+def test_bad_urls_are_refused(url, problem):
+    with pytest.raises(ImageError, match=problem) as error:
+        load_image(url, ImagePolicy.scripts())
+    one_line(error)
+
+
+def test_policies_open_and_close_the_sources(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(encoded(gradient()))
+    with pytest.raises(ImageError, match="reads no local files"):
+        load_image(path, ImagePolicy.server())
+    for policy in (ImagePolicy(), ImagePolicy.server()):
+        with pytest.raises(FetchError, match="takes no http"):
+            load_image("http://example.com/a.png", policy)
+    assert load_image(path, ImagePolicy.scripts()).size == (40, 30)
+    assert load_image(path.read_bytes(), ImagePolicy.server()).size == (40, 30)
+
+
+@pytest.mark.parametrize("size", [(6000, 6000), (12000, 12000), (40000, 40000), (1, 40_000_000)])
+def test_bombs_are_refused_by_their_header(size):
+    with pytest.raises(ImageError, match="limit of 32000000"):
+        load_image(png_with_size(*size))
+
+
+def test_zero_sized_pictures_are_refused():
+    with pytest.raises(ImageError):
+        load_image(png_with_size(0, 5))
+    with pytest.raises(ImageError, match="0x5"):
+        load_image(Image.new("RGB", (0, 5)))
+
+
+def test_limits_hold_for_every_kind_of_source(tmp_path):
+    image = gradient()
+    data = encoded(image)
+    path = tmp_path / "a.png"
+    path.write_bytes(data)
+    url = "data:image/png;base64," + base64.b64encode(data).decode()
+    assert load_image(url, ImagePolicy(max_bytes=len(data), max_pixels=1200)).size == (40, 30)
+    for source in (path, data, url):
+        with pytest.raises(ImageError, match="bytes"):
+            load_image(source, ImagePolicy(max_bytes=len(data) - 1))
+    for source in (image, path, data, url, np.asarray(image)):
+        with pytest.raises(ImageError, match="40x30 pixels, more than the limit of 1199"):
+            load_image(source, ImagePolicy(max_pixels=1199))
+
+
+def test_truncated_pictures_are_refused(tmp_path):
+    for format in ("JPEG", "PNG", "WEBP", "BMP"):
+        data = encoded(gradient(), format)
+        with pytest.raises(ImageError):
+            load_image(data[: len(data) // 2])
+    path = tmp_path / "half.jpg"
+    path.write_bytes(encoded(gradient(), "JPEG")[:700])
+    with Image.open(path) as lazily_opened, pytest.raises(ImageError, match="PIL image is damaged"):
+        load_image(lazily_opened)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
+def test_damaged_bytes_raise_nothing_but_image_errors(format):
+    rng = random.Random(7)
+    data = encoded(gradient(24, 18), format)
+    refused = 0
+    for _ in range(150):
+        damaged = bytearray(data)
+        for _ in range(rng.randint(1, 8)):
+            damaged[rng.randrange(len(damaged))] = rng.randrange(256)
+        if rng.random() < 0.5:
+            del damaged[rng.randrange(len(damaged)) :]
+        try:
+            load_image(bytes(damaged)).convert("RGB")
+        except ImageError as error:
+            assert "\n" not in str(error)
+            refused += 1
+    assert refused > 0
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [("max_bytes", 0), ("max_pixels", 1.5), ("timeout", 0), ("timeout", float("nan")), ("max_redirects", -1)],
+)
+def test_a_policy_with_senseless_limits_is_refused(field, value):
+    with pytest.raises(ValueError, match=field):
+        ImagePolicy(**{field: value})
