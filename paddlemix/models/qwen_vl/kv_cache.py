@@ -1,0 +1,103 @@
+"""Keys and values of the positions that the language model has already seen."""
+
+from __future__ import annotations
+
+import math
+
+import paddle
+
+from ...errors import ConfigurationError
+from .configuration import QWenVLConfig
+
+# Positions by which a full cache grows. Copying it then costs about one decode step in this many.
+GROWTH = 256
+
+
+def ntk_alpha(length: int, config: QWenVLConfig) -> float:
+    """The factor by which dynamic NTK scaling stretches the rotary base for a prompt of ``length`` positions.
+
+    1 up to ``seq_length``, then 3, 7, 15 … with each doubling (``2 ** (ceil(log2(length / seq_length)) + 1) - 1``). The
+    original decides it once, at the prompt, and keeps it while it generates.
+    """
+    if not config.use_dynamic_ntk or length <= config.seq_length:
+        return 1.0
+    return float(2 ** (math.ceil(math.log2(length / config.seq_length)) + 1) - 1)
+
+
+class KVCache:
+    """Preallocated cache, written in place.
+
+    Each layer holds one tensor for keys (after the rotation) and one for values, both ``[batch, heads, capacity, head_dim]``.
+    All rows have the same ``length``: shorter prompts are padded on the left, and the padding is masked, as in the original.
+    The NTK factor lives here and not in the model, so that conversations cannot disturb each other.
+
+    Args:
+        config: the model's configuration.
+        batch_size: number of rows.
+        capacity: positions to allocate at once; the cache grows by itself when they are used up.
+        prompt_length: length of the whole prompt (padding included), which fixes the NTK factor. A prompt that is fed in
+            parts needs it in advance; for one that is fed whole, it is the length of the first call.
+        dtype: of the stored keys and values.
+    """
+
+    def __init__(
+        self,
+        config: QWenVLConfig,
+        batch_size: int,
+        capacity: int,
+        prompt_length: int,
+        dtype: str | paddle.dtype = "float32",
+    ) -> None:
+        if batch_size < 1 or capacity < 1 or prompt_length < 1:
+            raise ConfigurationError(
+                f"KVCache: batch_size, capacity and prompt_length must be positive, got {batch_size}, {capacity}, {prompt_length}"
+            )
+        self.ntk_alpha = ntk_alpha(prompt_length, config)
+        self.length = 0
+        shape = [batch_size, config.num_attention_heads, capacity, config.kv_channels]
+        self.keys = [paddle.zeros(shape, dtype=dtype) for _ in range(config.num_hidden_layers)]
+        self.values = [paddle.zeros(shape, dtype=dtype) for _ in range(config.num_hidden_layers)]
+
+    @property
+    def batch_size(self) -> int:
+        return self.keys[0].shape[0]
+
+    @property
+    def capacity(self) -> int:
+        return self.keys[0].shape[2]
+
+    def reserve(self, length: int) -> None:
+        """Make room for ``length`` positions in all, in steps of ``GROWTH``."""
+        if length <= self.capacity:
+            return
+        missing = -(-(length - self.capacity) // GROWTH) * GROWTH
+        for tensors in (self.keys, self.values):
+            for layer, tensor in enumerate(tensors):
+                shape = [tensor.shape[0], tensor.shape[1], missing, tensor.shape[3]]
+                tensors[layer] = paddle.concat([tensor, paddle.zeros(shape, dtype=tensor.dtype)], axis=2)
+
+    def write(self, layer: int, key: paddle.Tensor, value: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
+        """Store ``[batch, heads, new, head_dim]`` behind the current length; return all keys and values, unused room included.
+
+        The caller masks the unused room: on a CPU, cutting it off would copy the whole cache in every layer of every step.
+        ``advance`` moves the length once all layers have written.
+        """
+        end = self.length + key.shape[2]
+        self.keys[layer][:, :, self.length : end] = key
+        self.values[layer][:, :, self.length : end] = value
+        return self.keys[layer], self.values[layer]
+
+    def advance(self, count: int) -> None:
+        self.length += count
+
+    def truncate(self, length: int) -> None:
+        """Forget all positions from ``length`` on, so that another continuation can be fed."""
+        if not 0 <= length <= self.length:
+            raise ConfigurationError(f"KVCache.truncate: expected a length from 0 to {self.length}, got {length}")
+        self.length = length
+
+    def select_rows(self, rows: paddle.Tensor) -> None:
+        """Keep the given rows, in the given order (int64 ``[new_batch]``; a row may be repeated)."""
+        for tensors in (self.keys, self.values):
+            for layer, tensor in enumerate(tensors):
+                tensors[layer] = paddle.index_select(tensor, rows, axis=0)

@@ -1,0 +1,101 @@
+"""Loading and saving of whole models: which dtype, from where, and what is written beside the weights."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import paddle
+
+from ...errors import ConfigurationError
+from .configuration import QWenVLConfig
+
+logger = logging.getLogger(__name__)
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def choose_dtype(requested: str | None, config: QWenVLConfig) -> str:
+    """The dtype that the model runs in on the current device.
+
+    Without a request the configuration decides (``bf16``, ``fp16``, ``fp32``), and without that the device: bfloat16 where the
+    GPU has it, else float16; float32 on a CPU. A request that the device cannot meet is answered by the nearest that it can,
+    and one line says so.
+
+    Raises:
+        ConfigurationError: ``requested`` is not one of ``DTYPES``.
+    """
+    if requested is None:
+        flags = {"bfloat16": config.bf16, "float16": config.fp16, "float32": config.fp32}
+        requested = next((name for name, chosen in flags.items() if chosen), None)
+        explicit = False
+    else:
+        explicit = True
+    if requested is not None and requested not in DTYPES:
+        raise ConfigurationError(f"dtype: expected one of {', '.join(DTYPES)}, got {requested!r}")
+    if not paddle.get_device().startswith("gpu"):
+        if explicit and requested != "float32":
+            logger.warning("dtype %s needs a GPU; on the CPU the model runs in float32.", requested)
+        return "float32"
+    if requested in (None, "bfloat16") and not paddle.amp.is_bfloat16_supported():
+        if requested is not None:
+            logger.warning("this GPU has no bfloat16; the model runs in float16.")
+        return "float16"
+    return requested or "bfloat16"
+
+
+class QWenVLCheckpointMixin:
+    """``from_pretrained`` and ``save_pretrained`` over :mod:`paddlemix.checkpoint`."""
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike, dtype: str | None = None, **overrides: Any
+    ):
+        """Load a model from a directory or by name, in evaluation mode.
+
+        The layout is found out from the files: the published PyTorch shards, safetensors, PaddleMIX's ``.pdparams``, or what
+        ``save_pretrained`` wrote. One tensor at a time is held beside the model.
+
+        Args:
+            pretrained_model_name_or_path: a directory, a known name, or a name in a public store.
+            dtype: ``float32``, ``bfloat16`` or ``float16``; see :func:`choose_dtype`.
+            **overrides: configuration fields to change, such as ``use_dynamic_ntk=False``.
+
+        Raises:
+            ModelNotFoundError, CheckpointError, ConfigurationError, NotEnoughMemoryError.
+        """
+        from paddlenlp.generation import GenerationConfig
+
+        from ...checkpoint import hub, load_into
+        from ...checkpoint.readers import open_checkpoint
+        from ...checkpoint.memory import check_memory
+
+        directory = hub.resolve(pretrained_model_name_or_path)
+        config = QWenVLConfig.from_pretrained(directory, **overrides)
+        dtype = choose_dtype(dtype, config)
+        config.dtype = dtype
+        check_memory(config, dtype)
+        previous = paddle.get_default_dtype()
+        paddle.set_default_dtype(dtype)
+        try:
+            with paddle.LazyGuard():
+                model = cls(config)
+        finally:
+            paddle.set_default_dtype(previous)
+        load_into(model, open_checkpoint(directory), dtype)
+        if (directory / "generation_config.json").is_file():
+            model.generation_config = GenerationConfig.from_pretrained(str(directory))
+        model.eval()
+        return model
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **options: Any) -> None:
+        """Write weights (sharded safetensors), ``config.json`` and ``generation_config.json`` into a directory."""
+        from ...checkpoint import save_model
+
+        directory = Path(save_directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        save_model(self, directory, **options)
+        self.config.save_pretrained(str(directory))
+        self.generation_config.save_pretrained(str(directory))

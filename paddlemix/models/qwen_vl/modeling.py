@@ -1,0 +1,278 @@
+"""Qwen-VL: the decoder with pictures written over its placeholder tokens, and the language-model head.
+
+Parameter names are exactly the original's (``transformer.h.0.attn.c_attn.weight``, ``transformer.visual.proj`` …); linear
+weights are in Paddle's ``[in, out]`` order.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import paddle
+import paddle.nn as nn
+import paddle.nn.functional as F
+from paddle.distributed.fleet.utils import recompute
+from paddlenlp.transformers.model_outputs import CausalLMOutputWithPast
+from paddlenlp.transformers.model_utils import PretrainedModel
+
+from ...errors import PromptError
+from .configuration import QWenVLConfig, QWenVLVisionConfig
+from .generation import QWenVLGenerationMixin
+from .kv_cache import KVCache, ntk_alpha
+from .language import AttentionInputs, QWenBlock, RMSNorm, attention_mask, logn_inputs, rotary_inputs
+from .loading import QWenVLCheckpointMixin
+from .resampler import CrossAttention, Resampler, sine_positions
+from .vision import VisionTransformer
+
+
+class QWenModel(nn.Layer):
+    """Embeddings, picture encoder, decoder layers and final norm. ``enable_recompute`` trades time for memory in training."""
+
+    def __init__(self, config: QWenVLConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.enable_recompute = config.recompute
+        self.wte = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.drop = nn.Dropout(config.emb_dropout_prob)
+        self.h = nn.LayerList([QWenBlock(config, layer) for layer in range(config.num_hidden_layers)])
+        self.ln_f = RMSNorm(config.hidden_size, config.layer_norm_epsilon)
+        self.visual = VisionTransformer(config.visual)
+
+    def embed(
+        self,
+        input_ids: paddle.Tensor,
+        images: paddle.Tensor | None = None,
+        image_features: paddle.Tensor | None = None,
+    ) -> paddle.Tensor:
+        """Token embeddings ``[batch, length, hidden]`` with the pictures' features in their placeholders.
+
+        Args:
+            input_ids: int ``[batch, length]``; each picture is ``<img>``, ``n_queries`` placeholder ids of any value, ``</img>``.
+            images: float ``[n, 3, side, side]``, in order of appearance over the rows.
+            image_features: ``[n, n_queries, hidden]``, what ``visual(images)`` returned, instead of ``images``.
+
+        Raises:
+            PromptError: a ``<img>`` without its ``</img>``, a span of the wrong length, or not as many pictures as spans.
+        """
+        embeddings = self.wte(input_ids)
+        if images is not None:
+            if image_features is not None:
+                raise PromptError("images, image_features: give one of them, not both")
+            image_features = self.visual(images)
+        if image_features is None:
+            return embeddings + self._blank_picture_term() if self._needs_picture_gradients() else embeddings
+        slots = picture_slots(input_ids.numpy(), self.config.visual)
+        if len(slots) != image_features.shape[0]:
+            raise PromptError(f"images: got {image_features.shape[0]} for {len(slots)} <img> span(s) in input_ids")
+        if not len(slots):
+            return embeddings
+        hidden = embeddings.shape[-1]
+        flat = paddle.scatter(
+            embeddings.reshape([-1, hidden]),
+            paddle.to_tensor(slots.reshape(-1)),
+            image_features.reshape([-1, hidden]).astype(embeddings.dtype),
+        )
+        return flat.reshape(embeddings.shape)
+
+    def forward(
+        self,
+        inputs_embeds: paddle.Tensor,
+        attention_mask: paddle.Tensor | None = None,
+        position_ids: paddle.Tensor | None = None,
+        past_key_values: KVCache | None = None,
+        output_hidden_states: bool = False,
+    ) -> tuple[paddle.Tensor, list[paddle.Tensor] | None]:
+        """Run the decoder: ``[batch, length, hidden]`` to the same shape, after the final norm.
+
+        The second result holds the input of the first layer and every layer's output before the final norm, if asked for.
+        """
+        x = self.drop(inputs_embeds)
+        inputs = self._attention_inputs(x, attention_mask, position_ids, past_key_values)
+        hidden_states = [x] if output_hidden_states else None
+        for block in self.h:
+            if self.enable_recompute and self.training:
+                # The re-entrant form gives no gradient at all when its input needs none, as with a frozen embedding.
+                x = recompute(block, x, inputs, use_reentrant=False)
+            else:
+                x = block(x, inputs, past_key_values)
+            if hidden_states is not None:
+                hidden_states.append(x)
+        if past_key_values is not None:
+            past_key_values.advance(x.shape[1])
+        return self.ln_f(x), hidden_states
+
+    def _attention_inputs(
+        self,
+        x: paddle.Tensor,
+        padding_mask: paddle.Tensor | None,
+        position_ids: paddle.Tensor | None,
+        cache: KVCache | None,
+    ) -> AttentionInputs:
+        length = x.shape[1]
+        past = 0 if cache is None else cache.length
+        if cache is not None:
+            cache.reserve(past + length)
+        kv_length = length if cache is None else cache.capacity
+        if position_ids is None:
+            # Slots are counted with the padding, as in the original.
+            positions = np.arange(past, past + length)[None]
+        else:
+            positions = position_ids.numpy()
+        # Neither scaling exists in training, as in the original.
+        if cache is not None:
+            alpha = cache.ntk_alpha
+        else:
+            alpha = 1.0 if self.training else ntk_alpha(length, self.config)
+        cos, sin = rotary_inputs(positions, self.config, alpha)
+        logn = None if self.training else logn_inputs(positions, self.config)
+        return AttentionInputs(cos, sin, logn, attention_mask(length, past, kv_length, padding_mask, x.dtype))
+
+    def _needs_picture_gradients(self) -> bool:
+        return self.training and any(not parameter.stop_gradient for parameter in self.visual.parameters())
+
+    def _blank_picture_term(self) -> paddle.Tensor:
+        """Zero, but connected to every visual parameter, so that data-parallel workers without a picture stay in step."""
+        return self.visual(self.visual.blank_images()).mean() * 0
+
+
+class QWenLMHeadModel(QWenVLGenerationMixin, QWenVLCheckpointMixin, PretrainedModel):
+    """Qwen-VL with its language-model head: the class to load, call, chat with, train and save."""
+
+    config_class = QWenVLConfig
+    base_model_prefix = "transformer"
+
+    def __init__(self, config: QWenVLConfig) -> None:
+        super().__init__(config)
+        self.transformer = QWenModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias_attr=False)
+
+    @property
+    def visual(self) -> VisionTransformer:
+        """The picture encoder: ``model.visual(images)`` maps ``[n, 3, side, side]`` to ``[n, n_queries, hidden]``."""
+        return self.transformer.visual
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.transformer.wte
+
+    def get_output_embeddings(self) -> nn.Linear:
+        return self.lm_head
+
+    def new_cache(self, batch_size: int, prompt_length: int, capacity: int | None = None) -> KVCache:
+        """An empty cache for a prompt of ``prompt_length`` positions (padding included) and room for ``capacity`` in all."""
+        capacity = max(capacity or prompt_length, prompt_length)
+        return KVCache(self.config, batch_size, capacity, prompt_length, self.lm_head.weight.dtype)
+
+    def freeze_vit(self) -> None:
+        """Freeze what the original's ``fix_vit`` freezes: everything visual except the resampler's own parameters.
+
+        ``ln_post`` and ``proj`` stay frozen with the ViT, as in the original. The resampler's position table stays frozen as
+        well: the original trains it by accident.
+        """
+        for name, parameter in self.visual.named_parameters():
+            parameter.stop_gradient = not name.startswith("attn_pool.") or name == "attn_pool.pos_embed"
+
+    def forward(
+        self,
+        input_ids: paddle.Tensor | None = None,
+        images: paddle.Tensor | None = None,
+        attention_mask: paddle.Tensor | None = None,
+        labels: paddle.Tensor | None = None,
+        position_ids: paddle.Tensor | None = None,
+        past_key_values: KVCache | None = None,
+        inputs_embeds: paddle.Tensor | None = None,
+        image_features: paddle.Tensor | None = None,
+        logits_to_keep: int = 0,
+        use_cache: bool = False,
+        output_hidden_states: bool = False,
+    ) -> CausalLMOutputWithPast:
+        """Logits, and the loss where labels are given.
+
+        Args:
+            input_ids: int ``[batch, length]``; or give ``inputs_embeds`` ``[batch, length, hidden]`` (from ``embed``).
+            images: float32 ``[n, 3, side, side]`` for the ``<img>`` spans, in order of appearance over the rows.
+            attention_mask: ``[batch, past + length]`` of ones and zeros, padding on the left when a cache is used; or bool
+                ``[batch, length, past + length]`` (true: may be seen), always combined with the causal mask.
+            labels: int ``[batch, length]``, not shifted; −100 is ignored. The loss is a float32 mean.
+            position_ids: int ``[batch, length]``; by default the slots are counted from the start, padding included.
+            past_key_values: the cache to read and extend; one to many tokens may be fed with it.
+            image_features: ``[n, n_queries, hidden]`` instead of ``images``, for pictures that are encoded already.
+            logits_to_keep: compute logits for so many last positions only; 0 means all.
+            use_cache: start a cache where none was given.
+            output_hidden_states: also return the input of the first layer and the output of each.
+
+        Returns:
+            ``logits`` ``[batch, kept, vocab]``, ``loss`` or ``None``, ``past_key_values``, ``hidden_states`` or ``None``.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise PromptError("input_ids, inputs_embeds: give exactly one of them")
+        if labels is not None and logits_to_keep:
+            raise PromptError("logits_to_keep: a loss needs the logits of all positions; leave it at 0 with labels")
+        if inputs_embeds is None:
+            inputs_embeds = self.transformer.embed(input_ids, images, image_features)
+        elif images is not None or image_features is not None:
+            raise PromptError("images: with inputs_embeds the pictures must be in the embeddings already; use embed()")
+        if use_cache and past_key_values is None:
+            past_key_values = self.new_cache(inputs_embeds.shape[0], inputs_embeds.shape[1])
+        hidden, hidden_states = self.transformer(
+            inputs_embeds, attention_mask, position_ids, past_key_values, output_hidden_states
+        )
+        logits = self.lm_head(hidden[:, -logits_to_keep:] if logits_to_keep else hidden)
+        loss = None if labels is None else next_token_loss(logits, labels)
+        return CausalLMOutputWithPast(
+            loss=loss, logits=logits, past_key_values=past_key_values, hidden_states=hidden_states
+        )
+
+    def _init_weights(self, layer: nn.Layer) -> None:
+        """Initial values for training from scratch; parameters that wait for a checkpoint are left alone."""
+        own = [parameter for parameter in layer.parameters(include_sublayers=False)]
+        if not own or not all(parameter._is_initialized() for parameter in own):
+            return
+        std = self.config.initializer_range
+        if isinstance(layer, (nn.Linear, nn.Embedding, CrossAttention)):
+            for parameter in own:
+                _fill(parameter, std if parameter.ndim == 2 else 0.0)
+        elif isinstance(layer, Resampler):
+            _fill(layer.query, 0.02)
+            side = round(layer.pos_embed.shape[0] ** 0.5)
+            layer.pos_embed.set_value(
+                paddle.to_tensor(sine_positions(layer.pos_embed.shape[1], side), layer.pos_embed.dtype)
+            )
+        elif isinstance(layer, VisionTransformer):
+            _fill(layer.positional_embedding, layer.config.width**-0.5)
+            _fill(layer.proj, layer.config.output_dim**-0.5)
+        elif isinstance(layer, nn.Conv2D):
+            _fill(layer.weight, std)
+
+
+def _fill(parameter: paddle.Tensor, std: float) -> None:
+    parameter.set_value((paddle.randn(parameter.shape, dtype="float32") * std).astype(parameter.dtype))
+
+
+def picture_slots(input_ids: np.ndarray, visual: QWenVLVisionConfig) -> np.ndarray:
+    """Flat indices of the placeholders of every picture in ``[batch, length]`` ids: int64 ``[n, n_queries]``.
+
+    Raises:
+        PromptError: a ``<img>`` without its ``</img>`` in the same row, or a span that has not ``n_queries`` placeholders.
+    """
+    flat = input_ids.reshape(-1)
+    starts = np.flatnonzero(flat == visual.image_start_id)
+    ends = np.flatnonzero(flat == visual.image_end_id)
+    if len(starts) != len(ends):
+        raise PromptError(f"input_ids: {len(starts)} <img> but {len(ends)} </img>; a picture's span was cut")
+    lengths = ends - starts - 1
+    crosses_rows = starts // input_ids.shape[-1] != ends // input_ids.shape[-1]
+    if (lengths != visual.n_queries).any() or crosses_rows.any():
+        raise PromptError(
+            f"input_ids: every <img> span must hold {visual.n_queries} placeholders, got spans of {sorted(set(lengths.tolist()))}"
+        )
+    return (starts[:, None] + 1 + np.arange(visual.n_queries)).astype(np.int64)
+
+
+def next_token_loss(logits: paddle.Tensor, labels: paddle.Tensor) -> paddle.Tensor:
+    """Mean cross entropy of predicting ``labels`` one position ahead, in float32; labels of −100 do not count.
+
+    Args:
+        logits: ``[batch, length, vocab]``.
+        labels: int ``[batch, length]``, aligned with the inputs.
+    """
+    predicted = logits[:, :-1].reshape([-1, logits.shape[-1]]).astype("float32")
+    return F.cross_entropy(predicted, labels[:, 1:].reshape([-1]), ignore_index=-100)

@@ -1,0 +1,112 @@
+"""The resampler: learned queries attend to the ViT's patches, so that a picture of any size becomes ``n_queries`` vectors."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import paddle
+import paddle.nn as nn
+import paddle.nn.functional as F
+
+from ... import ops
+from .configuration import QWenVLVisionConfig
+
+LAYER_NORM_EPSILON = 1e-6
+
+
+class CrossAttention(nn.Layer):
+    """Multi-head attention with one packed projection ``[q | k | v]``, contiguous (unlike the ViT's) as in the original."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.in_proj_weight = self.create_parameter([width, 3 * width])
+        self.in_proj_bias = self.create_parameter([3 * width], is_bias=True)
+        self.out_proj = nn.Linear(width, width)
+
+    def forward(self, query: paddle.Tensor, key: paddle.Tensor, value: paddle.Tensor) -> paddle.Tensor:
+        """query ``[n, queries, width]``, key and value ``[n, patches, width]`` to ``[n, queries, width]``."""
+        weights = self.in_proj_weight.chunk(3, axis=1)
+        biases = self.in_proj_bias.chunk(3)
+        projected = [self._split_heads(F.linear(x, w, b)) for x, w, b in zip((query, key, value), weights, biases)]
+        out = ops.attention(*projected).transpose([0, 2, 1, 3])
+        return self.out_proj(out.reshape([out.shape[0], out.shape[1], -1]))
+
+    def _split_heads(self, x: paddle.Tensor) -> paddle.Tensor:
+        n, length, width = x.shape
+        return x.reshape([n, length, self.heads, width // self.heads]).transpose([0, 2, 1, 3])
+
+
+class Resampler(nn.Layer):
+    """``[n, patches, width]`` to ``[n, n_queries, output_dim]`` with fixed two-dimensional sine positions.
+
+    The queries' positions are used as they are, the keys' are the same table resized to the patch grid, the values have none.
+    """
+
+    def __init__(self, config: QWenVLVisionConfig) -> None:
+        super().__init__()
+        dim = config.output_dim
+        self.query = self.create_parameter([config.n_queries, dim])
+        self.pos_embed = self.create_parameter([config.n_queries, dim])
+        # A constant of the architecture that checkpoints carry along; the original freezes it too.
+        self.pos_embed.stop_gradient = True
+        self.pos_embed.trainable = False
+        self.kv_proj = nn.Linear(config.width, dim, bias_attr=False)
+        self.attn = CrossAttention(dim, config.resampler_heads)
+        self.ln_q = nn.LayerNorm(dim, epsilon=LAYER_NORM_EPSILON)
+        self.ln_kv = nn.LayerNorm(dim, epsilon=LAYER_NORM_EPSILON)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        value = self.ln_kv(self.kv_proj(x))
+        key = value + resize_positions(self.pos_embed, x.shape[1])
+        query = (self.ln_q(self.query) + self.pos_embed).unsqueeze(0).expand([x.shape[0], -1, -1])
+        return self.attn(query, key, value)
+
+
+def resize_positions(table: paddle.Tensor, length: int) -> paddle.Tensor:
+    """Resize a square position table ``[s·s, dim]`` to ``[length, dim]`` by bicubic interpolation, in float32.
+
+    Equal to PyTorch's ``interpolate(mode="bicubic", align_corners=False)``. The table is returned as it is where the sizes
+    agree. Interpolation is separable, hence two products with one small constant matrix; gradients pass through both.
+    """
+    if table.shape[0] == length:
+        return table
+    source, target = round(table.shape[0] ** 0.5), round(length**0.5)
+    matrix = paddle.to_tensor(bicubic_matrix(source, target))
+    grid = table.astype("float32").reshape([source, -1])
+    rows = paddle.matmul(matrix, grid).reshape([target, source, -1])
+    return paddle.matmul(matrix, rows).reshape([length, -1]).astype(table.dtype)
+
+
+@lru_cache(maxsize=16)
+def bicubic_matrix(source: int, target: int) -> np.ndarray:
+    """The float32 matrix ``[target, source]`` of one-dimensional bicubic interpolation (Keys, a = −0.75, edges repeated)."""
+    a = -0.75
+    matrix = np.zeros((target, source))
+    for row in range(target):
+        position = (row + 0.5) * source / target - 0.5
+        first = int(np.floor(position))
+        for tap in range(first - 1, first + 3):
+            distance = abs(position - tap)
+            if distance <= 1:
+                weight = (a + 2) * distance**3 - (a + 3) * distance**2 + 1
+            else:
+                weight = a * (distance**3 - 5 * distance**2 + 8 * distance - 4)
+            matrix[row, min(max(tap, 0), source - 1)] += weight
+    return matrix.astype(np.float32)
+
+
+def sine_positions(dim: int, side: int) -> np.ndarray:
+    """Two-dimensional sine positions ``[side·side, dim]``, float32: column index in the first half, row index in the second.
+
+    The table of masked autoencoders (He et al., 2021): each half holds sines, then cosines, of the index times
+    ``10000 ** -(i / (dim / 4))``.
+    """
+    frequency = 1.0 / 10000 ** (np.arange(dim // 4, dtype=np.float64) / (dim / 4))
+    row, column = np.divmod(np.arange(side * side), side)
+    halves = []
+    for index in (column, row):
+        angle = np.outer(index, frequency)
+        halves += [np.sin(angle), np.cos(angle)]
+    return np.concatenate(halves, axis=1).astype(np.float32)

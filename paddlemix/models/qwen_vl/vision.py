@@ -1,0 +1,111 @@
+"""The picture encoder: a ViT without class token or final norm, the resampler, and a projection."""
+
+from __future__ import annotations
+
+import paddle
+import paddle.nn as nn
+import paddle.nn.functional as F
+from paddle.distributed.fleet.utils import recompute
+
+from ... import ops
+from .configuration import QWenVLVisionConfig
+from .resampler import LAYER_NORM_EPSILON, Resampler, resize_positions
+
+
+class VisualAttention(nn.Layer):
+    """Self-attention whose packed projection is interleaved per head: ``[q0 k0 v0 q1 k1 v1 …]``, as in the original."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.head_dim = width // heads
+        self.in_proj = nn.Linear(width, 3 * width)
+        self.out_proj = nn.Linear(width, width)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        """``[n, patches, width]`` to the same shape."""
+        n, length, width = x.shape
+        qkv = self.in_proj(x).reshape([n, length, self.heads, 3, self.head_dim]).transpose([3, 0, 2, 1, 4])
+        query, key, value = qkv.unbind(axis=0)
+        out = ops.attention(query, key, value)
+        return self.out_proj(out.transpose([0, 2, 1, 3]).reshape([n, length, width]))
+
+
+class VisualMLP(nn.Layer):
+    """Two linear layers with the exact (erf) GELU between them."""
+
+    def __init__(self, width: int, mlp_width: int) -> None:
+        super().__init__()
+        self.c_fc = nn.Linear(width, mlp_width)
+        self.c_proj = nn.Linear(mlp_width, width)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        return self.c_proj(F.gelu(self.c_fc(x)))
+
+
+class VisualAttentionBlock(nn.Layer):
+    """Pre-norm transformer block."""
+
+    def __init__(self, config: QWenVLVisionConfig) -> None:
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(config.width, epsilon=LAYER_NORM_EPSILON)
+        self.ln_2 = nn.LayerNorm(config.width, epsilon=LAYER_NORM_EPSILON)
+        self.attn = VisualAttention(config.width, config.heads)
+        self.mlp = VisualMLP(config.width, config.mlp_width)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        x = x + self.attn(self.ln_1(x))
+        return x + self.mlp(self.ln_2(x))
+
+
+class VisualTransformer(nn.Layer):
+    """The stack of blocks. ``enable_recompute`` trades time for memory in training."""
+
+    def __init__(self, config: QWenVLVisionConfig) -> None:
+        super().__init__()
+        self.enable_recompute = False
+        self.resblocks = nn.LayerList([VisualAttentionBlock(config) for _ in range(config.layers)])
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        for block in self.resblocks:
+            if self.enable_recompute and self.training:
+                # The re-entrant form gives no gradient at all when its input needs none, as with a frozen embedding.
+                x = recompute(block, x, use_reentrant=False)
+            else:
+                x = block(x)
+        return x
+
+
+class VisionTransformer(nn.Layer):
+    """Pictures to feature vectors in the language model's embedding space.
+
+    ``forward`` takes float ``[n, 3, side, side]`` (normalised pixels) and returns ``[n, n_queries, output_dim]``. ``side`` is
+    any multiple of the patch size; the position tables are resized where the grid differs from theirs.
+    """
+
+    def __init__(self, config: QWenVLVisionConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.conv1 = nn.Conv2D(3, config.width, config.patch_size, stride=config.patch_size, bias_attr=False)
+        self.positional_embedding = self.create_parameter([config.num_positions, config.width])
+        self.ln_pre = nn.LayerNorm(config.width, epsilon=LAYER_NORM_EPSILON)
+        self.transformer = VisualTransformer(config)
+        self.attn_pool = Resampler(config)
+        self.ln_post = nn.LayerNorm(config.output_dim, epsilon=LAYER_NORM_EPSILON)
+        # Used as `x @ proj`: stored [in, out] in the original as well, so never transposed by a converter.
+        self.proj = self.create_parameter([config.output_dim, config.output_dim])
+
+    def forward(self, images: paddle.Tensor) -> paddle.Tensor:
+        x = self.ln_pre(self.embed_patches(images))
+        return self.ln_post(self.attn_pool(self.transformer(x))) @ self.proj
+
+    def embed_patches(self, images: paddle.Tensor) -> paddle.Tensor:
+        """``[n, 3, side, side]`` to ``[n, patches, width]``, positions added, before the first norm."""
+        x = self.conv1(images.astype(self.conv1.weight.dtype))
+        x = x.flatten(start_axis=2).transpose([0, 2, 1])
+        return x + resize_positions(self.positional_embedding, x.shape[1])
+
+    def blank_images(self) -> paddle.Tensor:
+        """One black picture of the size for which no position table is resized; stands in where a batch has none."""
+        side = round(self.config.num_positions**0.5) * self.config.patch_size
+        return paddle.zeros([1, 3, side, side], dtype=self.conv1.weight.dtype)
