@@ -1,0 +1,100 @@
+"""Draws the atlases in ``assets/`` from the emoji sets and fonts; needed only when the lexicon or a style changes.
+
+    npm pack emoji-datasource-twitter@16.0.0 && tar xzf emoji-datasource-twitter-16.0.0.tgz
+    python -m paddlemix.zoo.scenes.build_assets --noto-font NotoColorEmoji.ttf --twemoji-folder package/img/twitter/64
+
+The word atlas is drawn with DejaVu Sans Bold and Noto Sans CJK. Everything else in the project reads the atlases alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Callable, Dict, List
+
+from PIL import Image, ImageDraw, ImageFont
+
+from .glyphs import ASSETS
+from .lexicon import KINDS, WORDS
+
+NOTO_STRIKE = 109  # the only size that the bitmap font has
+NOTO_CELL = 128
+TWEMOJI_CELL = 64
+WORD_HEIGHT = 44
+COLUMNS = 8
+
+
+def characters(emoji: str) -> str:
+    """``2708-fe0f`` -> the characters themselves."""
+    return "".join(chr(int(code, 16)) for code in emoji.split("-"))
+
+
+def noto_drawer(font_path: str) -> Callable[[str], Image.Image]:
+    font = ImageFont.truetype(font_path, NOTO_STRIKE)
+
+    def draw(emoji: str) -> Image.Image:
+        canvas = Image.new("RGBA", (176, 176), (0, 0, 0, 0))
+        ImageDraw.Draw(canvas).text((20, 20), characters(emoji), font=font, embedded_color=True)
+        return canvas
+
+    return draw
+
+
+def twemoji_drawer(folder: str) -> Callable[[str], Image.Image]:
+    return lambda emoji: Image.open(Path(folder) / f"{emoji}.png").convert("RGBA")
+
+
+def build_atlas(style: str, draw: Callable[[str], Image.Image], cell: int) -> None:
+    """Writes ``STYLE.png`` and ``STYLE.json`` (name of the kind -> [x, y, width, height] of its drawing, without margins)."""
+    rows = -(-len(KINDS) // COLUMNS)
+    atlas = Image.new("RGBA", (COLUMNS * cell, rows * cell), (0, 0, 0, 0))
+    places: Dict[str, List[int]] = {}
+    for index, kind in enumerate(KINDS):
+        glyph = draw(kind.emoji)
+        extent = glyph.getchannel("A").point(lambda a: 255 if a >= 16 else 0).getbbox()
+        if extent is None:
+            raise SystemExit(f"style {style!r} has no drawing of {kind.en!r} ({kind.emoji})")
+        glyph = glyph.crop(extent)
+        if max(glyph.size) > cell:
+            scale = cell / max(glyph.size)
+            glyph = glyph.resize((round(glyph.width * scale), round(glyph.height * scale)), Image.LANCZOS)
+        x, y = index % COLUMNS * cell, index // COLUMNS * cell
+        atlas.paste(glyph, (x, y))
+        places[kind.en] = [x, y, glyph.width, glyph.height]
+    atlas.save(ASSETS / f"{style}.png", optimize=True)
+    (ASSETS / f"{style}.json").write_text(json.dumps(places) + "\n", encoding="utf-8")
+
+
+def build_words(latin_font: str, cjk_font: str) -> None:
+    """Writes ``words.png`` (8-bit ink masks, one word a row) and ``words.json`` (word -> [x, y, width, height])."""
+    latin, cjk = ImageFont.truetype(latin_font, WORD_HEIGHT), ImageFont.truetype(cjk_font, WORD_HEIGHT, index=2)
+    masks = {}
+    for word in WORDS:
+        canvas = Image.new("L", (WORD_HEIGHT * (len(word) + 2), WORD_HEIGHT * 2), 0)
+        ImageDraw.Draw(canvas).text((WORD_HEIGHT // 2, 0), word, fill=255, font=latin if word.isascii() else cjk)
+        masks[word] = canvas.crop(canvas.getbbox())
+    atlas = Image.new("L", (max(mask.width for mask in masks.values()), sum(mask.height for mask in masks.values())), 0)
+    places, top = {}, 0
+    for word, mask in masks.items():
+        atlas.paste(mask, (0, top))
+        places[word] = [0, top, mask.width, mask.height]
+        top += mask.height
+    atlas.save(ASSETS / "words.png", optimize=True)
+    (ASSETS / "words.json").write_text(json.dumps(places, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--noto-font", default="/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
+    parser.add_argument("--twemoji-folder", required=True, help="folder of 64-px PNGs named by their code points")
+    parser.add_argument("--latin-font", default="/usr/share/fonts/truetype/dejavu/DejaVuSans-Bold.ttf")
+    parser.add_argument("--cjk-font", default="/usr/share/fonts/opentype/noto/NotoSansCJK-Bold.ttc")
+    args = parser.parse_args()
+    build_atlas("noto", noto_drawer(args.noto_font), NOTO_CELL)
+    build_atlas("twemoji", twemoji_drawer(args.twemoji_folder), TWEMOJI_CELL)
+    build_words(args.latin_font, args.cjk_font)
+
+
+if __name__ == "__main__":
+    main()

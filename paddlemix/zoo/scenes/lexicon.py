@@ -1,0 +1,92 @@
+"""What can be seen in a scene, and what it is called in English and Chinese.
+
+To add an object, append a row to :data:`KINDS`, run ``python -m paddlemix.zoo.scenes.build_assets`` (draws the atlases) and
+``python -m paddlemix.zoo.scenes.vocabulary`` (writes the rank file), then train. Order matters: a kind's index is its class.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Dict, Tuple
+
+
+@dataclass(frozen=True)
+class ObjectKind:
+    """One kind of object: its names, the Chinese measure word that counts it, and the emoji (hex code points) that draws it."""
+
+    en: str
+    plural: str
+    zh: str
+    measure: str
+    emoji: str
+
+    @property
+    def with_article(self) -> str:
+        """The English name with its indefinite article: ``an apple``."""
+        return f"{'an' if self.en[0] in 'aeiou' else 'a'} {self.en}"
+
+
+KINDS: Tuple[ObjectKind, ...] = (
+    ObjectKind("bus", "buses", "公交车", "辆", "1f68c"),
+    ObjectKind("car", "cars", "汽车", "辆", "1f697"),
+    ObjectKind("bicycle", "bicycles", "自行车", "辆", "1f6b2"),
+    ObjectKind("airplane", "airplanes", "飞机", "架", "2708-fe0f"),
+    ObjectKind("boat", "boats", "船", "艘", "26f5"),
+    ObjectKind("train", "trains", "火车", "列", "1f682"),
+    ObjectKind("dog", "dogs", "狗", "只", "1f415"),
+    ObjectKind("cat", "cats", "猫", "只", "1f431"),
+    ObjectKind("elephant", "elephants", "大象", "头", "1f418"),
+    ObjectKind("bird", "birds", "鸟", "只", "1f426"),
+    ObjectKind("fish", "fish", "鱼", "条", "1f41f"),
+    ObjectKind("turtle", "turtles", "乌龟", "只", "1f422"),
+    ObjectKind("apple", "apples", "苹果", "个", "1f34e"),
+    ObjectKind("banana", "bananas", "香蕉", "根", "1f34c"),
+    ObjectKind("cake", "cakes", "蛋糕", "个", "1f382"),
+    ObjectKind("pizza", "pizzas", "披萨", "块", "1f355"),
+    ObjectKind("cup", "cups", "杯子", "个", "2615"),
+    ObjectKind("book", "books", "书", "本", "1f4d5"),
+    ObjectKind("clock", "clocks", "钟", "个", "23f0"),
+    ObjectKind("key", "keys", "钥匙", "把", "1f511"),
+    ObjectKind("umbrella", "umbrellas", "雨伞", "把", "2602-fe0f"),
+    ObjectKind("hat", "hats", "帽子", "顶", "1f3a9"),
+    ObjectKind("shoe", "shoes", "鞋", "只", "1f45e"),
+    ObjectKind("ball", "balls", "球", "个", "26bd"),
+    ObjectKind("tree", "trees", "树", "棵", "1f333"),
+    ObjectKind("flower", "flowers", "花", "朵", "1f337"),
+    ObjectKind("house", "houses", "房子", "座", "1f3e0"),
+    ObjectKind("guitar", "guitars", "吉他", "把", "1f3b8"),
+)
+
+KIND_INDEX: Dict[str, int] = {kind.en: index for index, kind in enumerate(KINDS)}
+
+
+@dataclass(frozen=True)
+class Colour:
+    """A tint: its names and the sRGB value of its middle tone."""
+
+    en: str
+    zh: str
+    rgb: Tuple[int, int, int]
+
+
+COLOURS: Tuple[Colour, ...] = (
+    Colour("red", "红色", (214, 30, 38)),
+    Colour("orange", "橙色", (255, 132, 10)),
+    Colour("yellow", "黄色", (246, 214, 30)),
+    Colour("green", "绿色", (36, 164, 62)),
+    Colour("blue", "蓝色", (38, 98, 226)),
+    Colour("purple", "紫色", (138, 52, 190)),
+    Colour("pink", "粉色", (255, 140, 190)),
+    Colour("grey", "灰色", (134, 136, 140)),
+)
+
+STYLES: Tuple[str, ...] = ("noto", "twemoji")
+"""Drawing styles; each is an atlas in ``assets/``."""
+
+WORDS_EN: Tuple[str, ...] = (
+    "STOP", "OPEN", "CAFE", "TAXI", "EXIT", "PARK", "SALE", "FOOD", "BOOK", "SHOP", "GOLD", "MENU",
+    "HOT", "NEW", "TEA", "BAR", "ZOO", "GYM", "ICE", "SPA", "ART", "FUN", "BUS", "WAY",
+)  # fmt: skip
+WORDS_ZH: Tuple[str, ...] = ("出口", "停车", "学校", "银行", "超市", "医院", "书店", "公园")
+WORDS: Tuple[str, ...] = WORDS_EN + WORDS_ZH
+"""Words that can stand on a sign."""

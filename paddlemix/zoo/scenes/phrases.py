@@ -1,0 +1,121 @@
+"""The wording of every question and answer, in English and Chinese.
+
+Slots: ``{kind}`` / ``{kinds}`` name (singular, plural), ``{measure}`` Chinese measure word, ``{other}`` a second name,
+``{n}`` a number. An answer has one wording, so that a small model spends nothing on choosing between synonyms.
+"""
+
+from __future__ import annotations
+
+from typing import Dict, Tuple
+
+QUESTIONS: Dict[str, Dict[str, Tuple[str, ...]]] = {
+    "caption": {
+        "en": ("Generate the caption in English with grounding:",),
+        "zh": ("用中文描述图片并框出物体:", "用中文描述图片并框出所有物体："),
+    },
+    "refer": {
+        "en": (
+            "Locate the {kind} in the picture.",
+            "Where is the {kind}?",
+            "Find the {kind}.",
+            "Draw a box around the {kind}.",
+            "Show me the {kind} in the picture.",
+        ),
+        "zh": ("框出图中{kind}的位置", "框出{kind}。", "{kind}在哪里？", "找出图中的{kind}。", "图中的{kind}在哪里？"),
+    },
+    "what": {
+        "en": ("What is this?", "What are these?", "What do you see?", "What is in the picture?"),
+        "zh": ("这是什么？", "这些是什么？", "你看到了什么？", "图中有什么？"),
+    },
+    "describe": {
+        "en": ("Describe the picture.", "What does the picture show?", "Describe this picture in English."),
+        "zh": ("描述这张图片。", "描述一下这张图片。", "请用中文描述图片。"),
+    },
+    "count": {
+        "en": (
+            "How many objects are in the picture?",
+            "How many objects do you see?",
+            "How many objects are there?",
+            "Count the objects in the picture.",
+        ),
+        "zh": ("图中有几个物体？", "图中有多少个物体？", "你看到了几个物体？", "数一数图中的物体。"),
+    },
+    "count_kind": {
+        "en": ("How many {kinds} are in the picture?", "How many {kinds} do you see?", "Count the {kinds}."),
+        "zh": ("图中有几{measure}{kind}？", "有多少{measure}{kind}？", "你看到了几{measure}{kind}？"),
+    },
+    "colour": {
+        "en": (
+            "What colour is the {kind}?",
+            "What color is the {kind}?",
+            "Which colour does the {kind} have?",
+            "Tell me the colour of the {kind}.",
+        ),
+        "zh": ("{kind}是什么颜色的？", "{kind}是什么颜色？", "图中的{kind}是什么颜色的？", "说出{kind}的颜色。"),
+    },
+    "relation": {
+        "en": (
+            "Is the {kind} to the left or to the right of the {other}?",
+            "Is the {kind} left or right of the {other}?",
+            "On which side of the {other} is the {kind}, left or right?",
+        ),
+        "zh": (
+            "{kind}在{other}的左边还是右边？",
+            "图中的{kind}在{other}的左边还是右边？",
+            "{kind}在{other}的哪一边，左边还是右边？",
+        ),
+    },
+    "word": {
+        "en": (
+            "What word is written in the picture?",
+            "What does the sign say?",
+            "What is written on the sign?",
+            "Read the word in the picture.",
+        ),
+        "zh": ("图中写着什么字？", "牌子上写着什么？", "牌子上写的是什么字？", "读出图中的文字。"),
+    },
+    # Only as a second turn about a picture with one object.
+    "refer_it": {"en": ("Where is it?", "Draw a box around it."), "zh": ("它在哪里？", "框出它的位置")},
+    "colour_it": {"en": ("What colour is it?", "What color is it?"), "zh": ("它是什么颜色的？", "它是什么颜色？")},
+}
+
+ANSWERS: Dict[str, Dict[str, str]] = {
+    "what_one": {"en": "This is {list}.", "zh": "这是{list}。"},
+    "what_many": {"en": "These are {list}.", "zh": "这是{list}。"},
+    "describe": {"en": "The picture shows {list}.", "zh": "图中有{list}。"},
+    "count_one": {"en": "There is {n} object.", "zh": "图中有{n}个物体。"},
+    "count_many": {"en": "There are {n} objects.", "zh": "图中有{n}个物体。"},
+    "count_kind_one": {"en": "There is {n} {kind}.", "zh": "图中有{n}{measure}{kind}。"},
+    "count_kind_many": {"en": "There are {n} {kinds}.", "zh": "图中有{n}{measure}{kind}。"},
+    "colour": {"en": "The {kind} is {colour}.", "zh": "{kind}是{colour}的。"},
+    "colour_it": {"en": "It is {colour}.", "zh": "它是{colour}的。"},
+    "left": {"en": "The {kind} is to the left of the {other}.", "zh": "{kind}在{other}的左边。"},
+    "right": {"en": "The {kind} is to the right of the {other}.", "zh": "{kind}在{other}的右边。"},
+}
+
+JOINERS: Dict[str, Tuple[str, str]] = {"en": (", ", " and "), "zh": ("、", "和")}
+"""What stands between the things in a list, and before the last one."""
+
+NO_PICTURE: Dict[str, str] = {"en": "Please show me a picture.", "zh": "请给我看一张图片。"}
+"""The answer to a question about a picture when there is none."""
+
+SMALL_TALK: Dict[str, Tuple[Tuple[Tuple[str, ...], str], ...]] = {
+    "en": (
+        (("Hello", "Hello!", "Hi", "Hi!"), "Hello! Please show me a picture of a drawn scene."),
+        (
+            ("Who are you?", "What are you?", "What can you do?", "Help"),
+            "I am a small model that describes drawn scenes. Please show me a picture.",
+        ),
+        (("Thank you.", "Thanks!"), "You are welcome!"),
+    ),
+    "zh": (
+        (("你好", "你好！", "您好"), "你好！请给我看一张图片。"),
+        (("你是谁？", "你能做什么？", "你会什么？", "帮助"), "我是一个小模型，会描述画出来的图片。请给我看一张图片。"),
+        (("谢谢", "谢谢！"), "不客气！"),
+    ),
+}
+"""(questions, answer) without a picture."""
+
+SYSTEM_PROMPT = "You are a helpful assistant."
+OTHER_TEXT: Tuple[str, ...] = (SYSTEM_PROMPT, "system", "user", "assistant", "Picture 1: ", "Picture", "),(", "、", ", ", "\n")
+"""What else a conversation's text is made of: the chat template, the numbering of pictures, the punctuation of boxes."""

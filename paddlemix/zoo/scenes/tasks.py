@@ -1,0 +1,273 @@
+"""Questions about a scene and their answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Callable, Dict, List, Optional, Sequence, Tuple
+
+import numpy as np
+
+from .lexicon import COLOURS, KINDS
+from .phrases import ANSWERS, JOINERS, NO_PICTURE, QUESTIONS, SMALL_TALK
+from .scene import BoxF, PlacedObject, Scene
+
+LANGUAGES = ("en", "zh")
+MIN_SIDE_GAP = 0.08  # left or right is asked only if the centres are at least this far apart
+P_ABSENT_KIND = 0.15  # how often a count asks for a kind that is not in the scene
+
+Turn = Tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """One or more (question, answer) turns about one scene, or without a picture.
+
+    ``subject`` is the kind that a ``refer`` conversation asks for, else None; ``task`` names the first turn's task, or is
+    ``followup`` for two turns and ``text`` for talk without a picture.
+    """
+
+    task: str
+    language: str
+    turns: Tuple[Turn, ...]
+    subject: Optional[int] = None
+
+
+# --- pieces of answers
+
+
+def coordinates(box: BoxF) -> Tuple[int, int, int, int]:
+    """A box in [0, 1] as the integers 0..999 that stand in a text."""
+    x1, y1, x2, y2 = (min(999, max(0, round(side * 1000))) for side in box)
+    return x1, y1, x2, y2
+
+
+def box_tag(box: BoxF) -> str:
+    return "<box>({},{}),({},{})</box>".format(*coordinates(box))
+
+
+def name(kind: int, language: str) -> str:
+    return KINDS[kind].en if language == "en" else KINDS[kind].zh
+
+
+def grounded(placed: PlacedObject, language: str, article: bool = False) -> str:
+    """``<ref>bus</ref><box>(178,280),(803,894)</box>``; with ``article`` and in English ``<ref>a bus</ref>…``."""
+    label = KINDS[placed.kind].with_article if article and language == "en" else name(placed.kind, language)
+    return f"<ref>{label}</ref>{box_tag(placed.box)}"
+
+
+def listing(kinds: Sequence[int], language: str) -> str:
+    """``a bus, a dog and a cup`` or ``公交车、狗和杯子``."""
+    names = [KINDS[kind].with_article if language == "en" else KINDS[kind].zh for kind in kinds]
+    if len(names) == 1:
+        return names[0]
+    comma, last = JOINERS[language]
+    return comma.join(names[:-1]) + last + names[-1]
+
+
+# --- one function per task: (scene, language, rng) -> conversation, or None where the scene does not allow the question
+
+
+def _question(task: str, language: str, rng: np.random.Generator, **slots: str) -> str:
+    phrasings = QUESTIONS[task][language]
+    text = phrasings[int(rng.integers(len(phrasings)))].format(**slots)
+    return vary(text, rng)
+
+
+def vary(question: str, rng: np.random.Generator) -> str:
+    """Small liberties that people take: a half-width question mark or colon, no mark at the end, no capital letter."""
+    chance = rng.random()
+    if chance < 0.15 and question[-1] in "？：":
+        return question[:-1] + {"？": "?", "：": ":"}[question[-1]]
+    if chance < 0.22 and question[-1] in "？?。.":
+        return question[:-1]
+    if chance < 0.27 and question.isascii():
+        return question[0].lower() + question[1:]
+    return question
+
+
+def _pick(rng: np.random.Generator, items: Sequence[PlacedObject]) -> PlacedObject:
+    return items[int(rng.integers(len(items)))]
+
+
+def caption_answer(scene: Scene, language: str) -> str:
+    return JOINERS[language][0].join(grounded(placed, language, article=True) for placed in scene.left_to_right())
+
+
+def what_answer(scene: Scene, language: str) -> str:
+    kinds = [placed.kind for placed in scene.left_to_right()]
+    return ANSWERS["what_one" if len(kinds) == 1 else "what_many"][language].format(list=listing(kinds, language))
+
+
+def count_answer(scene: Scene, language: str) -> str:
+    n = len(scene.objects)
+    return ANSWERS["count_one" if n == 1 else "count_many"][language].format(n=n)
+
+
+def caption(scene: Scene, language: str, rng: np.random.Generator) -> Optional[Conversation]:
+    return Conversation("caption", language, ((_question("caption", language, rng), caption_answer(scene, language)),))
+
+
+def refer(scene: Scene, language: str, rng: np.random.Generator) -> Optional[Conversation]:
+    candidates = scene.unique()
+    if not candidates:
+        return None
+    placed = _pick(rng, candidates)
+    question = _question("refer", language, rng, kind=name(placed.kind, language))
+    return Conversation("refer", language, ((question, grounded(placed, language)),), placed.kind)
+
+
+def what(scene: Scene, language: str, rng: np.random.Generator) -> Optional[Conversation]:
+    return Conversation("what", language, ((_question("what", language, rng), what_answer(scene, language)),))
+
+
+def describe(scene: Scene, language: str, rng: np.random.Generator) -> Optional[Conversation]:
+    kinds = [placed.kind for placed in scene.left_to_right()]
+    answer = ANSWERS["describe"][language].format(list=listing(kinds, language))
+    return Conversation("describe", language, ((_question("describe", language, rng), answer),))
+
+
+def count(scene: Scene, language: str, rng: np.random.Generator) -> Optional[Conversation]:
+    return Conversation("count", language, ((_question("count", language, rng), count_answer(scene, language)),))
+
+
+def count_kind(scene: Scene, language: str, rng: np.random.Generator) -> Optional[Conversation]:
+    present = [placed.kind for placed in scene.objects]
+    repeated = [kind for kind in present if present.count(kind) > 1]
+    if rng.random() < P_ABSENT_KIND:
+        absent = [kind for kind in range(len(KINDS)) if kind not in present]
+        kind = absent[int(rng.integers(len(absent)))]
+    elif repeated and rng.random() < 0.7:
+        kind = repeated[0]
+    else:
+        kind = present[int(rng.integers(len(present)))]
+    n = present.count(kind)
+    slots = {"kind": name(kind, language), "kinds": KINDS[kind].plural, "measure": KINDS[kind].measure}
+    answer = ANSWERS["count_kind_one" if n == 1 else "count_kind_many"][language].format(n=n, **slots)
+    return Conversation("count_kind", language, ((_question("count_kind", language, rng, **slots), answer),))
+
+
+def colour(scene: Scene, language: str, rng: np.random.Generator) -> Optional[Conversation]:
+    candidates = [placed for placed in scene.unique() if placed.colour is not None]
+    if not candidates:
+        return None
+    placed = _pick(rng, candidates)
+    kind = name(placed.kind, language)
+    answer = ANSWERS["colour"][language].format(kind=kind, colour=colour_name(placed, language))
+    return Conversation("colour", language, ((_question("colour", language, rng, kind=kind), answer),))
+
+
+def colour_name(placed: PlacedObject, language: str) -> str:
+    if placed.colour is None:
+        raise ValueError("the object has no tint, so its colour has no name")
+    return COLOURS[placed.colour].en if language == "en" else COLOURS[placed.colour].zh
+
+
+def relation(scene: Scene, language: str, rng: np.random.Generator) -> Optional[Conversation]:
+    unique = scene.unique()
+    pairs = [(a, b) for a in unique for b in unique if abs(a.centre[0] - b.centre[0]) >= MIN_SIDE_GAP]
+    if not pairs:
+        return None
+    first, second = pairs[int(rng.integers(len(pairs)))]
+    slots = {"kind": name(first.kind, language), "other": name(second.kind, language)}
+    side = "left" if first.centre[0] < second.centre[0] else "right"
+    turn = (_question("relation", language, rng, **slots), ANSWERS[side][language].format(**slots))
+    return Conversation("relation", language, (turn,))
+
+
+def word(scene: Scene, language: str, rng: np.random.Generator) -> Optional[Conversation]:
+    if scene.sign is None:
+        return None
+    return Conversation("word", language, ((_question("word", language, rng), scene.sign.word),))
+
+
+def followup(scene: Scene, language: str, rng: np.random.Generator) -> Optional[Conversation]:
+    """Two turns: first something about the whole picture, then about one thing in it (``it`` if there is only one)."""
+    if len(scene.objects) == 1 and rng.random() < 0.5:
+        placed = scene.objects[0]
+        opening = what(scene, language, rng)
+        if placed.colour is not None and rng.random() < 0.5:
+            answer = ANSWERS["colour_it"][language].format(colour=colour_name(placed, language))
+            turn = (_question("colour_it", language, rng), answer)
+        else:
+            turn = (_question("refer_it", language, rng), grounded(placed, language))
+        return Conversation("followup", language, opening.turns + (turn,))
+    opening = (what, count, describe)[int(rng.integers(3))](scene, language, rng)
+    second = (refer, refer, colour, relation, count_kind, word)[int(rng.integers(6))](scene, language, rng)
+    if second is None:
+        return None
+    return Conversation("followup", language, opening.turns + second.turns)
+
+
+TASKS: Dict[str, Callable[[Scene, str, np.random.Generator], Optional[Conversation]]] = {
+    "caption": caption,
+    "refer": refer,
+    "what": what,
+    "describe": describe,
+    "count": count,
+    "count_kind": count_kind,
+    "colour": colour,
+    "relation": relation,
+    "word": word,
+    "followup": followup,
+}
+
+WEIGHTS: Dict[str, float] = {
+    "caption": 3.0,
+    "refer": 5.0,
+    "what": 1.2,
+    "describe": 0.6,
+    "count": 1.2,
+    "count_kind": 0.6,
+    "colour": 1.2,
+    "relation": 1.2,
+    "word": 2.0,
+    "followup": 1.2,
+}
+"""How often each task is asked, relative to the others, in training."""
+
+
+def make_conversations(
+    scene: Scene, rng: np.random.Generator, count: int, weights: Optional[Dict[str, float]] = None
+) -> List[Conversation]:
+    """``count`` different conversations about ``scene``, tasks drawn by ``weights`` and languages evenly.
+
+    No question comes twice and no object is referred to twice in the same language, unless nothing else is left to ask.
+    """
+    weights = WEIGHTS if weights is None else weights
+    tasks = list(weights)
+    left = np.array([weights[task] for task in tasks], np.float64)
+    made: List[Conversation] = []
+    seen = set()
+    attempts = 0
+    while len(made) < count:
+        attempts += 1
+        index = int(np.searchsorted(np.cumsum(left), rng.random() * left.sum(), side="right"))
+        language = LANGUAGES[int(rng.integers(2))]
+        conversation = TASKS[tasks[index]](scene, language, rng)
+        if conversation is None:
+            continue
+        key = (conversation.task, language, conversation.subject if conversation.task == "refer" else conversation.turns)
+        if key in seen and attempts < 10 * count:
+            continue
+        seen.add(key)
+        made.append(conversation)
+        left[index] *= 0.7 if tasks[index] == "refer" else 0.3
+    return made
+
+
+def make_text_conversation(rng: np.random.Generator) -> Conversation:
+    """A conversation without a picture: small talk, or a question about a picture that was not given."""
+    language = LANGUAGES[int(rng.integers(2))]
+    if rng.random() < 0.5:
+        talks = SMALL_TALK[language]
+        questions, answer = talks[int(rng.integers(len(talks)))]
+        return Conversation("text", language, ((vary(questions[int(rng.integers(len(questions)))], rng), answer),))
+    task = tuple(TASKS)[int(rng.integers(len(TASKS) - 1))]
+    kind, other = (int(index) for index in rng.choice(len(KINDS), 2, replace=False))
+    slots = {
+        "kind": name(kind, language),
+        "kinds": KINDS[kind].plural,
+        "other": name(other, language),
+        "measure": KINDS[kind].measure,
+    }
+    return Conversation("text", language, ((_question(task, language, rng, **slots), NO_PICTURE[language]),))

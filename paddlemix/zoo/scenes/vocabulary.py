@@ -1,0 +1,145 @@
+"""Builds a small tokenizer for the scenes: a rank file in tiktoken's format, as the real ``qwen.tiktoken``, and its config.
+
+    python -m paddlemix.zoo.scenes.vocabulary OUTPUT_FOLDER
+
+The 256 bytes come first, so any text can be written; then come merges until each name, word and character that the scenes'
+texts are made of is one token. Names are merged first: a merge of lower rank wins, so that a name stays whole inside a run of
+Chinese, which the tokenizer does not split into words by itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Dict, Iterable, List, Sequence, Tuple
+
+from .lexicon import COLOURS, KINDS, WORDS
+from .phrases import ANSWERS, JOINERS, NO_PICTURE, OTHER_TEXT, QUESTIONS, SMALL_TALK
+
+RANK_FILE = "qwen.tiktoken"
+MODEL_MAX_LENGTH = 2048
+IMAGE_SLOTS = 36
+
+CHINESE_WORDS: Tuple[str, ...] = (
+    "中文", "描述", "图片", "图中", "所有", "物体", "框出", "位置", "哪里", "找出", "什么", "这是", "这些", "看到", "这张", "一张", "一下",
+    "多少", "数一数", "颜色", "说出", "左边", "右边", "还是", "哪一边", "写着", "牌子", "读出", "文字", "你好", "我是", "一个", "模型",
+    "谢谢", "帮助",
+)  # fmt: skip
+"""Words of the Chinese texts beside the names; every single character in them is a token as well."""
+
+
+def _english_words(texts: Iterable[str]) -> List[str]:
+    """English words as the tokenizer's pattern cuts them: with their leading space where they have one."""
+    return [word for text in texts for word in re.findall(r" ?[A-Za-z]+", text)]
+
+
+def _all_texts() -> List[str]:
+    """Every wording, slots unfilled."""
+    texts = [text for languages in QUESTIONS.values() for group in languages.values() for text in group]
+    texts += [text for languages in ANSWERS.values() for text in languages.values()]
+    texts += [joiner for joiners in JOINERS.values() for joiner in joiners]
+    texts += list(NO_PICTURE.values()) + list(OTHER_TEXT)
+    for talks in SMALL_TALK.values():
+        for questions, answer in talks:
+            texts += [*questions, answer]
+    return [re.sub(r"\{\w+\}", "", text) for text in texts]
+
+
+def wanted_tokens() -> List[List[str]]:
+    """Strings that must be single tokens, in groups: an earlier group gets the lower ranks."""
+    texts = _all_texts()
+    colours_zh = [colour.zh for colour in COLOURS]
+    chinese_text = "".join(texts) + "".join(kind.zh + kind.measure for kind in KINDS) + "".join(colours_zh) + "".join(WORDS)
+    characters = sorted({char for char in chinese_text + "，。？！：、" if not char.isascii()})
+    names_en = [kind.en for kind in KINDS] + [kind.plural for kind in KINDS] + [colour.en for colour in COLOURS]
+    english = _english_words(texts)
+    lower = [word[0].lower() + word[1:] for word in english if not word.startswith(" ")]
+    return [
+        characters,
+        [kind.zh for kind in KINDS] + [word for word in WORDS if not word.isascii()],
+        colours_zh,
+        list(CHINESE_WORDS),
+        names_en + [" " + name for name in names_en] + [" a", " an"],
+        [word for word in WORDS if word.isascii()],
+        english + lower,
+        ["),(", "),", ",("],
+    ]
+
+
+def _merge(parts: Sequence[bytes], pair: Tuple[bytes, bytes]) -> List[bytes]:
+    merged: List[bytes] = []
+    index = 0
+    while index < len(parts):
+        if tuple(parts[index : index + 2]) == pair:
+            merged.append(parts[index] + parts[index + 1])
+            index += 2
+        else:
+            merged.append(parts[index])
+            index += 1
+    return merged
+
+
+def _replay(word: bytes, ranks: Dict[bytes, int]) -> List[bytes]:
+    """``word`` cut by the merges so far: always the pair of lowest rank first, as tiktoken does."""
+    parts = [word[index : index + 1] for index in range(len(word))]
+    while len(parts) > 1:
+        pairs = [pair for pair in zip(parts, parts[1:]) if pair[0] + pair[1] in ranks]
+        if not pairs:
+            break
+        parts = _merge(parts, min(pairs, key=lambda pair: ranks[pair[0] + pair[1]]))
+    return parts
+
+
+def build_ranks() -> Dict[bytes, int]:
+    """Token bytes -> rank: byte-pair merges learnt group by group until every wanted string is one token."""
+    ranks = {bytes([value]): value for value in range(256)}
+    for group in wanted_tokens():
+        words = {text: _replay(text.encode("utf-8"), ranks) for text in dict.fromkeys(group)}
+        while True:
+            counts: Counter = Counter(pair for parts in words.values() for pair in zip(parts, parts[1:]))
+            if not counts:
+                break
+            best = max(counts.values())
+            first, second = min(pair for pair, times in counts.items() if times == best)
+            ranks.setdefault(first + second, len(ranks))
+            words = {text: _merge(parts, (first, second)) for text, parts in words.items()}
+    return ranks
+
+
+def write_tokenizer(folder: Path) -> int:
+    """Writes the rank file and ``tokenizer_config.json`` into ``folder``; returns the number of ranks."""
+    ranks = build_ranks()
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [base64.b64encode(token) + b" %d\n" % rank for token, rank in ranks.items()]
+    (folder / RANK_FILE).write_bytes(b"".join(lines))
+    config = {"tokenizer_class": "QWenTokenizer", "model_max_length": MODEL_MAX_LENGTH, "image_slots": IMAGE_SLOTS}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    return len(ranks)
+
+
+def object_token_ids(ranks: Dict[bytes, int]) -> List[List[int]]:
+    """For each kind the ids that stand for it: English name, English name after a space, Chinese name.
+
+    ``ranks`` maps token bytes to ids, as in tiktoken's ``mergeable_ranks``. Raises KeyError if a name is not one token.
+    """
+    return [[ranks[form.encode("utf-8")] for form in (kind.en, " " + kind.en, kind.zh)] for kind in KINDS]
+
+
+def colour_token_ids(ranks: Dict[bytes, int]) -> List[List[int]]:
+    """For each colour the ids of: English name, English name after a space, Chinese name. As :func:`object_token_ids`."""
+    return [[ranks[form.encode("utf-8")] for form in (colour.en, " " + colour.en, colour.zh)] for colour in COLOURS]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("output_folder", type=Path)
+    args = parser.parse_args()
+    print(f"{write_tokenizer(args.output_folder)} ranks in {args.output_folder / RANK_FILE}")
+
+
+if __name__ == "__main__":
+    main()
