@@ -9,14 +9,14 @@ from __future__ import annotations
 import colorsys
 import math
 from functools import lru_cache
-from typing import Callable, Tuple
+from typing import Callable
 
 import numpy as np
 from PIL import Image
 
 
 @lru_cache(maxsize=8)
-def _axes(size: int) -> Tuple[np.ndarray, np.ndarray]:
+def _axes(size: int) -> tuple[np.ndarray, np.ndarray]:
     """x and y of the pixel centres in 0..1, float32 [1, size] and [size, 1]."""
     line = (np.arange(size, dtype=np.float32) + 0.5) / size
     return line[None, :], line[:, None]
@@ -85,7 +85,7 @@ def sky_and_ground(rng: np.random.Generator, size: int) -> np.ndarray:
     return np.repeat(column.astype(np.float32), size, axis=1)
 
 
-KINDS: Tuple[Callable[[np.random.Generator, int], np.ndarray], ...] = (
+KINDS: tuple[Callable[[np.random.Generator, int], np.ndarray], ...] = (
     plain, gradient, stripes, checks, blobs, sky_and_ground,
 )  # fmt: skip
 

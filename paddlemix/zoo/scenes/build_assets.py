@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Callable, Dict, List
+from typing import Callable
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -46,10 +46,10 @@ def twemoji_drawer(folder: str) -> Callable[[str], Image.Image]:
 
 
 def build_atlas(style: str, draw: Callable[[str], Image.Image], cell: int) -> None:
-    """Writes ``STYLE.png`` and ``STYLE.json`` (name of the kind -> [x, y, width, height] of its drawing, without margins)."""
+    """Writes ``STYLE.png`` and ``STYLE.json`` (kind -> [x, y, width, height] of its drawing, without margins)."""
     rows = -(-len(KINDS) // COLUMNS)
     atlas = Image.new("RGBA", (COLUMNS * cell, rows * cell), (0, 0, 0, 0))
-    places: Dict[str, List[int]] = {}
+    places: dict[str, list[int]] = {}
     for index, kind in enumerate(KINDS):
         glyph = draw(kind.emoji)
         extent = glyph.getchannel("A").point(lambda a: 255 if a >= 16 else 0).getbbox()

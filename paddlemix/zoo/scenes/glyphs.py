@@ -1,15 +1,14 @@
 """The drawings: object glyphs at several sizes and tints, and the ink masks of printed words.
 
-Everything is read once from the small atlases in ``assets/`` and kept, because a scene has to be drawn in about a millisecond.
+Everything is read once from the small atlases in ``assets/`` and kept: a scene has to be drawn in a millisecond or two.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
-from typing import Dict, Optional, Tuple
 
 import numpy as np
 from PIL import Image
@@ -26,12 +25,12 @@ class Glyph:
     """One object's drawing, tinted or not.
 
     Attributes:
-        levels: premultiplied images (PIL mode ``RGBa``), the first at full size, each next one ``MIP_STEP`` times as large.
-        outline: float32 [n, 2], the opaque pixels' corners that decide the extent, in pixels of the first level, relative
-            to its centre.
+        levels: premultiplied images (PIL mode ``RGBa``), the first at full size, each next ``MIP_STEP`` times as large.
+        outline: float32 [n, 2], the opaque pixels' corners that decide the extent, in pixels of the first level around
+            its centre.
     """
 
-    levels: Tuple[Image.Image, ...]
+    levels: tuple[Image.Image, ...]
     outline: np.ndarray
 
     def level(self, scale: float) -> Image.Image:
@@ -42,8 +41,8 @@ class Glyph:
         return self.levels[index]
 
 
-@lru_cache(maxsize=None)
-def _atlas(name: str) -> Tuple[Image.Image, Dict[str, Tuple[int, int, int, int]]]:
+@cache
+def _atlas(name: str) -> tuple[Image.Image, dict[str, tuple[int, int, int, int]]]:
     image = Image.open(ASSETS / f"{name}.png")
     image.load()
     return image, json.loads((ASSETS / f"{name}.json").read_text(encoding="utf-8"))
@@ -55,8 +54,8 @@ def _cut(atlas: str, key: str) -> Image.Image:
     return image.crop((x, y, x + width, y + height))
 
 
-def tint(glyph: Image.Image, rgb: Tuple[int, int, int]) -> Image.Image:
-    """``glyph`` (RGBA) in shades of one colour: its mean luminance becomes ``rgb``, darker parts darker, lighter parts lighter."""
+def tint(glyph: Image.Image, rgb: tuple[int, int, int]) -> Image.Image:
+    """``glyph`` (RGBA) in shades of one colour: its mean luminance becomes ``rgb``, the rest darker or lighter."""
     pixels = np.asarray(glyph, dtype=np.float32)
     luminance = pixels[..., :3] @ np.array([0.299, 0.587, 0.114], np.float32) / 255.0
     opaque = pixels[..., 3] >= 128
@@ -80,8 +79,8 @@ def _outline(glyph: Image.Image) -> np.ndarray:
     return points.astype(np.float32)
 
 
-@lru_cache(maxsize=None)
-def load_glyph(style: str, kind: int, colour: Optional[int] = None) -> Glyph:
+@cache
+def load_glyph(style: str, kind: int, colour: int | None = None) -> Glyph:
     """The drawing of ``KINDS[kind]`` in ``style``, tinted with ``COLOURS[colour]`` unless that is None."""
     image = _cut(style, KINDS[kind].en).convert("RGBA")
     outline = _outline(image)
@@ -95,7 +94,7 @@ def load_glyph(style: str, kind: int, colour: Optional[int] = None) -> Glyph:
     return Glyph(tuple(levels), outline)
 
 
-@lru_cache(maxsize=None)
+@cache
 def load_word(word: str) -> Image.Image:
     """The ink mask (PIL mode ``L``) of a printed word of the lexicon."""
     return _cut("words", word)

@@ -1,18 +1,18 @@
 """What can be seen in a scene, and what it is called in English and Chinese.
 
-To add an object, append a row to :data:`KINDS`, run ``python -m paddlemix.zoo.scenes.build_assets`` (draws the atlases) and
-``python -m paddlemix.zoo.scenes.vocabulary`` (writes the rank file), then train. Order matters: a kind's index is its class.
+To add an object, append a row to :data:`KINDS`, run ``python -m paddlemix.zoo.scenes.build_assets`` (draws the atlases)
+and ``python -m paddlemix.zoo.scenes.vocabulary`` (writes the rank file), then train. The order is a contract: a kind's
+index is its class.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Dict, Tuple
 
 
 @dataclass(frozen=True)
 class ObjectKind:
-    """One kind of object: its names, the Chinese measure word that counts it, and the emoji (hex code points) that draws it."""
+    """One kind of object: names, the Chinese measure word that counts it, the emoji (hex code points) that draws it."""
 
     en: str
     plural: str
@@ -26,7 +26,7 @@ class ObjectKind:
         return f"{'an' if self.en[0] in 'aeiou' else 'a'} {self.en}"
 
 
-KINDS: Tuple[ObjectKind, ...] = (
+KINDS: tuple[ObjectKind, ...] = (
     ObjectKind("bus", "buses", "公交车", "辆", "1f68c"),
     ObjectKind("car", "cars", "汽车", "辆", "1f697"),
     ObjectKind("bicycle", "bicycles", "自行车", "辆", "1f6b2"),
@@ -57,7 +57,7 @@ KINDS: Tuple[ObjectKind, ...] = (
     ObjectKind("guitar", "guitars", "吉他", "把", "1f3b8"),
 )
 
-KIND_INDEX: Dict[str, int] = {kind.en: index for index, kind in enumerate(KINDS)}
+KIND_INDEX: dict[str, int] = {kind.en: index for index, kind in enumerate(KINDS)}
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,10 @@ class Colour:
 
     en: str
     zh: str
-    rgb: Tuple[int, int, int]
+    rgb: tuple[int, int, int]
 
 
-COLOURS: Tuple[Colour, ...] = (
+COLOURS: tuple[Colour, ...] = (
     Colour("red", "红色", (214, 30, 38)),
     Colour("orange", "橙色", (255, 132, 10)),
     Colour("yellow", "黄色", (246, 214, 30)),
@@ -80,13 +80,13 @@ COLOURS: Tuple[Colour, ...] = (
     Colour("grey", "灰色", (134, 136, 140)),
 )
 
-STYLES: Tuple[str, ...] = ("noto", "twemoji")
+STYLES: tuple[str, ...] = ("noto", "twemoji")
 """Drawing styles; each is an atlas in ``assets/``."""
 
-WORDS_EN: Tuple[str, ...] = (
+WORDS_EN: tuple[str, ...] = (
     "STOP", "OPEN", "CAFE", "TAXI", "EXIT", "PARK", "SALE", "FOOD", "BOOK", "SHOP", "GOLD", "MENU",
     "HOT", "NEW", "TEA", "BAR", "ZOO", "GYM", "ICE", "SPA", "ART", "FUN", "BUS", "WAY",
 )  # fmt: skip
-WORDS_ZH: Tuple[str, ...] = ("出口", "停车", "学校", "银行", "超市", "医院", "书店", "公园")
-WORDS: Tuple[str, ...] = WORDS_EN + WORDS_ZH
+WORDS_ZH: tuple[str, ...] = ("出口", "停车", "学校", "银行", "超市", "医院", "书店", "公园")
+WORDS: tuple[str, ...] = WORDS_EN + WORDS_ZH
 """Words that can stand on a sign."""

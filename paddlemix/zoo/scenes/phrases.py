@@ -6,9 +6,7 @@ Slots: ``{kind}`` / ``{kinds}`` name (singular, plural), ``{measure}`` Chinese m
 
 from __future__ import annotations
 
-from typing import Dict, Tuple
-
-QUESTIONS: Dict[str, Dict[str, Tuple[str, ...]]] = {
+QUESTIONS: dict[str, dict[str, tuple[str, ...]]] = {
     "caption": {
         "en": ("Generate the caption in English with grounding:",),
         "zh": ("用中文描述图片并框出物体:", "用中文描述图片并框出所有物体："),
@@ -79,7 +77,7 @@ QUESTIONS: Dict[str, Dict[str, Tuple[str, ...]]] = {
     "colour_it": {"en": ("What colour is it?", "What color is it?"), "zh": ("它是什么颜色的？", "它是什么颜色？")},
 }
 
-ANSWERS: Dict[str, Dict[str, str]] = {
+ANSWERS: dict[str, dict[str, str]] = {
     "what_one": {"en": "This is {list}.", "zh": "这是{list}。"},
     "what_many": {"en": "These are {list}.", "zh": "这是{list}。"},
     "describe": {"en": "The picture shows {list}.", "zh": "图中有{list}。"},
@@ -93,13 +91,13 @@ ANSWERS: Dict[str, Dict[str, str]] = {
     "right": {"en": "The {kind} is to the right of the {other}.", "zh": "{kind}在{other}的右边。"},
 }
 
-JOINERS: Dict[str, Tuple[str, str]] = {"en": (", ", " and "), "zh": ("、", "和")}
+JOINERS: dict[str, tuple[str, str]] = {"en": (", ", " and "), "zh": ("、", "和")}
 """What stands between the things in a list, and before the last one."""
 
-NO_PICTURE: Dict[str, str] = {"en": "Please show me a picture.", "zh": "请给我看一张图片。"}
+NO_PICTURE: dict[str, str] = {"en": "Please show me a picture.", "zh": "请给我看一张图片。"}
 """The answer to a question about a picture when there is none."""
 
-SMALL_TALK: Dict[str, Tuple[Tuple[Tuple[str, ...], str], ...]] = {
+SMALL_TALK: dict[str, tuple[tuple[tuple[str, ...], str], ...]] = {
     "en": (
         (("Hello", "Hello!", "Hi", "Hi!"), "Hello! Please show me a picture of a drawn scene."),
         (
@@ -117,5 +115,15 @@ SMALL_TALK: Dict[str, Tuple[Tuple[Tuple[str, ...], str], ...]] = {
 """(questions, answer) without a picture."""
 
 SYSTEM_PROMPT = "You are a helpful assistant."
-OTHER_TEXT: Tuple[str, ...] = (SYSTEM_PROMPT, "system", "user", "assistant", "Picture 1: ", "Picture", "),(", "、", ", ", "\n")
-"""What else a conversation's text is made of: the chat template, the numbering of pictures, the punctuation of boxes."""
+OTHER_TEXT: tuple[str, ...] = (
+    SYSTEM_PROMPT,
+    "system",
+    "user",
+    "assistant",
+    "Picture 1: ",
+    "),(",
+    "、",
+    ", ",
+    "\n",
+)
+"""What else the text of a conversation holds: the chat template, the numbers of pictures, the punctuation of boxes."""

@@ -6,12 +6,14 @@ The layout (what stands where) depends on the seed alone; ``size`` only says how
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import List, Optional, Sequence, Tuple
 
 import numpy as np
 from PIL import Image
+
+from paddlemix.errors import ConfigurationError
 
 from . import backgrounds
 from .glyphs import Glyph, load_glyph, load_word
@@ -30,22 +32,22 @@ P_SIGN = 0.25
 P_CHINESE_SIGN = 0.25
 P_MIXED_STYLES = 0.3
 
-BoxF = Tuple[float, float, float, float]
+BoxF = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
 class PlacedObject:
-    """An object in a scene: ``box`` is (x1, y1, x2, y2) in [0, 1], ``colour`` an index into ``COLOURS`` or None if untinted."""
+    """An object in a scene: ``box`` is (x1, y1, x2, y2) in [0, 1], ``colour`` an index into ``COLOURS`` or None."""
 
     kind: int
     box: BoxF
-    colour: Optional[int]
+    colour: int | None
     style: str
     tilt: float
     mirrored: bool
 
     @property
-    def centre(self) -> Tuple[float, float]:
+    def centre(self) -> tuple[float, float]:
         return (self.box[0] + self.box[2]) / 2, (self.box[1] + self.box[3]) / 2
 
 
@@ -59,20 +61,20 @@ class Sign:
 
 @dataclass(frozen=True)
 class Scene:
-    """A drawn picture and what is in it. ``image`` is uint8 [size, size, 3]; ``objects`` are in the order of drawing."""
+    """A picture and what is in it: ``image`` is uint8 [size, size, 3]; ``objects`` are in the order of drawing."""
 
     seed: int
     image: np.ndarray
-    objects: Tuple[PlacedObject, ...]
-    sign: Optional[Sign]
+    objects: tuple[PlacedObject, ...]
+    sign: Sign | None
 
     def pil(self) -> Image.Image:
         return Image.fromarray(self.image)
 
-    def left_to_right(self) -> List[PlacedObject]:
+    def left_to_right(self) -> list[PlacedObject]:
         return sorted(self.objects, key=lambda placed: placed.centre)
 
-    def unique(self) -> List[PlacedObject]:
+    def unique(self) -> list[PlacedObject]:
         """The objects whose kind stands only once in the scene."""
         kinds = [placed.kind for placed in self.objects]
         return [placed for placed in self.objects if kinds.count(placed.kind) == 1]
@@ -82,10 +84,10 @@ def generate_scene(
     seed: int,
     *,
     size: int = 168,
-    num_objects: Optional[int] = None,
-    style: Optional[str] = None,
-    kinds: Optional[Sequence[str]] = None,
-    sign: Optional[bool] = None,
+    num_objects: int | None = None,
+    style: str | None = None,
+    kinds: Sequence[str] | None = None,
+    sign: bool | None = None,
 ) -> Scene:
     """The scene of ``seed``.
 
@@ -96,7 +98,11 @@ def generate_scene(
         style: one of ``lexicon.STYLES`` for all objects; a mixture if None.
         kinds: English names that must be among the objects (the rest is drawn at random).
         sign: whether a printed word stands in the scene; in a quarter of the scenes if None.
+
+    Raises:
+        ConfigurationError: an argument is out of range or unknown.
     """
+    _check(num_objects, style, kinds or ())
     rng = np.random.default_rng(seed)
     count = int(rng.integers(1, MAX_OBJECTS + 1))
     if num_objects is not None:
@@ -118,7 +124,19 @@ def generate_scene(
     return Scene(seed, backgrounds.finish(canvas, texture), tuple(objects), placed_sign)
 
 
-def _choose_kinds(rng: np.random.Generator, count: int, required: Optional[Sequence[str]]) -> List[int]:
+def _check(num_objects: int | None, style: str | None, kinds: Sequence[str]) -> None:
+    if num_objects is not None and not 1 <= num_objects <= MAX_OBJECTS:
+        raise ConfigurationError(f"num_objects is {num_objects}; a scene has 1 to {MAX_OBJECTS} objects")
+    if len(kinds) > MAX_OBJECTS:
+        raise ConfigurationError(f"kinds has {len(kinds)} names; a scene has at most {MAX_OBJECTS} objects")
+    if style is not None and style not in STYLES:
+        raise ConfigurationError(f"style is {style!r}; known styles: {', '.join(STYLES)}")
+    for name in kinds:
+        if name not in KIND_INDEX:
+            raise ConfigurationError(f"kinds has {name!r}; known kinds: {', '.join(KIND_INDEX)}")
+
+
+def _choose_kinds(rng: np.random.Generator, count: int, required: Sequence[str] | None) -> list[int]:
     chosen = [KIND_INDEX[name] for name in required or ()]
     others = [int(kind) for kind in rng.permutation(len(KINDS)) if kind not in chosen]
     repeat = rng.random() < P_REPEATED_KIND
@@ -129,7 +147,7 @@ def _choose_kinds(rng: np.random.Generator, count: int, required: Optional[Seque
     return chosen + others[:missing]
 
 
-def _choose_styles(rng: np.random.Generator, count: int, style: Optional[str]) -> List[str]:
+def _choose_styles(rng: np.random.Generator, count: int, style: str | None) -> list[str]:
     mixed = rng.random() < P_MIXED_STYLES
     drawn = [STYLES[index] for index in rng.integers(len(STYLES), size=count)]
     if style is not None:
@@ -140,14 +158,14 @@ def _choose_styles(rng: np.random.Generator, count: int, style: Optional[str]) -
 # --- layout
 
 
-def _rotated_outline(glyph: Glyph, tilt: float, mirrored: bool) -> Tuple[np.ndarray, np.ndarray]:
-    """Lowest and highest (x, y) of the drawing after mirroring and turning, in pixels of its first level around its centre."""
+def _rotated_outline(glyph: Glyph, tilt: float, mirrored: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Lowest and highest (x, y) of the drawing, mirrored and turned, in pixels of its first level around its centre."""
     x, y = glyph.outline[:, 0] * (-1 if mirrored else 1), glyph.outline[:, 1]
     turned = np.stack([math.cos(tilt) * x - math.sin(tilt) * y, math.sin(tilt) * x + math.cos(tilt) * y], 1)
     return turned.min(0), turned.max(0)
 
 
-def _fits(box: BoxF, others: Sequence[BoxF], sign: Optional[BoxF]) -> bool:
+def _fits(box: BoxF, others: Sequence[BoxF], sign: BoxF | None) -> bool:
     if sign is not None and _covered(box, sign) > 0.02:
         return False
     centre_x, centre_y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
@@ -171,11 +189,11 @@ def _covered(a: BoxF, b: BoxF) -> float:
 
 
 def _place_objects(
-    rng: np.random.Generator, chosen: Sequence[int], styles: Sequence[str], sign: Optional[Sign]
-) -> List[PlacedObject]:
+    rng: np.random.Generator, chosen: Sequence[int], styles: Sequence[str], sign: Sign | None
+) -> list[PlacedObject]:
     sign_box = sign.box if sign is not None else None
     while True:
-        placed: List[PlacedObject] = []
+        placed: list[PlacedObject] = []
         for kind, style in zip(chosen, styles):
             candidate = _place_object(rng, kind, style, [other.box for other in placed], sign_box)
             if candidate is None:
@@ -186,8 +204,8 @@ def _place_objects(
 
 
 def _place_object(
-    rng: np.random.Generator, kind: int, style: str, others: Sequence[BoxF], sign: Optional[BoxF]
-) -> Optional[PlacedObject]:
+    rng: np.random.Generator, kind: int, style: str, others: Sequence[BoxF], sign: BoxF | None
+) -> PlacedObject | None:
     """Tries places for one object, smaller ones as it gets harder; None if the picture is too full."""
     tilt = float(rng.uniform(-MAX_TILT, MAX_TILT))
     mirrored = bool(rng.random() < 0.5)
@@ -226,22 +244,24 @@ def _draw_object(canvas: np.ndarray, placed: PlacedObject) -> None:
     x1, y1, x2, y2 = (side * size for side in placed.box)
     scale = max(x2 - x1, y2 - y1) / float((high - low).max())
     # The drawing's own centre: the box's centre less the (scaled) centre of the turned outline.
-    centre_x, centre_y = (x1 + x2) / 2 - scale * float(low[0] + high[0]) / 2, (y1 + y2) / 2 - scale * float(low[1] + high[1]) / 2
+    centre_x, centre_y = (
+        (x1 + x2) / 2 - scale * float(low[0] + high[0]) / 2,
+        (y1 + y2) / 2 - scale * float(low[1] + high[1]) / 2,
+    )
     left, top = max(0, math.floor(x1) - 1), max(0, math.floor(y1) - 1)
     right, bottom = min(size, math.ceil(x2) + 1), min(size, math.ceil(y2) + 1)
 
     source, full = glyph.level(scale), glyph.levels[0]
-    per_x, per_y = source.width / full.width / scale, source.height / full.height / scale  # source pixels per canvas pixel
+    # Source pixels per canvas pixel.
+    per_x, per_y = source.width / full.width / scale, source.height / full.height / scale
     flip = -1.0 if placed.mirrored else 1.0
     cos, sin = math.cos(placed.tilt), math.sin(placed.tilt)
-    # Affine map from the patch (right-left x bottom-top) back to the source: undo the shift, the turn, the mirror, the scale.
+    # Affine map from the patch's pixels back to the source: undo the shift, the turn, the mirror, the scale.
     a, b = flip * cos * per_x, flip * sin * per_x
     d, e = -sin * per_y, cos * per_y
     dx, dy = left - centre_x, top - centre_y
     c, f = a * dx + b * dy + source.width / 2, d * dx + e * dy + source.height / 2
-    patch = source.transform(
-        (right - left, bottom - top), Image.AFFINE, (a, b, c, d, e, f), resample=Image.BILINEAR
-    )
+    patch = source.transform((right - left, bottom - top), Image.AFFINE, (a, b, c, d, e, f), resample=Image.BILINEAR)
     pixels = np.asarray(patch)
     region = canvas[top:bottom, left:right]
     region *= 1.0 - pixels[..., 3:].astype(np.float32) / 255.0

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Callable
 
 import numpy as np
 
@@ -15,27 +16,27 @@ LANGUAGES = ("en", "zh")
 MIN_SIDE_GAP = 0.08  # left or right is asked only if the centres are at least this far apart
 P_ABSENT_KIND = 0.15  # how often a count asks for a kind that is not in the scene
 
-Turn = Tuple[str, str]
+Turn = tuple[str, str]
 
 
 @dataclass(frozen=True)
 class Conversation:
     """One or more (question, answer) turns about one scene, or without a picture.
 
-    ``subject`` is the kind that a ``refer`` conversation asks for, else None; ``task`` names the first turn's task, or is
-    ``followup`` for two turns and ``text`` for talk without a picture.
+    ``task`` is a key of :data:`TASKS` (``followup`` has two turns), or ``text`` for talk without a picture;
+    ``subject`` is the kind that a ``refer`` conversation asks for, else None.
     """
 
     task: str
     language: str
-    turns: Tuple[Turn, ...]
-    subject: Optional[int] = None
+    turns: tuple[Turn, ...]
+    subject: int | None = None
 
 
 # --- pieces of answers
 
 
-def coordinates(box: BoxF) -> Tuple[int, int, int, int]:
+def coordinates(box: BoxF) -> tuple[int, int, int, int]:
     """A box in [0, 1] as the integers 0..999 that stand in a text."""
     x1, y1, x2, y2 = (min(999, max(0, round(side * 1000))) for side in box)
     return x1, y1, x2, y2
@@ -103,11 +104,11 @@ def count_answer(scene: Scene, language: str) -> str:
     return ANSWERS["count_one" if n == 1 else "count_many"][language].format(n=n)
 
 
-def caption(scene: Scene, language: str, rng: np.random.Generator) -> Optional[Conversation]:
+def caption(scene: Scene, language: str, rng: np.random.Generator) -> Conversation | None:
     return Conversation("caption", language, ((_question("caption", language, rng), caption_answer(scene, language)),))
 
 
-def refer(scene: Scene, language: str, rng: np.random.Generator) -> Optional[Conversation]:
+def refer(scene: Scene, language: str, rng: np.random.Generator) -> Conversation | None:
     candidates = scene.unique()
     if not candidates:
         return None
@@ -116,21 +117,21 @@ def refer(scene: Scene, language: str, rng: np.random.Generator) -> Optional[Con
     return Conversation("refer", language, ((question, grounded(placed, language)),), placed.kind)
 
 
-def what(scene: Scene, language: str, rng: np.random.Generator) -> Optional[Conversation]:
+def what(scene: Scene, language: str, rng: np.random.Generator) -> Conversation | None:
     return Conversation("what", language, ((_question("what", language, rng), what_answer(scene, language)),))
 
 
-def describe(scene: Scene, language: str, rng: np.random.Generator) -> Optional[Conversation]:
+def describe(scene: Scene, language: str, rng: np.random.Generator) -> Conversation | None:
     kinds = [placed.kind for placed in scene.left_to_right()]
     answer = ANSWERS["describe"][language].format(list=listing(kinds, language))
     return Conversation("describe", language, ((_question("describe", language, rng), answer),))
 
 
-def count(scene: Scene, language: str, rng: np.random.Generator) -> Optional[Conversation]:
+def count(scene: Scene, language: str, rng: np.random.Generator) -> Conversation | None:
     return Conversation("count", language, ((_question("count", language, rng), count_answer(scene, language)),))
 
 
-def count_kind(scene: Scene, language: str, rng: np.random.Generator) -> Optional[Conversation]:
+def count_kind(scene: Scene, language: str, rng: np.random.Generator) -> Conversation | None:
     present = [placed.kind for placed in scene.objects]
     repeated = [kind for kind in present if present.count(kind) > 1]
     if rng.random() < P_ABSENT_KIND:
@@ -146,23 +147,21 @@ def count_kind(scene: Scene, language: str, rng: np.random.Generator) -> Optiona
     return Conversation("count_kind", language, ((_question("count_kind", language, rng, **slots), answer),))
 
 
-def colour(scene: Scene, language: str, rng: np.random.Generator) -> Optional[Conversation]:
+def colour(scene: Scene, language: str, rng: np.random.Generator) -> Conversation | None:
     candidates = [placed for placed in scene.unique() if placed.colour is not None]
     if not candidates:
         return None
     placed = _pick(rng, candidates)
     kind = name(placed.kind, language)
-    answer = ANSWERS["colour"][language].format(kind=kind, colour=colour_name(placed, language))
+    answer = ANSWERS["colour"][language].format(kind=kind, colour=colour_name(placed.colour, language))
     return Conversation("colour", language, ((_question("colour", language, rng, kind=kind), answer),))
 
 
-def colour_name(placed: PlacedObject, language: str) -> str:
-    if placed.colour is None:
-        raise ValueError("the object has no tint, so its colour has no name")
-    return COLOURS[placed.colour].en if language == "en" else COLOURS[placed.colour].zh
+def colour_name(index: int, language: str) -> str:
+    return COLOURS[index].en if language == "en" else COLOURS[index].zh
 
 
-def relation(scene: Scene, language: str, rng: np.random.Generator) -> Optional[Conversation]:
+def relation(scene: Scene, language: str, rng: np.random.Generator) -> Conversation | None:
     unique = scene.unique()
     pairs = [(a, b) for a in unique for b in unique if abs(a.centre[0] - b.centre[0]) >= MIN_SIDE_GAP]
     if not pairs:
@@ -174,19 +173,19 @@ def relation(scene: Scene, language: str, rng: np.random.Generator) -> Optional[
     return Conversation("relation", language, (turn,))
 
 
-def word(scene: Scene, language: str, rng: np.random.Generator) -> Optional[Conversation]:
+def word(scene: Scene, language: str, rng: np.random.Generator) -> Conversation | None:
     if scene.sign is None:
         return None
     return Conversation("word", language, ((_question("word", language, rng), scene.sign.word),))
 
 
-def followup(scene: Scene, language: str, rng: np.random.Generator) -> Optional[Conversation]:
+def followup(scene: Scene, language: str, rng: np.random.Generator) -> Conversation | None:
     """Two turns: first something about the whole picture, then about one thing in it (``it`` if there is only one)."""
     if len(scene.objects) == 1 and rng.random() < 0.5:
         placed = scene.objects[0]
         opening = what(scene, language, rng)
         if placed.colour is not None and rng.random() < 0.5:
-            answer = ANSWERS["colour_it"][language].format(colour=colour_name(placed, language))
+            answer = ANSWERS["colour_it"][language].format(colour=colour_name(placed.colour, language))
             turn = (_question("colour_it", language, rng), answer)
         else:
             turn = (_question("refer_it", language, rng), grounded(placed, language))
@@ -198,7 +197,7 @@ def followup(scene: Scene, language: str, rng: np.random.Generator) -> Optional[
     return Conversation("followup", language, opening.turns + second.turns)
 
 
-TASKS: Dict[str, Callable[[Scene, str, np.random.Generator], Optional[Conversation]]] = {
+TASKS: dict[str, Callable[[Scene, str, np.random.Generator], Conversation | None]] = {
     "caption": caption,
     "refer": refer,
     "what": what,
@@ -211,7 +210,7 @@ TASKS: Dict[str, Callable[[Scene, str, np.random.Generator], Optional[Conversati
     "followup": followup,
 }
 
-WEIGHTS: Dict[str, float] = {
+WEIGHTS: dict[str, float] = {
     "caption": 3.0,
     "refer": 5.0,
     "what": 1.2,
@@ -227,8 +226,8 @@ WEIGHTS: Dict[str, float] = {
 
 
 def make_conversations(
-    scene: Scene, rng: np.random.Generator, count: int, weights: Optional[Dict[str, float]] = None
-) -> List[Conversation]:
+    scene: Scene, rng: np.random.Generator, count: int, weights: dict[str, float] | None = None
+) -> list[Conversation]:
     """``count`` different conversations about ``scene``, tasks drawn by ``weights`` and languages evenly.
 
     No question comes twice and no object is referred to twice in the same language, unless nothing else is left to ask.
@@ -236,7 +235,7 @@ def make_conversations(
     weights = WEIGHTS if weights is None else weights
     tasks = list(weights)
     left = np.array([weights[task] for task in tasks], np.float64)
-    made: List[Conversation] = []
+    made: list[Conversation] = []
     seen = set()
     attempts = 0
     while len(made) < count:
@@ -246,7 +245,11 @@ def make_conversations(
         conversation = TASKS[tasks[index]](scene, language, rng)
         if conversation is None:
             continue
-        key = (conversation.task, language, conversation.subject if conversation.task == "refer" else conversation.turns)
+        key = (
+            conversation.task,
+            language,
+            conversation.subject if conversation.task == "refer" else conversation.turns,
+        )
         if key in seen and attempts < 10 * count:
             continue
         seen.add(key)

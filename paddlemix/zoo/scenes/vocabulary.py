@@ -1,10 +1,10 @@
-"""Builds a small tokenizer for the scenes: a rank file in tiktoken's format, as the real ``qwen.tiktoken``, and its config.
+"""Builds a small tokenizer for the scenes: a rank file in tiktoken's format, as ``qwen.tiktoken``, and a config.
 
     python -m paddlemix.zoo.scenes.vocabulary OUTPUT_FOLDER
 
-The 256 bytes come first, so any text can be written; then come merges until each name, word and character that the scenes'
-texts are made of is one token. Names are merged first: a merge of lower rank wins, so that a name stays whole inside a run of
-Chinese, which the tokenizer does not split into words by itself.
+The 256 bytes come first, so any text can be written; then come merges until each name, word and character of the texts
+about scenes is one token. Names are merged first: the merge of lower rank wins, so that a name stays whole
+inside a run of Chinese, which the tokenizer does not split into words by itself.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import base64
 import json
 import re
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Dict, Iterable, List, Sequence, Tuple
 
 from .lexicon import COLOURS, KINDS, WORDS
 from .phrases import ANSWERS, JOINERS, NO_PICTURE, OTHER_TEXT, QUESTIONS, SMALL_TALK
@@ -24,20 +24,20 @@ RANK_FILE = "qwen.tiktoken"
 MODEL_MAX_LENGTH = 2048
 IMAGE_SLOTS = 36
 
-CHINESE_WORDS: Tuple[str, ...] = (
-    "中文", "描述", "图片", "图中", "所有", "物体", "框出", "位置", "哪里", "找出", "什么", "这是", "这些", "看到", "这张", "一张", "一下",
-    "多少", "数一数", "颜色", "说出", "左边", "右边", "还是", "哪一边", "写着", "牌子", "读出", "文字", "你好", "我是", "一个", "模型",
-    "谢谢", "帮助",
-)  # fmt: skip
+CHINESE_WORDS: tuple[str, ...] = tuple(
+    "中文 描述 图片 图中 所有 物体 框出 位置 哪里 找出 什么 这是 这些 看到 "
+    "这张 一张 一下 多少 数一数 颜色 说出 左边 右边 还是 哪一边 写着 牌子 读出 "
+    "文字 你好 我是 一个 模型 谢谢 帮助".split()
+)
 """Words of the Chinese texts beside the names; every single character in them is a token as well."""
 
 
-def _english_words(texts: Iterable[str]) -> List[str]:
+def _english_words(texts: Iterable[str]) -> list[str]:
     """English words as the tokenizer's pattern cuts them: with their leading space where they have one."""
     return [word for text in texts for word in re.findall(r" ?[A-Za-z]+", text)]
 
 
-def _all_texts() -> List[str]:
+def _all_texts() -> list[str]:
     """Every wording, slots unfilled."""
     texts = [text for languages in QUESTIONS.values() for group in languages.values() for text in group]
     texts += [text for languages in ANSWERS.values() for text in languages.values()]
@@ -49,11 +49,13 @@ def _all_texts() -> List[str]:
     return [re.sub(r"\{\w+\}", "", text) for text in texts]
 
 
-def wanted_tokens() -> List[List[str]]:
+def wanted_tokens() -> list[list[str]]:
     """Strings that must be single tokens, in groups: an earlier group gets the lower ranks."""
     texts = _all_texts()
     colours_zh = [colour.zh for colour in COLOURS]
-    chinese_text = "".join(texts) + "".join(kind.zh + kind.measure for kind in KINDS) + "".join(colours_zh) + "".join(WORDS)
+    chinese_text = (
+        "".join(texts) + "".join(kind.zh + kind.measure for kind in KINDS) + "".join(colours_zh) + "".join(WORDS)
+    )
     characters = sorted({char for char in chinese_text + "，。？！：、" if not char.isascii()})
     names_en = [kind.en for kind in KINDS] + [kind.plural for kind in KINDS] + [colour.en for colour in COLOURS]
     english = _english_words(texts)
@@ -70,8 +72,8 @@ def wanted_tokens() -> List[List[str]]:
     ]
 
 
-def _merge(parts: Sequence[bytes], pair: Tuple[bytes, bytes]) -> List[bytes]:
-    merged: List[bytes] = []
+def _merge(parts: Sequence[bytes], pair: tuple[bytes, bytes]) -> list[bytes]:
+    merged: list[bytes] = []
     index = 0
     while index < len(parts):
         if tuple(parts[index : index + 2]) == pair:
@@ -83,7 +85,7 @@ def _merge(parts: Sequence[bytes], pair: Tuple[bytes, bytes]) -> List[bytes]:
     return merged
 
 
-def _replay(word: bytes, ranks: Dict[bytes, int]) -> List[bytes]:
+def _replay(word: bytes, ranks: dict[bytes, int]) -> list[bytes]:
     """``word`` cut by the merges so far: always the pair of lowest rank first, as tiktoken does."""
     parts = [word[index : index + 1] for index in range(len(word))]
     while len(parts) > 1:
@@ -94,7 +96,7 @@ def _replay(word: bytes, ranks: Dict[bytes, int]) -> List[bytes]:
     return parts
 
 
-def build_ranks() -> Dict[bytes, int]:
+def build_ranks() -> dict[bytes, int]:
     """Token bytes -> rank: byte-pair merges learnt group by group until every wanted string is one token."""
     ranks = {bytes([value]): value for value in range(256)}
     for group in wanted_tokens():
@@ -121,7 +123,7 @@ def write_tokenizer(folder: Path) -> int:
     return len(ranks)
 
 
-def object_token_ids(ranks: Dict[bytes, int]) -> List[List[int]]:
+def object_token_ids(ranks: dict[bytes, int]) -> list[list[int]]:
     """For each kind the ids that stand for it: English name, English name after a space, Chinese name.
 
     ``ranks`` maps token bytes to ids, as in tiktoken's ``mergeable_ranks``. Raises KeyError if a name is not one token.
@@ -129,8 +131,8 @@ def object_token_ids(ranks: Dict[bytes, int]) -> List[List[int]]:
     return [[ranks[form.encode("utf-8")] for form in (kind.en, " " + kind.en, kind.zh)] for kind in KINDS]
 
 
-def colour_token_ids(ranks: Dict[bytes, int]) -> List[List[int]]:
-    """For each colour the ids of: English name, English name after a space, Chinese name. As :func:`object_token_ids`."""
+def colour_token_ids(ranks: dict[bytes, int]) -> list[list[int]]:
+    """The same for each colour."""
     return [[ranks[form.encode("utf-8")] for form in (colour.en, " " + colour.en, colour.zh)] for colour in COLOURS]
 
 
