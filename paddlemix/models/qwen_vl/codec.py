@@ -1,0 +1,264 @@
+"""Text to ids and back: byte pairs by tiktoken, special tokens, and picture blocks.
+
+A picture in a prompt is ``<img>``, then ``image_slots`` ids that the model overwrites with features, then ``</img>``.
+In text it is written ``<img>path</img>``: the slots then begin with the UTF-8 bytes of the path, each byte as the id of
+the same number, and are filled up with ``<imgpad>``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
+
+from paddlemix.errors import ConfigurationError, PromptError
+
+from . import vocabulary as v
+from .image_blocks import ImageBlock, ImageBlockReader, Piece, cut_outside_blocks, split_blocks
+from .list_format import normalize_text
+
+DEFAULT_IMAGE_SLOTS = 256
+
+_SPECIAL = re.compile("|".join(map(re.escape, v.SPECIAL_TOKENS)))
+_ALL_SPECIAL = frozenset(v.SPECIAL_TOKENS)
+# The regular expression engine of tiktoken gives up (by aborting the call) on runs of about a million spaces.
+_LONG_WHITESPACE = re.compile(r"\s{50000}")
+_ERROR_POLICIES = ("strict", "replace", "ignore")
+
+
+class QWenVLCodec:
+    """One text to ids and back, and the ids of the special tokens."""
+
+    image_start_tag, image_end_tag, image_pad_tag = v.IMG_START, v.IMG_END, v.IMG_PAD
+    ref_start_tag, ref_end_tag = v.REF_START, v.REF_END
+    box_start_tag, box_end_tag = v.BOX_START, v.BOX_END
+    quad_start_tag, quad_end_tag = v.QUAD_START, v.QUAD_END
+    IMAGE_ST = v.IMAGE_TAGS
+    GROUNDING_ST = v.GROUNDING_TAGS
+
+    def __init__(self, vocab_file: str | os.PathLike[str], image_slots: int, errors: str) -> None:
+        check_positive("image_slots", image_slots)
+        if errors not in _ERROR_POLICIES:
+            raise ConfigurationError(f"errors: got {errors!r}, expected one of {', '.join(_ERROR_POLICIES)}")
+        self.vocab_file = str(vocab_file)
+        self.image_slots = image_slots
+        self.errors = errors
+        self._vocabulary = v.load_vocabulary(self.vocab_file)
+        ids = {token: len(self.mergeable_ranks) + i for i, token in enumerate(v.SPECIAL_TOKENS)}
+        self.special_tokens = ids
+        self.eod_id = ids[v.ENDOFTEXT]
+        self.im_start_id, self.im_end_id = ids[v.IM_START], ids[v.IM_END]
+        self.ref_start_id, self.ref_end_id = ids[v.REF_START], ids[v.REF_END]
+        self.box_start_id, self.box_end_id = ids[v.BOX_START], ids[v.BOX_END]
+        self.quad_start_id, self.quad_end_id = ids[v.QUAD_START], ids[v.QUAD_END]
+        self.img_start_id, self.img_end_id, self.img_pad_id = ids[v.IMG_START], ids[v.IMG_END], ids[v.IMG_PAD]
+        self.grounding_ids = frozenset(ids[tag] for tag in v.GROUNDING_TAGS)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # worker processes read the rank file again rather than getting 151643 ranks through a pipe
+        return {name: value for name, value in self.__dict__.items() if name != "_vocabulary"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._vocabulary = v.load_vocabulary(self.vocab_file)
+
+    # ------------------------------------------------------------------ the vocabulary
+
+    @property
+    def mergeable_ranks(self) -> dict[bytes, int]:
+        """Bytes -> id of every token that is not special."""
+        return self._vocabulary.ranks
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids, special ones included. A model's embedding may have more rows."""
+        return self.eod_id + len(self.special_tokens)
+
+    def __len__(self) -> int:
+        return self.vocab_size
+
+    def get_vocab(self) -> dict[bytes | str, int]:
+        """Every token -> id: bytes for text, str for special tokens."""
+        return {**self.mergeable_ranks, **self.special_tokens}
+
+    def convert_tokens_to_ids(self, tokens: bytes | str | Sequence[bytes | str]) -> int | None | list[int | None]:
+        """Ids of tokens (bytes for text, str for special tokens); None for what is no token."""
+        if isinstance(tokens, str):
+            return self.special_tokens.get(tokens)
+        if isinstance(tokens, bytes):
+            return self.mergeable_ranks.get(tokens)
+        return [self.convert_tokens_to_ids(token) for token in tokens]
+
+    def convert_ids_to_tokens(
+        self, ids: int | Sequence[int], skip_special_tokens: bool = False
+    ) -> bytes | str | list[bytes | str]:
+        """Tokens of ids: bytes for text, str for special tokens. KeyError for an id beyond the vocabulary."""
+        if isinstance(ids, int):
+            token = self.token_bytes(ids)
+            return token.decode() if ids >= self.eod_id else token
+        return [self.convert_ids_to_tokens(i) for i in ids if i < self.eod_id or not skip_special_tokens]
+
+    def convert_tokens_to_string(self, tokens: Iterable[bytes | str]) -> str:
+        """The text of tokens, with this tokenizer's policy for bytes that are not UTF-8."""
+        data = b"".join(token if isinstance(token, bytes) else token.encode() for token in tokens)
+        return data.decode("utf-8", errors=self.errors)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """What one id stands for. KeyError for an id beyond the vocabulary, OverflowError for a negative one."""
+        return self._vocabulary.encoding.decode_single_token_bytes(token_id)
+
+    # ------------------------------------------------------------------ text to ids
+
+    def encode(
+        self,
+        text: str,
+        allowed_special: str | Collection[str] = "all",
+        disallowed_special: str | Collection[str] = (),
+    ) -> list[int]:
+        """Ids of ``text``, NFC normalised; lone surrogates become U+FFFD.
+
+        allowed_special: special tokens to read out of the text ("all" or a set); the others stay text.
+        disallowed_special: special tokens that must not occur ("all": every one that is not allowed).
+
+        ``<img>`` counts only with its ``</img>`` and no allowed special token between them, else it is text.
+        Raises PromptError for a disallowed token, and for a path of more than ``image_slots`` UTF-8 bytes.
+        """
+        if not isinstance(text, str):
+            raise PromptError(f"text: got {type(text).__name__}, expected str")
+        text = normalize_text(text)
+        allowed = self._special_set(allowed_special, "allowed_special")
+        if disallowed_special:
+            disallowed = self._special_set(disallowed_special, "disallowed_special") - allowed
+            self._refuse(text, disallowed)
+        matches = [match for match in _SPECIAL.finditer(text) if match.group() in allowed] if allowed else []
+        ids: list[int] = []
+        done = 0  # the text before is encoded
+        for match, following in zip(matches, [*matches[1:], None]):
+            if match.start() < done:
+                continue  # the end tag of a picture that is already encoded
+            tag = match.group()
+            if tag == v.IMG_START and (following is None or following.group() != v.IMG_END):
+                continue  # not closed: text
+            ids += self._encode_ordinary(text[done : match.start()])
+            if tag == v.IMG_START:
+                ids += self.image_block(text[match.end() : following.start()])
+                done = following.end()
+            else:
+                ids.append(self.special_tokens[tag])
+                done = match.end()
+        return ids + self._encode_ordinary(text[done:])
+
+    def _encode_ordinary(self, text: str) -> list[int]:
+        ids: list[int] = []
+        done = 0
+        for run in _LONG_WHITESPACE.finditer(text):
+            ids += self._vocabulary.encoding.encode_ordinary(text[done : run.end()])
+            done = run.end()
+        return ids + self._vocabulary.encoding.encode_ordinary(text[done:])
+
+    def _special_set(self, value: str | Collection[str], name: str) -> frozenset[str]:
+        if value == "all":
+            return _ALL_SPECIAL
+        if isinstance(value, str):
+            raise ConfigurationError(f"{name}: got {value!r}, expected 'all' or a set of special tokens")
+        chosen = frozenset(value)
+        if not chosen <= _ALL_SPECIAL:
+            raise ConfigurationError(f"{name}: {sorted(chosen - _ALL_SPECIAL)} are no special tokens of Qwen-VL")
+        return chosen
+
+    def _refuse(self, text: str, disallowed: frozenset[str]) -> None:
+        for match in _SPECIAL.finditer(text):
+            if match.group() in disallowed:
+                raise PromptError(
+                    f"text: got the special token {match.group()!r} at position {match.start()}, which is disallowed "
+                    "here; leave it out, or pass it in allowed_special"
+                )
+
+    def image_block(self, path: str | None = None) -> list[int]:
+        """``<img>``, ``image_slots`` ids, ``</img>``. The slots hold the UTF-8 bytes of ``path``, if given, then pads.
+
+        Raises PromptError when the path does not fit into the slots.
+        """
+        content = list(normalize_text(path).encode("utf-8")) if path else []
+        if len(content) > self.image_slots:
+            raise PromptError(
+                f"picture path {path[:40]!r}...: {len(content)} bytes of UTF-8, expected at most {self.image_slots} "
+                "(one per image slot); use a shorter path, or pass the picture itself in a message"
+            )
+        pads = [self.img_pad_id] * (self.image_slots - len(content))
+        return [self.img_start_id, *content, *pads, self.img_end_id]
+
+    def tokenize(
+        self,
+        text: str,
+        allowed_special: str | Collection[str] = "all",
+        disallowed_special: str | Collection[str] = (),
+    ) -> list[bytes | str]:
+        """As :meth:`encode`, but tokens: bytes for text and path bytes' ids, str for special tokens."""
+        return self.convert_ids_to_tokens(self.encode(text, allowed_special, disallowed_special))
+
+    # ------------------------------------------------------------------ ids to text
+
+    def decode(
+        self,
+        token_ids: Any,
+        skip_special_tokens: bool = False,
+        errors: str | None = None,
+        keep_image_special: bool = False,
+    ) -> str:
+        """Text of one id or of a row of ids (list, array or tensor).
+
+        skip_special_tokens: leave out every special token; of a picture its path is left. ``keep_image_special`` then
+            keeps the tags of references, boxes and quadrangles.
+        errors: policy for bytes that are not UTF-8; the tokenizer's own when None.
+        A broken picture block is decoded token by token. Raises KeyError for an id beyond the vocabulary.
+        """
+        ids = _as_ids(token_ids)
+        pieces = self._pieces(ids) if self.img_start_id in ids else ids
+        data = b"".join(self.piece_bytes(piece, skip_special_tokens, keep_image_special) for piece in pieces)
+        return data.decode("utf-8", errors=self.errors if errors is None else errors)
+
+    def batch_decode(self, sequences: Iterable[Any], **options: Any) -> list[str]:
+        """:meth:`decode` of every row."""
+        return [self.decode(row, **options) for row in sequences]
+
+    def piece_bytes(self, piece: Piece, skip_special_tokens: bool = False, keep_image_special: bool = False) -> bytes:
+        """The bytes of one id or picture block under a policy for special tokens (see :meth:`decode`)."""
+        if isinstance(piece, ImageBlock):
+            text = piece.path if skip_special_tokens else f"{v.IMG_START}{piece.path}{v.IMG_END}"
+            return text.encode("utf-8")
+        if skip_special_tokens and piece >= self.eod_id and not (keep_image_special and piece in self.grounding_ids):
+            return b""
+        return self.token_bytes(piece)
+
+    def block_reader(self) -> ImageBlockReader:
+        """A fresh reader of this vocabulary's picture blocks."""
+        return ImageBlockReader(self.img_start_id, self.img_end_id, self.img_pad_id, self.image_slots)
+
+    def image_paths(self, ids: Sequence[int]) -> list[str]:
+        """The path in each picture block of a row of ids, in order; empty where the slots hold pads only."""
+        return [piece.path for piece in self._pieces(_as_ids(ids)) if isinstance(piece, ImageBlock)]
+
+    def _pieces(self, ids: Sequence[int]) -> list[Piece]:
+        return split_blocks(ids, self.block_reader())
+
+    def truncate(self, ids: Sequence[int], max_length: int) -> list[int]:
+        """The first ``max_length`` ids, or fewer where the cut would fall into a picture."""
+        if len(ids) <= max_length:
+            return list(ids)
+        return list(ids[: cut_outside_blocks(self._pieces(ids), max_length)])
+
+
+def check_positive(name: str, value: object) -> None:
+    """Raise ConfigurationError unless ``value`` is an integer above 0."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigurationError(f"{name}: got {value!r}, expected a positive integer")
+
+
+def _as_ids(token_ids: Any) -> list[int]:
+    if hasattr(token_ids, "tolist"):
+        token_ids = token_ids.tolist()
+    if isinstance(token_ids, int):
+        return [token_ids]
+    return [int(token_id) for token_id in token_ids]

@@ -1,0 +1,168 @@
+"""The original's text form of pictures and boxes, ``<img>path</img>`` and ``<ref>..</ref><box>..</box>``, as lists.
+
+Everything here works on text alone and needs no vocabulary. Broken tags and boxes are plain text, never an exception.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from paddlemix.errors import PromptError
+
+from .vocabulary import (
+    BOX_END,
+    BOX_START,
+    ENDOFTEXT,
+    IMAGE_TAGS,
+    IMG_END,
+    IMG_START,
+    QUAD_END,
+    QUAD_START,
+    REF_END,
+    REF_START,
+    SPECIAL_TOKENS,
+)
+
+_CLOSING = {IMG_START: IMG_END, REF_START: REF_END, BOX_START: BOX_END, QUAD_START: QUAD_END}
+_KEY = {IMG_START: "image", REF_START: "ref", BOX_START: "box", QUAD_START: "quad"}
+_START_TAG = re.compile("|".join(map(re.escape, _CLOSING)))
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_REFUSED = re.compile("|".join(re.escape(t) for t in SPECIAL_TOKENS if t not in IMAGE_TAGS and t != ENDOFTEXT))
+
+
+def normalize_text(text: str) -> str:
+    """NFC, as every text is before it is encoded; surrogates that stand alone become U+FFFD."""
+    text = unicodedata.normalize("NFC", text)
+    if _SURROGATE.search(text):
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+def from_list_format(elements: Sequence[dict[str, Any]]) -> str:
+    """``[{"image": path}, {"text": str}, {"ref": str, "box": [(x1, y1, x2, y2), ..]}]`` as text of a prompt.
+
+    A picture becomes ``Picture N: <img>path</img>`` and a line end, N counting from 1 within this call. ``ref`` may be
+    absent. Coordinates are cut to integers. Text is copied as it is, tags in it included.
+    Raises PromptError for any other element.
+    """
+    parts = []
+    n_images = 0
+    for index, element in enumerate(elements):
+        if "image" in element:
+            n_images += 1
+            parts.append(f"Picture {n_images}: {IMG_START}{element['image']}{IMG_END}\n")
+        elif "text" in element:
+            parts.append(element["text"])
+        elif "box" in element:
+            if "ref" in element:
+                parts.append(f"{REF_START}{element['ref']}{REF_END}")
+            parts.extend(_box_text(box, index) for box in element["box"])
+        else:
+            raise PromptError(f"element {index}: got {element!r}, expected a key 'image', 'text' or 'box'")
+    return "".join(parts)
+
+
+def _box_text(box: Sequence[float], index: int) -> str:
+    try:
+        x1, y1, x2, y2 = (int(value) for value in box)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise PromptError(f"element {index}, box: got {box!r}, expected four numbers (x1, y1, x2, y2)") from error
+    return f"{BOX_START}({x1},{y1}),({x2},{y2}){BOX_END}"
+
+
+def to_list_format(text: str) -> list[dict[str, str]]:
+    """The parts of ``text`` in order: {"image" | "ref" | "box" | "quad": contents} for closed tags, else {"text": ..}.
+
+    The text is NFC normalised first. A start tag without its end tag is text, and tags inside a closed tag are
+    contents. Raises PromptError when a control token of the chat format occurs (``<|endoftext|>`` is let through).
+    """
+    text = normalize_text(text)
+    refused = _REFUSED.search(text)
+    if refused:
+        raise PromptError(f"text: got the control token {refused.group()!r}, which no query or answer may hold")
+    output: list[dict[str, str]] = []
+    done = 0
+    position = 0
+    never_closed = set()  # a tag is looked for only once in vain, so many open tags do not cost quadratic time
+    while True:
+        start = _START_TAG.search(text, position)
+        if start is None:
+            break
+        end_tag = _CLOSING[start.group()]
+        end = -1 if end_tag in never_closed else text.find(end_tag, start.end())
+        if end < 0:
+            never_closed.add(end_tag)
+            position = start.end()
+            continue
+        position = end + len(end_tag)
+        if start.start() > done:
+            output.append({"text": text[done : start.start()]})
+        output.append({_KEY[start.group()]: text[start.end() : end]})
+        done = position
+    if done < len(text):
+        output.append({"text": text[done:]})
+    return output
+
+
+def boxes_with_ref(text: str) -> list[dict[str, Any]]:
+    """``[{"box": (x1, y1, x2, y2), "ref": str}]`` for each well-formed box; ``ref`` only on the box right after it.
+
+    Coordinates are as in the text (0 .. 1000, unchecked). Boxes that are not four integers are left out.
+    """
+    output = []
+    elements = to_list_format(text)
+    for previous, element in zip([{}, *elements], elements):
+        if "box" not in element:
+            continue
+        box = _parse_box(element["box"])
+        if box is None:
+            continue
+        output.append({"box": box})
+        if "ref" in previous:
+            output[-1]["ref"] = previous["ref"].strip()
+    return output
+
+
+def _parse_box(text: str) -> tuple[int, ...] | None:
+    try:
+        box = tuple(int(value) for value in text.replace("(", "").replace(")", "").split(","))
+    except ValueError:
+        return None
+    return box if len(box) == 4 else None
+
+
+def latest_picture(response: str, history: Sequence[tuple[str, str | None]] | None) -> str | None:
+    """What stands in the last ``<img>..</img>`` of the response, else of the newest query that has one; else None."""
+    queries = [query for query, _ in history or []]
+    for text in [response, *reversed(queries)]:
+        for element in reversed(to_list_format(text)):
+            if "image" in element:
+                return element["image"]
+    return None
+
+
+class PixelBox(NamedTuple):
+    """A box on a picture: pixels (x1, y1, x2, y2), its label, and which of the boxes share a colour."""
+
+    box: tuple[int, int, int, int]
+    label: str | None
+    color_group: int
+
+
+def pixel_boxes(boxes: Sequence[dict[str, Any]], width: int, height: int) -> list[PixelBox]:
+    """Boxes of :func:`boxes_with_ref` on a picture of ``width`` x ``height`` pixels.
+
+    A labelled box and the unlabelled ones after it form a colour group, counted from 1; group 0 stands before any
+    label. Coordinates beyond the picture stay beyond it.
+    """
+    output = []
+    group = 0
+    for element in boxes:
+        x1, y1, x2, y2 = element["box"]
+        group += "ref" in element
+        box = (int(x1 / 1000 * width), int(y1 / 1000 * height), int(x2 / 1000 * width), int(y2 / 1000 * height))
+        output.append(PixelBox(box, element.get("ref"), group))
+    return output

@@ -1,0 +1,223 @@
+"""The tokenizer of Qwen-VL: files, batches, and the original's text form of pictures and boxes around the codec."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from paddlemix.errors import CheckpointError, ConfigurationError
+
+from . import list_format
+from . import vocabulary as v
+from .batching import TokenizedBatch, pad_rows
+from .codec import DEFAULT_IMAGE_SLOTS, QWenVLCodec, check_positive
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from paddlemix.media import ImagePolicy
+
+CONFIG_FILE_NAME = "tokenizer_config.json"
+DEFAULT_MAX_LENGTH = 8192
+TOKENIZER_CLASS = "QWenTokenizer"
+
+_PADDING_SIDES = ("left", "right")
+_PADDINGS = (False, True, "longest", "max_length")
+_CONFIG_FIELDS = ("model_max_length", "image_slots", "errors", "padding_side")
+
+
+class QWenVLTokenizer(QWenVLCodec):
+    """Text to ids and back, for the published vocabulary or any smaller rank file.
+
+    Special ids follow from the number of ranks. No token is added at the start or the end of a text. By default *all*
+    special tokens are read out of text, as in the original; pass ``allowed_special=()`` for text that is not trusted.
+    """
+
+    vocab_files_names = {"vocab_file": v.VOCAB_FILE_NAME}
+    model_input_names = ("input_ids", "attention_mask")
+
+    def __init__(
+        self,
+        vocab_file: str | os.PathLike[str],
+        *,
+        image_slots: int = DEFAULT_IMAGE_SLOTS,
+        errors: str = "replace",
+        model_max_length: int = DEFAULT_MAX_LENGTH,
+        padding_side: str = "right",
+    ) -> None:
+        """
+        vocab_file: a tiktoken rank file.
+        image_slots: ids between ``<img>`` and ``</img>``; the model's number of picture queries.
+        errors: how :meth:`decode` treats bytes that are not UTF-8: "strict", "replace" or "ignore".
+        model_max_length: where ``truncation=True`` cuts when no ``max_length`` is given.
+        padding_side: "left" or "right".
+        Raises CheckpointError for the file, ConfigurationError for the rest.
+        """
+        super().__init__(vocab_file, image_slots, errors)
+        check_positive("model_max_length", model_max_length)
+        if padding_side not in _PADDING_SIDES:
+            raise ConfigurationError(f"padding_side: got {padding_side!r}, expected 'left' or 'right'")
+        self.model_max_length = model_max_length
+        self.padding_side = padding_side
+        self.eos_token = self.pad_token = v.ENDOFTEXT
+        self.eos_token_id = self.pad_token_id = self.eod_id
+        self._published_config: dict[str, Any] = {}
+
+    # ------------------------------------------------------------------ files
+
+    @classmethod
+    def from_pretrained(cls, name_or_dir: str | os.PathLike[str], **overrides: Any) -> QWenVLTokenizer:
+        """The tokenizer of a directory, or of a model known by name, with its ``tokenizer_config.json``.
+
+        overrides: arguments of the constructor that go before the file's. ``image_slots`` is 256 unless given.
+        Raises CheckpointError or ModelNotFoundError.
+        """
+        directory = Path(name_or_dir)
+        if not directory.is_dir():
+            from paddlemix.checkpoint import hub
+
+            directory = Path(hub.resolve(name_or_dir))
+        config = _read_config(directory / CONFIG_FILE_NAME)
+        ours = {name: config.pop(name) for name in _CONFIG_FIELDS if name in config}
+        tokenizer = cls(directory / v.VOCAB_FILE_NAME, **{**ours, **overrides})
+        tokenizer._published_config = config
+        return tokenizer
+
+    def save_pretrained(self, directory: str | os.PathLike[str]) -> tuple[str, str]:
+        """Write ``tokenizer_config.json`` and ``qwen.tiktoken`` into ``directory`` (made if absent); their paths."""
+        folder = Path(directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        config = {"tokenizer_class": TOKENIZER_CLASS, **self._published_config}
+        config.update({name: getattr(self, name) for name in _CONFIG_FIELDS})
+        config_file = folder / CONFIG_FILE_NAME
+        config_file.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        return (str(config_file), *self.save_vocabulary(folder))
+
+    def save_vocabulary(self, directory: str | os.PathLike[str]) -> tuple[str]:
+        """Write the rank file alone, byte for byte as published; its path."""
+        path = Path(directory) / v.VOCAB_FILE_NAME
+        data = v.rank_file_bytes(self.mergeable_ranks)
+        if not path.is_file() or path.read_bytes() != data:
+            path.write_bytes(data)
+        return (str(path),)
+
+    # ------------------------------------------------------------------ batches
+
+    def __call__(
+        self,
+        text: str | Sequence[str],
+        *,
+        padding: bool | str = False,
+        truncation: bool = False,
+        max_length: int | None = None,
+        return_tensors: str | None = None,
+        padding_side: str | None = None,
+        allowed_special: str | Collection[str] = "all",
+        disallowed_special: str | Collection[str] = (),
+    ) -> TokenizedBatch:
+        """Ids of one text or of several, as ``input_ids``, ``token_type_ids`` (zeros) and ``attention_mask``.
+
+        padding: False, True or "longest" (to the longest row), "max_length".
+        truncation: cut rows to ``max_length`` ids; a picture that would be cut in two is left out whole.
+        max_length: ``model_max_length`` when None.
+        return_tensors: None for lists, "np" or "pd" for int64 arrays [rows, length] (one text: [1, length]).
+        The other arguments are those of :meth:`encode` and of the constructor.
+        """
+        single = isinstance(text, str)
+        texts = [text] if single else list(text)
+        limit = self._limit(max_length)
+        rows = [self.encode(row, allowed_special, disallowed_special) for row in texts]
+        if truncation:
+            rows = [self.truncate(row, limit) for row in rows]
+        features = [{"input_ids": r, "token_type_ids": [0] * len(r), "attention_mask": [1] * len(r)} for r in rows]
+        batch = self.pad(features, padding, max_length=max_length, padding_side=padding_side)
+        if single and return_tensors is None:
+            return TokenizedBatch({name: column[0] for name, column in batch.items()})
+        return batch.to_tensors(return_tensors)
+
+    def pad(
+        self,
+        features: Sequence[dict[str, Sequence[int]]],
+        padding: bool | str = True,
+        *,
+        max_length: int | None = None,
+        return_tensors: str | None = None,
+        padding_side: str | None = None,
+    ) -> TokenizedBatch:
+        """Rows of unequal length as one batch; ``labels``, where present, are padded with -100.
+
+        features: one dict per row, all with the same keys, ``input_ids`` among them.
+        The other arguments are those of :meth:`__call__`.
+        """
+        if padding not in _PADDINGS:
+            raise ConfigurationError(f"padding: got {padding!r}, expected False, True, 'longest' or 'max_length'")
+        side = self.padding_side if padding_side is None else padding_side
+        if side not in _PADDING_SIDES:
+            raise ConfigurationError(f"padding_side: got {side!r}, expected 'left' or 'right'")
+        names = features[0] if features else ["input_ids"]
+        columns = {name: [feature[name] for feature in features] for name in names}
+        length = 0
+        if padding == "max_length":
+            length = self._limit(max_length)
+        elif padding:
+            length = max((len(row) for row in columns["input_ids"]), default=0)
+        return pad_rows(columns, length, side, self.pad_token_id).to_tensors(return_tensors)
+
+    def _limit(self, max_length: int | None) -> int:
+        if max_length is None:
+            return self.model_max_length
+        check_positive("max_length", max_length)
+        return max_length
+
+    # ------------------------------------------------------------------ pictures and boxes in text
+
+    def from_list_format(self, elements: Sequence[dict[str, Any]]) -> str:
+        """See :func:`.list_format.from_list_format`."""
+        return list_format.from_list_format(elements)
+
+    def to_list_format(self, text: str) -> list[dict[str, str]]:
+        """See :func:`.list_format.to_list_format`."""
+        return list_format.to_list_format(text)
+
+    def _fetch_all_box_with_ref(self, text: str) -> list[dict[str, Any]]:
+        return list_format.boxes_with_ref(text)
+
+    def _fetch_latest_picture(self, response: str, history: Sequence[tuple[str, str | None]] | None) -> str | None:
+        return list_format.latest_picture(response, history)
+
+    def draw_bbox_on_latest_picture(
+        self,
+        response: str,
+        history: Sequence[tuple[str, str | None]] | None = None,
+        policy: ImagePolicy | None = None,
+    ) -> Image | None:
+        """The newest picture of a conversation with the boxes of ``response`` drawn into it; save it with ``.save``.
+
+        None when the conversation has no picture or the response no box. policy: what may be read;
+        ``ImagePolicy.scripts()`` when None. Raises ImageError when the picture cannot be read.
+        """
+        source = list_format.latest_picture(response, history)
+        boxes = list_format.boxes_with_ref(response)
+        if source is None or not boxes:
+            return None
+        from paddlemix.media import ImagePolicy, load_image
+
+        from .grounding import Box, draw
+
+        image = load_image(source, policy or ImagePolicy.scripts())
+        return draw(image, [Box(box.get("ref"), *box["box"]) for box in boxes])
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path}: got {type(config).__name__}, expected a JSON object")
+    return config
