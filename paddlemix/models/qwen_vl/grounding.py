@@ -1,0 +1,218 @@
+"""Boxes in the model's answers: reading them, removing them, drawing them.
+
+The model marks a phrase and its places as ``<ref>the bus</ref><box>(178,279),(806,884)</box>``: the upper left and the
+lower right corner, in thousandths of the picture's width and height. Four-cornered places come as ``<quad>``.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+FONT_FILE = Path(__file__).resolve().parents[2] / "media" / "fonts" / "PaddleMIXLabelCJK-Regular.otf"
+"""The shipped font for labels in English, Chinese and Japanese."""
+
+PALETTE = (
+    (255, 82, 82),
+    (64, 169, 255),
+    (61, 220, 132),
+    (255, 167, 38),
+    (199, 125, 255),
+    (255, 225, 77),
+    (46, 230, 230),
+    (255, 122, 198),
+    (181, 229, 80),
+    (217, 160, 102),
+)
+"""Colours (RGB) of drawn boxes: one per label in order of appearance, starting over after ten."""
+
+_SCALE = 1000
+_TAGGED = re.compile(
+    r"<ref>(?P<ref>[^<]*(?:<(?!/?(?:ref|box|quad)>)[^<]*)*)</ref>"
+    r"|<(?P<kind>box|quad)>(?P<place>[^<]*)(?P<end></(?P=kind)>|(?:<(?:/[a-z]*)?)?$)"
+)
+_PLACE = re.compile(r"[\d\s(),.（），-]*")
+_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+_WORD = re.compile(r"\w")
+_REMOVED = re.compile(
+    r"<(box|quad)>[^<]*</\1>|<(?:box|quad)>[\d\s(),.（），-]*(?:<(?:/[a-z]*)?)?$|</?(?:ref|box|quad)>"
+)
+
+
+@dataclass(frozen=True)
+class Box:
+    """A place in a picture: corners in thousandths of its width (x) and height (y), x1 <= x2 and y1 <= y2."""
+
+    label: str | None
+    x1: int
+    y1: int
+    x2: int
+    y2: int
+
+    def pixels(self, width: int, height: int) -> tuple[int, int, int, int]:
+        """(x1, y1, x2, y2) in whole pixels of a picture of that size, rounded down as the original does."""
+        x1, x2 = (int(x / _SCALE * width) for x in (self.x1, self.x2))
+        y1, y2 = (int(y / _SCALE * height) for y in (self.y1, self.y2))
+        return x1, y1, x2, y2
+
+
+def parse(text: str) -> list[Box]:
+    """The boxes of an answer, in order. Never raises; what is not a box is passed over.
+
+    A label is the ``<ref>`` before a box; further boxes share it as long as no word stands between them (the original
+    names only the first). Other boxes have the label None. Swapped corners are put right, coordinates outside 0..1000
+    are moved to the nearest end, fractions rounded. A ``<quad>`` gives the box around its four corners. A last box
+    whose end tag was cut off counts when its coordinates are complete.
+    """
+    boxes = []
+    label: str | None = None
+    done = 0
+    for match in _TAGGED.finditer(text):
+        if _WORD.search(text, done, match.start()):
+            label = None
+        done = match.end()
+        if match["ref"] is not None:
+            label = match["ref"].strip() or None
+            continue
+        # without its end tag the last number may have been cut short, unless its bracket is closed
+        complete = match["end"].endswith(">") or match["place"].rstrip().endswith((")", "）"))
+        corners = _corners(match["place"], points=2 if match["kind"] == "box" else 4)
+        if complete and corners is not None:
+            boxes.append(Box(label, *corners))
+    return boxes
+
+
+def _corners(place: str, points: int) -> tuple[int, int, int, int] | None:
+    """The box around ``(x,y),(x,y)..``; None unless there are exactly that many points."""
+    # float, not int: it takes numbers of any length
+    values = [round(min(max(float(number), 0.0), _SCALE)) for number in _NUMBER.findall(place)]
+    if len(values) != 2 * points or not _PLACE.fullmatch(place):
+        return None
+    xs, ys = values[0::2], values[1::2]
+    return min(xs), min(ys), max(xs), max(ys)
+
+
+def strip(text: str) -> str:
+    """The answer as plain text: the contents of ``<ref>`` stay, boxes and quads go, and so do tags left alone."""
+    return _REMOVED.sub("", text)
+
+
+def draw(
+    image: Image.Image, boxes: Iterable[Box], line_width: int | None = None, font_size: int | None = None
+) -> Image.Image:
+    """A copy of the picture (RGB, same size) with the boxes and their labels drawn into it.
+
+    Boxes of one label share a colour. Labels stand on dark ground at the upper left corner of their box, moved so that
+    they are wholly inside the picture and, where there is room, off each other; too long ones are cut with an ellipsis.
+    ``line_width`` and ``font_size`` are in pixels, by default in proportion to the picture.
+    """
+    result = image.convert("RGB")
+    if result is image:
+        result = image.copy()
+    boxes = list(boxes)
+    side = math.sqrt(result.width * result.height)
+    line_width = line_width if line_width is not None else max(2, round(side / 160))
+    font_size = font_size if font_size is not None else max(12, round(side / 30))
+    colours = _colours(boxes)
+    canvas = ImageDraw.Draw(result, "RGBA")
+    for box in boxes:
+        _draw_outline(canvas, _inside(box, result.size), colours[box.label], line_width)
+    # labels last: no outline runs through them
+    placed: list[tuple[int, int, int, int]] = []
+    for box in boxes:
+        if box.label:
+            corners = _inside(box, result.size)
+            _draw_label(canvas, box.label, corners, colours[box.label], font_size, result.size, placed)
+    return result
+
+
+def _colours(boxes: Sequence[Box]) -> dict[str | None, tuple[int, int, int]]:
+    labels = dict.fromkeys(box.label for box in boxes)
+    return {label: PALETTE[index % len(PALETTE)] for index, label in enumerate(labels)}
+
+
+def _inside(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Pixel corners within the picture, also of boxes made by hand with swapped or too large coordinates."""
+    x1, x2 = sorted(min(max(x, 0), _SCALE) for x in (box.x1, box.x2))
+    y1, y2 = sorted(min(max(y, 0), _SCALE) for y in (box.y1, box.y2))
+    x1, y1, x2, y2 = Box(None, x1, y1, x2, y2).pixels(*size)
+    right, bottom = size[0] - 1, size[1] - 1
+    return min(x1, right), min(y1, bottom), min(x2, right), min(y2, bottom)
+
+
+def _draw_outline(
+    canvas: ImageDraw.ImageDraw, corners: tuple[int, int, int, int], colour: tuple[int, int, int], width: int
+) -> None:
+    x1, y1, x2, y2 = corners
+    # a dark rim outside keeps the line visible on a ground of its own colour
+    canvas.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline=(0, 0, 0, 160), width=1)
+    width = max(1, min(width, (min(x2 - x1, y2 - y1) + 1) // 2))
+    canvas.rectangle(corners, outline=colour, width=width)
+
+
+def _draw_label(
+    canvas: ImageDraw.ImageDraw,
+    label: str,
+    corners: tuple[int, int, int, int],
+    colour: tuple[int, int, int],
+    font_size: int,
+    size: tuple[int, int],
+    placed: list[tuple[int, int, int, int]],
+) -> None:
+    padding = max(1, font_size // 6)
+    text = "".join(c for c in " ".join(label.split())[:200] if c.isprintable())
+    fitted = _fit(text, font_size, size[0] - 2 * padding, size[1] - 2 * padding)
+    if fitted is None:
+        return
+    text, font = fitted
+    top, bottom = _line_extent(font)
+    width, height = math.ceil(font.getlength(text)) + 2 * padding, bottom - top + 2 * padding
+    x1, y1, _, y2 = corners
+    x = min(x1, size[0] - width)
+    spots = [(x, y) for y in (y1 - height, y1, y2 - height, y2) if 0 <= y <= size[1] - height]
+    spots = spots or [(x, min(max(y1, 0), size[1] - height))]
+    free = (spot for spot in spots if not any(_overlap((*spot, spot[0] + width, spot[1] + height), p) for p in placed))
+    x, y = next(free, spots[0])
+    placed.append((x, y, x + width, y + height))
+    canvas.rectangle((x, y, x + width - 1, y + height - 1), fill=(0, 0, 0, 205))
+    canvas.text((x + padding, y + padding - top), text, font=font, fill=colour)
+
+
+def _overlap(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def _fit(text: str, font_size: int, width: int, height: int) -> tuple[str, ImageFont.FreeTypeFont] | None:
+    """The text and a font in which it fits: smaller first, then shortened; None where not one letter fits."""
+    sizes = [size for size in (font_size, round(font_size * 0.8), round(font_size * 0.65), 10, 8) if size <= font_size]
+    fonts = [font for font in map(_font, sizes) if _line_extent(font)[1] - _line_extent(font)[0] <= height]
+    if not text or not fonts:
+        return None
+    # below about two thirds of the usual size, a shortened label is easier to read than a smaller one
+    fonts = fonts[:3]
+    for font in fonts:
+        if font.getlength(text) <= width:
+            return text, font
+    for length in range(len(text) - 1, 0, -1):
+        shortened = text[:length].rstrip() + "…"
+        if fonts[-1].getlength(shortened) <= width:
+            return shortened, fonts[-1]
+    return None
+
+
+def _line_extent(font: ImageFont.FreeTypeFont) -> tuple[int, int]:
+    """Top and bottom of a line below the text origin: the same for all labels of a size, whatever letters they hold."""
+    _, top, _, bottom = font.getbbox("Åg公", anchor="la")
+    return top, bottom
+
+
+@functools.lru_cache(maxsize=32)
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    # the basic layout engine is in every build of Pillow, so pictures come out the same everywhere
+    return ImageFont.truetype(str(FONT_FILE), size, layout_engine=ImageFont.Layout.BASIC)
