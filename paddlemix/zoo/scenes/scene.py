@@ -19,6 +19,7 @@ from . import backgrounds
 from .glyphs import Glyph, load_glyph, load_word
 from .lexicon import COLOURS, KIND_INDEX, KINDS, STYLES, WORDS_EN, WORDS_ZH
 
+MIN_SIZE = 32
 MAX_OBJECTS = 5
 SIDE_RANGE = (0.12, 0.40)  # longest side of an object's box, as a part of the picture's side
 MAX_TILT = math.radians(20)
@@ -93,7 +94,7 @@ def generate_scene(
 
     Args:
         seed: non-negative; the same seed and arguments always give the same scene.
-        size: side of the picture in pixels.
+        size: side of the picture in pixels, at least 32.
         num_objects: 1 to 5; drawn uniformly if None.
         style: one of ``lexicon.STYLES`` for all objects; a mixture if None.
         kinds: English names that must be among the objects (the rest is drawn at random).
@@ -102,7 +103,7 @@ def generate_scene(
     Raises:
         ConfigurationError: an argument is out of range or unknown.
     """
-    _check(num_objects, style, kinds or ())
+    _check(size, num_objects, style, kinds or ())
     rng = np.random.default_rng(seed)
     count = int(rng.integers(1, MAX_OBJECTS + 1))
     if num_objects is not None:
@@ -124,7 +125,9 @@ def generate_scene(
     return Scene(seed, backgrounds.finish(canvas, texture), tuple(objects), placed_sign)
 
 
-def _check(num_objects: int | None, style: str | None, kinds: Sequence[str]) -> None:
+def _check(size: int, num_objects: int | None, style: str | None, kinds: Sequence[str]) -> None:
+    if size < MIN_SIZE:
+        raise ConfigurationError(f"size is {size}; a scene needs at least {MIN_SIZE} pixels a side")
     if num_objects is not None and not 1 <= num_objects <= MAX_OBJECTS:
         raise ConfigurationError(f"num_objects is {num_objects}; a scene has 1 to {MAX_OBJECTS} objects")
     if len(kinds) > MAX_OBJECTS:
