@@ -52,10 +52,13 @@ def build_atlas(style: str, draw: Callable[[str], Image.Image], cell: int) -> No
     places: dict[str, list[int]] = {}
     for index, kind in enumerate(KINDS):
         glyph = draw(kind.emoji)
-        extent = glyph.getchannel("A").point(lambda a: 255 if a >= 16 else 0).getbbox()
+        # What is more transparent than opaque (steam, shadows) has no say in the extent of a drawing.
+        extent = glyph.getchannel("A").point(lambda a: 255 if a >= 128 else 0).getbbox()
         if extent is None:
             raise SystemExit(f"style {style!r} has no drawing of {kind.en!r} ({kind.emoji})")
-        glyph = glyph.crop(extent)
+        left, top, right, bottom = extent
+        soft_edge = (max(0, left - 1), max(0, top - 1), min(glyph.width, right + 1), min(glyph.height, bottom + 1))
+        glyph = glyph.crop(soft_edge)
         if max(glyph.size) > cell:
             scale = cell / max(glyph.size)
             glyph = glyph.resize((round(glyph.width * scale), round(glyph.height * scale)), Image.LANCZOS)

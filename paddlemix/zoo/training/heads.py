@@ -1,0 +1,114 @@
+"""The model in training: with heads on its patches and queries that teach the vision part what and where things are.
+
+Through the decoder alone, the vision part learns slowly: it hears of an object only after the decoder has found out which
+of the feature vectors a question is about. The heads tell each patch and each query directly. They are dropped afterwards.
+
+The class head has no weights of its own: a query's feature vector is compared with the decoder's word embeddings of the
+objects' names. A name in a question then already resembles the vector of the object it means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import paddle
+import paddle.nn as nn
+import paddle.nn.functional as F
+
+from ...models.qwen_vl.modeling import QWenLMHeadModel
+from ..scenes.lexicon import COLOURS, KINDS, WORDS
+
+COORDINATE_DIGITS = 8  # hundreds and tens of four coordinates
+
+
+class TrainingModel(nn.Layer):
+    """The model and its training heads; ``forward`` returns the loss.
+
+    Args:
+        model: the model to train.
+        name_ids: for every kind, the ids of its names (one token each, the same number for every kind).
+        head_weight: what the heads' losses count beside the language-model loss.
+    """
+
+    def __init__(self, model: QWenLMHeadModel, name_ids: Sequence[Sequence[int]], head_weight: float) -> None:
+        super().__init__()
+        self.model = model
+        self.head_weight = head_weight
+        width, hidden = model.config.visual.width, model.config.hidden_size
+        self.name_ids = [list(ids) for ids in zip(*name_ids)]
+        self.name_scale = self.create_parameter([1], default_initializer=nn.initializer.Constant(1.6 * hidden**-0.5))
+        self.patch_head = nn.Linear(width, len(KINDS) + 1)
+        self.object_head = nn.Linear(hidden, 1)
+        self.box_head = nn.Linear(hidden, 4)
+        self.digit_head = nn.Linear(hidden, COORDINATE_DIGITS * 10)
+        self.colour_head = nn.Linear(hidden, len(COLOURS) + 1)
+        self.word_head = nn.Linear(hidden, len(WORDS) + 1)
+        self.parts: dict[str, paddle.Tensor] = {}
+
+    def forward(
+        self,
+        images: paddle.Tensor,
+        kinds: paddle.Tensor,
+        boxes: paddle.Tensor,
+        digits: paddle.Tensor,
+        colours: paddle.Tensor,
+        words: paddle.Tensor,
+        patches: paddle.Tensor,
+        input_ids: paddle.Tensor | None = None,
+        position_ids: paddle.Tensor | None = None,
+        attention_mask: paddle.Tensor | None = None,
+        sources: paddle.Tensor | None = None,
+        labels: paddle.Tensor | None = None,
+        label_weights: paddle.Tensor | None = None,
+    ) -> dict[str, paddle.Tensor]:
+        """Shapes as in :class:`~paddlemix.zoo.training.dataset.HeadTargets` and ``SceneCollator``, a batch of them."""
+        visual = self.model.visual
+        patch_states = visual.transformer(visual.ln_pre(visual.embed_patches(images)))
+        features = visual.ln_post(visual.attn_pool(patch_states)) @ visual.proj
+        parts = self.head_losses(patch_states, features, kinds, boxes, digits, colours, words, patches)
+        loss = sum(parts.values()) * self.head_weight
+        if input_ids is not None:
+            embeddings = self.model.transformer.embed(input_ids, image_features=features)
+            hidden, _ = self.model.transformer(embeddings, attention_mask, position_ids)
+            predicting = paddle.gather(hidden.reshape([-1, hidden.shape[-1]]), sources)
+            token_losses = F.cross_entropy(self.model.lm_head(predicting), labels, reduction="none").reshape([-1])
+            parts["text"] = (token_losses * label_weights).sum() / label_weights.sum()
+            loss = loss + parts["text"]
+        self.parts = {name: value.detach() for name, value in parts.items()}
+        return {"loss": loss}
+
+    def head_losses(
+        self,
+        patch_states: paddle.Tensor,
+        features: paddle.Tensor,
+        kinds: paddle.Tensor,
+        boxes: paddle.Tensor,
+        digits: paddle.Tensor,
+        colours: paddle.Tensor,
+        words: paddle.Tensor,
+        patches: paddle.Tensor,
+    ) -> dict[str, paddle.Tensor]:
+        """The heads' losses by name, each a mean over what it speaks of."""
+        occupied = kinds >= 0
+        losses = {
+            "patch": F.cross_entropy(self.patch_head(patch_states), patches.unsqueeze(-1)),
+            "object": F.binary_cross_entropy_with_logits(
+                self.object_head(features).squeeze(-1), occupied.astype("float32"), pos_weight=paddle.to_tensor(4.0)
+            ),
+            "word": F.cross_entropy(self.word_head(features), (words + 1).unsqueeze(-1)) * 4.0,
+        }
+        index = paddle.nonzero(occupied.flatten()).flatten()
+        found = paddle.gather(features.reshape([-1, features.shape[-1]]), index)
+        found_kinds = paddle.gather(kinds.flatten(), index)
+        scaled = found * self.name_scale
+        losses["kind"] = sum(
+            F.cross_entropy(scaled @ self.model.transformer.wte(paddle.to_tensor(ids)).T, found_kinds)
+            for ids in self.name_ids
+        ) / len(self.name_ids)
+        found_boxes = paddle.gather(boxes.reshape([-1, 4]), index)
+        losses["box"] = F.l1_loss(F.sigmoid(self.box_head(found)), found_boxes) * 5.0
+        found_digits = paddle.gather(digits.reshape([-1, COORDINATE_DIGITS]), index)
+        digit_logits = self.digit_head(found).reshape([-1, COORDINATE_DIGITS, 10])
+        losses["digit"] = F.cross_entropy(digit_logits, found_digits.unsqueeze(-1))
+        losses["colour"] = F.cross_entropy(self.colour_head(found), paddle.gather(colours.flatten(), index)) * 0.5
+        return losses
