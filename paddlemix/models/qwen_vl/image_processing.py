@@ -1,0 +1,126 @@
+"""Pictures to model input, exactly as the original prepares them, and keys of pictures for caches."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from paddlemix.errors import ConfigurationError
+from paddlemix.media import ImagePolicy, load_image
+from paddlemix.media.loading import ImageSource
+
+CONFIG_FILE_NAME = "preprocessor_config.json"
+
+# per channel (red, green, blue) of values 0..1: the statistics of CLIP's training pictures
+_MEAN = np.array((0.48145466, 0.4578275, 0.40821073), dtype=np.float32)
+_STD = np.array((0.26862954, 0.26130258, 0.27577711), dtype=np.float32)
+# part of cache keys: change it when the same picture would give other pixels than before
+_PREPROCESSING = "qwen_vl bicubic clip 1"
+
+
+class QwenVLImageProcessor:
+    """Pictures to the vision model's input: RGB, squeezed to a square by Pillow's bicubic filter, normalised as CLIP."""
+
+    def __init__(
+        self,
+        image_size: int = 448,
+        exif_transpose: bool = False,
+        background: Sequence[int] | None = None,
+    ) -> None:
+        """
+        image_size: side of the square in pixels.
+        exif_transpose: turn pictures upright by their EXIF tag. The original ignores it, and so does the default.
+        background: (red, green, blue), 0..255, that transparent pictures are laid upon. None drops the alpha channel,
+            as the original does: transparent parts then show whatever colour is stored beneath.
+        Raises ConfigurationError.
+        """
+        if not isinstance(image_size, int) or isinstance(image_size, bool) or image_size < 1:
+            raise ConfigurationError(f"image_size: got {image_size!r}, expected a positive integer")
+        if not isinstance(exif_transpose, bool):
+            raise ConfigurationError(f"exif_transpose: got {exif_transpose!r}, expected true or false")
+        if background is not None:
+            background = _colour(background)
+        self.image_size = image_size
+        self.exif_transpose = exif_transpose
+        self.background = background
+
+    def __call__(self, images: ImageSource | Sequence[ImageSource], policy: ImagePolicy | None = None) -> np.ndarray:
+        """float32 [n, 3, image_size, image_size] of one picture (n = 1) or of a list of pictures.
+
+        images: whatever :func:`paddlemix.media.load_image` takes, under ``policy``. Raises ImageError.
+        """
+        if not isinstance(images, (list, tuple)):
+            images = [images]
+        size = self.image_size
+        pixels = np.empty((len(images), 3, size, size), dtype=np.float32)
+        for index, source in enumerate(images):
+            pixels[index] = self._normalize(self.resize(load_image(source, policy)))
+        return pixels
+
+    def to_rgb(self, image: Image.Image) -> Image.Image:
+        """The picture in mode RGB at its own size, turned upright and laid on the background where so configured."""
+        if self.exif_transpose:
+            image = ImageOps.exif_transpose(image)
+        if self.background is not None and (
+            image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
+        ):
+            image = image.convert("RGBA")
+            ground = Image.new("RGBA", image.size, (*self.background, 255))
+            image = Image.alpha_composite(ground, image)
+        elif image.mode == "P" and "transparency" in image.info:
+            # without this Pillow warns that the transparency is lost, which is what is wanted here
+            image = image.copy()
+            del image.info["transparency"]
+        return image.convert("RGB")
+
+    def resize(self, image: Image.Image) -> Image.Image:
+        """RGB, image_size x image_size: the picture as the model sees it, before normalisation."""
+        return self.to_rgb(image).resize((self.image_size, self.image_size), Image.Resampling.BICUBIC)
+
+    @staticmethod
+    def _normalize(image: Image.Image) -> np.ndarray:
+        pixels = np.asarray(image, dtype=np.float32) / np.float32(255)
+        return ((pixels - _MEAN) / _STD).transpose(2, 0, 1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings, as written to ``preprocessor_config.json``."""
+        return {
+            "image_processor_type": type(self).__name__,
+            "image_size": self.image_size,
+            "exif_transpose": self.exif_transpose,
+            "background": None if self.background is None else list(self.background),
+        }
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> QwenVLImageProcessor:
+        """The image processor of :meth:`to_dict`'s settings. Raises ConfigurationError for unknown ones."""
+        fields = {
+            name: value for name, value in settings.items() if name not in ("image_processor_type", "processor_class")
+        }
+        unknown = sorted(set(fields) - {"image_size", "exif_transpose", "background"})
+        if unknown:
+            raise ConfigurationError(f"{CONFIG_FILE_NAME}: unknown field(s) {', '.join(unknown)}; remove them")
+        return cls(**fields)
+
+
+def image_key(image: Image.Image, image_processor: QwenVLImageProcessor) -> str:
+    """A key for caches of what the model computes from a picture: sha256 over all that the model sees of it.
+
+    Mode, size and pixels are those after conversion and resizing, so pictures share a key exactly if their model input
+    is the same, whatever file they come from.
+    """
+    seen = image_processor.resize(image)
+    digest = hashlib.sha256(f"{_PREPROCESSING} {seen.mode} {seen.width}x{seen.height} ".encode())
+    digest.update(seen.tobytes())
+    return digest.hexdigest()
+
+
+def _colour(value: Any) -> tuple[int, int, int]:
+    channels = tuple(value) if isinstance(value, (list, tuple)) else ()
+    if len(channels) != 3 or not all(type(c) is int and 0 <= c <= 255 for c in channels):
+        raise ConfigurationError(f"background: got {value!r}, expected three integers 0..255 (red, green, blue)")
+    return channels
