@@ -14,14 +14,15 @@ from typing import Any
 
 from paddlemix.errors import ConfigurationError, PromptError
 
-from . import vocabulary as v
+from . import special_tokens as s
 from .image_blocks import ImageBlock, ImageBlockReader, Piece, cut_outside_blocks, split_blocks
 from .list_format import normalize_text
+from .vocabulary import load_vocabulary
 
 DEFAULT_IMAGE_SLOTS = 256
 
-_SPECIAL = re.compile("|".join(map(re.escape, v.SPECIAL_TOKENS)))
-_ALL_SPECIAL = frozenset(v.SPECIAL_TOKENS)
+_SPECIAL = re.compile("|".join(map(re.escape, s.SPECIAL_TOKENS)))
+_ALL_SPECIAL = frozenset(s.SPECIAL_TOKENS)
 # The regular expression engine of tiktoken gives up (by aborting the call) on runs of about a million spaces.
 _LONG_WHITESPACE = re.compile(r"\s{50000}")
 _ERROR_POLICIES = ("strict", "replace", "ignore")
@@ -30,12 +31,12 @@ _ERROR_POLICIES = ("strict", "replace", "ignore")
 class QWenVLCodec:
     """One text to ids and back, and the ids of the special tokens."""
 
-    image_start_tag, image_end_tag, image_pad_tag = v.IMG_START, v.IMG_END, v.IMG_PAD
-    ref_start_tag, ref_end_tag = v.REF_START, v.REF_END
-    box_start_tag, box_end_tag = v.BOX_START, v.BOX_END
-    quad_start_tag, quad_end_tag = v.QUAD_START, v.QUAD_END
-    IMAGE_ST = v.IMAGE_TAGS
-    GROUNDING_ST = v.GROUNDING_TAGS
+    image_start_tag, image_end_tag, image_pad_tag = s.IMG_START, s.IMG_END, s.IMG_PAD
+    ref_start_tag, ref_end_tag = s.REF_START, s.REF_END
+    box_start_tag, box_end_tag = s.BOX_START, s.BOX_END
+    quad_start_tag, quad_end_tag = s.QUAD_START, s.QUAD_END
+    IMAGE_ST = s.IMAGE_TAGS
+    GROUNDING_ST = s.GROUNDING_TAGS
 
     def __init__(self, vocab_file: str | os.PathLike[str], image_slots: int, errors: str) -> None:
         check_positive("image_slots", image_slots)
@@ -44,16 +45,16 @@ class QWenVLCodec:
         self.vocab_file = str(vocab_file)
         self.image_slots = image_slots
         self.errors = errors
-        self._vocabulary = v.load_vocabulary(self.vocab_file)
-        ids = {token: len(self.mergeable_ranks) + i for i, token in enumerate(v.SPECIAL_TOKENS)}
+        self._vocabulary = load_vocabulary(self.vocab_file)
+        ids = {token: len(self.mergeable_ranks) + i for i, token in enumerate(s.SPECIAL_TOKENS)}
         self.special_tokens = ids
-        self.eod_id = ids[v.ENDOFTEXT]
-        self.im_start_id, self.im_end_id = ids[v.IM_START], ids[v.IM_END]
-        self.ref_start_id, self.ref_end_id = ids[v.REF_START], ids[v.REF_END]
-        self.box_start_id, self.box_end_id = ids[v.BOX_START], ids[v.BOX_END]
-        self.quad_start_id, self.quad_end_id = ids[v.QUAD_START], ids[v.QUAD_END]
-        self.img_start_id, self.img_end_id, self.img_pad_id = ids[v.IMG_START], ids[v.IMG_END], ids[v.IMG_PAD]
-        self.grounding_ids = frozenset(ids[tag] for tag in v.GROUNDING_TAGS)
+        self.eod_id = ids[s.ENDOFTEXT]
+        self.im_start_id, self.im_end_id = ids[s.IM_START], ids[s.IM_END]
+        self.ref_start_id, self.ref_end_id = ids[s.REF_START], ids[s.REF_END]
+        self.box_start_id, self.box_end_id = ids[s.BOX_START], ids[s.BOX_END]
+        self.quad_start_id, self.quad_end_id = ids[s.QUAD_START], ids[s.QUAD_END]
+        self.img_start_id, self.img_end_id, self.img_pad_id = ids[s.IMG_START], ids[s.IMG_END], ids[s.IMG_PAD]
+        self.grounding_ids = frozenset(ids[tag] for tag in s.GROUNDING_TAGS)
 
     def __getstate__(self) -> dict[str, Any]:
         # worker processes read the rank file again rather than getting 151643 ranks through a pipe
@@ -61,7 +62,7 @@ class QWenVLCodec:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._vocabulary = v.load_vocabulary(self.vocab_file)
+        self._vocabulary = load_vocabulary(self.vocab_file)
 
     # ------------------------------------------------------------------ the vocabulary
 
@@ -138,10 +139,10 @@ class QWenVLCodec:
             if match.start() < done:
                 continue  # the end tag of a picture that is already encoded
             tag = match.group()
-            if tag == v.IMG_START and (following is None or following.group() != v.IMG_END):
+            if tag == s.IMG_START and (following is None or following.group() != s.IMG_END):
                 continue  # not closed: text
             ids += self._encode_ordinary(text[done : match.start()])
-            if tag == v.IMG_START:
+            if tag == s.IMG_START:
                 ids += self.image_block(text[match.end() : following.start()])
                 done = following.end()
             else:
@@ -226,7 +227,7 @@ class QWenVLCodec:
     def piece_bytes(self, piece: Piece, skip_special_tokens: bool = False, keep_image_special: bool = False) -> bytes:
         """The bytes of one id or picture block under a policy for special tokens (see :meth:`decode`)."""
         if isinstance(piece, ImageBlock):
-            text = piece.path if skip_special_tokens else f"{v.IMG_START}{piece.path}{v.IMG_END}"
+            text = piece.path if skip_special_tokens else f"{s.IMG_START}{piece.path}{s.IMG_END}"
             return text.encode("utf-8")
         if skip_special_tokens and piece >= self.eod_id and not (keep_image_special and piece in self.grounding_ids):
             return b""

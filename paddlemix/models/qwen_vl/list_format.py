@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from paddlemix.errors import PromptError
 
-from .vocabulary import (
+from .special_tokens import (
     BOX_END,
     BOX_START,
     ENDOFTEXT,

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from paddlemix.errors import CheckpointError, ConfigurationError
 
 from . import list_format
-from . import vocabulary as v
 from .batching import TokenizedBatch, pad_rows
 from .codec import DEFAULT_IMAGE_SLOTS, QWenVLCodec, check_positive
+from .special_tokens import ENDOFTEXT
+from .vocabulary import VOCAB_FILE_NAME, rank_file_bytes
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -36,7 +37,7 @@ class QWenVLTokenizer(QWenVLCodec):
     special tokens are read out of text, as in the original; pass ``allowed_special=()`` for text that is not trusted.
     """
 
-    vocab_files_names = {"vocab_file": v.VOCAB_FILE_NAME}
+    vocab_files_names = {"vocab_file": VOCAB_FILE_NAME}
     model_input_names = ("input_ids", "attention_mask")
 
     def __init__(
@@ -62,7 +63,7 @@ class QWenVLTokenizer(QWenVLCodec):
             raise ConfigurationError(f"padding_side: got {padding_side!r}, expected 'left' or 'right'")
         self.model_max_length = model_max_length
         self.padding_side = padding_side
-        self.eos_token = self.pad_token = v.ENDOFTEXT
+        self.eos_token = self.pad_token = ENDOFTEXT
         self.eos_token_id = self.pad_token_id = self.eod_id
         self._published_config: dict[str, Any] = {}
 
@@ -82,7 +83,7 @@ class QWenVLTokenizer(QWenVLCodec):
             directory = Path(hub.resolve(name_or_dir))
         config = _read_config(directory / CONFIG_FILE_NAME)
         ours = {name: config.pop(name) for name in _CONFIG_FIELDS if name in config}
-        tokenizer = cls(directory / v.VOCAB_FILE_NAME, **{**ours, **overrides})
+        tokenizer = cls(directory / VOCAB_FILE_NAME, **{**ours, **overrides})
         tokenizer._published_config = config
         return tokenizer
 
@@ -98,8 +99,8 @@ class QWenVLTokenizer(QWenVLCodec):
 
     def save_vocabulary(self, directory: str | os.PathLike[str]) -> tuple[str]:
         """Write the rank file alone, byte for byte as published; its path."""
-        path = Path(directory) / v.VOCAB_FILE_NAME
-        data = v.rank_file_bytes(self.mergeable_ranks)
+        path = Path(directory) / VOCAB_FILE_NAME
+        data = rank_file_bytes(self.mergeable_ranks)
         if not path.is_file() or path.read_bytes() != data:
             path.write_bytes(data)
         return (str(path),)
