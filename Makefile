@@ -11,19 +11,21 @@ RUN_DEPS := $(VENV)/.installed-run
 DEV_DEPS := $(VENV)/.installed-dev
 PINS     := setup.py constraints.txt
 
-PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# The pinned set exists for Python 3.11 and newer; an older interpreter gets what the bounds of setup.py resolve to.
+CONSTRAINTS  = $(shell $(BIN)/python -c 'import sys; print("-c constraints.txt" if sys.version_info >= (3, 11) else "")')
+PIP_INSTALL  = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS)
 
 # Only values given on the command line count (a shell may well export PROMPT), and they reach the program unexpanded.
 ifeq ($(origin IMAGE),command line)
-override IMAGE := $(value IMAGE)
+override export IMAGE := $(value IMAGE)
 PREDICT_ARGS += --input_image "$$IMAGE"
 endif
 ifeq ($(origin PROMPT),command line)
-override PROMPT := $(value PROMPT)
+override export PROMPT := $(value PROMPT)
 PREDICT_ARGS += --prompt "$$PROMPT"
 endif
 ifeq ($(origin MODEL),command line)
-override MODEL := $(value MODEL)
+override export MODEL := $(value MODEL)
 PREDICT_ARGS += --model_name_or_path "$$MODEL"
 endif
 
@@ -68,7 +70,7 @@ wheel-check: wheel
 	@set -eu; elsewhere=$$(mktemp -d); trap 'rm -rf "$$elsewhere"' EXIT; \
 	"$(BIN)/python" -m venv "$$elsewhere/venv"; \
 	echo "Installing the wheel into $$elsewhere/venv"; \
-	"$$elsewhere/venv/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt "$$(ls dist/*.whl)[cpu]"; \
+	"$$elsewhere/venv/bin/python" -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) "$$(ls dist/*.whl)[cpu]"; \
 	cp examples/qwen_vl/run_predict.py "$$elsewhere/"; \
 	cd "$$elsewhere"; \
 	venv/bin/python -c 'import paddlemix, sys; sys.exit(not paddlemix.__file__.startswith(sys.prefix))'; \
