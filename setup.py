@@ -23,7 +23,6 @@ INSTALL_REQUIRES = [
     "pillow>=10.1",
     "safetensors>=0.6",
     "tiktoken>=0.7",
-    "tqdm",
 ]
 
 EXTRAS_REQUIRE = {

@@ -17,7 +17,7 @@ import time
 import traceback
 from pathlib import Path
 
-NEEDED = ["paddlenlp", "numpy", "pillow", "safetensors", "tiktoken", "aistudio-sdk", "datasets", "pyarrow", "tqdm"]
+NEEDED = ["paddlenlp", "numpy", "pillow", "safetensors", "tiktoken", "aistudio-sdk", "datasets", "pyarrow"]
 PADDLES = ["paddlepaddle", "paddlepaddle-gpu"]
 GIB = 1024**3
 

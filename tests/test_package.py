@@ -36,11 +36,15 @@ def loaded_heavy_modules(statement: str) -> list[str]:
         "import paddlemix",
         "import paddlemix; paddlemix.__version__; dir(paddlemix)",
         "import paddlemix.errors, paddlemix.dependencies",
-        "import paddlemix.models.qwen_vl, paddlemix.checkpoint, paddlemix.media, paddlemix.chat",
     ],
 )
 def test_importing_the_package_loads_nothing_heavy(statement):
     assert loaded_heavy_modules(statement) == []
+
+
+@pytest.mark.parametrize("name", ["appflow", "chat", "checkpoint", "finetune", "media", "models.qwen_vl", "zoo"])
+def test_importing_a_subpackage_does_not_load_paddle(name):
+    assert not {"paddle", "paddlenlp"} & set(loaded_heavy_modules(f"import paddlemix.{name}"))
 
 
 @pytest.mark.parametrize("name", sorted(set(paddlemix.__all__) - {"__version__"}))
