@@ -43,5 +43,9 @@ class NotEnoughMemoryError(PaddleMixError, MemoryError):
     """The weights do not fit into the memory of this machine; the message has the numbers."""
 
 
+class NumericalError(PaddleMixError, ArithmeticError):
+    """A computation gave NaN: damaged weights or inputs, or a dtype too narrow for them."""
+
+
 class MissingDependencyError(PaddleMixError, ImportError):
     """An optional package is not installed; the message says what to install."""

@@ -1,5 +1,353 @@
-"""Text generation: sampling, stopping, streaming, and the chat calls of the original."""
+"""Text generation: feeding the prompt, choosing tokens one step at a time, and the calls a user makes on the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import paddle
+from paddlenlp.generation import LogitsProcessorList
+from paddlenlp.generation.logits_process import MinLengthLogitsProcessor, RepetitionPenaltyLogitsProcessor
+
+from ...errors import ConfigurationError, NumericalError, PromptError
+from .generation_inputs import IdsLike, id_array, left_padding, load_images_of_ids, spans_from
+from .generation_options import GenerationOptions, resolve_options
+from .kv_cache import GROWTH, KVCache, ntk_alpha
+from .sampling import greedy, row_generators, sample, token_log_probs
+from .stopping import StopChecker
+
+if TYPE_CHECKING:
+    from paddlenlp.generation import GenerationConfig
+    from paddlenlp.generation.streamers import BaseStreamer
+
+    from ...media import ImagePolicy
+    from .modeling import QWenLMHeadModel
+    from .processing import QwenVLProcessor
+    from .tokenization import QWenVLTokenizer
+
+
+@dataclass(frozen=True)
+class GenerationStep:
+    """One new token of each row.
+
+    Attributes:
+        tokens: int64 ``[rows]``; the padding id in rows that were finished before.
+        log_probs: float64 ``[rows]``, of the tokens before temperature, top-k and top-p; 0 in rows finished before.
+        finished: bool ``[rows]``, with this step's stops.
+    """
+
+    tokens: np.ndarray
+    log_probs: np.ndarray
+    finished: np.ndarray
 
 
 class QWenVLGenerationMixin:
-    """Mixed into :class:`QWenLMHeadModel`."""
+    """``generate``, ``chat`` and ``chat_stream``, mixed into :class:`QWenLMHeadModel`."""
+
+    @paddle.no_grad()
+    def generate(
+        self,
+        input_ids: IdsLike,
+        generation_config: GenerationConfig | None = None,
+        *,
+        images: paddle.Tensor | None = None,
+        image_features: paddle.Tensor | None = None,
+        attention_mask: IdsLike | None = None,
+        past_key_values: KVCache | None = None,
+        tokenizer: QWenVLTokenizer | None = None,
+        streamer: BaseStreamer | None = None,
+        logits_processor: LogitsProcessorList | Iterable | None = None,
+        image_policy: ImagePolicy | None = None,
+        **options: Any,
+    ) -> tuple[paddle.Tensor, paddle.Tensor]:
+        """Continue each prompt.
+
+        Args:
+            input_ids: int ``[batch, length]``, shorter prompts padded on the left.
+            generation_config: instead of the model's own (``generation_config.json``).
+            images: float32 ``[n, 3, side, side]`` for the ``<img>`` spans, in order of appearance over the rows.
+                Where neither these nor ``image_features`` are given, the pictures are read from the paths or
+                addresses that the spans hold.
+            image_features: ``[n, n_queries, hidden]``, encoded pictures instead of ``images``.
+            attention_mask: int ``[batch, length]``, zeros for padding; may be left out where no row is padded, or
+                where the padding id cannot begin a prompt.
+            past_key_values: a cache that holds a prefix of these prompts already; it is extended in place.
+            tokenizer: needed for ``stop_strings``; ids that it does not know are then never chosen.
+            streamer: gets the new ids of each step, int64 ``[batch, 1]``, through ``put`` and a last call of ``end``;
+                PaddleNLP's ``TextStreamer`` and ``TextIteratorStreamer`` are such.
+            logits_processor: PaddleNLP's ``LogitsProcessor`` objects, called with all ids so far (padding replaced
+                by the row's first id) and the logits, before the built-in ones.
+            image_policy: what paths and addresses in the prompt may be read; ``ImagePolicy.scripts()`` by default.
+            **options: the fields of :class:`GenerationOptions`.
+
+        Returns:
+            The new ids only, int64 ``[batch * num_return_sequences, new_length]``, with the stop token, padded
+            behind it; and the mean log probability of each row's tokens, float32
+            ``[batch * num_return_sequences]``. The answers to one prompt stand next to each other.
+
+        Raises:
+            ConfigurationError: an unknown or impossible option.
+            PromptError: the prompts are malformed or leave no room in the model's window.
+            ImageError: a picture named in the prompt cannot be read.
+            NumericalError: the model gave no numbers.
+        """
+        ids = id_array(input_ids, self.config)
+        resolved = resolve_options(self.generation_config, generation_config, options)
+        past = 0 if past_key_values is None else past_key_values.length
+        if images is None and image_features is None and (ids[:, past:] == self.config.visual.image_start_id).any():
+            images = load_images_of_ids(ids, self.config.visual, image_policy)
+        steps = generation_steps(
+            self, ids, resolved, images, image_features, attention_mask, past_key_values, tokenizer, logits_processor
+        )
+        if streamer is not None and getattr(streamer, "skip_prompt", False):
+            streamer.put(paddle.to_tensor(ids, place=paddle.CPUPlace()))
+        tokens, log_probs, before, finished = [], [], [], None
+        for step in steps:
+            before.append(np.zeros_like(step.finished) if finished is None else finished)
+            finished = step.finished
+            tokens.append(step.tokens)
+            log_probs.append(step.log_probs)
+            if streamer is not None:
+                streamer.put(paddle.to_tensor(step.tokens[:, None], place=paddle.CPUPlace()))
+        if streamer is not None:
+            streamer.end()
+        counts = np.logical_not(np.stack(before)).sum(axis=0)
+        scores = np.stack(log_probs).sum(axis=0) / counts
+        return paddle.to_tensor(np.stack(tokens, axis=1)), paddle.to_tensor(scores.astype(np.float32))
+
+    def chat(
+        self,
+        processor_or_tokenizer: QwenVLProcessor | QWenVLTokenizer,
+        query: str,
+        history: list[tuple[str, str]] | None = None,
+        **arguments: Any,
+    ) -> tuple[str, list[tuple[str, str]]]:
+        """Answer a query as the original does; see :func:`paddlemix.models.qwen_vl.chat.chat` for the arguments."""
+        from .chat import chat
+
+        return chat(self, processor_or_tokenizer, query, history, **arguments)
+
+    def chat_stream(
+        self,
+        processor_or_tokenizer: QwenVLProcessor | QWenVLTokenizer,
+        query: str,
+        history: list[tuple[str, str]] | None = None,
+        **arguments: Any,
+    ) -> Iterator[str]:
+        """The answer so far, again and again as it grows; see :func:`paddlemix.models.qwen_vl.chat.chat_stream`."""
+        from .chat import chat_stream
+
+        return chat_stream(self, processor_or_tokenizer, query, history, **arguments)
+
+
+def generation_steps(
+    model: QWenLMHeadModel,
+    ids: np.ndarray,
+    options: GenerationOptions,
+    images: paddle.Tensor | None = None,
+    image_features: paddle.Tensor | None = None,
+    attention_mask: IdsLike | None = None,
+    cache: KVCache | None = None,
+    tokenizer: QWenVLTokenizer | None = None,
+    logits_processor: LogitsProcessorList | Iterable | None = None,
+) -> Iterator[GenerationStep]:
+    """Generate step by step; everything is checked and the prompt is fed before the first step.
+
+    Whoever stops asking stops the work: the last token that came out has not been fed. A given ``cache`` then holds
+    the prompt and all tokens but that one. The arguments are those of ``generate``, with the ids as int64
+    ``[batch, length]``.
+    """
+    with paddle.no_grad():
+        mask = left_padding(ids, attention_mask, options)
+        limit = _room(model, ids, options)
+        rows = ids.shape[0] * options.num_return_sequences
+        _check(model, rows, options, tokenizer)
+        own_cache = cache is None
+        if own_cache:
+            capacity = ids.shape[1] + min(limit, GROWTH)
+            cache = model.new_cache(ids.shape[0], ids.shape[1], capacity)
+        else:
+            _check_cache(cache, ids, options, model)
+        padding_mask = None if mask is None else paddle.to_tensor(mask)
+        logits = _prefill(model, ids, padding_mask, images, image_features, cache, options.prefill_chunk_size)
+        if options.num_return_sequences > 1:
+            repeated = np.repeat(np.arange(ids.shape[0]), options.num_return_sequences)
+            logits, padding_mask = _select_rows(repeated, cache, logits, padding_mask)
+            ids, mask = ids[repeated], None if mask is None else mask[repeated]
+    # Handed over to a generator only now, so that a mistake shows in the call and not at the first step.
+    return _steps(model, ids, mask, padding_mask, logits, cache, own_cache, options, limit, tokenizer, logits_processor)
+
+
+def _steps(
+    model: QWenLMHeadModel,
+    ids: np.ndarray,
+    mask: np.ndarray | None,
+    padding_mask: paddle.Tensor | None,
+    logits: paddle.Tensor,
+    cache: KVCache,
+    own_cache: bool,
+    options: GenerationOptions,
+    limit: int,
+    tokenizer: QWenVLTokenizer | None,
+    logits_processor: LogitsProcessorList | Iterable | None,
+) -> Iterator[GenerationStep]:
+    rows = ids.shape[0]
+    processors = _processors(options, ids.shape[1], logits_processor)
+    seen = paddle.to_tensor(_without_padding(ids, mask)) if processors else None
+    generators = row_generators(options.seed, rows) if options.do_sample else []
+    stops = [
+        StopChecker(options.eos_token_id, options.stop_token_sequences, options.stop_strings, tokenizer)
+        for _ in range(rows)
+    ]
+    # The published embedding has more rows than there are tokens.
+    known = model.config.vocab_size if tokenizer is None else tokenizer.vocab_size
+    finished = np.zeros(rows, dtype=bool)
+    batch = np.arange(rows)  # which row each row of the cache belongs to
+    for count in range(1, limit + 1):
+        with paddle.no_grad():
+            logits = logits.astype("float32")
+            if processors:
+                logits = processors(seen, logits)
+            if known < logits.shape[1]:
+                logits = logits[:, :known]
+            if options.do_sample:
+                uniforms = np.array([generators[row].random() for row in batch])
+                chosen = sample(logits, uniforms, options.temperature, options.top_k, options.top_p)
+            else:
+                chosen = greedy(logits)
+            # One transfer from the device in each step. Ids are exact in float64.
+            chosen_log_probs = token_log_probs(logits, chosen)
+            fetched = paddle.stack([chosen.astype("float64"), chosen_log_probs.astype("float64")]).numpy()
+        if np.isnan(fetched[1]).any():
+            raise NumericalError(
+                f"logits: not a number at new token {count}; the weights or the pictures' pixels are damaged, or the "
+                f"dtype {cache.keys[0].dtype} is too narrow for them"
+            )
+        tokens = np.full(rows, options.pad_token_id or 0, dtype=np.int64)
+        log_probs = np.zeros(rows)
+        live = np.flatnonzero(~finished[batch])
+        tokens[batch[live]] = fetched[0, live].astype(np.int64)
+        log_probs[batch[live]] = fetched[1, live]
+        finished = finished.copy()
+        for row in batch[live]:
+            finished[row] = stops[row].push(int(tokens[row]))
+        yield GenerationStep(tokens, log_probs, finished)
+        if finished.all() or count == limit:
+            return
+        with paddle.no_grad():
+            if processors:
+                seen = paddle.concat([seen, chosen.unsqueeze(1)], axis=1)
+            kept = np.flatnonzero(~finished[batch])
+            # Dropping rows copies the cache, so it waits until half of the work would be for nothing.
+            if own_cache and 2 * len(kept) <= len(batch):
+                chosen, padding_mask = _select_rows(kept, cache, chosen, padding_mask)
+                seen = None if seen is None else paddle.index_select(seen, paddle.to_tensor(kept), axis=0)
+                batch = batch[kept]
+            logits = model(
+                chosen.unsqueeze(1), attention_mask=padding_mask, past_key_values=cache, logits_to_keep=1
+            ).logits[:, -1]
+
+
+def _prefill(
+    model: QWenLMHeadModel,
+    ids: np.ndarray,
+    padding_mask: paddle.Tensor | None,
+    images: paddle.Tensor | None,
+    image_features: paddle.Tensor | None,
+    cache: KVCache,
+    chunk: int,
+) -> paddle.Tensor:
+    """Feed the part of the prompt that the cache lacks; logits ``[batch, vocab]`` of the last position."""
+    past = cache.length
+    cache.reserve(ids.shape[1])
+    wanted = spans_from(ids, past, model.config.visual)
+    images, image_features = (_pictures(given, wanted) for given in (images, image_features))
+    embeddings = model.transformer.embed(paddle.to_tensor(ids[:, past:]), images, image_features)
+    length = embeddings.shape[1]
+    step = chunk or length
+    for start in range(0, length, step):
+        part = embeddings[:, start : start + step]
+        output = model(inputs_embeds=part, attention_mask=padding_mask, past_key_values=cache, logits_to_keep=1)
+    return output.logits[:, -1]
+
+
+def _pictures(given: paddle.Tensor | None, wanted: np.ndarray) -> paddle.Tensor | None:
+    """The pictures whose spans are still to be fed; ``None`` where there are none."""
+    if given is None:
+        return None
+    if given.shape[0] != len(wanted):
+        raise PromptError(f"images: got {given.shape[0]} for {len(wanted)} <img> span(s) in input_ids")
+    if not wanted.any():
+        return None
+    given = paddle.to_tensor(given)
+    return given if wanted.all() else given[paddle.to_tensor(np.flatnonzero(wanted))]
+
+
+def _processors(options: GenerationOptions, prompt_length: int, given: Iterable | None) -> LogitsProcessorList | None:
+    if isinstance(given, LogitsProcessorList):
+        given = given._processors.values()  # a list in a list is not callable
+    processors = list(given or ())
+    if options.repetition_penalty != 1.0:
+        processors.append(RepetitionPenaltyLogitsProcessor(float(options.repetition_penalty)))
+    if options.min_new_tokens:
+        least = prompt_length + options.min_new_tokens
+        processors += [MinLengthLogitsProcessor(least, stop) for stop in options.eos_token_id]
+    return LogitsProcessorList(processors) if processors else None
+
+
+def _without_padding(ids: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+    """Padding replaced by the row's first token, so that no processor counts it as said."""
+    if mask is None:
+        return ids
+    first = ids[np.arange(len(ids)), mask.argmax(axis=1)]
+    return np.where(mask, ids, first[:, None])
+
+
+def _select_rows(
+    rows: np.ndarray, cache: KVCache, tensor: paddle.Tensor, padding_mask: paddle.Tensor | None
+) -> tuple[paddle.Tensor, paddle.Tensor | None]:
+    index = paddle.to_tensor(rows)
+    cache.select_rows(index)
+    if padding_mask is not None:
+        padding_mask = paddle.index_select(padding_mask, index, axis=0)
+    return paddle.index_select(tensor, index, axis=0), padding_mask
+
+
+def _room(model: QWenLMHeadModel, ids: np.ndarray, options: GenerationOptions) -> int:
+    """New tokens that fit behind the prompt, up to ``max_new_tokens``."""
+    window = model.config.max_position_embeddings
+    if ids.shape[1] >= window:
+        raise PromptError(
+            f"input_ids: {ids.shape[1]} tokens leave no room in the model's window of {window}; shorten the prompt or "
+            "send fewer pictures"
+        )
+    return min(options.max_new_tokens, window - ids.shape[1])
+
+
+def _check(model: QWenLMHeadModel, rows: int, options: GenerationOptions, tokenizer: QWenVLTokenizer | None) -> None:
+    if model.training:
+        raise ConfigurationError("generate: the model is in training mode; call model.eval() first")
+    if options.stop_strings and tokenizer is None:
+        raise ConfigurationError("stop_strings: they need the tokenizer as well; pass tokenizer=")
+    can_stop = options.eos_token_id or options.stop_token_sequences or options.stop_strings
+    if rows > 1 and can_stop and options.pad_token_id is None:
+        raise ConfigurationError("pad_token_id: several rows that may end at different lengths need one; pass it")
+
+
+def _check_cache(cache: KVCache, ids: np.ndarray, options: GenerationOptions, model: QWenLMHeadModel) -> None:
+    batch, length = ids.shape
+    if options.num_return_sequences > 1:
+        raise ConfigurationError("past_key_values: cannot be extended by several answers at once; leave it out")
+    if cache.batch_size != batch or cache.length >= length:
+        raise ConfigurationError(
+            f"past_key_values: holds {cache.batch_size} row(s) of {cache.length} positions, expected {batch} row(s) "
+            f"and fewer than the {length} positions of input_ids"
+        )
+    alpha = ntk_alpha(length, model.config)
+    if cache.length and cache.ntk_alpha != alpha:
+        raise ConfigurationError(
+            f"past_key_values: was filled with NTK factor {cache.ntk_alpha:g}, but a prompt of {length} positions has "
+            f"{alpha:g}; feed the whole prompt to a new cache"
+        )
