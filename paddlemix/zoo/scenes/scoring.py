@@ -1,0 +1,149 @@
+"""How an answer about a scene is scored: names, boxes, numbers, colours and sides read out of free text.
+
+Every scorer takes (question, answer) and returns *tallies*, metric name -> (points, out of): summed over questions,
+their ratio is the metric.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .lexicon import COLOURS, KINDS
+from .scene import BoxF, Scene
+
+Tallies = dict[str, tuple[float, float]]
+NamedBox = tuple[str, "BoxF | None"]
+MIN_IOU = 0.5
+
+_TAGGED = re.compile(r"<ref>(.*?)</ref>((?:<box>\(\d+,\d+\),\(\d+,\d+\)</box>)?)")
+_BOX = re.compile(r"<box>\((\d+),(\d+)\),\((\d+),(\d+)\)</box>")
+_FORMS = {form: kind.en for kind in KINDS for form in (kind.plural, kind.en, kind.zh)}
+_COLOUR_FORMS = {form: colour.en for colour in COLOURS for form in (colour.en, colour.zh)}
+_SIDES = {"left": "left", "right": "right", "左边": "left", "右边": "right"}
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question about a scene, the answer that training would give, and for ``refer`` the kind (index) asked for."""
+
+    scene: Scene
+    text: str
+    expected: str
+    subject: int | None = None
+
+
+def _finder(forms: Sequence[str]) -> re.Pattern[str]:
+    """Finds any of the forms, the longest first; those in Latin letters only as whole words."""
+    ordered = sorted(forms, key=len, reverse=True)
+    return re.compile("|".join(rf"\b{form}\b" if form.isascii() else form for form in ordered), re.ASCII)
+
+
+_NAMES, _COLOUR_NAMES, _SIDE_NAMES = _finder(tuple(_FORMS)), _finder(tuple(_COLOUR_FORMS)), _finder(tuple(_SIDES))
+
+
+def names_in(text: str) -> list[str]:
+    """English names of the kinds that a text mentions, in either language, in order, with repetitions."""
+    return [_FORMS[form] for form in _NAMES.findall(text)]
+
+
+def boxes_in(text: str) -> list[BoxF]:
+    """The boxes of a text in [0, 1]."""
+    return [tuple(int(number) / 1000 for number in match.groups()) for match in _BOX.finditer(text)]
+
+
+def named_boxes_in(text: str) -> list[NamedBox]:
+    """(name, box) of each ``<ref>`` that names a known kind; None where no whole box follows."""
+    found: list[NamedBox] = []
+    for label, box in _TAGGED.findall(text):
+        names = names_in(label)
+        found += [(names[0], (boxes_in(box) or [None])[0])] if names else [(label, None)]
+    return found
+
+
+def iou(a: BoxF, b: BoxF) -> float:
+    """Intersection over union; 0 if a box is turned inside out."""
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    both = width * height
+    return both / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - both)
+
+
+# --- scorers
+
+
+def score_refer(question: Question, answer: str) -> Tallies:
+    """Is the first box of the answer the right one? Told apart by the number of objects in the scene."""
+    target = next(placed.box for placed in question.scene.objects if placed.kind == question.subject)
+    boxes = boxes_in(answer)
+    hit = float(bool(boxes) and iou(boxes[0], target) >= MIN_IOU)
+    n = len(question.scene.objects)
+    tallies = {"1–5 objects": (hit, 1.0), f"{n} object{'s' if n > 1 else ''}": (hit, 1.0)}
+    if n <= 3:
+        tallies["1–3 objects"] = (hit, 1.0)
+    return tallies
+
+
+def score_caption(question: Question, answer: str) -> Tallies:
+    """Objects named, and named with a box of IoU >= 0.5: recall over what is there, precision over what is named."""
+    said = named_boxes_in(answer)
+    there = [(KINDS[placed.kind].en, placed.box) for placed in question.scene.objects]
+    named = float(sum((Counter(name for name, _ in said) & Counter(name for name, _ in there)).values()))
+    unmatched = list(there)
+    located = 0.0
+    for name, box in said:
+        candidates = [
+            other for other in unmatched if box is not None and other[0] == name and iou(box, other[1]) >= MIN_IOU
+        ]
+        if candidates:
+            unmatched.remove(candidates[0])
+            located += 1.0
+    return {
+        "recall, named": (named, len(there)),
+        "precision, named": (named, len(said)),
+        "recall, named and IoU ≥ 0.5": (located, len(there)),
+        "precision, named and IoU ≥ 0.5": (located, len(said)),
+    }
+
+
+def score_what_one(question: Question, answer: str) -> Tallies:
+    return {"accuracy": (float(names_in(answer) == names_in(question.expected)), 1.0)}
+
+
+def score_what_list(question: Question, answer: str) -> Tallies:
+    there, said = Counter(names_in(question.expected)), Counter(names_in(answer))
+    named = float(sum((there & said).values()))
+    return {
+        "recall": (named, sum(there.values())),
+        "precision": (named, sum(said.values())),
+        "all right": (float(there == said), 1.0),
+    }
+
+
+def _score_same(found: Sequence[str], wanted: Sequence[str]) -> Tallies:
+    return {"accuracy": (float(list(found) == list(wanted)), 1.0)}
+
+
+def score_count(question: Question, answer: str) -> Tallies:
+    return _score_same(re.findall(r"\d+", answer), re.findall(r"\d+", question.expected))
+
+
+def score_colour(question: Question, answer: str) -> Tallies:
+    def colours(text: str) -> list[str]:
+        return [_COLOUR_FORMS[form] for form in _COLOUR_NAMES.findall(text)]
+
+    return _score_same(colours(answer), colours(question.expected))
+
+
+def score_relation(question: Question, answer: str) -> Tallies:
+    def sides(text: str) -> list[str]:
+        return [_SIDES[form] for form in _SIDE_NAMES.findall(text)]
+
+    return _score_same(sides(answer), sides(question.expected))
+
+
+def score_word(question: Question, answer: str) -> Tallies:
+    return _score_same([answer.strip(" .。\n")], [question.expected])
