@@ -20,7 +20,7 @@ HEAVY = ["paddle", "paddlenlp", "numpy", "PIL", "tiktoken", "safetensors", "tran
 @pytest.fixture(scope="module")
 def packaging() -> dict:
     """The names defined in setup.py, without running its setup()."""
-    return runpy.run_path(str(ROOT / "setup.py"), run_name="packaging")
+    return runpy.run_path(str(ROOT / "setup.py"), run_name="setup_of_paddlemix")
 
 
 def loaded_heavy_modules(statement: str) -> list[str]:
