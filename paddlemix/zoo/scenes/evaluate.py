@@ -2,7 +2,7 @@
 
 *No picture*: the same model answers the same question about an evenly grey picture.
 *Constant*: what can be had without looking. For ``refer`` a box in the centre; for ``caption`` the model's own names,
-each with a box in the centre; for the other tasks the one answer that is right most often over the very questions asked.
+each with a box in the centre; for the other tasks the one answer that is right most often over the questions asked.
 """
 
 from __future__ import annotations
