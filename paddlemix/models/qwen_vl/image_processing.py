@@ -23,7 +23,7 @@ _PREPROCESSING = "qwen_vl bicubic clip 1"
 
 
 class QwenVLImageProcessor:
-    """Pictures to the vision model's input: RGB, squeezed to a square by Pillow's bicubic filter, normalised as CLIP."""
+    """Pictures to model input: RGB, squeezed to a square by Pillow's bicubic filter, normalised as for CLIP."""
 
     def __init__(
         self,

@@ -1,0 +1,340 @@
+"""Conversations and pictures to everything the model is called with, and ids back to text.
+
+One call checks the messages, renders them to ids with slots for the pictures, and loads and prepares each picture once.
+Rendering is in ``paddlemix.chat.template``, loading in ``paddlemix.media``; this file puts them together.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from paddlemix.chat.messages import normalize_messages
+from paddlemix.chat.template import CHAT_FORMATS, DEFAULT_SYSTEM, RenderedPrompt, render_chatml, render_raw
+from paddlemix.dependencies import require
+from paddlemix.errors import CheckpointError, ConfigurationError, PromptError
+from paddlemix.media import ImagePolicy
+
+from .batching import TokenizedBatch
+from .image_processing import CONFIG_FILE_NAME, QwenVLImageProcessor, image_key
+from .list_format import from_list_format
+from .tokenization import QWenVLTokenizer
+
+__all__ = ["BatchFeature", "QwenVLImageProcessor", "QwenVLProcessor", "image_key"]
+
+DEFAULT_MAX_IMAGES = 32
+
+
+class BatchFeature(TokenizedBatch):
+    """A dict of ``input_ids``, ``attention_mask`` and ``images`` whose entries are attributes too."""
+
+
+class QwenVLProcessor:
+    """Tokenizer, image processor and chat format of one model."""
+
+    def __init__(
+        self,
+        tokenizer: QWenVLTokenizer,
+        image_processor: QwenVLImageProcessor | None = None,
+        *,
+        policy: ImagePolicy | None = None,
+        chat_format: str = "chatml",
+        max_images: int = DEFAULT_MAX_IMAGES,
+        max_length: int | None = None,
+    ) -> None:
+        """
+        image_processor: for pictures of 448 x 448 when None.
+        policy: what pictures may be read from; ``ImagePolicy()`` (files yes, URLs no) when None.
+        chat_format: "chatml" or "raw", used where a call names none.
+        max_images: most pictures in one conversation.
+        max_length: most ids of one prompt; the tokenizer's ``model_max_length`` when None.
+        """
+        _check_chat_format(chat_format)
+        for name, value in (("max_images", max_images), ("max_length", max_length)):
+            least = 0 if name == "max_images" else 1
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
+                raise ConfigurationError(f"{name}: got {value!r}, expected an integer of at least {least}")
+        self.tokenizer = tokenizer
+        self.image_processor = image_processor if image_processor is not None else QwenVLImageProcessor()
+        self.policy = policy if policy is not None else ImagePolicy()
+        self.chat_format = chat_format
+        self.max_images = max_images
+        self.max_length = max_length if max_length is not None else tokenizer.model_max_length
+
+    # ------------------------------------------------------------------ files
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_dir: str | os.PathLike[str],
+        *,
+        exif_transpose: bool | None = None,
+        background: Sequence[int] | None = None,
+        **options: Any,
+    ) -> QwenVLProcessor:
+        """The processor of a directory, or of a model known by name.
+
+        The picture size comes from ``preprocessor_config.json`` or, where there is none, as with the published models,
+        from ``config.json``; the number of picture slots from ``config.json``; the chat format from
+        ``generation_config.json`` ("chatml" without one).
+        exif_transpose, background: as in :class:`QwenVLImageProcessor`, before the file's. options: the constructor's.
+        Raises CheckpointError, ConfigurationError or ModelNotFoundError.
+        """
+        directory = Path(name_or_dir)
+        if not directory.is_dir():
+            from paddlemix.checkpoint import hub
+
+            directory = Path(hub.resolve(name_or_dir))
+        visual = _read_json(directory / "config.json").get("visual") or {}
+        settings = _read_json(directory / CONFIG_FILE_NAME)
+        if not settings and "image_size" in visual:
+            settings = {"image_size": visual["image_size"]}
+        if exif_transpose is not None:
+            settings["exif_transpose"] = exif_transpose
+        if background is not None:
+            settings["background"] = background
+        slots = {"image_slots": visual["n_queries"]} if "n_queries" in visual else {}
+        tokenizer = QWenVLTokenizer.from_pretrained(directory, **slots)
+        generation = _read_json(directory / "generation_config.json")
+        options.setdefault("chat_format", generation.get("chat_format") or "chatml")
+        return cls(tokenizer, QwenVLImageProcessor.from_dict(settings), **options)
+
+    def save_pretrained(self, directory: str | os.PathLike[str]) -> tuple[str, ...]:
+        """Write tokenizer files and ``preprocessor_config.json`` into a directory (made if absent); their paths."""
+        files = self.tokenizer.save_pretrained(directory)
+        path = Path(directory) / CONFIG_FILE_NAME
+        path.write_text(json.dumps(self.image_processor.to_dict(), indent=2) + "\n", encoding="utf-8")
+        return (*files, str(path))
+
+    # ------------------------------------------------------------------ to the model
+
+    def __call__(
+        self,
+        messages: str | Sequence[Any] | None = None,
+        images: Any = None,
+        *,
+        query: Sequence[Any] | None = None,
+        return_tensors: str | None = None,
+        max_length: int | None = None,
+        policy: ImagePolicy | None = None,
+        **rendering: Any,
+    ) -> BatchFeature:
+        """Everything the model is called with: ``input_ids`` and ``attention_mask`` [rows, length], ``images``.
+
+        messages: one conversation (a list of messages) or a list of conversations; or a text, or a list of texts, each
+            of which is then a user's message.
+        images: with a text, a picture or list of pictures that come before it; with a list of texts, one such entry
+            (or None) per text.
+        query: instead of messages, one list or several of ``{"image": X}``, ``{"text": str}`` and ``{"ref": str,
+            "box": [..]}`` elements, as in PaddleMIX: a prompt in the raw format (unless ``chat_format`` is given), with
+            the tags of references and boxes read out of its text.
+        return_tensors: None (lists of ids, NumPy images), "np" or "pd" (int64 ids).
+        max_length, policy: for this call, instead of the processor's.
+        rendering: ``chat_format``, ``add_generation_prompt``, ``trusted_tags``, ``picture_labels``, ``system`` and
+            ``max_window_size`` of :meth:`render`.
+
+        Rows are padded on the left. ``images`` is float32 [n, 3, S, S], the pictures of all rows in order, or None
+        when there are none. Raises PromptError for messages, too many pictures and too long prompts, and ImageError.
+        """
+        if (messages is None) == (query is None):
+            raise PromptError("processor: expected messages (or a text), or query=, and not both")
+        if return_tensors not in (None, "np", "pd"):
+            raise ConfigurationError(f"return_tensors: got {return_tensors!r}, expected None, 'np' or 'pd'")
+        if query is not None:
+            if images is not None:
+                raise PromptError("images: expected only with a text; pictures of a query are elements of it")
+            conversations = _query_conversations(query)
+            rendering = {"chat_format": "raw", "trusted_tags": True, **rendering}
+        else:
+            conversations = _conversations(messages, images)
+        prompts = [self.render(conversation, max_length=max_length, **rendering) for conversation in conversations]
+        features = [{"input_ids": p.input_ids, "attention_mask": [1] * len(p.input_ids)} for p in prompts]
+        columns = self.tokenizer.pad(features, padding_side="left", return_tensors=return_tensors)
+        sources = [source for prompt in prompts for source in prompt.images]
+        pixels = self._load(sources, policy if policy is not None else self.policy)
+        if pixels is not None and return_tensors == "pd":
+            pixels = require("paddle", "return_tensors='pd'").to_tensor(pixels)
+        return BatchFeature({**columns, "images": pixels})
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        chat_format: str | None = None,
+        add_generation_prompt: bool | None = None,
+        trusted_tags: bool = False,
+        picture_labels: bool = True,
+        system: str | None = DEFAULT_SYSTEM,
+        max_window_size: int | None = None,
+        max_length: int | None = None,
+    ) -> RenderedPrompt:
+        """Ids of one conversation, and its pictures, not yet opened, in order of their slots.
+
+        chat_format: "chatml", or "raw" for the last message alone; the processor's when None.
+        add_generation_prompt: end with the start of an answer; None: when the last message is the user's.
+        trusted_tags: read ``<ref> <box> <quad>`` out of the texts; other control tokens always stay text.
+        picture_labels: write ``Picture N: `` before each picture.
+        system: the system text where the messages have none; None for no system message.
+        max_window_size: drop the oldest turns beyond that many ids, as the original does with 6144; None keeps all.
+        max_length: most ids, instead of the processor's.
+        The raw format has no system message, window or start of an answer.
+        Raises PromptError for malformed messages, too many pictures and too long prompts.
+        """
+        chat_format = chat_format if chat_format is not None else self.chat_format
+        _check_chat_format(chat_format)
+        normal = normalize_messages(messages)
+        tags = {"trusted_tags": trusted_tags, "picture_labels": picture_labels}
+        if chat_format == "raw":
+            prompt = render_raw(self.tokenizer, normal, **tags)
+        else:
+            prompt = render_chatml(
+                self.tokenizer,
+                normal,
+                default_system=system,
+                max_window_size=max_window_size,
+                add_generation_prompt=add_generation_prompt,
+                **tags,
+            )
+        if len(prompt.images) > self.max_images:
+            raise PromptError(f"messages: {len(prompt.images)} pictures, expected at most {self.max_images}")
+        limit = max_length if max_length is not None else self.max_length
+        if len(prompt.input_ids) > limit:
+            raise PromptError(
+                f"messages: {len(prompt.input_ids)} ids, expected at most {limit}; shorten the text, send fewer "
+                f"pictures ({self.tokenizer.image_slots + 2} ids each), or drop old turns with max_window_size"
+            )
+        return prompt
+
+    def apply_chat_template(
+        self,
+        messages: Sequence[Any],
+        add_generation_prompt: bool = True,
+        tokenize: bool = True,
+        chat_format: str | None = None,
+        **rendering: Any,
+    ) -> list[int] | list[list[int]] | str | list[str]:
+        """Ids of a conversation, or of each in a list; with ``tokenize=False`` as text, pictures as ``<img></img>``.
+
+        Pictures are not opened. The text is for reading: in it, control tokens cannot be told from text that looks like
+        them. rendering: further arguments of :meth:`render`.
+        """
+        conversations = _conversations(messages, None)
+        options = {"add_generation_prompt": add_generation_prompt, "chat_format": chat_format, **rendering}
+        rows = [self.render(conversation, **options).input_ids for conversation in conversations]
+        if not tokenize:
+            rows = [self.tokenizer.decode(row) for row in rows]
+        return rows if _is_batch(messages) else rows[0]
+
+    def _load(self, sources: Sequence[Any], policy: ImagePolicy) -> np.ndarray | None:
+        """Pixels of the pictures; one that stands in several places is opened once."""
+        if not sources:
+            return None
+        keys = [source if isinstance(source, (str, os.PathLike)) else id(source) for source in sources]
+        distinct = dict(zip(keys, sources))
+        pixels = self.image_processor(list(distinct.values()), policy)
+        if len(distinct) == len(sources):
+            return pixels
+        rows = {key: row for row, key in enumerate(distinct)}
+        return pixels[[rows[key] for key in keys]]
+
+    # ------------------------------------------------------------------ from the model
+
+    def decode(self, token_ids: Any, **options: Any) -> str:
+        """Text of a row of ids (list, array or tensor; [1, length] too); options of the tokenizer's ``decode``.
+
+        By default special tokens are left out, but for the tags of references and boxes.
+        """
+        ids = token_ids.tolist() if hasattr(token_ids, "tolist") else token_ids
+        if isinstance(ids, (list, tuple)) and len(ids) == 1 and isinstance(ids[0], (list, tuple)):
+            ids = ids[0]
+        return self.tokenizer.decode(ids, **{"skip_special_tokens": True, "keep_image_special": True, **options})
+
+    def batch_decode(self, sequences: Any, **options: Any) -> list[str]:
+        """:meth:`decode` of every row."""
+        return [self.decode(row, **options) for row in sequences]
+
+
+def _conversations(messages: Any, images: Any) -> list[Sequence[Mapping[str, Any]]]:
+    """Whatever ``__call__`` takes as messages, as a list of conversations."""
+    if isinstance(messages, str):
+        return [_user_message(messages, images)]
+    if not isinstance(messages, (list, tuple)) or not messages:
+        raise PromptError(f"messages: got {_kind(messages)}, expected a text, a list of messages, or a list of these")
+    if all(isinstance(text, str) for text in messages):
+        if images is None:
+            images = [None] * len(messages)
+        if not isinstance(images, (list, tuple)) or len(images) != len(messages):
+            expected = f"a list with one entry (picture, list of pictures or None) for each of {len(messages)} texts"
+            raise PromptError(f"images: got {_kind(images)}, expected {expected}")
+        return [_user_message(text, entry) for text, entry in zip(messages, images)]
+    if images is not None:
+        raise PromptError("images: expected only with a text; pictures of messages are parts of their content")
+    return list(messages) if _is_batch(messages) else [messages]
+
+
+def _is_batch(messages: Any) -> bool:
+    """Whether these are several conversations or texts, rather than one."""
+    return not isinstance(messages, str) and not any(isinstance(item, Mapping) for item in messages)
+
+
+def _user_message(text: str, images: Any) -> list[dict[str, Any]]:
+    if images is None:
+        images = []
+    elif not isinstance(images, (list, tuple)):
+        images = [images]
+    content = [{"type": "image", "image": image} for image in images]
+    return [{"role": "user", "content": [*content, {"type": "text", "text": text}]}]
+
+
+def _query_conversations(query: Any) -> list[list[dict[str, Any]]]:
+    """PaddleMIX's lists of elements as conversations of one message."""
+    if isinstance(query, str):
+        return [_user_message(query, None)]
+    if not isinstance(query, (list, tuple)) or not query:
+        raise PromptError(
+            f"query: got {_kind(query)}, expected a list of elements like {{'image': X}} or {{'text': str}}"
+        )
+    rows = query if not any(isinstance(element, Mapping) for element in query) else [query]
+    return [_query_message(row) for row in rows]
+
+
+def _query_message(elements: Any) -> list[dict[str, Any]]:
+    if isinstance(elements, str):
+        return _user_message(elements, None)
+    content = []
+    for index, element in enumerate(elements):
+        if not isinstance(element, Mapping):
+            raise PromptError(f"query[{index}]: got {type(element).__name__}, expected a dict")
+        if "image" in element:
+            content.append({"type": "image", "image": element["image"]})
+        else:
+            content.append({"type": "text", "text": from_list_format([dict(element)])})
+    return [{"role": "user", "content": content}]
+
+
+def _kind(value: Any) -> str:
+    """What a value is, for messages: its type, and its length where it is a list."""
+    kind = type(value).__name__
+    return f"{kind} of length {len(value)}" if isinstance(value, (list, tuple)) else kind
+
+
+def _check_chat_format(chat_format: str) -> None:
+    if chat_format not in CHAT_FORMATS:
+        raise ConfigurationError(f"chat_format: got {chat_format!r}, expected one of {', '.join(CHAT_FORMATS)}")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: got {type(content).__name__}, expected a JSON object")
+    return content
