@@ -1,0 +1,78 @@
+"""Measure the bundled model, or another one that answers about drawn scenes, on scenes that no training has seen.
+
+    python evaluate_bundled.py                                  all tasks, 500 scenes for each task and language
+    python evaluate_bundled.py --count 50 --task refer          a quick look
+    python evaluate_bundled.py --model_name_or_path runs/mine --json scores.json
+
+Prints a Markdown table. Beside each score stand two baselines: the same model without a picture (it sees an evenly grey
+one), and a constant: a box in the centre, or the answer that is right most often. Progress goes to stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+# A checkout works without being installed.
+_CHECKOUT = Path(__file__).resolve().parent.parent.parent
+if (_CHECKOUT / "paddlemix" / "cli.py").is_file():
+    sys.path.insert(0, str(_CHECKOUT))
+
+from paddlemix import cli  # noqa: E402
+from paddlemix.inference import load_model  # noqa: E402
+from paddlemix.zoo import DEFAULT_MODEL  # noqa: E402
+from paddlemix.zoo.scenes import evaluate  # noqa: E402
+from paddlemix.zoo.scenes.answering import answer_function  # noqa: E402
+from paddlemix.zoo.scenes.lexicon import STYLES  # noqa: E402
+
+
+def positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a number of at least 1")
+    return int(text)
+
+
+def parser() -> argparse.ArgumentParser:
+    result = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    result.add_argument(
+        "--model_name_or_path",
+        default=DEFAULT_MODEL,
+        metavar="NAME_OR_DIR",
+        help="the model to measure (default: %(default)s)",
+    )
+    result.add_argument("--device", metavar="cpu|gpu|gpu:N", help="where to run (default: the first GPU, else the CPU)")
+    result.add_argument(
+        "--count", type=positive, default=500, metavar="N", help="scenes per task and language (default: %(default)s)"
+    )
+    names = [task.name for task in evaluate.TASKS]
+    result.add_argument("--task", action="append", choices=names, help="only this task; may be repeated (default: all)")
+    result.add_argument("--style", choices=STYLES, help="draw all objects in this style (default: a mixture)")
+    result.add_argument(
+        "--batch_size", type=positive, default=32, metavar="N", help="questions at once (default: %(default)s)"
+    )
+    result.add_argument("--json", type=Path, metavar="FILE", help="write the scores to this file as well")
+    return result
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parser().parse_args(arguments)
+    loaded = load_model(options.model_name_or_path, device=options.device)
+    results = evaluate.evaluate(
+        answer_function(loaded.model, loaded.processor),
+        count=options.count,
+        size=loaded.processor.image_processor.image_size,
+        style=options.style,
+        batch=options.batch_size,
+        only=[task for task in evaluate.TASKS if not options.task or task.name in options.task],
+        progress=cli.note,
+    )
+    print(evaluate.markdown_table(results))
+    if options.json is not None:
+        options.json.write_text(evaluate.to_json(results) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import pytest
+
+from paddlemix import zoo
+from paddlemix.zoo.scenes import evaluate
+from paddlemix.zoo.scenes.answering import answer_function
+from paddlemix.zoo.scenes.scene import generate_scene
+
+SIZE = 56
+
+
+@pytest.fixture(scope="module")
+def model_and_processor():
+    import paddle
+
+    from paddlemix.models.qwen_vl.configuration import QWenVLConfig
+    from paddlemix.models.qwen_vl.image_processing import QwenVLImageProcessor
+    from paddlemix.models.qwen_vl.modeling import QWenLMHeadModel
+    from paddlemix.models.qwen_vl.processing import QwenVLProcessor
+    from paddlemix.models.qwen_vl.tokenization import QWenVLTokenizer
+
+    tokenizer = QWenVLTokenizer.from_pretrained(zoo.DEFAULT_MODEL_DIR, image_slots=4)
+    visual = {
+        "image_size": SIZE,
+        "patch_size": 14,
+        "width": 32,
+        "layers": 1,
+        "heads": 2,
+        "mlp_ratio": 2.0,
+        "output_dim": 64,
+        "image_start_id": tokenizer.img_start_id,
+        "n_queries": 4,
+    }
+    config = QWenVLConfig(
+        vocab_size=tokenizer.vocab_size,
+        hidden_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        kv_channels=64,
+        intermediate_size=128,
+        max_position_embeddings=512,
+        seq_length=512,
+        visual=visual,
+    )
+    paddle.seed(3)
+    model = QWenLMHeadModel(config)
+    model.eval()
+    return model, QwenVLProcessor(tokenizer, QwenVLImageProcessor(image_size=SIZE))
+
+
+def test_a_batch_is_answered_as_its_questions_one_by_one(model_and_processor):
+    answer = answer_function(*model_and_processor, max_new_tokens=5)
+    pictures = [generate_scene(seed, size=SIZE).pil() for seed in range(2**39, 2**39 + 3)]
+    texts = ["What is this?", "框出图中公交车的位置", "Is the dog to the left or to the right of the cup?"]
+    together = answer(pictures, texts)
+    assert together == [answer([picture], [text])[0] for picture, text in zip(pictures, texts)]
+    assert any(together)
+
+
+def test_a_model_can_be_evaluated(model_and_processor):
+    answer = answer_function(*model_and_processor, max_new_tokens=3)
+    results = evaluate.evaluate(answer, count=2, size=SIZE, only=evaluate.TASKS[4:6])
+    assert [(result.task, result.language) for result in results] == [
+        ("count", "en"), ("count", "zh"), ("colour", "en"), ("colour", "zh"),
+    ]  # fmt: skip
