@@ -130,8 +130,8 @@ def _decode(data: bytes, name: str, policy: ImagePolicy) -> Image.Image:
     _check_bytes(len(data), name, policy)
     try:
         with warnings.catch_warnings():
-            # our own limit says it, as an error
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            # sizes are checked below, as an error; broken metadata does no harm to the pixels
+            warnings.simplefilter("ignore")
             image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.UnidentifiedImageError as error:
         raise ImageError(f"{name} is not a picture of a supported format ({', '.join(FORMATS)})") from error
@@ -177,6 +177,8 @@ def _to_eight_bits(image: Image.Image, name: str) -> Image.Image:
     """16-bit grey to 8-bit grey by its high byte, as Pillow does with 16-bit colour; its own conversion would clip."""
     if image.mode == "F":
         raise ImageError(f"{name} has floating point pixels (mode F): expected 8 or 16 bits per channel")
+    if image.mode == "La":
+        raise ImageError(f"{name} has premultiplied grey pixels (mode La): convert it to mode LA first")
     if image.mode != "I" and not image.mode.startswith("I;16"):
         return image
     values = np.asarray(image).astype(np.int64)

@@ -84,7 +84,7 @@ def test_thin_pictures_load(size):
     assert load_image(encoded(gradient(*size))).size == size
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr"])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr", "HSV", "LAB", "PA", "RGBa"])
 def test_modes_that_convert_to_rgb_pass_through(mode):
     image = gradient().convert(mode)
     assert np.array_equal(np.asarray(load_image(image).convert("RGB")), np.asarray(image.convert("RGB")))
@@ -107,6 +107,11 @@ def test_sixteen_bit_grey_is_scaled_not_clipped():
 def test_pil_images_beyond_sixteen_bits_are_refused(pixels):
     with pytest.raises(ImageError, match="expected 8 or 16 bits"):
         load_image(Image.fromarray(pixels))
+
+
+def test_premultiplied_grey_is_refused_since_it_has_no_way_to_rgb():
+    with pytest.raises(ImageError, match="mode La"):
+        load_image(Image.new("La", (4, 4)))
 
 
 @pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG"])

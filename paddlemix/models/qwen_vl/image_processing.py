@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -64,7 +65,7 @@ class QwenVLImageProcessor:
     def to_rgb(self, image: Image.Image) -> Image.Image:
         """The picture in mode RGB at its own size, turned upright and laid on the background where so configured."""
         if self.exif_transpose:
-            image = ImageOps.exif_transpose(image)
+            image = _upright(image)
         if self.background is not None and (
             image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
         ):
@@ -117,6 +118,16 @@ def image_key(image: Image.Image, image_processor: QwenVLImageProcessor) -> str:
     digest = hashlib.sha256(f"{_PREPROCESSING} {seen.mode} {seen.width}x{seen.height} ".encode())
     digest.update(seen.tobytes())
     return digest.hexdigest()
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as the EXIF orientation says; as stored where the EXIF data is broken, which raises whatever it likes."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return ImageOps.exif_transpose(image)
+    except Exception:
+        return image
 
 
 def _colour(value: Any) -> tuple[int, int, int]:

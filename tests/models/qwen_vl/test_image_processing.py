@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import random
 import warnings
 from pathlib import Path
 
@@ -102,6 +103,22 @@ def test_exif_orientation_is_ignored_by_default_and_applied_on_request():
     upright = QwenVLImageProcessor(image_size=8, exif_transpose=True)(buffer.getvalue())
     assert np.array_equal(as_stored, QwenVLImageProcessor(image_size=8)(image))
     assert np.array_equal(upright, as_stored[:, :, ::-1, ::-1])
+
+
+def test_broken_exif_data_does_not_keep_a_picture_from_loading():
+    rng = random.Random(3)
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E], exif[0x011A] = 6, "a description" * 5, 72.0
+    buffer = io.BytesIO()
+    Image.new("RGB", (20, 10), "red").save(buffer, "JPEG", exif=exif)
+    data = bytearray(buffer.getvalue())
+    start = data.index(b"Exif\0\0") + 6
+    upright = QwenVLImageProcessor(image_size=8, exif_transpose=True)
+    for _ in range(300):
+        damaged = bytearray(data)
+        for _ in range(rng.randint(1, 4)):
+            damaged[start + rng.randrange(100)] = rng.randrange(256)
+        assert upright(bytes(damaged)).shape == (1, 3, 8, 8)
 
 
 def test_unusable_pictures_raise_image_errors():
