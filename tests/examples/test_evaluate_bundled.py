@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "qwen_vl" / "evaluate_bundled.py"
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, str(SCRIPT), *arguments], capture_output=True, text=True, timeout=120)
+
+
+def test_help_names_the_tasks_and_the_baselines():
+    result = run("--help")
+    assert result.returncode == 0
+    assert "refer" in result.stdout and "caption" in result.stdout and "baselines" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(("--count", "0"), "'0'"), (("--task", "poetry"), "'poetry'"), (("--style", "oil"), "'oil'")],
+)
+def test_wrong_options_are_one_line_and_status_two(arguments, message):
+    result = run(*arguments)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: ") and message in result.stderr
+    assert result.stderr.count("\n") == 1
