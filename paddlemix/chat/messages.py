@@ -1,9 +1,9 @@
 """The message schema that every entry point shares, and its way from and to the original's forms and JSON.
 
 A conversation is a list of ``{"role": "system" | "user" | "assistant", "content": ...}``; only the first message may be
-the system's, and only the user's hold pictures. Content is a string or a list of parts, ``{"type": "text", "text": str}``
-and ``{"type": "image", "image": X}``, where X is whatever the picture loader takes (PIL image, path, bytes, data URL,
-array, address). OpenAI's ``{"type": "image_url", "image_url": {"url": ...}}`` is a picture too. Text is only text.
+the system's, and only the user's hold pictures. Content is a string or a list of parts: ``{"type": "text", "text":
+str}`` and ``{"type": "image", "image": X}``, where X is whatever the picture loader takes (PIL image, path, bytes, data
+URL, array, address). OpenAI's ``{"type": "image_url", "image_url": {"url": ...}}`` is a picture too. Text is only text.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from paddlemix.errors import PromptError
 
@@ -144,25 +144,14 @@ def latest_picture(response: str, history: Sequence[tuple[str, str | None]] | No
     return None
 
 
-class PixelBox(NamedTuple):
-    """A box on a picture: pixels (x1, y1, x2, y2), its label, and which of the boxes share a colour."""
+def color_groups(boxes: Sequence[dict[str, Any]]) -> list[int]:
+    """For each box of :func:`boxes_with_ref` the number of its colour.
 
-    box: tuple[int, int, int, int]
-    label: str | None
-    color_group: int
-
-
-def pixel_boxes(boxes: Sequence[dict[str, Any]], width: int, height: int) -> list[PixelBox]:
-    """Boxes of :func:`boxes_with_ref` on a picture of ``width`` x ``height`` pixels.
-
-    A labelled box and the unlabelled ones after it form a colour group, counted from 1; group 0 stands before any
-    label. Coordinates beyond the picture stay beyond it.
+    A box with a phrase and the boxes without one after it share a colour, counted from 1; 0 stands before any phrase.
     """
-    output = []
+    groups = []
     group = 0
-    for element in boxes:
-        x1, y1, x2, y2 = element["box"]
-        group += "ref" in element
-        box = (int(x1 / 1000 * width), int(y1 / 1000 * height), int(x2 / 1000 * width), int(y2 / 1000 * height))
-        output.append(PixelBox(box, element.get("ref"), group))
-    return output
+    for box in boxes:
+        group += "ref" in box
+        groups.append(group)
+    return groups

@@ -209,7 +209,8 @@ class QWenVLTokenizer(QWenVLCodec):
         from .grounding import Box, draw
 
         image = load_image(source, policy or ImagePolicy.scripts())
-        return draw(image, [Box(box.get("ref"), *box["box"]) for box in boxes])
+        placed = [Box(box.get("ref"), *box["box"]) for box in boxes]
+        return draw(image, placed, groups=list_format.color_groups(boxes))
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -1,0 +1,253 @@
+"""The tokenizer against the original's answers with the published vocabulary."""
+
+from __future__ import annotations
+
+import builtins
+import hashlib
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+
+from paddlemix.errors import PromptError
+from paddlemix.models.qwen_vl import list_format
+from paddlemix.models.qwen_vl.grounding import Box
+from paddlemix.models.qwen_vl.tokenization import QWenVLTokenizer
+
+PUBLISHED_SHA256 = "b2b1b8dfb5cc5f024bafc373121c6aba3f66f9a5a0269e243470a1de16a33186"
+CASES = json.loads((Path(__file__).parents[2] / "fixtures/golden/tokenizer/cases.json").read_text(encoding="utf-8"))
+
+# Where this tokenizer differs from the original on purpose: {section: {golden case: what comes instead}}. The original
+# raises in each of them. Everything that is not listed here must be equal.
+UNCLOSED_OR_BROKEN_PICTURE_IS_TEXT = {
+    "encode": {
+        254: "<img>a.png",
+        255: "text <img>a.png and more",
+        256: "<img>a.png</img><img>b.png",
+        257: "<img>",
+        258: "<img><img>a</img>",
+        259: "<img>a<ref>b</ref></img>",
+        260: "<img>a<|im_end|>b</img>",
+        261: "<img>x<imgpad>y</img>",
+        266: "</img>x<img>",
+    },
+    "encode_image_st": {
+        24: "<img>a.png",
+        25: "text <img>a.png and more",
+        26: "<img>a.png</img><img>b.png",
+        27: "<img>",
+        28: "<img><img>a</img>",
+        29: "<img>a<ref>b</ref></img>",
+        31: "<img>x<imgpad>y</img>",
+        36: "</img>x<img>",
+    },
+    "decode": {
+        385: "<img>",  # [img]
+        386: "",
+        387: "<img>\ufffd",  # [img, 97]: not closed, so id 97 is the token of a lone byte, not the letter a
+        388: "\ufffd",
+        389: "<img>a</img>",  # [img, 97, /img]: closed without a pad
+        390: "a",
+        393: "<img>" + "a" * 256 + "</img>",  # a path that fills all slots
+        394: "a" * 256,
+        395: "<img>\ufffd<imgpad></img>",  # bytes that are not UTF-8
+        396: "\ufffd",
+        399: "<img>as<imgpad></img>",  # an id that is no byte
+        400: "as",
+    },
+    "to_list_format": {
+        16: [{"text": "<ref>bad"}],
+        17: [{"text": "<box>(1,2),(3,4)"}],
+        41: [
+            {"image": "data/refcoco/COCO_train2014_000000000001.jpg"},
+            {"ref": "left man"},
+            {"text": "<box>"},
+        ],
+        52: [{"text": "<img>a.png"}],
+        53: [{"text": "text <img>a.png and more"}],
+        54: [{"image": "a.png"}, {"text": "<img>b.png"}],
+        55: [{"text": "<img>"}],
+        60: [{"text": "<ref>no end"}],
+        61: [{"text": "<quad>(1,2)"}],
+        63: [{"text": "</img>x<img>"}],
+    },
+    "fetch_latest_picture": {7: "a.png"},
+}
+MALFORMED_BOX_IS_TEXT = {
+    "fetch_all_box_with_ref": {8: [], 9: [], 10: [], 11: [], 16: [], 17: [], 25: []},
+}
+# The original raises too, but another type: IndexError for a box of three numbers.
+OTHER_ERROR_TYPE = {"from_list_format": {18: PromptError}}
+
+
+@pytest.fixture(scope="module")
+def published(real_vocab_file) -> QWenVLTokenizer:
+    assert hashlib.sha256(real_vocab_file.read_bytes()).hexdigest() == PUBLISHED_SHA256
+    return QWenVLTokenizer(real_vocab_file)
+
+
+def golden(section: str, *mended: dict) -> list:
+    changed = {index for table in mended for index in table.get(section, {})}
+    return [pytest.param(case, id=f"{section}-{i}") for i, case in enumerate(CASES[section]) if i not in changed]
+
+
+def check(case: dict, key: str, call) -> None:
+    """``call()`` gives ``case[key]``, or raises what the original raised."""
+    if "raises" in case:
+        with pytest.raises(getattr(builtins, case["raises"]["type"])):
+            call()
+    else:
+        assert json.loads(json.dumps(call())) == case[key]
+
+
+@pytest.mark.parametrize("case", golden("encode", UNCLOSED_OR_BROKEN_PICTURE_IS_TEXT))
+def test_text_is_encoded_with_all_special_tokens(published, case):
+    check(case, "ids", lambda: published(case["text"]).input_ids)
+
+
+@pytest.mark.parametrize("case", golden("encode_plain"))
+def test_text_is_encoded_without_special_tokens(published, case):
+    check(case, "ids", lambda: published.encode(case["text"], allowed_special=(), disallowed_special=()))
+
+
+@pytest.mark.parametrize("case", golden("encode_image_st", UNCLOSED_OR_BROKEN_PICTURE_IS_TEXT))
+def test_text_is_encoded_with_picture_and_box_tags_only(published, case):
+    check(case, "ids", lambda: published.encode(case["text"], allowed_special=set(published.IMAGE_ST)))
+
+
+@pytest.mark.parametrize("case", golden("encode_disallowed"))
+def test_disallowed_special_tokens_are_refused(published, case):
+    check(case, "ids", lambda: published.encode(case["text"], allowed_special=set(), disallowed_special="all"))
+
+
+@pytest.mark.parametrize("case", golden("image_ids"))
+def test_paths_are_written_into_the_picture_slots(published, case):
+    check(case, "ids", lambda: published(f"<img>{case['path']}</img>").input_ids)
+
+
+@pytest.mark.parametrize("case", golden("decode", UNCLOSED_OR_BROKEN_PICTURE_IS_TEXT))
+def test_ids_are_decoded(published, case):
+    options = {k: case[k] for k in ("skip_special_tokens", "errors", "keep_image_special") if k in case}
+    check(case, "text", lambda: published.decode(case["ids"], **options))
+
+
+@pytest.mark.parametrize("case", golden("batch"))
+def test_batches_are_padded(published, case):
+    batch = published(case["texts"], padding="longest", padding_side=case["padding_side"])
+    assert batch.input_ids == case["input_ids"]
+    assert batch.attention_mask == case["attention_mask"]
+    assert published.pad_token_id == case["pad_token_id"]
+
+
+@pytest.mark.parametrize("case", golden("from_list_format", OTHER_ERROR_TYPE))
+def test_lists_become_text(published, case):
+    check(case, "text", lambda: published.from_list_format(case["input"]))
+
+
+@pytest.mark.parametrize("case", golden("to_list_format", UNCLOSED_OR_BROKEN_PICTURE_IS_TEXT))
+def test_text_becomes_lists(published, case):
+    check(case, "output", lambda: published.to_list_format(case["text"]))
+
+
+@pytest.mark.parametrize("case", golden("fetch_all_box_with_ref", MALFORMED_BOX_IS_TEXT))
+def test_boxes_are_found_with_their_phrases(published, case):
+    check(case, "output", lambda: published._fetch_all_box_with_ref(case["text"]))
+
+
+@pytest.mark.parametrize("case", golden("fetch_latest_picture", UNCLOSED_OR_BROKEN_PICTURE_IS_TEXT))
+def test_the_latest_picture_is_found(published, case):
+    check(case, "picture", lambda: published._fetch_latest_picture(case["response"], case["history"]))
+
+
+def test_attributes_are_those_of_the_original(published):
+    expected = dict(CASES["attributes"])
+    assert len(published) == expected.pop("len")
+    assert len(published.mergeable_ranks) == expected.pop("n_mergeable")
+    assert {name: getattr(published, name) for name in expected} == expected
+
+
+# ---------------------------------------------------------------- what is mended
+
+
+@pytest.mark.parametrize("section", ["encode", "encode_image_st"])
+def test_an_unclosed_or_broken_picture_in_text_is_text(published, section):
+    allowed = "all" if section == "encode" else published.IMAGE_ST
+    for index, text in UNCLOSED_OR_BROKEN_PICTURE_IS_TEXT[section].items():
+        case = CASES[section][index]
+        assert case["text"] == text and "raises" in case
+        ids = published.encode(text, allowed_special=allowed)
+        assert published.decode(ids) == text
+        assert ids.count(published.img_start_id) == len(published.image_paths(ids))
+
+
+def test_an_unclosed_picture_does_not_spoil_the_one_before_or_after_it(published):
+    block = published.image_block("a")
+    assert published.encode("<img><img>a</img>") == published.encode("<img>", allowed_special=()) + block
+    assert published.encode("<img>a</img><img>b") == block + published.encode("<img>b", allowed_special=())
+
+
+def test_a_broken_picture_in_ids_is_decoded_token_by_token(published):
+    for index, text in UNCLOSED_OR_BROKEN_PICTURE_IS_TEXT["decode"].items():
+        case = CASES["decode"][index]
+        assert "raises" in case
+        assert published.decode(case["ids"], skip_special_tokens=case.get("skip_special_tokens", False)) == text
+
+
+def test_broken_tags_and_boxes_are_text_for_the_list_format(published):
+    calls = {
+        "to_list_format": lambda case: published.to_list_format(case["text"]),
+        "fetch_latest_picture": lambda case: published._fetch_latest_picture(case["response"], case["history"]),
+        "fetch_all_box_with_ref": lambda case: published._fetch_all_box_with_ref(case["text"]),
+    }
+    for section, call in calls.items():
+        for table in (UNCLOSED_OR_BROKEN_PICTURE_IS_TEXT, MALFORMED_BOX_IS_TEXT):
+            for index, expected in table.get(section, {}).items():
+                assert "raises" in CASES[section][index]
+                assert call(CASES[section][index]) == expected
+
+
+def test_errors_of_another_type_than_the_original(published):
+    for index, error in OTHER_ERROR_TYPE["from_list_format"].items():
+        case = CASES["from_list_format"][index]
+        assert "raises" in case
+        with pytest.raises(error, match="expected four numbers"):
+            published.from_list_format(case["input"])
+
+
+@pytest.mark.parametrize("length", [0, 1, 254, 255, 256])
+def test_every_path_that_fits_into_the_slots_is_read_back(published, length):
+    path = "p" * length
+    ids = published(f"<img>{path}</img>").input_ids
+    assert len(ids) == 258
+    assert published.image_paths(ids) == [path]
+    assert published.decode(ids) == f"<img>{path}</img>"
+
+
+@pytest.mark.parametrize("case", golden("draw_boxes"))
+def test_boxes_to_draw_have_the_pixels_labels_and_colours_of_the_original(case):
+    boxes = list_format.boxes_with_ref(case["response"])
+    picture = list_format.latest_picture(case["response"], case["history"])
+    assert (picture is None or not boxes) == case["returns_none"]
+    if not case["returns_none"]:
+        pixels = [list(Box(None, *box["box"]).pixels(*case["image_size_wh"])) for box in boxes]
+        assert pixels == [call["box"] for call in case["calls"]]
+        assert [box.get("ref") for box in boxes] == [call["label"] for call in case["calls"]]
+        assert list_format.color_groups(boxes) == [call["color_group"] for call in case["calls"]]
+
+
+def test_the_published_config_is_read_and_the_rank_file_written_as_published(published, real_vocab_file, tmp_path):
+    (tmp_path / "qwen.tiktoken").write_bytes(real_vocab_file.read_bytes())
+    config = {"model_max_length": 8192, "tokenizer_class": "QWenTokenizer", "auto_map": {"AutoTokenizer": ["x", None]}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    tokenizer = QWenVLTokenizer.from_pretrained(tmp_path)
+    assert (tokenizer.model_max_length, tokenizer.image_slots, tokenizer.padding_side) == (8192, 256, "right")
+    tokenizer.save_pretrained(tmp_path / "copy")
+    written = (tmp_path / "copy" / "qwen.tiktoken").read_bytes()
+    assert hashlib.sha256(written).hexdigest() == PUBLISHED_SHA256
+
+
+def test_a_tokenizer_travels_to_worker_processes_without_its_ranks(published):
+    data = pickle.dumps(published)
+    assert len(data) < 50_000
+    assert pickle.loads(data)("你好").input_ids == published("你好").input_ids
