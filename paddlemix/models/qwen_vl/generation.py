@@ -73,7 +73,8 @@ class QWenVLGenerationMixin:
             image_features: ``[n, n_queries, hidden]``, encoded pictures instead of ``images``.
             attention_mask: int ``[batch, length]``, zeros for padding; may be left out where no row is padded, or
                 where the padding id cannot begin a prompt.
-            past_key_values: a cache that holds a prefix of these prompts already; it is extended in place.
+            past_key_values: a cache that holds a prefix of these prompts already; it is extended in place. The pictures
+                in that prefix may be left out of ``images``.
             tokenizer: needed for ``stop_strings``; ids that it does not know are then never chosen.
             streamer: gets the new ids of each step, int64 ``[batch, 1]``, through ``put`` and a last call of ``end``;
                 PaddleNLP's ``TextStreamer`` and ``TextIteratorStreamer`` are such.
@@ -274,15 +275,19 @@ def _prefill(
 
 
 def _pictures(given: paddle.Tensor | None, wanted: np.ndarray) -> paddle.Tensor | None:
-    """The pictures whose spans are still to be fed; ``None`` where there are none."""
+    """The pictures whose spans are still to be fed; ``None`` where there are none.
+
+    ``given`` holds those alone, or the pictures of all spans.
+    """
     if given is None:
         return None
+    if given.shape[0] == wanted.sum():
+        return paddle.to_tensor(given) if wanted.any() else None
     if given.shape[0] != len(wanted):
         raise PromptError(f"images: got {given.shape[0]} for {len(wanted)} <img> span(s) in input_ids")
     if not wanted.any():
         return None
-    given = paddle.to_tensor(given)
-    return given if wanted.all() else given[paddle.to_tensor(np.flatnonzero(wanted))]
+    return paddle.to_tensor(given)[paddle.to_tensor(np.flatnonzero(wanted))]
 
 
 def _processors(options: GenerationOptions, prompt_length: int, given: Iterable | None) -> LogitsProcessorList | None:

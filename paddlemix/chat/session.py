@@ -1,0 +1,354 @@
+"""A conversation with a model: any number of turns and pictures, without computing anything twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import paddle
+
+from paddlemix.errors import ConfigurationError, PromptError
+from paddlemix.media import ImagePolicy, load_image
+from paddlemix.models.qwen_vl import grounding
+from paddlemix.models.qwen_vl.chat import AnswerStream, chat_settings
+from paddlemix.models.qwen_vl.generation_options import GenerationOptions, resolve_options
+from paddlemix.models.qwen_vl.grounding import Box
+from paddlemix.models.qwen_vl.kv_cache import GROWTH, KVCache, ntk_alpha
+from paddlemix.models.qwen_vl.processing import image_key
+
+from .messages import Message, message_images, messages_to_json, normalize_messages
+from .prefix import CachedPrefix
+from .template import DEFAULT_SYSTEM
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from paddlemix.models.qwen_vl.modeling import QWenLMHeadModel
+    from paddlemix.models.qwen_vl.processing import QwenVLProcessor
+
+FILE_FORMAT = "paddlemix chat 1"
+# Saved pictures are PNG, which may be larger than the file that they came from.
+_MAX_SAVED_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A loaded picture, and the key under which what the model makes of it is kept."""
+
+    image: Image
+    key: str
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer.
+
+    Attributes:
+        text: as the model wrote it, tags of boxes included, without surrounding space.
+        boxes: the places that the text names.
+        finish_reason: ``"stop"``, or ``"length"`` where ``max_new_tokens`` or the model's window cut it off.
+        timings: seconds: ``load`` (opening pictures), ``encode`` (the ViT), ``prefill``, ``decode``, ``total``.
+        prompt_tokens, reused_tokens, new_tokens: ids of the prompt, those of them that the cache held, and new ids.
+        picture: the newest picture of the conversation, or ``None``.
+    """
+
+    text: str
+    boxes: list[Box]
+    finish_reason: str
+    timings: dict[str, float]
+    prompt_tokens: int
+    reused_tokens: int
+    new_tokens: int
+    picture: Image | None
+
+    def image(self) -> Image | None:
+        """The newest picture with the boxes drawn in; ``None`` where there is no picture or no box."""
+        if self.picture is None or not self.boxes:
+            return None
+        return grounding.draw(self.picture, self.boxes)
+
+
+class ReplyStream:
+    """An answer as it is generated: iterate for pieces of text; ``reply`` has the whole once the iteration ended."""
+
+    def __init__(self, pieces: Iterator[str]) -> None:
+        self._pieces = pieces
+        self.reply: Reply | None = None
+
+    def __iter__(self) -> ReplyStream:
+        return self
+
+    def __next__(self) -> str:
+        try:
+            return next(self._pieces)
+        except StopIteration as end:
+            if end.value is not None:
+                self.reply = end.value
+            raise StopIteration from None
+
+    def close(self) -> None:
+        """Break the answer off."""
+        self._pieces.close()
+
+
+class ChatSession:
+    """A conversation.
+
+    Every picture is loaded and encoded once, and the keys and values of the part of the conversation that has not
+    changed are kept, so that a turn costs what is new in it. An answer that was broken off (an error, Ctrl-C, a stream
+    that was not read to its end) leaves the session as it was before the question.
+
+    Args:
+        model: in evaluation mode.
+        processor: of the same model.
+        system: the system message; ``None``: the usual one.
+        image_cache_size: for so many pictures the encoded features are kept, the least recently used go first.
+        policy: what pictures may be read from; the processor's by default.
+        trusted_tags: read ``<ref> <box> <quad>`` out of the user's text; otherwise text is only text.
+        **options: fields of :class:`GenerationOptions`, for all turns.
+
+    Raises:
+        ConfigurationError: a base model, which knows no chat, or a wrong option.
+    """
+
+    def __init__(
+        self,
+        model: QWenLMHeadModel,
+        processor: QwenVLProcessor,
+        *,
+        system: str | None = None,
+        image_cache_size: int = 32,
+        policy: ImagePolicy | None = None,
+        trusted_tags: bool = False,
+        **options: Any,
+    ) -> None:
+        if not isinstance(image_cache_size, int) or isinstance(image_cache_size, bool) or image_cache_size < 0:
+            raise ConfigurationError(f"image_cache_size: expected an integer of at least 0, got {image_cache_size!r}")
+        self._window = chat_settings(model)
+        resolve_options(model.generation_config, None, options)  # a mistake shows here, not at the first question
+        self._model = model
+        self._processor = processor
+        self._policy = processor.policy if policy is None else policy
+        self._trusted_tags = trusted_tags
+        self._options = options
+        self._image_cache_size = image_cache_size
+        self._features: OrderedDict[str, paddle.Tensor] = OrderedDict()
+        self._turns: list[Message] = []
+        self._prefix: CachedPrefix | None = None
+        self._turn = 0
+        self.system = DEFAULT_SYSTEM if system is None else system
+
+    @property
+    def messages(self) -> list[Message]:
+        """The conversation so far, with the system message; pictures as PIL images."""
+        messages = normalize_messages([_message("system", self.system), *self._turns])
+        for message in messages:
+            for part in message["content"]:
+                if part["type"] == "image":
+                    part["image"] = part["image"].image
+        return messages
+
+    def ask(
+        self,
+        text: str,
+        images: Sequence[Any] = (),
+        stream: Callable[[str], None] | bool = False,
+        **options: Any,
+    ) -> Reply:
+        """Ask a question, with new pictures before it, and wait for the answer.
+
+        Args:
+            images: whatever the picture loader takes.
+            stream: a function that is called with each piece of text as it is generated.
+            **options: generation options for this turn.
+
+        Raises:
+            PromptError, ImageError, ConfigurationError, NumericalError.
+        """
+        pieces = self.stream(text, images, **options)
+        for piece in pieces:
+            if stream:
+                stream(piece)
+        return pieces.reply
+
+    def stream(self, text: str, images: Sequence[Any] = (), **options: Any) -> ReplyStream:
+        """Like :meth:`ask`, but returns at once the pieces of the answer's text, to be iterated over.
+
+        The question is checked here; the model starts with the first piece. Another question, or :meth:`reset`, gives
+        this one up if its answer is not complete.
+        """
+        started = time.perf_counter()
+        resolved = resolve_options(self._model.generation_config, None, {**self._options, **options})
+        if not isinstance(text, str):
+            raise PromptError(f"text: expected a str, got {type(text).__name__}")
+        if not isinstance(images, (list, tuple)):
+            images = [images]
+        if not text.strip() and not images:
+            raise PromptError("text: empty, expected a question or at least one picture")
+        pictures = [self._load(source, self._policy) for source in images]
+        question = _message("user", text, pictures)
+        prompt = self._processor.render(
+            [_message("system", self.system), *self._turns, question],
+            chat_format="chatml",
+            trusted_tags=self._trusted_tags,
+            max_window_size=self._window,
+        )
+        self._turn += 1
+        timings = {"load": time.perf_counter() - started}
+        return ReplyStream(self._answer(self._turn, question, prompt.input_ids, prompt.images, resolved, timings))
+
+    def reset(self) -> None:
+        """Forget the conversation; the features of its pictures stay, should they come again."""
+        self._turn += 1
+        self._turns = []
+        self._prefix = None
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the conversation as JSON, its pictures included (PNG), for :meth:`load`."""
+        content = {"format": FILE_FORMAT, "messages": json.loads(messages_to_json(self.messages))}
+        path = Path(path)
+        aside = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            aside.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+            os.replace(aside, path)
+        finally:
+            aside.unlink(missing_ok=True)
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Go on with a saved conversation instead of this one.
+
+        Raises:
+            PromptError: the file is missing or is not a saved conversation; this one stays as it was.
+            ImageError: a picture in it cannot be read.
+        """
+        system, turns = _read_conversation(Path(path))
+        policy = self._policy.replace(max_bytes=max(self._policy.max_bytes, _MAX_SAVED_BYTES))
+        for message in turns:
+            for part in message["content"]:
+                if part["type"] == "image":
+                    part["image"] = self._load(part["image"], policy)
+        self.reset()
+        self.system = system
+        self._turns = turns
+
+    def _load(self, source: Any, policy: ImagePolicy) -> Picture:
+        image = load_image(source, policy)
+        return Picture(image, image_key(image, self._processor.image_processor))
+
+    def _answer(
+        self,
+        turn: int,
+        question: Message,
+        ids: list[int],
+        pictures: list[Picture],
+        options: GenerationOptions,
+        timings: dict[str, float],
+    ) -> Iterator[str]:
+        self._check_current(turn)
+        started = time.perf_counter()
+        # Not kept while the model runs: an interruption may leave the cache half written.
+        prefix, self._prefix = self._take_prefix(ids, pictures, options), None
+        reused = prefix.cache.length
+        starts = [i for i, token in enumerate(ids) if token == self._model.config.visual.image_start_id]
+        features = self._encode([picture for picture, start in zip(pictures, starts) if start >= reused])
+        timings["encode"] = time.perf_counter() - started
+        answer = AnswerStream(
+            self._model, self._processor.tokenizer, ids, options, image_features=features, cache=prefix.cache
+        )
+        prefix.answer = answer.tokens
+        timings["prefill"] = time.perf_counter() - started - timings["encode"]
+        text = ""
+        for piece in answer:
+            text += piece
+            self._prefix = prefix
+            yield piece
+            self._check_current(turn)
+            self._prefix = None
+        self._prefix = prefix
+        text = text.strip()
+        self._turns = [*self._turns, question, _message("assistant", text)]
+        seen = message_images(self._turns)
+        timings["decode"] = time.perf_counter() - started - timings["encode"] - timings["prefill"]
+        timings["total"] = sum(timings.values())
+        return Reply(
+            text=text,
+            boxes=grounding.parse(text),
+            finish_reason=answer.finish_reason,
+            timings=timings,
+            prompt_tokens=len(ids),
+            reused_tokens=reused,
+            new_tokens=len(answer.tokens),
+            picture=self._processor.image_processor.to_rgb(seen[-1].image) if seen else None,
+        )
+
+    def _check_current(self, turn: int) -> None:
+        if self._turn != turn:
+            raise ConfigurationError(
+                "stream: the session went on to something else before this answer was complete; read one answer to its "
+                "end before the next question, or use two sessions"
+            )
+
+    def _take_prefix(self, ids: list[int], pictures: list[Picture], options: GenerationOptions) -> CachedPrefix:
+        """The cache to answer with, cut to what this prompt shares with the last one; or an empty one.
+
+        A prompt of another NTK factor is encoded with other positions, so nothing can be shared with it.
+        """
+        keys = [picture.key for picture in pictures]
+        visual = self._model.config.visual
+        old = self._prefix
+        if old is not None and old.cache.ntk_alpha == ntk_alpha(len(ids), self._model.config):
+            shared = old.reusable(ids, keys, visual.image_start_id, visual.n_queries)
+            if shared:
+                old.cache.truncate(shared)
+                return CachedPrefix(old.cache, ids, keys)
+        self._prefix = old = None  # frees the old cache before a new one is made
+        capacity = len(ids) + min(options.max_new_tokens, GROWTH)
+        cache: KVCache = self._model.new_cache(1, len(ids), capacity)
+        return CachedPrefix(cache, ids, keys)
+
+    def _encode(self, pictures: list[Picture]) -> paddle.Tensor | None:
+        """Features ``[n, n_queries, hidden]`` of the pictures; each is encoded where it is not kept from before."""
+        if not pictures:
+            return None
+        wanted = {picture.key: picture.image for picture in pictures}
+        missing = [key for key in wanted if key not in self._features]
+        found = {key: self._features[key] for key in wanted if key in self._features}
+        if missing:
+            pixels = self._processor.image_processor([wanted[key] for key in missing])
+            with paddle.no_grad():
+                found.update(zip(missing, self._model.visual(paddle.to_tensor(pixels)).unbind(axis=0)))
+        for key in wanted:
+            self._features[key] = found[key]
+            self._features.move_to_end(key)
+        while len(self._features) > self._image_cache_size:
+            self._features.popitem(last=False)
+        return paddle.stack([found[picture.key] for picture in pictures])
+
+
+def _message(role: str, text: str, pictures: Sequence[Picture] = ()) -> Message:
+    parts = [{"type": "image", "image": picture} for picture in pictures]
+    return {"role": role, "content": [*parts, {"type": "text", "text": text}]}
+
+
+def _read_conversation(path: Path) -> tuple[str, list[Message]]:
+    """System text and turns of a saved conversation."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise PromptError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise PromptError(f"{path}: not a saved conversation: {error}") from error
+    if not isinstance(content, dict) or content.get("format") != FILE_FORMAT:
+        raise PromptError(f"{path}: not a saved conversation; expected JSON with format {FILE_FORMAT!r}")
+    messages = normalize_messages(content.get("messages"))
+    roles = [message["role"] for message in messages]
+    if roles != ["system", *["user", "assistant"] * (len(roles) // 2)]:
+        raise PromptError(f"{path}: expected a system message, then questions and answers in turn, got {roles}")
+    system = "".join(part["text"] for part in messages[0]["content"])
+    return system, messages[1:]
