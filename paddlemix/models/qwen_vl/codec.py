@@ -24,7 +24,8 @@ DEFAULT_IMAGE_SLOTS = 256
 _SPECIAL = re.compile("|".join(map(re.escape, s.SPECIAL_TOKENS)))
 _ALL_SPECIAL = frozenset(s.SPECIAL_TOKENS)
 # The regular expression engine of tiktoken gives up (by aborting the call) on runs of about a million spaces.
-_LONG_WHITESPACE = re.compile(r"\s{50000}")
+_LONGEST_WHITESPACE = 50_000
+_WHITESPACE = re.compile(r"\s+")
 _ERROR_POLICIES = ("strict", "replace", "ignore")
 
 
@@ -151,12 +152,16 @@ class QWenVLCodec:
         return ids + self._encode_ordinary(text[done:])
 
     def _encode_ordinary(self, text: str) -> list[int]:
+        encode = self._vocabulary.encoding.encode_ordinary
+        if len(text) <= _LONGEST_WHITESPACE:
+            return encode(text)
         ids: list[int] = []
         done = 0
-        for run in _LONG_WHITESPACE.finditer(text):
-            ids += self._vocabulary.encoding.encode_ordinary(text[done : run.end()])
-            done = run.end()
-        return ids + self._vocabulary.encoding.encode_ordinary(text[done:])
+        for run in _WHITESPACE.finditer(text):
+            for cut in range(run.start() + _LONGEST_WHITESPACE, run.end(), _LONGEST_WHITESPACE):
+                ids += encode(text[done:cut])
+                done = cut
+        return ids + encode(text[done:])
 
     def _special_set(self, value: str | Collection[str], name: str) -> frozenset[str]:
         if value == "all":
