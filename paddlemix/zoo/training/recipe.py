@@ -42,8 +42,8 @@ class Stage:
 # long as there is time; then a decay, which is worth several times its length at the constant rate.
 STAGES: dict[str, Stage] = {
     "vision": Stage(0, 1e-3, 200, False, 1.0, first_seed=0),
-    "joint": Stage(7, 1e-3, 200, False, 0.5, first_seed=2**28),
-    "anneal": Stage(7, 1e-3, 0, True, 0.3, first_seed=2**29),
+    "joint": Stage(4, 1e-3, 200, False, 0.5, first_seed=2**28),
+    "anneal": Stage(4, 1e-3, 0, True, 0.3, first_seed=2**29),
 }
 
 
@@ -56,9 +56,9 @@ def small_config(tokenizer: QWenVLTokenizer) -> QWenVLConfig:
     vocab_size = -(-len(tokenizer) // 64) * 64
     return QWenVLConfig(
         vocab_size=vocab_size,
-        hidden_size=256,
+        hidden_size=192,
         num_hidden_layers=4,
-        num_attention_heads=4,
+        num_attention_heads=3,
         kv_channels=64,
         intermediate_size=2 * 384,
         max_position_embeddings=2048,
@@ -71,7 +71,7 @@ def small_config(tokenizer: QWenVLTokenizer) -> QWenVLConfig:
             "layers": 4,
             "heads": 4,
             "mlp_ratio": 4.0,
-            "output_dim": 256,
+            "output_dim": 192,
             "image_start_id": tokenizer.img_start_id,
             "n_queries": QUERY_GRID**2,
             "num_positions": (IMAGE_SIZE // PATCH_SIZE) ** 2,
