@@ -12,7 +12,7 @@ _HOME = {
     "IncrementalDecoder": "streaming",
     "KVCache": "kv_cache",
     "QWenLMHeadModel": "modeling",
-    "QWenModel": "language",
+    "QWenModel": "modeling",
     "QWenVLConfig": "configuration",
     "QWenVLTokenizer": "tokenization",
     "QWenVLVisionConfig": "configuration",
