@@ -1,0 +1,253 @@
+"""A model ready to answer: which device, which dtype, loading it with its processor, asking it many things at once."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Union
+
+from .dependencies import require
+from .errors import ConfigurationError, PromptError
+from .zoo import DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from .chat.session import ChatSession
+    from .chat.single_turn import SingleTurnSession
+    from .media import ImagePolicy
+    from .models.qwen_vl.grounding import Box
+    from .models.qwen_vl.modeling import QWenLMHeadModel
+    from .models.qwen_vl.processing import QwenVLProcessor
+    from .models.qwen_vl.tokenization import QWenVLTokenizer
+
+    Session = Union[ChatSession, SingleTurnSession]
+
+DEFAULT_DTYPE = "bfloat16"
+DTYPES = ("bfloat16", "float16", "float32")
+
+# What is not said comes from the model's generation_config.json.
+GENERATION_OPTIONS: Mapping[str, tuple[type, str]] = {
+    "max_new_tokens": (int, "most tokens of one answer"),
+    "min_new_tokens": (int, "so many tokens come before the answer may end"),
+    "do_sample": (bool, "draw tokens at random instead of taking the likeliest"),
+    "temperature": (float, "sampling: above 1 bolder, below 1 safer"),
+    "top_k": (int, "sampling: among the k likeliest tokens; 0 is all"),
+    "top_p": (float, "sampling: among the likeliest tokens that add up to this probability"),
+    "repetition_penalty": (float, "above 1: fewer repetitions"),
+    "stop_strings": (str, "end the answer at this text"),
+}
+"""What a user of the scripts and of Appflow may say about generation: name -> type and help. ``seed`` comes on top."""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in evaluation mode, its processor, the directory they came from and the seconds that took."""
+
+    directory: Path
+    model: QWenLMHeadModel
+    processor: QwenVLProcessor
+    seconds: float
+
+    @property
+    def is_base(self) -> bool:
+        """Whether this is a base model, which continues a text and knows no conversation."""
+        return self.processor.chat_format == "raw"
+
+    def new_session(
+        self, system: str | None = None, policy: ImagePolicy | None = None, trusted_tags: bool = False
+    ) -> Session:
+        """A conversation with the model; with a base model, questions that stand alone.
+
+        Raises:
+            ConfigurationError: a system text for a base model.
+        """
+        if self.is_base:
+            refuse_system(system)
+            from .chat.single_turn import SingleTurnSession
+
+            return SingleTurnSession(self.model, self.processor, policy=policy, trusted_tags=trusted_tags)
+        from .chat.session import ChatSession
+
+        return ChatSession(self.model, self.processor, system=system, policy=policy, trusted_tags=trusted_tags)
+
+
+def load_model(
+    name_or_dir: str | os.PathLike[str] = DEFAULT_MODEL,
+    dtype: str | None = None,
+    device: str | None = None,
+    from_hf_hub: bool = False,
+) -> LoadedModel:
+    """Load a model and its processor.
+
+    Args:
+        name_or_dir: a directory, a known name, or a name in a public store.
+        dtype: one of ``DTYPES``. ``None`` is bfloat16, or float32 on a CPU; asked for another by name, a CPU answers
+            with float32 as well, and says so.
+        device: see :func:`resolve_device`; Paddle's current device is set to it.
+        from_hf_hub: take the name as one of the Hugging Face hub.
+
+    Raises:
+        ConfigurationError, ModelNotFoundError, CheckpointError, NotEnoughMemoryError, MissingDependencyError.
+    """
+    start = time.perf_counter()
+    if dtype is not None and dtype not in DTYPES:
+        raise ConfigurationError(f"dtype: got {dtype!r}, expected one of {', '.join(DTYPES)}")
+    device = resolve_device(device)
+    paddle = require("paddle", "running a model")
+    require("paddlenlp", "running a model")
+    from .checkpoint import hub
+    from .models.qwen_vl.modeling import QWenLMHeadModel
+    from .models.qwen_vl.processing import QwenVLProcessor
+
+    directory = hub.resolve(name_or_dir, store="huggingface") if from_hf_hub else hub.resolve(name_or_dir)
+    paddle.set_device(device)
+    if dtype is None and device.startswith("gpu"):
+        dtype = DEFAULT_DTYPE
+    model = QWenLMHeadModel.from_pretrained(directory, dtype=dtype)
+    processor = QwenVLProcessor.from_pretrained(directory)
+    return LoadedModel(Path(directory), model, processor, time.perf_counter() - start)
+
+
+def resolve_device(device: str | None) -> str:
+    """``cpu`` or ``gpu:N`` for ``"cpu"``, ``"gpu"``, ``"gpu:N"``, or ``None``: the first GPU if there is one.
+
+    Raises:
+        ConfigurationError: another name, or a GPU that Paddle does not see.
+    """
+    match = re.fullmatch(r"cpu|gpu(?::(\d+))?", device) if isinstance(device, str) else None
+    if device is not None and match is None:
+        raise ConfigurationError(f"device: got {device!r}, expected 'cpu', 'gpu' or 'gpu:N'")
+    if device == "cpu":
+        return "cpu"
+    paddle = require("paddle", "running a model")
+    has_cuda = paddle.device.is_compiled_with_cuda()
+    count = paddle.device.cuda.device_count() if has_cuda else 0
+    if match is None:
+        return "gpu:0" if count else "cpu"
+    number = int(match[1] or 0)
+    if number >= count:
+        built = "" if has_cuda else ", being built for the CPU only"
+        raise ConfigurationError(f"device: got {device!r}, but this Paddle sees {count} GPU(s){built}; use 'cpu'")
+    return f"gpu:{number}"
+
+
+def check_generation_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that are set (not None); checked here so that a mistake is found before a large model is loaded.
+
+    Raises:
+        ConfigurationError: an unknown name, or a value of the wrong type or range.
+    """
+    from .models.qwen_vl.generation_options import GenerationOptions
+
+    for name in options:
+        if name not in GENERATION_OPTIONS and name != "seed":
+            known = ", ".join([*GENERATION_OPTIONS, "seed"])
+            raise ConfigurationError(f"{name}: unknown generation option; known: {known}")
+    given = {name: value for name, value in options.items() if value is not None}
+    GenerationOptions(**given)
+    return given
+
+
+def with_seed(generation: Mapping[str, Any]) -> dict[str, Any]:
+    """The options with a seed: where none is given, one from Paddle's generator, so that ``paddle.seed`` counts."""
+    if generation.get("seed") is not None:
+        return dict(generation)
+    paddle = require("paddle", "running a model")
+    return {**generation, "seed": int(paddle.randint(0, 2**31 - 1, [1]))}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """text: as the model wrote it; boxes: places in the question's last picture; image: a copy of that picture with the
+    boxes drawn in, None without boxes or picture."""
+
+    text: str
+    boxes: list[Box]
+    image: Image.Image | None
+
+
+def answer_all(
+    loaded: LoadedModel,
+    questions: Sequence[tuple[str, Sequence[Image.Image]]],
+    *,
+    system: str | None = None,
+    trusted_tags: bool = False,
+    **generation: Any,
+) -> list[Answer]:
+    """Answer questions that have nothing to do with each other, in one batch.
+
+    Args:
+        questions: (prompt, pictures) each; chat models see them as the first turn of a conversation, base models as a
+            text to continue.
+        system: system text of chat models; None is their usual one.
+        trusted_tags: read ``<ref> <box> <quad>`` out of the prompts; otherwise text is only text.
+        **generation: entries of :data:`GENERATION_OPTIONS`, and ``seed``.
+
+    Raises:
+        PromptError: an empty prompt, or one longer than the model's window.
+        ConfigurationError: a generation option that cannot work, or a system text for a base model.
+    """
+    conversations = [_messages(prompt, pictures) for prompt, pictures in questions]
+    if system is not None:
+        if loaded.is_base:
+            refuse_system(system)
+        conversations = [[{"role": "system", "content": system}, *messages] for messages in conversations]
+    inputs = loaded.processor(conversations, trusted_tags=trusted_tags, return_tensors="pd")
+    tokenizer = loaded.processor.tokenizer
+    stop_ids = _stop_ids(loaded)
+    ids, _ = loaded.model.generate(**inputs, tokenizer=tokenizer, eos_token_id=stop_ids, **with_seed(generation))
+    texts = [
+        _answer_text(row, stop_ids, tokenizer, generation.get("stop_strings") or ()) for row in ids.numpy().tolist()
+    ]
+    return [_answer(text, pictures) for text, (_, pictures) in zip(texts, questions)]
+
+
+def refuse_system(system: str | None) -> None:
+    """Raises ConfigurationError for a system text, which base models do not take."""
+    if system is not None:
+        raise ConfigurationError("system: this is a base model, which takes no system text; leave it out")
+
+
+def _messages(prompt: str, pictures: Sequence[Any]) -> list[dict[str, Any]]:
+    if not isinstance(prompt, str):
+        raise PromptError(f"prompt: got {type(prompt).__name__}, expected str")
+    if not prompt.strip() and not pictures:
+        raise PromptError("prompt: empty, expected a question or at least one picture")
+    parts = [{"type": "image", "image": picture} for picture in pictures]
+    return [{"role": "user", "content": [*parts, {"type": "text", "text": prompt}]}]
+
+
+def _stop_ids(loaded: LoadedModel) -> list[int]:
+    """The ids that end an answer: those of the generation config, and the marks around a message of a chat."""
+    configured = loaded.model.generation_config.eos_token_id
+    ids = configured if isinstance(configured, (list, tuple)) else [configured]
+    tokenizer = loaded.processor.tokenizer
+    return sorted({*(i for i in ids if i is not None), tokenizer.eod_id, tokenizer.im_end_id, tokenizer.im_start_id})
+
+
+def _answer_text(
+    row: Sequence[int], stop_ids: Sequence[int], tokenizer: QWenVLTokenizer, stop_strings: str | Sequence[str]
+) -> str:
+    """The text of a row up to what ends it."""
+    from .models.qwen_vl.streaming import IncrementalDecoder
+
+    strings = (stop_strings,) if isinstance(stop_strings, str) else tuple(stop_strings)
+    decoder = IncrementalDecoder(tokenizer, stop_strings=strings)
+    text = ""
+    for token in row:
+        if token in stop_ids or decoder.stopped_by is not None:
+            break
+        text += decoder.push(token)
+    return (text + decoder.finish()).strip()
+
+
+def _answer(text: str, pictures: Sequence[Image.Image]) -> Answer:
+    from .models.qwen_vl import grounding
+
+    boxes = grounding.parse(text)
+    return Answer(text, boxes, grounding.draw(pictures[-1], boxes) if boxes and pictures else None)
