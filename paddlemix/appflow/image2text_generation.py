@@ -1,0 +1,137 @@
+"""Questions about pictures, answered by Qwen-VL: with a memory of earlier turns, or many independent ones at once."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConfigurationError, PromptError
+from ..inference import GENERATION_OPTIONS, answer_all, check_generation_options, load_model, with_seed
+from ..media import ImagePolicy, load_image
+from ..predict import CAPTION
+from .task import AppTask
+
+if TYPE_CHECKING:
+    from ..chat.session import Reply, ReplyStream
+
+_GENERATION_HELP = {name: text for name, (_, text) in GENERATION_OPTIONS.items()}
+_GENERATION_HELP["seed"] = "sampling: the same seed gives the same answers"
+
+
+class QwenVLChatTask(AppTask):
+    """Each call is the next turn of one conversation; a call with a list of prompts stands outside it."""
+
+    options = {
+        "dtype": "bfloat16 (default), float16 or float32; a CPU always computes in float32",
+        "system": "system text of chat models",
+        "trusted_tags": "True reads <ref> <box> <quad> out of prompts; by default text is only text",
+        "image_policy": "a paddlemix.media.ImagePolicy: what may be read (default: files and public addresses)",
+        **_GENERATION_HELP,
+    }
+    inputs = {
+        "prompt": "the question, or a list of independent questions (default with a picture: the caption)",
+        "image": "path, http(s) address, PIL image, bytes, data URL, array, or a list of them; with a list of prompts "
+        "one entry for each: a picture, a list of pictures, or None",
+        **_GENERATION_HELP,
+    }
+    outputs = {
+        "result": "the answer, tags of boxes included",
+        "boxes": "the places it points at, in thousandths of width and height",
+        "image": "a PIL image with the boxes drawn in, None without boxes",
+    }
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        device: str,
+        from_hf_hub: bool = False,
+        dtype: str | None = None,
+        system: str | None = None,
+        trusted_tags: bool = False,
+        image_policy: ImagePolicy | None = None,
+        **generation: Any,
+    ) -> None:
+        if image_policy is not None and not isinstance(image_policy, ImagePolicy):
+            raise ConfigurationError(f"image_policy: got {type(image_policy).__name__}, expected an ImagePolicy")
+        self._generation = check_generation_options(generation)
+        self._policy = image_policy or ImagePolicy.scripts()
+        self._system = system
+        self._trusted_tags = trusted_tags
+        self._loaded = load_model(model, dtype, device, from_hf_hub)
+        self._session = self._loaded.new_session(system, self._policy, trusted_tags)
+
+    @property
+    def directory(self) -> Path:
+        return self._loaded.directory
+
+    def __call__(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        generation = self._generation_of(inputs)
+        prompt = inputs.get("prompt")
+        if _is_list(prompt):
+            return {**inputs, **self._answer_batch(prompt, inputs.get("image"), generation)}
+        prompt, sources = _question(prompt, inputs.get("image"))
+        return _turn_result(inputs, self._session.ask(prompt, sources, **generation))
+
+    def stream(self, inputs: dict[str, Any]) -> Generator[str, None, dict[str, Any]]:
+        generation = self._generation_of(inputs)
+        if _is_list(inputs.get("prompt")):
+            raise PromptError("prompt: got a list, which cannot be streamed; give one prompt or leave out stream=True")
+        prompt, sources = _question(inputs.get("prompt"), inputs.get("image"))
+        return _stream(inputs, self._session.stream(prompt, sources, **generation))
+
+    def reset(self) -> None:
+        self._session.reset()
+
+    def _generation_of(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """The options of this call over those of the construction."""
+        given = {name: inputs[name] for name in _GENERATION_HELP if name in inputs}
+        return with_seed({**self._generation, **check_generation_options(given)})
+
+    def _answer_batch(self, prompts: Sequence[Any], images: Any, generation: dict[str, Any]) -> dict[str, list[Any]]:
+        if not prompts:
+            raise PromptError("prompt: got an empty list, expected at least one question")
+        if images is None:
+            images = [None] * len(prompts)
+        if not _is_list(images) or len(images) != len(prompts):
+            came = f"{len(images)} entries" if _is_list(images) else type(images).__name__
+            raise PromptError(
+                f"image: got {came} for a list of {len(prompts)} prompts, expected a list of as many (None: no picture)"
+            )
+        questions = [_question(prompt, image) for prompt, image in zip(prompts, images)]
+        questions = [
+            (prompt, [load_image(source, self._policy) for source in sources]) for prompt, sources in questions
+        ]
+        answers = answer_all(
+            self._loaded, questions, system=self._system, trusted_tags=self._trusted_tags, **generation
+        )
+        return {
+            "result": [answer.text for answer in answers],
+            "boxes": [answer.boxes for answer in answers],
+            "image": [answer.image for answer in answers],
+        }
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, (list, tuple))
+
+
+def _question(prompt: Any, image: Any) -> tuple[Any, list[Any]]:
+    """The prompt, or the one for a picture without any, and the picture sources."""
+    if prompt is None and image is None:
+        raise PromptError("prompt: missing; give prompt=, image=, or both")
+    sources = list(image) if _is_list(image) else [] if image is None else [image]
+    return CAPTION if prompt is None else prompt, sources
+
+
+def _stream(inputs: dict[str, Any], pieces: ReplyStream) -> Generator[str, None, dict[str, Any]]:
+    try:
+        yield from pieces
+    finally:
+        pieces.close()
+    return _turn_result(inputs, pieces.reply)
+
+
+def _turn_result(inputs: dict[str, Any], reply: Reply) -> dict[str, Any]:
+    return {**inputs, "result": reply.text, "boxes": reply.boxes, "image": reply.image()}
