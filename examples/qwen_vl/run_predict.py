@@ -1,0 +1,99 @@
+"""Ask Qwen-VL one question about a picture, or several pictures.
+
+    python run_predict.py --prompt "Where is the dog?"                        the bundled model and picture
+    python run_predict.py --input_image street.jpg --prompt "这是什么？"       the bundled model, your picture
+    python run_predict.py --model_name_or_path qwen-vl/qwen-vl-chat-7b \\
+        --input_image a.jpg --input_image https://example.org/b.jpg --prompt "What differs?"
+
+Prints `response: …`, and where the answer points at places in the picture, `picture: …`: the path of a copy with the
+boxes drawn in (output/pred.jpg, replaced by the next run). Notes and errors go to stderr; after an error the exit
+status is 1, after wrong options 2, and no file is left half written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+# A checkout works without being installed.
+_CHECKOUT = Path(__file__).resolve().parent.parent.parent
+if (_CHECKOUT / "paddlemix" / "cli.py").is_file():
+    sys.path.insert(0, str(_CHECKOUT))
+
+from paddlemix import cli, predict  # noqa: E402
+from paddlemix.zoo import DEFAULT_MODEL, DEMO_IMAGE  # noqa: E402
+
+
+def parser() -> argparse.ArgumentParser:
+    result = cli.Parser(
+        usage="%(prog)s [options]", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    question = result.add_argument_group("question")
+    question.add_argument(
+        "--input_image",
+        action="append",
+        metavar="PATH_OR_URL",
+        help="a picture: file or public http(s) address; may be repeated (default: the bundled picture with the "
+        "bundled model, none with another one)",
+    )
+    question.add_argument(
+        "--prompt", metavar="TEXT", help=f"the question (default with a picture: {predict.CAPTION!r})"
+    )
+    cli.add_model_options(result)
+    cli.add_generation_options(result)
+    output = result.add_argument_group("output")
+    output.add_argument(
+        "--visual",
+        type=cli.boolean,
+        nargs="?",
+        const=True,
+        default=True,
+        metavar="True|False",
+        help="draw the boxes of the answer into a copy of the picture (default: True)",
+    )
+    output.add_argument(
+        "--output_dir", default="output", metavar="DIR", help="where drawn pictures go (default: %(default)s)"
+    )
+    output.add_argument(
+        "--json",
+        action="store_true",
+        help="print one JSON object instead: text, boxes (corners in thousandths of width and height, and in pixels), "
+        "timings in seconds, path of the drawn picture",
+    )
+    return result
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parser().parse_args(arguments)
+    generation = cli.generation_options(options)
+    images = options.input_image or []
+    if not images and options.model_name_or_path in (None, DEFAULT_MODEL):
+        images = [DEMO_IMAGE]
+        cli.note(f"note: no --input_image, so the question is about the bundled picture {DEMO_IMAGE}")
+    cli.model_note(options.model_name_or_path)
+    prediction = predict.predict(
+        options.prompt,
+        images,
+        model=options.model_name_or_path or DEFAULT_MODEL,
+        dtype=options.dtype,
+        device=options.device,
+        system=options.system,
+        trusted_tags=options.trusted_tags,
+        seed=options.seed,
+        **generation,
+    )
+    path = prediction.save(options.output_dir) if options.visual else None
+    if options.json:
+        print(json.dumps({**prediction.to_dict(), "image": path and str(path)}, ensure_ascii=False))
+        return 0
+    print(f"response: {prediction.text}")
+    if path is not None:
+        print(f"picture: {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,115 @@
+"""What the command-line programs share: options of model and generation, one-line errors, quiet imports."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from .errors import PaddleMixError
+from .inference import DTYPES, GENERATION_OPTIONS, check_generation_options
+from .zoo import DEFAULT_MODEL
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong with the arguments in one line, exit status 2; ``--help`` has the rest."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message} (--help lists the options)\n")
+
+
+def boolean(text: str) -> bool:
+    """``True``, ``False`` and their usual other spellings."""
+    values = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    if text.lower() not in values:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected True or False")
+    return values[text.lower()]
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """``--model_name_or_path --dtype --device --seed --system --trusted_tags``."""
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--model_name_or_path",
+        metavar="NAME_OR_DIR",
+        help="a directory, or a name such as qwen-vl/qwen-vl-chat-7b, which is downloaded when it is not there "
+        f"(default: {DEFAULT_MODEL}, the small model that comes with the project)",
+    )
+    group.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        help="number format of the weights on a GPU (default: bfloat16); a CPU always computes in float32",
+    )
+    group.add_argument("--device", metavar="cpu|gpu|gpu:N", help="where to run (default: the first GPU, else the CPU)")
+    group.add_argument("--seed", type=int, default=1234, help="seed of the random draws (default: %(default)s)")
+    group.add_argument("--system", metavar="TEXT", help="system text that chat models get before the conversation")
+    group.add_argument(
+        "--trusted_tags",
+        type=boolean,
+        nargs="?",
+        const=True,
+        default=False,
+        metavar="True|False",
+        help="read <ref>, <box> and <quad> in your text as tags (default: False, text is only text)",
+    )
+
+
+def add_generation_options(parser: argparse.ArgumentParser) -> None:
+    """One option for each entry of :data:`GENERATION_OPTIONS`."""
+    group = parser.add_argument_group("generation", "what is not given comes from the model's generation_config.json")
+    for name, (kind, text) in GENERATION_OPTIONS.items():
+        if kind is bool:
+            group.add_argument(f"--{name}", type=boolean, nargs="?", const=True, metavar="True|False", help=text)
+        elif kind is str:
+            group.add_argument(f"--{name}", action="append", metavar="TEXT", help=f"{text} (may be repeated)")
+        else:
+            group.add_argument(f"--{name}", type=kind, metavar=kind.__name__.upper(), help=text)
+
+
+def generation_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The generation options that were given. Raises ConfigurationError for values that cannot work."""
+    return check_generation_options({name: getattr(arguments, name) for name in GENERATION_OPTIONS})
+
+
+def note(text: str) -> None:
+    """A line about what is going on, kept apart from the program's output."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def model_note(name: str | None) -> None:
+    """Say what the bundled model is when it is the one in use."""
+    if name is None or name == DEFAULT_MODEL:
+        note(f"note: {DEFAULT_MODEL} is the small bundled model: it answers about drawn scenes of everyday objects.")
+
+
+def run(main: Callable[[Sequence[str] | None], int]) -> NoReturn:
+    """Run a program: a deliberate error becomes one line ``error: …`` on stderr and exit status 1."""
+    _quiet_imports()
+    try:
+        status = main(None)
+        sys.stdout.flush()
+    except PaddleMixError as error:
+        note("error: " + " ".join(str(error).split()))
+        status = 1
+    except BrokenPipeError:
+        # the reader of our output has gone; there is nobody left to tell
+        sys.stdout = None
+        status = 1
+    except KeyboardInterrupt:
+        note("interrupted")
+        status = INTERRUPTED
+    sys.exit(status)
+
+
+def _quiet_imports() -> None:
+    """Keep what Paddle and PaddleNLP tell their developers off a user's terminal; warnings about the work stay."""
+    warnings.filterwarnings("ignore", message="No ccache found")
+    warnings.filterwarnings("ignore", message="Setuptools is replacing distutils")
+    # a filter, since PaddleNLP sets the level of its logger on import
+    logging.getLogger("PaddleNLP").addFilter(lambda record: record.levelno >= logging.WARNING)

@@ -1,0 +1,122 @@
+"""One question about pictures, from the names of things to an answer with drawn boxes.
+
+from paddlemix.predict import predict
+
+prediction = predict("框出图中公交车的位置", ["street.jpg"])
+print(prediction.text, prediction.boxes)
+prediction.save("output")
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import PromptError
+from .inference import check_generation_options, load_model, with_seed
+from .media import ImagePolicy, load_image
+from .media.saving import save_image
+from .zoo import DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from .media.loading import ImageSource
+    from .models.qwen_vl.grounding import Box
+
+CAPTION = "Generate the caption in English with grounding:"
+"""The question where a picture comes without one: the caption task that the models were trained on."""
+
+PICTURE_NAME = "pred.jpg"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """An answer.
+
+    text: as the model wrote it, tags of boxes included.
+    boxes: the places it points at, in thousandths of the width and height of the last picture.
+    image: a copy of that picture with the boxes drawn in; None without boxes or picture.
+    size: (width, height) of that picture in pixels, None without one.
+    timings: seconds: ``model`` (loading it), ``load`` (pictures), ``encode`` (the ViT), ``prefill``, ``decode``, and
+        ``total``, which leaves out the model.
+    prompt_tokens, new_tokens: ids of the prompt, and ids generated.
+    """
+
+    text: str
+    boxes: list[Box]
+    image: Image.Image | None
+    size: tuple[int, int] | None
+    timings: dict[str, float]
+    prompt_tokens: int
+    new_tokens: int
+
+    def save(self, directory: str | os.PathLike[str]) -> Path | None:
+        """Write the drawn picture as ``pred.jpg`` into ``directory``, replacing an older one; None if there is none."""
+        return None if self.image is None else save_image(self.image, Path(directory) / PICTURE_NAME)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the picture, ready for JSON."""
+        return {
+            "text": self.text,
+            "boxes": [self._box(box) for box in self.boxes],
+            "timings": {name: round(seconds, 4) for name, seconds in self.timings.items()},
+            "prompt_tokens": self.prompt_tokens,
+            "new_tokens": self.new_tokens,
+        }
+
+    def _box(self, box: Box) -> dict[str, Any]:
+        result = dataclasses.asdict(box)
+        if self.size is not None:
+            result["pixels"] = list(box.pixels(*self.size))
+        return result
+
+
+def predict(
+    prompt: str | None,
+    images: Sequence[ImageSource] = (),
+    model: str | os.PathLike[str] = DEFAULT_MODEL,
+    *,
+    dtype: str | None = None,
+    device: str | None = None,
+    system: str | None = None,
+    trusted_tags: bool = False,
+    seed: int | None = None,
+    image_policy: ImagePolicy | None = None,
+    **generation: Any,
+) -> Prediction:
+    """Load a model and ask it one question.
+
+    Args:
+        prompt: the question; with a picture it may be None, which is :data:`CAPTION`.
+        images: paths, http(s) addresses, PIL images …, shown before the question in this order.
+        model, dtype, device: see :func:`paddlemix.inference.load_model`.
+        system: system text of chat models.
+        trusted_tags: read ``<ref> <box> <quad>`` out of the prompt; otherwise text is only text.
+        seed: of the random draws, for models that draw.
+        image_policy: what may be read; by default files and public addresses.
+        **generation: entries of :data:`paddlemix.inference.GENERATION_OPTIONS`.
+
+    Pictures and options are checked before the model is loaded. Raises PaddleMixError and its subclasses.
+    """
+    if prompt is None and not images:
+        raise PromptError("prompt: missing; give a prompt, a picture, or both")
+    generation = check_generation_options({**generation, "seed": seed})
+    policy = image_policy or ImagePolicy.scripts()
+    pictures = [load_image(source, policy) for source in images]
+    loaded = load_model(model, dtype, device)
+    session = loaded.new_session(system, policy, trusted_tags)
+    reply = session.ask(CAPTION if prompt is None else prompt, pictures, **with_seed(generation))
+    return Prediction(
+        text=reply.text,
+        boxes=reply.boxes,
+        image=reply.image(),
+        size=pictures[-1].size if pictures else None,
+        timings={"model": loaded.seconds, **reply.timings},
+        prompt_tokens=reply.prompt_tokens,
+        new_tokens=reply.new_tokens,
+    )
