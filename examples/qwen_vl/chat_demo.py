@@ -1,0 +1,68 @@
+"""Chat with Qwen-VL about pictures in the terminal.
+
+    python chat_demo.py                              interactive, with the small bundled model
+    python chat_demo.py --model_name_or_path DIR     with another model
+    python chat_demo.py --script lines.txt           unattended: each line is a message or a command
+    printf '/image a.jpg\\nWhat is this?\\n' | python chat_demo.py
+
+Commands: /image PATH_OR_URL, /reset, /save FILE, /load FILE, /help, /quit. Ctrl-C stops an answer, not the program.
+Where an answer points at places in a picture, a copy with the boxes drawn in is saved and its path printed.
+Unattended, the first error ends the program with exit status 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+# A checkout works without being installed.
+_CHECKOUT = Path(__file__).resolve().parent.parent.parent
+if (_CHECKOUT / "paddlemix" / "cli.py").is_file():
+    sys.path.insert(0, str(_CHECKOUT))
+
+from paddlemix import cli  # noqa: E402
+from paddlemix.chat import terminal  # noqa: E402
+from paddlemix.zoo import DEFAULT_MODEL, DEMO_IMAGE  # noqa: E402
+
+
+def parser() -> argparse.ArgumentParser:
+    result = cli.Parser(
+        usage="%(prog)s [options]", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    chat = result.add_argument_group("chat")
+    chat.add_argument("--script", metavar="FILE", help="read the lines from a file (UTF-8) instead of the keyboard")
+    chat.add_argument(
+        "--output_dir", default="output", metavar="DIR", help="where drawn pictures go (default: %(default)s)"
+    )
+    cli.add_model_options(result)
+    cli.add_generation_options(result)
+    return result
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parser().parse_args(arguments)
+    generation = cli.generation_options(options)
+    lines = terminal.script_lines(options.script)
+    cli.model_note(options.model_name_or_path)
+    chat = terminal.TerminalChat.load(
+        options.model_name_or_path or DEFAULT_MODEL,
+        dtype=options.dtype,
+        device=options.device,
+        system=options.system,
+        trusted_tags=options.trusted_tags,
+        seed=options.seed,
+        output_dir=options.output_dir,
+        **generation,
+    )
+    if lines is not None:
+        chat.run_script(lines)
+        return 0
+    print(f"/image PATH adds a picture to the next message (one to try: {DEMO_IMAGE}); /help lists the commands.")
+    chat.run_interactive()
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)
