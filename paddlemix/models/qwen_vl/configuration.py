@@ -162,9 +162,8 @@ class QWenVLConfig(PretrainedConfig):
         kwargs.setdefault("tie_word_embeddings", False)
         # PaddleNLP would otherwise record Paddle's current default dtype as if the file had asked for it.
         kwargs.setdefault("dtype", None)
-        super().__init__(
-            use_cache=use_cache, return_dict=True, **_without(kwargs, _FIXED_FIELDS, "tie_word_embeddings")
-        )
+        kwargs["return_dict"] = True
+        super().__init__(use_cache=use_cache, **_without(kwargs, _FIXED_FIELDS, "tie_word_embeddings"))
         self.vocab_size = vocab_size
         self.hidden_size = hidden_size
         self.num_hidden_layers = num_hidden_layers

@@ -270,9 +270,14 @@ def picture_slots(input_ids: np.ndarray, visual: QWenVLVisionConfig) -> np.ndarr
 def next_token_loss(logits: paddle.Tensor, labels: paddle.Tensor) -> paddle.Tensor:
     """Mean cross entropy of predicting ``labels`` one position ahead, in float32; labels of −100 do not count.
 
+    Where no label counts the loss is 0.
+
     Args:
         logits: ``[batch, length, vocab]``.
         labels: int ``[batch, length]``, aligned with the inputs.
     """
     predicted = logits[:, :-1].reshape([-1, logits.shape[-1]]).astype("float32")
-    return F.cross_entropy(predicted, labels[:, 1:].reshape([-1]), ignore_index=-100)
+    following = labels[:, 1:].reshape([-1])
+    total = F.cross_entropy(predicted, following, ignore_index=-100, reduction="sum")
+    # Paddle's own mean would divide by the ignored positions as well: it leaves them out for non-negative ids only.
+    return total / (following != -100).astype("float32").sum().clip(min=1.0)
