@@ -1,0 +1,93 @@
+import json
+
+import pytest
+
+from paddlemix.errors import CheckpointError, ConfigurationError
+from paddlemix.models.qwen_vl.configuration import QWenVLConfig, QWenVLVisionConfig
+
+PUBLISHED = {
+    "_name_or_path": "./", "architectures": ["QWenLMHeadModel"], "attn_dropout_prob": 0.0,
+    "auto_map": {"AutoConfig": "configuration_qwen.QWenConfig"}, "bf16": False, "emb_dropout_prob": 0.0, "fp16": False,
+    "fp32": False, "hidden_size": 4096, "initializer_range": 0.02, "intermediate_size": 22016, "kv_channels": 128,
+    "layer_norm_epsilon": 1e-06, "max_position_embeddings": 8192, "model_type": "qwen", "no_bias": True,
+    "num_attention_heads": 32, "num_hidden_layers": 32, "onnx_safe": None, "rotary_emb_base": 10000, "rotary_pct": 1.0,
+    "scale_attn_weights": True, "seq_length": 2048, "tie_word_embeddings": False, "tokenizer_type": "QWenTokenizer",
+    "torch_dtype": "bfloat16", "transformers_version": "4.31.0", "use_cache": True, "use_dynamic_ntk": True,
+    "use_flash_attn": False, "use_logn_attn": True,
+    "visual": {
+        "heads": 16, "image_size": 448, "image_start_id": 151857, "layers": 48, "mlp_ratio": 4.9231, "output_dim": 4096,
+        "patch_size": 14, "width": 1664,
+    },
+    "vocab_size": 151936,
+}  # fmt: skip
+SMALL_VISUAL = {"output_dim": 128, "width": 64, "heads": 2, "image_start_id": 300}
+SMALL = {"hidden_size": 128, "kv_channels": 64, "num_attention_heads": 2, "vocab_size": 512, "visual": SMALL_VISUAL}
+
+
+def test_the_published_file_is_read_as_it_is():
+    config = QWenVLConfig(**PUBLISHED)
+    for name in ("hidden_size", "intermediate_size", "seq_length", "use_dynamic_ntk", "use_logn_attn", "vocab_size"):
+        assert getattr(config, name) == PUBLISHED[name]
+    assert config.visual.mlp_width == 8192
+    assert config.visual.resampler_heads == 32
+    assert (config.visual.image_end_id, config.visual.image_pad_id, config.visual.n_queries) == (151858, 151859, 256)
+
+
+def test_defaults_are_the_published_values():
+    config = QWenVLConfig()
+    published = QWenVLConfig(**PUBLISHED)
+    assert config.visual.to_dict() == published.visual.to_dict()
+    for name in ("num_hidden_layers", "kv_channels", "rotary_emb_base", "layer_norm_epsilon"):
+        assert getattr(config, name) == getattr(published, name)
+
+
+def test_saved_and_read_again_is_the_same(tmp_path):
+    config = QWenVLConfig(**SMALL, seq_length=77, use_logn_attn=False)
+    config.save_pretrained(str(tmp_path))
+    again = QWenVLConfig.from_pretrained(tmp_path)
+    assert again.to_dict() == config.to_dict()
+    assert (again.seq_length, again.use_logn_attn, again.visual.width) == (77, False, 64)
+    assert json.loads((tmp_path / "config.json").read_text())["visual"]["width"] == 64
+
+
+def test_single_fields_can_be_overridden(tmp_path):
+    QWenVLConfig(**SMALL).save_pretrained(str(tmp_path))
+    assert QWenVLConfig.from_pretrained(tmp_path, seq_length=5).seq_length == 5
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"hidden_sise": 1}, "hidden_sise"),
+        ({"rotary_pct": 0.5}, "rotary_pct"),
+        ({"no_bias": False}, "no_bias"),
+        ({"tie_word_embeddings": True}, "tie_word_embeddings"),
+        ({"kv_channels": 32}, "kv_channels"),
+        ({"intermediate_size": 33}, "intermediate_size"),
+        ({"vocab_size": 302}, "image_start_id"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers"),
+        ({"bf16": True, "fp16": True}, "bf16, fp16"),
+        ({"visual": {**SMALL_VISUAL, "n_queries": 200}}, "visual.n_queries"),
+        ({"visual": {**SMALL_VISUAL, "image_size": 450}}, "visual.image_size"),
+        ({"visual": {**SMALL_VISUAL, "width": 63}}, "visual.width"),
+        ({"visual": {**SMALL_VISUAL, "output_dim": 256}}, "visual.output_dim"),
+        ({"visual": {**SMALL_VISUAL, "patches": 3}}, "patches"),
+    ],
+)
+def test_what_cannot_work_is_refused_by_name(change, message):
+    with pytest.raises(ConfigurationError, match=message):
+        QWenVLConfig(**{**SMALL, **change})
+
+
+def test_a_missing_or_broken_file_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match=r"config\.json: missing"):
+        QWenVLConfig.from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(CheckpointError, match="not valid JSON"):
+        QWenVLConfig.from_pretrained(tmp_path)
+
+
+def test_vision_defaults_divide_evenly():
+    config = QWenVLVisionConfig()
+    assert config.width // config.heads == 104
+    assert (config.image_size // config.patch_size) ** 2 == 1024

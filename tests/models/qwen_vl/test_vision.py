@@ -1,0 +1,56 @@
+from functools import lru_cache
+
+import numpy as np
+import paddle
+import pytest
+
+from tests.golden_model import golden_arrays, golden_model, golden_pixels
+
+PICTURES = ("a.jpg", "b.png", "c.png", "d.png")
+
+
+@lru_cache(maxsize=4)
+def intermediates(picture):
+    """Every stage of the picture encoder, each ``[positions, width]``."""
+    visual = golden_model().visual
+    stages = {}
+    with paddle.no_grad():
+        stages["embed"] = visual.embed_patches(paddle.to_tensor(golden_pixels(picture)[None]))
+        stages["ln_pre"] = x = visual.ln_pre(stages["embed"])
+        for index, block in enumerate(visual.transformer.resblocks):
+            stages[f"block{index}"] = x = block(x)
+        stages["resampler"] = visual.attn_pool(x)
+        stages["encode"] = visual(paddle.to_tensor(golden_pixels(picture)[None]))
+    return {name: stage[0].numpy() for name, stage in stages.items()}
+
+
+@pytest.mark.parametrize("picture", PICTURES)
+@pytest.mark.parametrize(
+    ("stage", "rows", "columns"), [("embed", 16, 4), ("ln_pre", 16, 4), ("block0", 8, 3), ("block1", 8, 3)]
+)
+def test_stages_equal_the_original(picture, stage, rows, columns):
+    expected = golden_arrays("vision").get(f"vision.{picture[0]}.{stage}.slice")
+    assert expected is not None
+    np.testing.assert_allclose(intermediates(picture)[stage][::rows, ::columns], expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("picture", PICTURES)
+@pytest.mark.parametrize("stage", ["resampler", "encode"])
+def test_features_equal_the_original(picture, stage):
+    expected = golden_arrays("vision")[f"vision.{picture[0]}.{stage}"]
+    np.testing.assert_allclose(intermediates(picture)[stage], expected, rtol=0, atol=1e-5)
+
+
+def test_a_picture_of_the_tables_own_size_needs_no_resizing():
+    with paddle.no_grad():
+        features = golden_model().visual(golden_model().visual.blank_images())[0].numpy()
+    expected = golden_arrays("vision")["vision.zeros224.encode.slice"]
+    np.testing.assert_allclose(features[::4, ::3], expected, rtol=0, atol=1e-5)
+
+
+def test_a_picture_is_encoded_the_same_alone_and_in_a_batch():
+    batch = np.stack([golden_pixels(picture) for picture in PICTURES])
+    with paddle.no_grad():
+        features = golden_model().visual(paddle.to_tensor(batch)).numpy()
+    for row, picture in enumerate(PICTURES):
+        np.testing.assert_allclose(features[row], intermediates(picture)["encode"], rtol=0, atol=1e-5)
