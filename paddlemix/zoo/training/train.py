@@ -20,6 +20,7 @@ from pathlib import Path
 import paddle
 from paddlenlp.trainer import Trainer, TrainerCallback, TrainingArguments, get_last_checkpoint
 
+from ...finetune.denormals import flush_denormals
 from ...models.qwen_vl.modeling import QWenLMHeadModel
 from ...models.qwen_vl.processing import QwenVLImageProcessor
 from ...models.qwen_vl.tokenization import QWenVLTokenizer
@@ -94,6 +95,8 @@ def main() -> None:
         remove_unused_columns=False,
     )
     paddle.seed(options.seed)
+    if arguments.device == "cpu":
+        flush_denormals()
     tokenizer = QWenVLTokenizer.from_pretrained(DEFAULT_MODEL_DIR)
     training_model = build_training_model(tokenizer, stage.head_weight)
     if options.start is not None:
