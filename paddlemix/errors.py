@@ -1,7 +1,8 @@
 """Every exception that paddlemix raises on purpose.
 
-Each derives from :class:`PaddleMixError` and from the built-in type that a caller would expect, so ``except ValueError``
-keeps working. Messages are one line: they name the field, what came, what was expected and what to do.
+Each derives from :class:`PaddleMixError` and from the built-in type that a caller would expect, so
+``except ValueError`` keeps working. Messages are one line: they name the field, what came, what was expected and what
+to do.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Flushing denormal numbers to zero, for training on a CPU.
 
-Paddle's softmax gives a masked position not zero but about 1e-28. In the backward pass such weights meet small gradients,
+Paddle's softmax gives a masked position not zero but about 1e-28. In the backward pass such weights meet small
+gradients,
 the products fall below the smallest normal float32, and the processor then computes each of them many times slower: the
 backward pass of a small decoder took 2.4 times as long. Neither Paddle nor NumPy can set the processor's flag, so four
 lines of C do.
@@ -23,7 +24,7 @@ void flush_denormals(void) { _mm_setcsr(_mm_getcsr() | 0x8040); }
 
 
 def flush_denormals() -> bool:
-    """Let this thread treat denormal numbers as zero. Returns whether it could: an x86 processor and ``cc`` are needed."""
+    """Let this thread treat denormal numbers as zero; returns whether it could (needs an x86 processor and ``cc``)."""
     compiler = shutil.which("cc")
     if compiler is None or platform.machine() not in ("x86_64", "AMD64"):
         return False

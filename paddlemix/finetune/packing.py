@@ -1,8 +1,8 @@
 """Several conversations about the same picture in one row, so that the picture is encoded once for all of them.
 
-The row begins with what they share (system message, picture); each conversation follows as a branch that sees the shared
-part and itself, never its neighbours, and whose positions continue the shared part's. Each branch therefore gets exactly
-the logits that it would get alone.
+The row begins with what they share (system message, picture); each conversation follows as a branch that sees the
+shared part and itself, never its neighbours, and whose positions continue the shared part's. Each branch therefore
+gets exactly the logits that it would get alone.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ import paddle
 def rotary_tables(length: int, head_dim: int, base: float) -> tuple[np.ndarray, np.ndarray]:
     """Cosines and sines for positions ``0 .. length - 1``: two float32 arrays ``[length, head_dim]``.
 
-    Always float32, because a half-precision angle is wrong by whole turns at long range. The two halves of the last axis are
-    equal, so that the rotation is ``x * cos + rotate_half(x) * sin``.
+    Always float32, because a half-precision angle is wrong by whole turns at long range. The two halves of the last
+    axis are equal, so that the rotation is ``x * cos + rotate_half(x) * sin``.
     """
     exponent = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
     inverse_frequency = np.float32(1.0) / np.power(np.float32(base), exponent)

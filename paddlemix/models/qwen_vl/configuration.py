@@ -15,10 +15,12 @@ from ...errors import CheckpointError, ConfigurationError
 
 # Fields of published files that describe the file or the tools that wrote it, and change no computation.
 _DESCRIPTIVE_FIELDS = {
-    "_name_or_path", "architectures", "auto_map", "model_type", "tokenizer_type", "torch_dtype", "dtype", "name_or_path",
-    "transformers_version", "paddlenlp_version", "paddlemix_version", "llm_pretrained_model_name_or_path",
+    "_name_or_path", "architectures", "auto_map", "model_type", "tokenizer_type", "torch_dtype", "dtype",
+    "name_or_path", "transformers_version", "paddlenlp_version", "paddlemix_version",
+    "llm_pretrained_model_name_or_path",
 }  # fmt: skip
-# Fields whose only supported value is given here: the published checkpoints hold it, another one would need other maths.
+# Fields whose only supported value is given here: the published checkpoints hold it, another one would need other
+# maths.
 _FIXED_FIELDS: dict[str, tuple[Any, ...]] = {
     "rotary_pct": (1.0, 1),
     "no_bias": (True,),
@@ -43,7 +45,8 @@ class QWenVLVisionConfig:
         output_dim: hidden size of the resampler, equal to the language model's ``hidden_size``.
         image_start_id: token id of ``<img>``; ``</img>`` and ``<imgpad>`` follow it.
         n_queries: number of feature vectors for one picture; a square number.
-        num_positions: entries of the ViT's position table, a square number; resized bicubically where the patch grid differs.
+        num_positions: entries of the ViT's position table, a square number; resized bicubically where the patch grid
+            differs.
     """
 
     def __init__(
@@ -119,15 +122,15 @@ class QWenVLVisionConfig:
                 )
         if self.output_dim % self.resampler_heads:
             raise ConfigurationError(
-                f"visual.output_dim: {self.output_dim} is not a multiple of its {self.resampler_heads} resampler heads"
+                f"visual.output_dim: {self.output_dim} is not a multiple of its {self.resampler_heads} heads"
             )
 
 
 class QWenVLConfig(PretrainedConfig):
     """Configuration of :class:`QWenLMHeadModel`, with the field names of the published ``config.json``.
 
-    ``intermediate_size`` is twice the width of the feed-forward layer, as published. ``bf16``, ``fp16`` and ``fp32`` ask for
-    a dtype when ``from_pretrained`` is given none; at most one may be true.
+    ``intermediate_size`` is twice the width of the feed-forward layer, as published. ``bf16``, ``fp16`` and ``fp32``
+    ask for a dtype when ``from_pretrained`` is given none; at most one may be true.
     """
 
     model_type = "qwen"

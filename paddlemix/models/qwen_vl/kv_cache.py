@@ -27,16 +27,17 @@ def ntk_alpha(length: int, config: QWenVLConfig) -> float:
 class KVCache:
     """Preallocated cache, written in place.
 
-    Each layer holds one tensor for keys (after the rotation) and one for values, both ``[batch, heads, capacity, head_dim]``.
-    All rows have the same ``length``: shorter prompts are padded on the left, and the padding is masked, as in the original.
-    The NTK factor lives here and not in the model, so that conversations cannot disturb each other.
+    Each layer holds one tensor for keys (after the rotation) and one for values, both ``[batch, heads, capacity,
+    head_dim]``. All rows have the same ``length``: shorter prompts are padded on the left, and the padding is masked,
+    as in the original. The NTK factor lives here and not in the model, so that conversations cannot disturb each
+    other.
 
     Args:
         config: the model's configuration.
         batch_size: number of rows.
         capacity: positions to allocate at once; the cache grows by itself when they are used up.
-        prompt_length: length of the whole prompt (padding included), which fixes the NTK factor. A prompt that is fed in
-            parts needs it in advance; for one that is fed whole, it is the length of the first call.
+        prompt_length: length of the whole prompt (padding included), which fixes the NTK factor. A prompt that is fed
+            in parts needs it in advance; for one that is fed whole, it is the length of the first call.
         dtype: of the stored keys and values.
     """
 
@@ -50,7 +51,8 @@ class KVCache:
     ) -> None:
         if batch_size < 1 or capacity < 1 or prompt_length < 1:
             raise ConfigurationError(
-                f"KVCache: batch_size, capacity and prompt_length must be positive, got {batch_size}, {capacity}, {prompt_length}"
+                "KVCache: batch_size, capacity and prompt_length must be positive, "
+                f"got {batch_size}, {capacity}, {prompt_length}"
             )
         self.ntk_alpha = ntk_alpha(prompt_length, config)
         self.length = 0
@@ -77,10 +79,11 @@ class KVCache:
                 tensors[layer] = paddle.concat([tensor, paddle.zeros(shape, dtype=tensor.dtype)], axis=2)
 
     def write(self, layer: int, key: paddle.Tensor, value: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
-        """Store ``[batch, heads, new, head_dim]`` behind the current length; return all keys and values, unused room included.
+        """Store ``[batch, heads, new, head_dim]`` behind the current length; return all keys and values, unused room
+        included.
 
-        The caller masks the unused room: on a CPU, cutting it off would copy the whole cache in every layer of every step.
-        ``advance`` moves the length once all layers have written.
+        The caller masks the unused room: on a CPU, cutting it off would copy the whole cache in every layer of every
+        step. ``advance`` moves the length once all layers have written.
         """
         end = self.length + key.shape[2]
         self.keys[layer][:, :, self.length : end] = key

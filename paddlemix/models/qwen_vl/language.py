@@ -101,7 +101,7 @@ def rotary_base(config: QWenVLConfig, alpha: float) -> float:
 
 
 def rotary_inputs(positions: np.ndarray, config: QWenVLConfig, alpha: float) -> tuple[paddle.Tensor, paddle.Tensor]:
-    """Cosines and sines for integer ``positions`` ``[batch or 1, length]``: two float32 ``[batch or 1, 1, length, head_dim]``."""
+    """Cosines and sines, two float32 ``[batch or 1, 1, length, head_dim]``, for positions ``[batch or 1, length]``."""
     longest = int(positions.max()) + 1
     # Rounded up, so that a conversation of growing length reuses one table.
     table_length = -(-longest // 1024) * 1024
@@ -111,7 +111,7 @@ def rotary_inputs(positions: np.ndarray, config: QWenVLConfig, alpha: float) -> 
 
 
 def logn_inputs(positions: np.ndarray, config: QWenVLConfig) -> paddle.Tensor | None:
-    """Query factors ``max(1, log(p + 1) / log(seq_length))``: float32 ``[batch or 1, 1, length, 1]``, or ``None`` if all 1."""
+    """Query factors ``max(1, log(p + 1) / log(seq_length))``, float32 ``[batch or 1, 1, length, 1]``; None if all 1."""
     if not config.use_logn_attn or positions.max() < config.seq_length:
         return None
     factors = np.maximum(1.0, np.log(positions + 1.0) / np.log(config.seq_length))
@@ -126,9 +126,9 @@ def attention_mask(
     Args:
         length: number of new positions; they stand at ``past .. past + length - 1``.
         past: number of positions in the cache.
-        kv_length: number of keys, unused room of the cache included; that room lies in the causal future, hence is masked.
-        padding_mask: ``[batch, up to kv_length]`` of ones and zeros, or bool ``[batch, length, kv_length]`` (true: may be
-            seen), with which several samples share a row.
+        kv_length: number of keys, unused room of the cache included; it lies in the causal future, hence is masked.
+        padding_mask: ``[batch, up to kv_length]`` of ones and zeros, or bool ``[batch, length, kv_length]`` (true: may
+            be seen), with which several samples share a row.
         dtype: the model's dtype, whose lowest finite value is the mask; a row without any visible key stays finite.
     """
     lowest = float(paddle.finfo(dtype).min)

@@ -20,9 +20,9 @@ DTYPES = ("float32", "bfloat16", "float16")
 def choose_dtype(requested: str | None, config: QWenVLConfig) -> str:
     """The dtype that the model runs in on the current device.
 
-    Without a request the configuration decides (``bf16``, ``fp16``, ``fp32``), and without that the device: bfloat16 where the
-    GPU has it, else float16; float32 on a CPU. A request that the device cannot meet is answered by the nearest that it can,
-    and one line says so.
+    Without a request the configuration decides (``bf16``, ``fp16``, ``fp32``), and without that the device: bfloat16
+    where the GPU has it, else float16; float32 on a CPU. A request that the device cannot meet is answered by the
+    nearest that it can, and one line says so.
 
     Raises:
         ConfigurationError: ``requested`` is not one of ``DTYPES``.
@@ -55,8 +55,8 @@ class QWenVLCheckpointMixin:
     ):
         """Load a model from a directory or by name, in evaluation mode.
 
-        The layout is found out from the files: the published PyTorch shards, safetensors, PaddleMIX's ``.pdparams``, or what
-        ``save_pretrained`` wrote. One tensor at a time is held beside the model.
+        The layout is found out from the files: the published PyTorch shards, safetensors, PaddleMIX's ``.pdparams``,
+        or what ``save_pretrained`` wrote. One tensor at a time is held beside the model.
 
         Args:
             pretrained_model_name_or_path: a directory, a known name, or a name in a public store.
@@ -69,8 +69,8 @@ class QWenVLCheckpointMixin:
         from paddlenlp.generation import GenerationConfig
 
         from ...checkpoint import hub, load_into
-        from ...checkpoint.readers import open_checkpoint
         from ...checkpoint.memory import check_memory
+        from ...checkpoint.readers import open_checkpoint
 
         directory = hub.resolve(pretrained_model_name_or_path)
         config = QWenVLConfig.from_pretrained(directory, **overrides)

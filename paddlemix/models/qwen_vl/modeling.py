@@ -1,7 +1,7 @@
 """Qwen-VL: the decoder with pictures written over its placeholder tokens, and the language-model head.
 
-Parameter names are exactly the original's (``transformer.h.0.attn.c_attn.weight``, ``transformer.visual.proj`` …); linear
-weights are in Paddle's ``[in, out]`` order.
+Parameter names are exactly the original's (``transformer.h.0.attn.c_attn.weight``, ``transformer.visual.proj`` …);
+linear weights are in Paddle's ``[in, out]`` order.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ from .vision import VisionTransformer
 
 
 class QWenModel(nn.Layer):
-    """Embeddings, picture encoder, decoder layers and final norm. ``enable_recompute`` trades time for memory in training."""
+    """Embeddings, picture encoder, decoder layers and final norm.
+
+    ``enable_recompute`` trades time for memory in training.
+    """
 
     def __init__(self, config: QWenVLConfig) -> None:
         super().__init__()
@@ -46,12 +49,14 @@ class QWenModel(nn.Layer):
         """Token embeddings ``[batch, length, hidden]`` with the pictures' features in their placeholders.
 
         Args:
-            input_ids: int ``[batch, length]``; each picture is ``<img>``, ``n_queries`` placeholder ids of any value, ``</img>``.
+            input_ids: int ``[batch, length]``; each picture is ``<img>``, ``n_queries`` placeholder ids of any value,
+                ``</img>``.
             images: float ``[n, 3, side, side]``, in order of appearance over the rows.
             image_features: ``[n, n_queries, hidden]``, what ``visual(images)`` returned, instead of ``images``.
 
         Raises:
-            PromptError: a ``<img>`` without its ``</img>``, a span of the wrong length, or not as many pictures as spans.
+            PromptError: a ``<img>`` without its ``</img>``, a span of the wrong length, or not as many pictures as
+                spans.
         """
         embeddings = self.wte(input_ids)
         if images is not None:
@@ -83,7 +88,8 @@ class QWenModel(nn.Layer):
     ) -> tuple[paddle.Tensor, list[paddle.Tensor] | None]:
         """Run the decoder: ``[batch, length, hidden]`` to the same shape, after the final norm.
 
-        The second result holds the input of the first layer and every layer's output before the final norm, if asked for.
+        The second result holds the input of the first layer and every layer's output before the final norm, if asked
+        for.
         """
         x = self.drop(inputs_embeds)
         inputs = self._attention_inputs(x, attention_mask, position_ids, past_key_values)
@@ -130,7 +136,7 @@ class QWenModel(nn.Layer):
         return self.training and any(not parameter.stop_gradient for parameter in self.visual.parameters())
 
     def _blank_picture_term(self) -> paddle.Tensor:
-        """Zero, but connected to every visual parameter, so that data-parallel workers without a picture stay in step."""
+        """Zero, but connected to every visual parameter: data-parallel workers without a picture stay in step."""
         return self.visual(self.visual.blank_images()).mean() * 0
 
 
@@ -157,15 +163,15 @@ class QWenLMHeadModel(QWenVLGenerationMixin, QWenVLCheckpointMixin, PretrainedMo
         return self.lm_head
 
     def new_cache(self, batch_size: int, prompt_length: int, capacity: int | None = None) -> KVCache:
-        """An empty cache for a prompt of ``prompt_length`` positions (padding included) and room for ``capacity`` in all."""
+        """An empty cache for a prompt of ``prompt_length`` positions (with padding), with room for ``capacity``."""
         capacity = max(capacity or prompt_length, prompt_length)
         return KVCache(self.config, batch_size, capacity, prompt_length, self.lm_head.weight.dtype)
 
     def freeze_vit(self) -> None:
         """Freeze what the original's ``fix_vit`` freezes: everything visual except the resampler's own parameters.
 
-        ``ln_post`` and ``proj`` stay frozen with the ViT, as in the original. The resampler's position table stays frozen as
-        well: the original trains it by accident.
+        ``ln_post`` and ``proj`` stay frozen with the ViT, as in the original. The resampler's position table stays
+        frozen as well: the original trains it by accident.
         """
         for name, parameter in self.visual.named_parameters():
             parameter.stop_gradient = not name.startswith("attn_pool.") or name == "attn_pool.pos_embed"
@@ -189,8 +195,8 @@ class QWenLMHeadModel(QWenVLGenerationMixin, QWenVLCheckpointMixin, PretrainedMo
         Args:
             input_ids: int ``[batch, length]``; or give ``inputs_embeds`` ``[batch, length, hidden]`` (from ``embed``).
             images: float32 ``[n, 3, side, side]`` for the ``<img>`` spans, in order of appearance over the rows.
-            attention_mask: ``[batch, past + length]`` of ones and zeros, padding on the left when a cache is used; or bool
-                ``[batch, length, past + length]`` (true: may be seen), always combined with the causal mask.
+            attention_mask: ``[batch, past + length]`` of ones and zeros, padding on the left when a cache is used; or
+                bool ``[batch, length, past + length]`` (true: may be seen), always combined with the causal mask.
             labels: int ``[batch, length]``, not shifted; −100 is ignored. The loss is a float32 mean.
             position_ids: int ``[batch, length]``; by default the slots are counted from the start, padding included.
             past_key_values: the cache to read and extend; one to many tokens may be fed with it.
@@ -200,7 +206,8 @@ class QWenLMHeadModel(QWenVLGenerationMixin, QWenVLCheckpointMixin, PretrainedMo
             output_hidden_states: also return the input of the first layer and the output of each.
 
         Returns:
-            ``logits`` ``[batch, kept, vocab]``, ``loss`` or ``None``, ``past_key_values``, ``hidden_states`` or ``None``.
+            ``logits`` ``[batch, kept, vocab]``, ``loss`` or ``None``, ``past_key_values``, ``hidden_states`` or
+            ``None``.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise PromptError("input_ids, inputs_embeds: give exactly one of them")
@@ -251,7 +258,8 @@ def picture_slots(input_ids: np.ndarray, visual: QWenVLVisionConfig) -> np.ndarr
     """Flat indices of the placeholders of every picture in ``[batch, length]`` ids: int64 ``[n, n_queries]``.
 
     Raises:
-        PromptError: a ``<img>`` without its ``</img>`` in the same row, or a span that has not ``n_queries`` placeholders.
+        PromptError: a ``<img>`` without its ``</img>`` in the same row, or a span that has not ``n_queries``
+        placeholders.
     """
     flat = input_ids.reshape(-1)
     starts = np.flatnonzero(flat == visual.image_start_id)
@@ -262,7 +270,8 @@ def picture_slots(input_ids: np.ndarray, visual: QWenVLVisionConfig) -> np.ndarr
     crosses_rows = starts // input_ids.shape[-1] != ends // input_ids.shape[-1]
     if (lengths != visual.n_queries).any() or crosses_rows.any():
         raise PromptError(
-            f"input_ids: every <img> span must hold {visual.n_queries} placeholders, got spans of {sorted(set(lengths.tolist()))}"
+            f"input_ids: every <img> span must hold {visual.n_queries} placeholders, "
+            f"got spans of {sorted(set(lengths.tolist()))}"
         )
     return (starts[:, None] + 1 + np.arange(visual.n_queries)).astype(np.int64)
 

@@ -1,4 +1,4 @@
-"""The resampler: learned queries attend to the ViT's patches, so that a picture of any size becomes ``n_queries`` vectors."""
+"""The resampler: learned queries attend to the ViT's patches; a picture of any size becomes ``n_queries`` vectors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LAYER_NORM_EPSILON = 1e-6
 
 
 class CrossAttention(nn.Layer):
-    """Multi-head attention with one packed projection ``[q | k | v]``, contiguous (unlike the ViT's) as in the original."""
+    """Multi-head attention whose packed projection is ``[q | k | v]``, contiguous, unlike the ViT's interleaved one."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -41,7 +41,8 @@ class CrossAttention(nn.Layer):
 class Resampler(nn.Layer):
     """``[n, patches, width]`` to ``[n, n_queries, output_dim]`` with fixed two-dimensional sine positions.
 
-    The queries' positions are used as they are, the keys' are the same table resized to the patch grid, the values have none.
+    The queries' positions are used as they are, the keys' are the same table resized to the patch grid, the values
+    have none.
     """
 
     def __init__(self, config: QWenVLVisionConfig) -> None:
@@ -67,8 +68,9 @@ class Resampler(nn.Layer):
 def resize_positions(table: paddle.Tensor, length: int) -> paddle.Tensor:
     """Resize a square position table ``[s·s, dim]`` to ``[length, dim]`` by bicubic interpolation, in float32.
 
-    Equal to PyTorch's ``interpolate(mode="bicubic", align_corners=False)``. The table is returned as it is where the sizes
-    agree. Interpolation is separable, hence two products with one small constant matrix; gradients pass through both.
+    Equal to PyTorch's ``interpolate(mode="bicubic", align_corners=False)``. The table is returned as it is where the
+    sizes agree. Interpolation is separable, hence two products with one small constant matrix; gradients pass through
+    both.
     """
     if table.shape[0] == length:
         return table
@@ -81,7 +83,7 @@ def resize_positions(table: paddle.Tensor, length: int) -> paddle.Tensor:
 
 @lru_cache(maxsize=16)
 def bicubic_matrix(source: int, target: int) -> np.ndarray:
-    """The float32 matrix ``[target, source]`` of one-dimensional bicubic interpolation (Keys, a = −0.75, edges repeated)."""
+    """One-dimensional bicubic interpolation (Keys, a = −0.75, edges repeated): float32 ``[target, source]``."""
     a = -0.75
     matrix = np.zeros((target, source))
     for row in range(target):
@@ -98,7 +100,8 @@ def bicubic_matrix(source: int, target: int) -> np.ndarray:
 
 
 def sine_positions(dim: int, side: int) -> np.ndarray:
-    """Two-dimensional sine positions ``[side·side, dim]``, float32: column index in the first half, row index in the second.
+    """Two-dimensional sine positions ``[side·side, dim]``, float32: column index in the first half, row index in the
+    second.
 
     The table of masked autoencoders (He et al., 2021): each half holds sines, then cosines, of the index times
     ``10000 ** -(i / (dim / 4))``.

@@ -79,8 +79,8 @@ class VisualTransformer(nn.Layer):
 class VisionTransformer(nn.Layer):
     """Pictures to feature vectors in the language model's embedding space.
 
-    ``forward`` takes float ``[n, 3, side, side]`` (normalised pixels) and returns ``[n, n_queries, output_dim]``. ``side`` is
-    any multiple of the patch size; the position tables are resized where the grid differs from theirs.
+    ``forward`` takes float ``[n, 3, side, side]`` (normalised pixels) and returns ``[n, n_queries, output_dim]``.
+    ``side`` is any multiple of the patch size; the position tables are resized where the grid differs from theirs.
     """
 
     def __init__(self, config: QWenVLVisionConfig) -> None:

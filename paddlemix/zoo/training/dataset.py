@@ -1,4 +1,4 @@
-"""Training samples: a scene per index, with conversations packed behind its picture and targets for the training heads."""
+"""Training samples: a scene per index, conversations packed behind its picture, targets for the training heads."""
 
 from __future__ import annotations
 
@@ -86,8 +86,8 @@ class ConversationEncoder:
 class SceneDataset(paddle.io.Dataset):
     """Sample ``i`` is the scene of seed ``first_seed + i``, with ``conversations`` conversations behind its picture.
 
-    One sample in ``text_every`` has an additional row of conversations without a picture. Deterministic in the index, so an
-    interrupted training goes on with the same data.
+    One sample in ``text_every`` has an additional row of conversations without a picture. Deterministic in the index,
+    so an interrupted training goes on with the same data.
     """
 
     text_every = 24

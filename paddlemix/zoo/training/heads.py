@@ -1,7 +1,8 @@
 """The model in training: with heads on its patches and queries that teach the vision part what and where things are.
 
-Through the decoder alone, the vision part learns slowly: it hears of an object only after the decoder has found out which
-of the feature vectors a question is about. The heads tell each patch and each query directly. They are dropped afterwards.
+Through the decoder alone, the vision part learns slowly: it hears of an object only after the decoder has found out
+which of the feature vectors a question is about. The heads tell each patch and each query directly. They are dropped
+afterwards.
 
 The class head has no weights of its own: a query's feature vector is compared with the decoder's word embeddings of the
 objects' names. A name in a question then already resembles the vector of the object it means.

@@ -38,8 +38,8 @@ class Stage:
     first_seed: int
 
 
-# The vision part first, alone: cheap steps that teach it what there is to see. Then everything, at a constant rate, for as
-# long as there is time; then a decay, which is worth several times its length at the constant rate.
+# The vision part first, alone: cheap steps that teach it what there is to see. Then everything, at a constant rate,
+# for as long as there is time; then a decay, which is worth several times its length at the constant rate.
 STAGES: dict[str, Stage] = {
     "vision": Stage(0, 1e-3, 200, False, 1.0, first_seed=0),
     "joint": Stage(4, 1e-3, 200, False, 0.5, first_seed=2**28),
@@ -50,8 +50,8 @@ STAGES: dict[str, Stage] = {
 def small_config(tokenizer: QWenVLTokenizer) -> QWenVLConfig:
     """The bundled model's configuration: the original's fields, small numbers.
 
-    The rotary base is large, so that half of each head's dimensions hardly turn within a prompt: they can compare a word
-    with what a picture shows whatever the distance.
+    The rotary base is large, so that half of each head's dimensions hardly turn within a prompt: they can compare a
+    word with what a picture shows whatever the distance.
     """
     vocab_size = -(-len(tokenizer) // 64) * 64
     return QWenVLConfig(
@@ -82,9 +82,9 @@ def small_config(tokenizer: QWenVLTokenizer) -> QWenVLConfig:
 def initialize(model: QWenLMHeadModel) -> None:
     """Initial values that let a small model learn fast.
 
-    Linear layers keep the variance of their input (``1 / sqrt(in)``), those that end a residual branch start smaller. The
-    decoder's query projections start equal to its key projections: a position then attends to positions that resemble it,
-    which is how a name finds the part of the picture that looks like it.
+    Linear layers keep the variance of their input (``1 / sqrt(in)``), those that end a residual branch start smaller.
+    The decoder's query projections start equal to its key projections: a position then attends to positions that
+    resemble it, which is how a name finds the part of the picture that looks like it.
     """
     depth = model.config.num_hidden_layers + model.config.visual.layers
     for name, layer in model.named_sublayers():
