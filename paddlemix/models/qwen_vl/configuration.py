@@ -118,7 +118,8 @@ class QWenVLVisionConfig:
         for name, divisor in (("image_size", "patch_size"), ("width", "heads")):
             if getattr(self, name) % getattr(self, divisor):
                 raise ConfigurationError(
-                    f"visual.{name}: {getattr(self, name)} is not a multiple of visual.{divisor}={getattr(self, divisor)}"
+                    f"visual.{name}: {getattr(self, name)} is not a multiple of "
+                    f"visual.{divisor}={getattr(self, divisor)}"
                 )
         if self.output_dim % self.resampler_heads:
             raise ConfigurationError(
