@@ -281,13 +281,14 @@ def _pictures(given: paddle.Tensor | None, wanted: np.ndarray) -> paddle.Tensor 
     """
     if given is None:
         return None
+    given = given if isinstance(given, paddle.Tensor) else paddle.to_tensor(given)
     if given.shape[0] == wanted.sum():
-        return paddle.to_tensor(given) if wanted.any() else None
+        return given if wanted.any() else None
     if given.shape[0] != len(wanted):
         raise PromptError(f"images: got {given.shape[0]} for {len(wanted)} <img> span(s) in input_ids")
     if not wanted.any():
         return None
-    return paddle.to_tensor(given)[paddle.to_tensor(np.flatnonzero(wanted))]
+    return given[paddle.to_tensor(np.flatnonzero(wanted))]
 
 
 def _processors(options: GenerationOptions, prompt_length: int, given: Iterable | None) -> LogitsProcessorList | None:
