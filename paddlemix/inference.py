@@ -98,14 +98,14 @@ def load_model(
     if dtype is not None and dtype not in DTYPES:
         raise ConfigurationError(f"dtype: got {dtype!r}, expected one of {', '.join(DTYPES)}")
     device = resolve_device(device)
-    paddle = require("paddle", "running a model")
-    require("paddlenlp", "running a model")
     from .checkpoint import hub
+
+    directory = hub.resolve(name_or_dir, store="huggingface") if from_hf_hub else hub.resolve(name_or_dir)
+    require("paddlenlp", "running a model")
     from .models.qwen_vl.modeling import QWenLMHeadModel
     from .models.qwen_vl.processing import QwenVLProcessor
 
-    directory = hub.resolve(name_or_dir, store="huggingface") if from_hf_hub else hub.resolve(name_or_dir)
-    paddle.set_device(device)
+    require("paddle", "running a model").set_device(device)
     if dtype is None and device.startswith("gpu"):
         dtype = DEFAULT_DTYPE
     model = QWenLMHeadModel.from_pretrained(directory, dtype=dtype)
