@@ -48,6 +48,22 @@ def real_vocab_file() -> Path:
     pytest.skip(message)
 
 
+@pytest.fixture(scope="session")
+def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete chat model that gives one known answer; see ``tests/tiny_model.py``."""
+    from tests.tiny_model import write_tiny_model
+
+    return write_tiny_model(tmp_path_factory.mktemp("tiny") / "chat")
+
+
+@pytest.fixture(scope="session")
+def tiny_base_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same as a base model, which knows no chat; it answers what ends with a question mark."""
+    from tests.tiny_model import write_tiny_model
+
+    return write_tiny_model(tmp_path_factory.mktemp("tiny") / "base", chat_format="raw")
+
+
 @pytest.fixture(autouse=True)
 def loopback_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Connections that leave this machine fail as they would offline, so no test comes to rest on a public host."""

@@ -1,0 +1,25 @@
+"""Running the example programs as a user does."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "qwen_vl"
+
+
+@pytest.fixture
+def run_example(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
+    """``run_example("run_predict.py", *arguments)`` runs a program in an empty folder of its own, ``tmp_path / "run"``."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+
+    def run(program: str, *arguments: object, stdin: str = "") -> subprocess.CompletedProcess:
+        command = [sys.executable, str(EXAMPLES / program), *map(str, arguments)]
+        return subprocess.run(command, cwd=folder, input=stdin, capture_output=True, encoding="utf-8")
+
+    return run
