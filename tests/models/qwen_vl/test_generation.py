@@ -1,0 +1,445 @@
+import numpy as np
+import paddle
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from paddlenlp.generation import GenerationConfig, LogitsProcessor, TextIteratorStreamer
+
+from paddlemix.errors import ConfigurationError, NumericalError, PromptError
+from paddlemix.models.qwen_vl.generation import generation_steps
+from paddlemix.models.qwen_vl.generation_options import GenerationOptions, resolve_options
+from tests.golden_model import FOLDER, LANGUAGE_CASES, golden_arrays, golden_model, new_golden_model, prompt
+from tests.random_model import random_model
+
+GREEDY = GenerationConfig(eos_token_id=290, pad_token_id=290)
+
+
+def generate(case, **options):
+    """New ids and scores as arrays; greedy unless asked otherwise."""
+    ids, scores = golden_model().generate(**prompt(case), generation_config=GREEDY, **{"max_new_tokens": 40, **options})
+    return ids.numpy(), scores.numpy()
+
+
+def golden_tokens(case):
+    return golden_arrays("language")[f"{case}.greedy_tokens"]
+
+
+@pytest.fixture(scope="module")
+def chat_model(tmp_path_factory):
+    return random_model(tmp_path_factory.mktemp("random"))
+
+
+@pytest.fixture
+def fed(monkeypatch):
+    """Shapes of what the decoder is fed: one ``(rows, positions)`` per call."""
+    calls = []
+    transformer = golden_model().transformer
+    forward = transformer.forward
+
+    def counted(embeddings, *args, **kwargs):
+        calls.append(tuple(embeddings.shape[:2]))
+        return forward(embeddings, *args, **kwargs)
+
+    monkeypatch.setattr(transformer, "forward", counted)
+    return calls
+
+
+# ---------------------------------------------------------------- greedy
+
+
+@pytest.mark.parametrize("case", LANGUAGE_CASES)
+def test_greedy_equals_the_original_token_for_token(case):
+    np.testing.assert_array_equal(generate(case)[0], golden_tokens(case))
+
+
+@pytest.mark.parametrize("case", ["one_image", "two_images"])
+def test_pictures_may_be_named_in_the_ids(case, monkeypatch):
+    monkeypatch.chdir(FOLDER / "images")
+    ids, _ = golden_model().generate(prompt(case)["input_ids"], GREEDY, max_new_tokens=5)
+    np.testing.assert_array_equal(ids.numpy(), golden_tokens(case)[:, :5])
+
+
+@pytest.mark.parametrize(
+    ("case", "chunk"),
+    [
+        ("text_short", 1),
+        ("text_short", 36),
+        ("text_short", 1000),
+        ("one_image", 37),
+        ("long_a3", 64),
+        ("batch_mixed", 50),
+    ],
+)
+def test_a_prompt_fed_in_parts_gives_the_same(case, chunk, fed):
+    ids, _ = generate(case, prefill_chunk_size=chunk, max_new_tokens=8)
+    np.testing.assert_array_equal(ids, golden_tokens(case)[:, :8])
+    assert max(length for _, length in fed) <= chunk
+
+
+def test_the_prompt_is_fed_once_and_then_one_token_at_a_time(fed):
+    generate("text_short", max_new_tokens=5)
+    assert fed == [(1, 37), (1, 1), (1, 1), (1, 1), (1, 1)]
+
+
+def test_the_score_is_the_mean_log_probability():
+    ids, scores = generate("text_short", max_new_tokens=6)
+    with paddle.no_grad():
+        whole = paddle.concat([prompt("text_short")["input_ids"], paddle.to_tensor(ids[:, :-1])], axis=1)
+        log_probs = paddle.nn.functional.log_softmax(golden_model()(whole).logits[0, -6:], axis=-1).numpy()
+    assert scores[0] == pytest.approx(log_probs[np.arange(6), ids[0]].mean(), abs=1e-4)
+
+
+@pytest.mark.parametrize("cut", [0, 1, 20, 36])
+def test_a_cached_prefix_is_not_fed_again(cut, fed):
+    inputs = prompt("text_short")
+    cache = golden_model().new_cache(1, 37)
+    if cut:
+        with paddle.no_grad():
+            golden_model()(inputs["input_ids"][:, :cut], past_key_values=cache)
+    fed.clear()
+    ids, _ = generate("text_short", past_key_values=cache, max_new_tokens=10)
+    np.testing.assert_array_equal(ids, golden_tokens("text_short")[:, :10])
+    assert fed[0] == (1, 37 - cut)
+    assert cache.length == 37 + 9  # the last token has not been fed
+
+
+@pytest.mark.parametrize("given_pictures", ["all", "missing"])
+def test_pictures_in_a_cached_prefix_are_not_needed_again(given_pictures):
+    inputs = prompt("two_images")
+    ids = inputs["input_ids"]
+    second = int(np.flatnonzero(ids[0].numpy() == 300)[1])
+    cache = golden_model().new_cache(1, ids.shape[1])
+    with paddle.no_grad():
+        golden_model()(ids[:, :second], inputs["images"][:1], past_key_values=cache)
+    images = inputs["images"] if given_pictures == "all" else inputs["images"][1:]
+    new, _ = golden_model().generate(ids, GREEDY, images=images, past_key_values=cache, max_new_tokens=6)
+    np.testing.assert_array_equal(new.numpy(), golden_tokens("two_images")[:, :6])
+
+
+def test_a_cache_of_another_ntk_factor_is_refused():
+    cache = golden_model().new_cache(1, 100)
+    with paddle.no_grad():
+        golden_model()(prompt("long_a3")["input_ids"][:, :100], past_key_values=cache)
+    with pytest.raises(ConfigurationError, match="NTK factor 1, but a prompt of 200 positions has 3"):
+        generate("long_a3", past_key_values=cache)
+
+
+@pytest.mark.parametrize(("rows", "length"), [(2, 5), (1, 37)])
+def test_a_cache_that_does_not_fit_is_refused(rows, length):
+    cache = golden_model().new_cache(rows, 37)
+    cache.advance(length)
+    with pytest.raises(ConfigurationError, match="past_key_values: holds"):
+        generate("text_short", past_key_values=cache)
+
+
+# ---------------------------------------------------------------- stopping
+
+
+def test_hitting_the_limit_loses_no_token():
+    for limit in (1, 2, 7):
+        np.testing.assert_array_equal(
+            generate("text_short", max_new_tokens=limit)[0], golden_tokens("text_short")[:, :limit]
+        )
+
+
+def test_a_stop_id_ends_the_answer_and_is_part_of_it():
+    expected = golden_tokens("text_short")[0]
+    stop = int(expected[4])
+    end = int(np.flatnonzero(expected == stop)[0])
+    np.testing.assert_array_equal(generate("text_short", eos_token_id=[stop, 511])[0][0], expected[: end + 1])
+    assert generate("text_short", eos_token_id=-1)[0].shape == (1, 40)
+
+
+def test_a_stop_sequence_ends_the_answer_where_it_is_complete():
+    expected = golden_tokens("text_short")[0]
+    ids, _ = generate("text_short", stop_token_sequences=[expected[5:8].tolist(), [1, 2, 3]])
+    np.testing.assert_array_equal(ids[0], expected[:8])
+
+
+def test_rows_that_end_early_are_padded_and_change_nothing_for_others():
+    expected = golden_tokens("batch_text")
+    stops = [int(row[k]) for row, k in zip(expected[:2], (2, 9))]
+    ids, scores = generate("batch_text", eos_token_id=stops, pad_token_id=0)
+    for row, full in zip(ids, expected):
+        hits = np.flatnonzero(np.isin(full, stops))
+        end = int(hits[0]) + 1 if len(hits) else 40
+        np.testing.assert_array_equal(row[:end], full[:end])
+        assert not row[end:].any()
+    assert np.isfinite(scores).all()
+
+
+def test_finished_rows_leave_the_batch(fed):
+    expected = golden_tokens("batch_text")
+    first = [int(row[0]) for row in expected[:2]]
+    if int(expected[2][0]) in first:
+        pytest.fail("the golden rows begin alike; choose other stops")
+    generate("batch_text", eos_token_id=first, max_new_tokens=3)
+    assert fed == [(3, 60), (1, 1), (1, 1)]
+
+
+def test_scores_of_finished_rows_count_their_own_tokens():
+    stop = int(golden_tokens("batch_text")[0][1])
+    _, alone = generate("batch_text", max_new_tokens=2)
+    ids, scores = generate("batch_text", eos_token_id=stop, pad_token_id=0)
+    assert ids[0, 2:].sum() == 0
+    assert scores[0] == pytest.approx(alone[0], abs=1e-5)
+
+
+def test_min_new_tokens_holds_the_stop_id_back():
+    stop = int(golden_tokens("text_short")[0][0])
+    ids, _ = generate("text_short", eos_token_id=stop, min_new_tokens=5)
+    assert len(ids[0]) >= 6 and stop not in ids[0][:5]
+
+
+def test_a_stop_string_ends_the_answer(chat_model):
+    model, processor = chat_model
+    tokenizer = processor.tokenizer
+    inputs = processor("hello", return_tensors="np", chat_format="raw")
+    free, _ = model.generate(inputs["input_ids"], max_new_tokens=30, tokenizer=tokenizer, eos_token_id=-1)
+    text = tokenizer.decode(free[0].tolist(), skip_special_tokens=True)
+    stop = text[5:7]
+    ids, _ = model.generate(
+        inputs["input_ids"], max_new_tokens=30, tokenizer=tokenizer, stop_strings=[stop], eos_token_id=-1
+    )
+    shortened = tokenizer.decode(ids[0].tolist(), skip_special_tokens=True)
+    assert stop in shortened
+    assert stop not in tokenizer.decode(ids[0].tolist()[:-1], skip_special_tokens=True)
+
+
+def test_stop_strings_need_the_tokenizer():
+    with pytest.raises(ConfigurationError, match="tokenizer="):
+        generate("text_short", stop_strings=["x"])
+
+
+def test_ids_without_a_token_are_not_chosen(chat_model):
+    model, processor = chat_model
+    vocabulary = processor.tokenizer.vocab_size
+    assert model.config.vocab_size > vocabulary
+    ids, _ = model.generate(
+        [[1, 2, 3]],
+        tokenizer=processor.tokenizer,
+        do_sample=True,
+        temperature=100.0,
+        seed=0,
+        max_new_tokens=300,
+        eos_token_id=-1,
+    )
+    assert int(ids.max()) < vocabulary
+
+
+def test_the_window_bounds_the_answer(fed):
+    model = golden_model()
+    window = model.config.max_position_embeddings
+    try:
+        model.config.max_position_embeddings = 40
+        assert generate("text_short", max_new_tokens=40)[0].shape == (1, 3)
+        model.config.max_position_embeddings = 37
+        fed.clear()
+        with pytest.raises(PromptError, match="37 tokens leave no room in the model's window of 37"):
+            generate("text_short")
+        assert not fed
+    finally:
+        model.config.max_position_embeddings = window
+
+
+# ---------------------------------------------------------------- sampling
+
+
+def sampled(case, **options):
+    return generate(case, do_sample=True, **{"temperature": 1.5, "max_new_tokens": 12, **options})[0]
+
+
+def test_a_seed_repeats_an_answer_whatever_the_global_state():
+    paddle.seed(1)
+    np.random.seed(1)
+    first = sampled("text_short", seed=4)
+    paddle.seed(2)
+    np.random.seed(2)
+    np.testing.assert_array_equal(sampled("text_short", seed=4), first)
+    assert (sampled("text_short", seed=5) != first).any()
+    assert (sampled("text_short") != sampled("text_short")).any()
+
+
+def test_generating_leaves_the_global_state_alone():
+    paddle.seed(3)
+    expected = paddle.rand([2]).numpy()
+    paddle.seed(3)
+    sampled("text_short", seed=4)
+    np.testing.assert_array_equal(paddle.rand([2]).numpy(), expected)
+
+
+@pytest.mark.parametrize("options", [{"top_k": 1}, {"top_p": 0.0}, {"temperature": 1e-4}])
+def test_sampling_narrowed_to_one_token_is_greedy(options):
+    ids = sampled("text_short", **options)
+    np.testing.assert_array_equal(ids, golden_tokens("text_short")[:, :12])
+
+
+def test_several_answers_share_picture_and_prompt(fed, monkeypatch):
+    encoded = []
+    visual = golden_model().visual
+    forward = visual.forward
+    monkeypatch.setattr(visual, "forward", lambda images: encoded.append(images.shape[0]) or forward(images))
+    ids = sampled("one_image", num_return_sequences=3, seed=1)
+    assert ids.shape == (3, 12) and len({tuple(row) for row in ids.tolist()}) == 3
+    assert encoded == [1] and fed[0] == (1, 286) and fed[1] == (3, 1)
+    np.testing.assert_array_equal(sampled("one_image", seed=1)[0], ids[0])
+
+
+def test_answers_to_one_prompt_stand_together():
+    ids = sampled("batch_text", num_return_sequences=2, temperature=1e-4)
+    np.testing.assert_array_equal(ids, golden_tokens("batch_text")[:, :12].repeat(2, axis=0))
+
+
+def test_repetition_penalty_counts_prompt_and_answer_but_not_padding():
+    inputs = prompt("batch_text")
+    expected = golden_tokens("batch_text")
+    ids, _ = generate("batch_text", repetition_penalty=50.0, max_new_tokens=20)
+    for row, prompt_row, mask in zip(ids, inputs["input_ids"].numpy(), inputs["attention_mask"].numpy()):
+        assert len(set(row.tolist())) == 20
+        assert not set(row.tolist()) & set(prompt_row[mask.astype(bool)].tolist())
+    seen = []
+
+    class Spy(LogitsProcessor):
+        def __call__(self, input_ids, logits):
+            seen.append(input_ids.numpy())
+            return logits
+
+    np.testing.assert_array_equal(
+        generate("batch_text", logits_processor=[Spy()], max_new_tokens=2)[0], expected[:, :2]
+    )
+    assert 290 not in seen[0][0] and seen[1].shape == (3, 61)
+
+
+# ---------------------------------------------------------------- batches
+
+
+def test_left_padding_changes_no_short_answer():
+    expected = golden_tokens("batch_text")
+    inputs = prompt("batch_text")
+    for row, mask, tokens in zip(inputs["input_ids"], inputs["attention_mask"], expected):
+        alone = row.numpy()[mask.numpy().astype(bool)]
+        ids, _ = golden_model().generate(alone[None], GREEDY, max_new_tokens=40)
+        np.testing.assert_array_equal(ids.numpy()[0], tokens)
+
+
+@settings(max_examples=12)
+@given(
+    st.lists(st.lists(st.integers(0, 289), min_size=1, max_size=20), min_size=1, max_size=4),
+    st.sampled_from([0, 1, 5]),
+    st.booleans(),
+)
+def test_a_batch_equals_its_rows_alone(rows, chunk, do_sample):
+    """Short texts; with sampling, row i of a batch draws what the first row would at that place."""
+    width = max(map(len, rows))
+    ids = np.array([[290] * (width - len(row)) + row for row in rows])
+    mask = np.array([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    options = {"max_new_tokens": 5, "prefill_chunk_size": chunk}
+    if do_sample:
+        options.update(do_sample=True, seed=1, top_k=20)
+        rows = rows[:1]
+    batch, _ = golden_model().generate(ids, GREEDY, attention_mask=mask, **options)
+    for row, answer in zip(rows, batch.numpy()):
+        alone, _ = golden_model().generate([row], GREEDY, **options)
+        np.testing.assert_array_equal(answer[: alone.shape[1]], alone.numpy()[0])
+
+
+@settings(max_examples=8)
+@given(st.lists(st.integers(0, 289), min_size=1, max_size=30), st.integers(1, 8))
+def test_cached_equals_uncached(row, steps):
+    ids, _ = golden_model().generate([row], GREEDY, max_new_tokens=steps, eos_token_id=-1)
+    for new in ids.numpy()[0]:
+        with paddle.no_grad():
+            assert int(golden_model()(paddle.to_tensor([row]), logits_to_keep=1).logits[0, -1].argmax()) == new
+        row = [*row, int(new)]
+
+
+# ---------------------------------------------------------------- the rest of the interface
+
+
+class Recorder:
+    def __init__(self, **attributes):
+        self.put_values, self.ended = [], 0
+        vars(self).update(attributes)
+
+    def put(self, value):
+        assert not self.ended
+        self.put_values.append(value.tolist())
+
+    def end(self):
+        self.ended += 1
+
+
+def test_a_streamer_gets_every_new_token_and_the_end():
+    streamer = Recorder()
+    ids, _ = generate("batch_text", streamer=streamer, max_new_tokens=4)
+    assert streamer.put_values == [[[token] for token in step] for step in ids.T.tolist()]
+    assert streamer.ended == 1
+
+
+def test_a_streamer_that_skips_the_prompt_gets_one_to_skip():
+    streamer = Recorder(skip_prompt=True)
+    ids, _ = generate("text_short", streamer=streamer, max_new_tokens=2)
+    assert streamer.put_values[0] == prompt("text_short")["input_ids"].tolist()
+    assert streamer.put_values[1:] == [[[token]] for token in ids[0].tolist()]
+
+
+@pytest.mark.parametrize("skip_prompt", [False, True])
+def test_paddlenlps_streamer_works(chat_model, skip_prompt):
+    model, processor = chat_model
+    streamer = TextIteratorStreamer(processor.tokenizer, skip_prompt=skip_prompt, timeout=5)
+    ids, _ = model.generate([[100, 101, 102]], streamer=streamer, max_new_tokens=9, tokenizer=processor.tokenizer)
+    assert "".join(streamer) == processor.tokenizer.decode(ids[0].tolist())
+
+
+def test_stopping_early_stops_the_work(fed):
+    options = resolve_options(GREEDY, None, {"max_new_tokens": 40})
+    steps = generation_steps(golden_model(), prompt("text_short")["input_ids"].numpy(), options)
+    next(steps)
+    next(steps)
+    steps.close()
+    assert fed == [(1, 37), (1, 1)]
+
+
+def test_mistakes_show_before_the_first_step():
+    with pytest.raises(PromptError, match="attention_mask"):
+        generation_steps(golden_model(), np.array([[1, 2]]), GenerationOptions(), attention_mask=[[0, 0]])
+
+
+def test_damaged_weights_are_an_error_and_not_an_answer():
+    model = new_golden_model()
+    weight = model.transformer.ln_f.weight.numpy()
+    weight[3] = np.nan
+    model.transformer.ln_f.weight.set_value(weight)
+    with pytest.raises(NumericalError, match="not a number at new token 1"):
+        model.generate([[1, 2, 3]], GREEDY)
+
+
+def test_a_model_in_training_is_refused():
+    model = golden_model()
+    model.train()
+    try:
+        with pytest.raises(ConfigurationError, match=r"eval\(\)"):
+            generate("text_short")
+    finally:
+        model.eval()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"num_beams": 3}, "num_beams"), ({"max_tokens": 3}, "did you mean"), ({"temprature": 1.0}, "temperature")],
+)
+def test_unknown_options_are_refused_by_name(options, message):
+    with pytest.raises(ConfigurationError, match=message):
+        generate("text_short", **options)
+
+
+def test_several_rows_that_may_end_need_a_padding_id():
+    options = GenerationOptions(stop_token_sequences=((5, 6),))
+    with pytest.raises(ConfigurationError, match="pad_token_id"):
+        generation_steps(golden_model(), np.array([[1], [2]]), options)
+
+
+def test_no_gradients_are_kept():
+    golden_model().generate([[1, 2]], GREEDY, max_new_tokens=2)
+    assert paddle.is_grad_enabled()
+    assert all(p.grad is None for p in golden_model().parameters())
