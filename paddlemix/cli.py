@@ -47,7 +47,9 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="number format of the weights on a GPU (default: bfloat16); a CPU always computes in float32",
     )
     group.add_argument("--device", metavar="cpu|gpu|gpu:N", help="where to run (default: the first GPU, else the CPU)")
-    group.add_argument("--seed", type=int, default=1234, help="seed of the random draws (default: %(default)s)")
+    group.add_argument(
+        "--seed", type=int, default=1234, help="of the random draws, -1 for a new one (default: %(default)s)"
+    )
     group.add_argument("--system", metavar="TEXT", help="system text that chat models get before the conversation")
     group.add_argument(
         "--trusted_tags",
@@ -96,6 +98,9 @@ def run(main: Callable[[Sequence[str] | None], int]) -> NoReturn:
         sys.stdout.flush()
     except PaddleMixError as error:
         note("error: " + " ".join(str(error).split()))
+        status = 1
+    except ModuleNotFoundError as error:
+        note(f"error: the package {error.name!r} is not installed; what paddlemix needs: pip install 'paddlemix[cpu]'")
         status = 1
     except BrokenPipeError:
         # the reader of our output has gone; there is nobody left to tell

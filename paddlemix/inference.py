@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 DEFAULT_DTYPE = "bfloat16"
 DTYPES = ("bfloat16", "float16", "float32")
 
+CAPTION = "Generate the caption in English with grounding:"
+"""The question where a picture comes without one: the caption task that the models were trained on."""
+
 # What is not said comes from the model's generation_config.json.
 GENERATION_OPTIONS: Mapping[str, tuple[type, str]] = {
     "max_new_tokens": (int, "most tokens of one answer"),
@@ -137,7 +140,7 @@ def resolve_device(device: str | None) -> str:
 
 
 def check_generation_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that are set (not None); checked here so that a mistake is found before a large model is loaded.
+    """The options that are set (not None; a seed of -1 is none either), checked early, as loading may take minutes.
 
     Raises:
         ConfigurationError: an unknown name, or a value of the wrong type or range.
@@ -148,7 +151,7 @@ def check_generation_options(options: Mapping[str, Any]) -> dict[str, Any]:
         if name not in GENERATION_OPTIONS and name != "seed":
             known = ", ".join([*GENERATION_OPTIONS, "seed"])
             raise ConfigurationError(f"{name}: unknown generation option; known: {known}")
-    given = {name: value for name, value in options.items() if value is not None}
+    given = {name: value for name, value in options.items() if value is not None and (name, value) != ("seed", -1)}
     GenerationOptions(**given)
     return given
 

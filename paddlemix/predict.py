@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import PromptError
-from .inference import check_generation_options, load_model, with_seed
+from .inference import CAPTION, check_generation_options, load_model, with_seed
 from .media import ImagePolicy, load_image
 from .media.saving import save_image
 from .zoo import DEFAULT_MODEL
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 
     from .media.loading import ImageSource
     from .models.qwen_vl.grounding import Box
-
-CAPTION = "Generate the caption in English with grounding:"
-"""The question where a picture comes without one: the caption task that the models were trained on."""
 
 PICTURE_NAME = "pred.jpg"
 
@@ -92,7 +89,7 @@ def predict(
     """Load a model and ask it one question.
 
     Args:
-        prompt: the question; with a picture it may be None, which is :data:`CAPTION`.
+        prompt: the question; with a picture it may be None, which is :data:`.inference.CAPTION`.
         images: paths, http(s) addresses, PIL images …, shown before the question in this order.
         model, dtype, device: see :func:`paddlemix.inference.load_model`.
         system: system text of chat models.

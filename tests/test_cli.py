@@ -35,6 +35,11 @@ def test_generation_options_are_those_that_were_given():
     ("raised", "status", "stderr"),
     [
         (ImageError("two\nlines"), 1, "error: two lines\n"),
+        (
+            ModuleNotFoundError("No module named 'PIL'", name="PIL"),
+            1,
+            "error: the package 'PIL' is not installed; what paddlemix needs: pip install 'paddlemix[cpu]'\n",
+        ),
         (KeyboardInterrupt(), 130, "interrupted\n"),
         (BrokenPipeError(), 1, ""),
     ],

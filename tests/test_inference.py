@@ -30,6 +30,7 @@ def test_every_generation_option_is_one_that_generate_knows():
 
 def test_options_that_are_not_given_stay_out_and_wrong_ones_are_refused():
     assert check_generation_options({"top_k": None, "seed": None}) == {}
+    assert check_generation_options({"seed": -1}) == {}
     with pytest.raises(ConfigurationError, match="num_beams: unknown generation option; known: max_new_tokens"):
         check_generation_options({"num_beams": 2})
     with pytest.raises(ConfigurationError, match="max_new_tokens"):

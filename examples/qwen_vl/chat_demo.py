@@ -23,7 +23,6 @@ if (_CHECKOUT / "paddlemix" / "cli.py").is_file():
     sys.path.insert(0, str(_CHECKOUT))
 
 from paddlemix import cli  # noqa: E402
-from paddlemix.chat import terminal  # noqa: E402
 from paddlemix.zoo import DEFAULT_MODEL, DEMO_IMAGE  # noqa: E402
 
 
@@ -43,6 +42,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
+    from paddlemix.chat import terminal  # needs what --help does not
+
     generation = cli.generation_options(options)
     lines = terminal.script_lines(options.script)
     cli.model_note(options.model_name_or_path)

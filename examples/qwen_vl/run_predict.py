@@ -23,7 +23,8 @@ _CHECKOUT = Path(__file__).resolve().parent.parent.parent
 if (_CHECKOUT / "paddlemix" / "cli.py").is_file():
     sys.path.insert(0, str(_CHECKOUT))
 
-from paddlemix import cli, predict  # noqa: E402
+from paddlemix import cli  # noqa: E402
+from paddlemix.inference import CAPTION  # noqa: E402
 from paddlemix.zoo import DEFAULT_MODEL, DEMO_IMAGE  # noqa: E402
 
 
@@ -39,9 +40,7 @@ def parser() -> argparse.ArgumentParser:
         help="a picture: file or public http(s) address; may be repeated (default: the bundled picture with the "
         "bundled model, none with another one)",
     )
-    question.add_argument(
-        "--prompt", metavar="TEXT", help=f"the question (default with a picture: {predict.CAPTION!r})"
-    )
+    question.add_argument("--prompt", metavar="TEXT", help=f"the question (default with a picture: {CAPTION!r})")
     cli.add_model_options(result)
     cli.add_generation_options(result)
     output = result.add_argument_group("output")
@@ -68,13 +67,15 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
+    from paddlemix.predict import predict  # needs what --help does not
+
     generation = cli.generation_options(options)
     images = options.input_image or []
     if not images and options.model_name_or_path in (None, DEFAULT_MODEL):
         images = [DEMO_IMAGE]
         cli.note(f"note: no --input_image, so the question is about the bundled picture {DEMO_IMAGE}")
     cli.model_note(options.model_name_or_path)
-    prediction = predict.predict(
+    prediction = predict(
         options.prompt,
         images,
         model=options.model_name_or_path or DEFAULT_MODEL,

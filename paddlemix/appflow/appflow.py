@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
-from typing import Any, Union
+from typing import Any
 
 from ..errors import ConfigurationError
 from .registry import App, find, known_apps, nearest
@@ -52,7 +52,7 @@ class Appflow:
     def __init__(
         self,
         app: str,
-        models: Union[str, Sequence[str], None] = None,  # noqa: UP007 - read by inspect.signature and by people
+        models: str | Sequence[str] | None = None,
         mode: str | None = None,
         device_id: int = 0,
         from_hf_hub: bool = False,

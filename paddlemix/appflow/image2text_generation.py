@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError, PromptError
-from ..inference import GENERATION_OPTIONS, answer_all, check_generation_options, load_model, with_seed
+from ..inference import CAPTION, GENERATION_OPTIONS, answer_all, check_generation_options, load_model, with_seed
 from ..media import ImagePolicy, load_image
-from ..predict import CAPTION
 from .task import AppTask
 
 if TYPE_CHECKING:

@@ -79,7 +79,7 @@ class TerminalChat:
             raise ConfigurationError(
                 f"model {str(model)!r}: a base model, which knows no chat; use a chat model here, or run_predict.py"
             )
-        if seed is not None:
+        if seed not in (None, -1):
             require("paddle", "running a model").seed(seed)
         return cls(loaded.new_session(system, trusted_tags=trusted_tags), output_dir, generation=generation)
 

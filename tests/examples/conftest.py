@@ -14,7 +14,7 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "qwen_vl"
 
 @pytest.fixture
 def run_example(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
-    """``run_example("run_predict.py", *arguments)`` runs a program in an empty folder of its own, ``tmp_path / "run"``."""
+    """``run_example("run_predict.py", *arguments)`` runs a program in an empty folder, ``tmp_path / "run"``."""
     folder = tmp_path / "run"
     folder.mkdir()
 
