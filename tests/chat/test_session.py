@@ -215,7 +215,6 @@ def test_a_saved_conversation_goes_on_as_if_it_had_not_stopped(loaded, session, 
         '{"format": "paddlemix chat 1"}',
         '{"format": "paddlemix chat 1", "messages": [{"role": "user", "content": "x"}]}',
         '{"format": "paddlemix chat 1", "messages": []}',
-        '{"format": "paddlemix chat 1", "messages": [{"role": "system", "content": ""}, {"role": "user", "content": 3}]}',
     ],
 )
 def test_a_file_that_is_no_conversation_changes_nothing(session, tmp_path, content):
