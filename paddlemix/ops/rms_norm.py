@@ -39,16 +39,22 @@ class _RMSNorm(PyLayer):
         scale = _inverse_rms(x32, epsilon)
         normalized = x32 * scale
         ctx.save_for_backward(normalized, scale, weight)
+        ctx.wanted = (not x.stop_gradient, not weight.stop_gradient)
         return normalized.astype(x.dtype) * weight
 
     @staticmethod
-    def backward(ctx, grad: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
+    def backward(ctx, grad: paddle.Tensor) -> tuple[paddle.Tensor | None, paddle.Tensor | None]:
         normalized, scale, weight = ctx.saved_tensor()
         hidden = normalized.shape[-1]
         grad32 = grad.astype("float32")
         product = (grad32 * normalized).reshape([-1, hidden])
-        weight_grad = paddle.matmul(paddle.ones([1, product.shape[0]]), product).reshape([hidden])
-        # d/dx = scale * (g·w − normalized * mean(g·w·normalized))
-        mean = paddle.matmul(product, weight.astype("float32").reshape([hidden, 1])).reshape(scale.shape) / hidden
-        x_grad = (grad32 * weight.astype("float32") - normalized * mean) * scale
-        return x_grad.astype(grad.dtype), weight_grad.astype(weight.dtype)
+        x_wanted, weight_wanted = ctx.wanted
+        x_grad = weight_grad = None  # Paddle refuses a gradient for an input that has none, such as a frozen weight
+        if weight_wanted:
+            weight_grad = paddle.matmul(paddle.ones([1, product.shape[0]]), product).reshape([hidden])
+            weight_grad = weight_grad.astype(weight.dtype)
+        if x_wanted:
+            # d/dx = scale * (g·w − normalized * mean(g·w·normalized))
+            mean = paddle.matmul(product, weight.astype("float32").reshape([hidden, 1])).reshape(scale.shape) / hidden
+            x_grad = ((grad32 * weight.astype("float32") - normalized * mean) * scale).astype(grad.dtype)
+        return x_grad, weight_grad

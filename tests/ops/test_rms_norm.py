@@ -20,13 +20,30 @@ def test_epsilon_counts_where_the_input_is_small(epsilon):
     np.testing.assert_allclose(actual, 1e-3 / np.sqrt(1e-6 + epsilon), rtol=1e-5)
 
 
-def test_gradient_matches_finite_differences():
-    x = paddle.to_tensor(np.random.default_rng(2).normal(size=(1, 4)), stop_gradient=False, dtype="float32")
-    weight = paddle.to_tensor([1.0, -2.0, 0.5, 3.0])
-    ops.rms_norm(x, weight, 1e-6).sum().backward()
-    step = 1e-3
-    for i in range(4):
-        shift = np.zeros((1, 4), np.float32)
-        shift[0, i] = step
-        up, down = (ops.rms_norm(x.detach() + sign * paddle.to_tensor(shift), weight, 1e-6).sum() for sign in (1, -1))
-        assert abs(float((up - down) / (2 * step)) - float(x.grad[0, i])) < 2e-3
+@pytest.mark.parametrize("frozen", [None, "input", "weight"])
+def test_gradients_match_finite_differences(frozen):
+    x, weight = np.random.default_rng(2).normal(size=(2, 2, 4)), np.array([1.0, -2.0, 0.5, 3.0])
+    coefficients = np.random.default_rng(3).normal(size=x.shape)
+
+    def total(x, weight):
+        return (x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * weight * coefficients).sum()
+
+    tensors = {
+        name: paddle.to_tensor(value, dtype="float32", stop_gradient=name == frozen)
+        for name, value in (("input", x), ("weight", weight))
+    }
+    output = ops.rms_norm(tensors["input"], tensors["weight"], 1e-6)
+    (output * paddle.to_tensor(coefficients, dtype="float32")).sum().backward()
+    for name, value in (("input", x), ("weight", weight)):
+        if name == frozen:
+            assert tensors[name].grad is None
+            continue
+        step = 1e-6
+        for index in np.ndindex(value.shape):
+            original = value[index]
+            value[index] = original + step
+            up = total(x, weight)
+            value[index] = original - step
+            difference = (up - total(x, weight)) / (2 * step)
+            value[index] = original
+            assert float(tensors[name].grad.numpy()[index]) == pytest.approx(difference, abs=1e-4)
