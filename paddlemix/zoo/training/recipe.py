@@ -16,6 +16,7 @@ IMAGE_SIZE = 168
 PATCH_SIZE = 14
 QUERY_GRID = 6
 EMBEDDING_STD = 0.5
+SELF_MATCH = 2**-0.5  # a position's score for itself is then about 4, at 64 dimensions a head
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,9 @@ def initialize(model: QWenLMHeadModel) -> None:
     """Initial values that let a small model learn fast.
 
     Linear layers keep the variance of their input (``1 / sqrt(in)``), those that end a residual branch start smaller.
-    The decoder's query projections start equal to its key projections: a position then attends to positions that
-    resemble it, which is how a name finds the part of the picture that looks like it.
+    In all but one head of each decoder layer the query projection starts equal to the key projection: a position then
+    attends a little more to positions that resemble it, which is how a name finds the part of the picture that looks
+    like it. Their scale is set so that a position does not see itself only.
     """
     depth = model.config.num_hidden_layers + model.config.visual.layers
     for name, layer in model.named_sublayers():
@@ -99,10 +101,15 @@ def initialize(model: QWenLMHeadModel) -> None:
             _normal(layer.weight, (3 * PATCH_SIZE**2) ** -0.5)
     _normal(model.transformer.wte.weight, EMBEDDING_STD)
     _normal(model.lm_head.weight, 0.02)
-    hidden = model.config.hidden_size
+    hidden, head_dim = model.config.hidden_size, model.config.kv_channels
+    matching = hidden - head_dim
     for block in model.transformer.h:
         weight = block.attn.c_attn.weight
-        weight.set_value(paddle.concat([weight[:, hidden : 2 * hidden], weight[:, hidden:]], axis=1))
+        query, key, value = weight.chunk(3, axis=1)
+        shared = key[:, :matching] * SELF_MATCH
+        query = paddle.concat([shared, query[:, matching:]], axis=1)
+        key = paddle.concat([shared, key[:, matching:]], axis=1)
+        weight.set_value(paddle.concat([query, key, value], axis=1))
 
 
 def _normal(parameter: paddle.Tensor, std: float) -> None:
