@@ -1,0 +1,31 @@
+"""Checkpoints: what they are called and how they are laid out, reading, writing, converting and finding them.
+
+``layouts``  one table of names, shapes and transposes: Hugging Face, ours, PaddleMIX
+``readers``  lazy and safe: torch ``.bin``, safetensors, ``.pdparams``; no torch and no Paddle needed
+``writer``   sharded safetensors, written aside and renamed, with an index and a sha256 manifest
+``convert``  from one layout to another, shard by shard, safe to interrupt
+``loading``  a checkpoint into the parameters of a Paddle model, and back
+``memory``   whether a model fits, asked beforehand
+``hub``      a model's name to a folder: local, bundled, cached or downloaded
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_EXPORTS = {
+    "open_checkpoint": "readers",
+    "load_into": "loading",
+    "check_memory": "memory",
+    "save_model": "loading",
+    "convert_checkpoint": "convert",
+    "resolve": "hub",
+}
+__all__ = list(_EXPORTS)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_EXPORTS[name]}"), name)

@@ -1,0 +1,245 @@
+"""Converting a checkpoint from one layout to another: tensor by tensor, tile by tile, safe to interrupt and repeat."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Union
+
+import numpy as np
+
+from paddlemix.checkpoint import dtypes, layouts, tiles, writer
+from paddlemix.checkpoint.readers import Checkpoint, open_checkpoint, raise_listed
+from paddlemix.errors import CheckpointError, ConfigurationError
+
+PathLike = Union[str, "os.PathLike[str]"]
+
+#: beside the weights, what makes up a model's folder; copied if it is there
+SIDE_FILES = (
+    "config.json",
+    "generation_config.json",
+    "qwen.tiktoken",
+    "tokenizer_config.json",
+    "preprocessor_config.json",
+    "README.md",
+    "LICENSE",
+    "NOTICE",
+    # the original's code, which PyTorch tools run the published configuration with; never run here
+    "configuration_qwen.py",
+    "modeling_qwen.py",
+    "tokenization_qwen.py",
+    "qwen_generation_utils.py",
+    "visual.py",
+)
+
+
+@dataclass(frozen=True)
+class ConversionResult:
+    """What :func:`convert_checkpoint` did. ``passed_over``: tensors that are computed, not learned: left out."""
+
+    folder: Path
+    source_layout: str
+    layout: str
+    tensors: int
+    total_bytes: int
+    files: tuple[str, ...]
+    passed_over: tuple[str, ...]
+    verified: bool
+
+
+def convert_checkpoint(
+    source: PathLike,
+    target: PathLike,
+    to: str = layouts.PADDLE,
+    *,
+    dtype: str | None = None,
+    verify: bool = False,
+    check_finite: bool = True,
+    max_shard_bytes: int = writer.DEFAULT_SHARD_BYTES,
+    on_bytes: writer.OnBytes = None,
+) -> ConversionResult:
+    """Convert the checkpoint ``source`` (any layout that can be read) into safetensors in the folder ``target``.
+
+    ``to``: "paddle" (ours) or "hf" (PyTorch's, loadable by its tools). ``dtype``: "float32", "float16", "bfloat16" or
+    None, as stored. ``verify``: read everything again and compare bit by bit. ``check_finite``: refuse NaN and
+    infinity.
+
+    Run again after an interruption it goes on where it stopped. Raises CheckpointError for a source that is incomplete
+    or damaged, for values that do not fit ``dtype``, for a full disk, and where ``verify`` finds a difference.
+    """
+    if to not in (layouts.HF, layouts.PADDLE):
+        raise ConfigurationError(f"to: got {to!r}, expected {layouts.HF!r} or {layouts.PADDLE!r}")
+    if dtype is not None:
+        dtypes.check_target(dtype)
+    if max_shard_bytes < 1:
+        raise ConfigurationError(f"max_shard_bytes: got {max_shard_bytes}, expected a positive number")
+    target = Path(target)
+    checkpoint = open_checkpoint(source)
+    folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
+    if target.exists() and folder.resolve() == target.resolve():
+        raise CheckpointError(f"{target}: is the folder of the source itself; name another one")
+    _check_tensors(checkpoint, _read_config(folder))
+
+    conversion = _Conversion(checkpoint, to, dtype, check_finite)
+    manifest = writer.write_checkpoint(
+        target,
+        conversion.sources(),
+        file_metadata(to),
+        made_from={"files": _fingerprint(checkpoint), "to": to, "dtype": dtype},
+        max_shard_bytes=max_shard_bytes,
+        check=conversion.raise_problems,
+        on_bytes=on_bytes,
+    )
+    _copy_side_files(folder, target, dtype)
+    if verify:
+        verify_conversion(checkpoint, target, dtype)
+    return ConversionResult(
+        folder=target,
+        source_layout=checkpoint.layout,
+        layout=to,
+        tensors=len(checkpoint.our_names()),
+        total_bytes=manifest["total_size"],
+        files=tuple(manifest["files"]),
+        passed_over=tuple(set(checkpoint.names()) - set(checkpoint.our_names().values())),
+        verified=verify,
+    )
+
+
+def file_metadata(layout: str) -> dict[str, str]:
+    """Metadata of safetensors files: PyTorch tools insist on format "pt", and must not take our layout for theirs."""
+    if layout == layouts.HF:
+        return {"format": "pt"}
+    return {"format": "pd", layouts.MARKER: layout}
+
+
+def verify_conversion(source: Checkpoint | PathLike, target: PathLike, dtype: str | None = None) -> None:
+    """Compare every tensor of ``target`` with ``source`` bit by bit (after conversion to ``dtype``) and every file with
+    its sha256 in the manifest. Raises CheckpointError with the list of differences."""
+    source = source if isinstance(source, Checkpoint) else open_checkpoint(source)
+    target = Path(target)
+    manifest = writer.read_manifest(target)
+    if manifest is None:
+        raise CheckpointError(f"{target}: has no {writer.MANIFEST}; convert again")
+    problems = writer.damaged_files(target, manifest)
+    result = open_checkpoint(target)
+    theirs, ours = source.our_names(), result.our_names()
+    problems += [f"{name!r} is missing" for name in theirs if name not in ours]
+    problems += [f"{name!r} was not in the source" for name in ours if name not in theirs]
+    for name in theirs:
+        if name in ours and not _equal(source, theirs[name], result, ours[name], name, dtype):
+            problems.append(f"{name!r} differs from the source")
+    raise_listed(f"{target}: verification failed", problems)
+
+
+def _equal(source: Checkpoint, theirs: str, result: Checkpoint, ours: str, name: str, dtype: str | None) -> bool:
+    wanted = _target_dtype(source.dtype(theirs), dtype)
+    if result.dtype(ours) != wanted:
+        return False
+    transpose = layouts.is_transposed(name, source.layout, result.layout)
+    written = result.read(ours).reshape(-1).view(np.uint8)
+    at = 0
+    for piece in tiles.converted(source.read(theirs), transpose, source.dtype(theirs), wanted):
+        if not np.array_equal(written[at : at + piece.nbytes], piece.reshape(-1).view(np.uint8)):
+            return False
+        at += piece.nbytes
+    return at == written.size
+
+
+class _Conversion:
+    """The tensors of a checkpoint on their way into another layout, and what was found wrong with their values."""
+
+    def __init__(self, checkpoint: Checkpoint, to: str, dtype: str | None, check_finite: bool) -> None:
+        self.checkpoint, self.to, self.dtype, self.check_finite = checkpoint, to, dtype, check_finite
+        self.problems: list[str] = []
+
+    def sources(self) -> list[writer.TensorSource]:
+        """In the order of the source, file by file, so that it is read once from front to back."""
+        names = self.checkpoint.our_names()
+        return [self._source(ours, theirs) for ours, theirs in names.items()]
+
+    def _source(self, ours: str, theirs: str) -> writer.TensorSource:
+        transpose = layouts.is_transposed(ours, self.checkpoint.layout, self.to)
+        shape = self.checkpoint.shape(theirs)
+        wanted = _target_dtype(self.checkpoint.dtype(theirs), self.dtype)
+        return writer.TensorSource(
+            ours, shape[::-1] if transpose else shape, wanted, lambda: self._pieces(theirs, transpose, wanted)
+        )
+
+    def _pieces(self, name: str, transpose: bool, wanted: str) -> Iterator[np.ndarray]:
+        stored = self.checkpoint.dtype(name)
+        bad = overflown = 0
+        for piece in tiles.pieces(self.checkpoint.read(name), transpose):
+            result = dtypes.cast(piece, stored, wanted)
+            if self.check_finite or stored != wanted:
+                before = dtypes.count_non_finite(piece, stored)
+                bad += before
+                if stored != wanted:
+                    overflown += dtypes.count_non_finite(result, wanted) - before
+            yield result
+        if bad and self.check_finite:
+            self.problems.append(f"{name!r} holds {bad} NaN or infinite values")
+        if overflown:
+            self.problems.append(f"{name!r} holds {overflown} values too large for {wanted}")
+
+    def raise_problems(self) -> None:
+        raise_listed(f"{self.checkpoint.path}: refused", self.problems)
+
+
+def _target_dtype(stored: str, dtype: str | None) -> str:
+    return dtype if dtype is not None and stored in dtypes.FLOATING else stored
+
+
+def _check_tensors(checkpoint: Checkpoint, config: Mapping[str, Any] | None) -> None:
+    """Unknown tensors, tensors of other rank than the table says and, given a config, missing and misshapen ones."""
+    problems = [f"{name!r} is not a weight of Qwen-VL" for name in checkpoint.unknown_names()]
+    names = checkpoint.our_names()
+    if config is None:
+        for ours, theirs in names.items():
+            rule, _ = layouts.find_rule(ours, layouts.PADDLE) or (None, "")
+            if rule is not None and len(rule.shape) != len(checkpoint.shape(theirs)):
+                problems.append(
+                    f"{theirs!r} has shape {checkpoint.shape(theirs)}, expected {len(rule.shape)} dimensions"
+                )
+    else:
+        expected = layouts.expected_shapes(config, checkpoint.layout)
+        for name, shape in expected.items():
+            if name not in checkpoint:
+                problems.append(f"{name!r} is missing")
+            elif checkpoint.shape(name) != shape:
+                problems.append(f"{name!r} has shape {checkpoint.shape(name)}, expected {shape}")
+        problems += [f"{name!r} is not part of the configured model" for name in names.values() if name not in expected]
+    raise_listed(f"{checkpoint.path}: does not fit config.json" if config else f"{checkpoint.path}", problems)
+
+
+def _read_config(folder: Path) -> dict[str, Any] | None:
+    path = folder / "config.json"
+    if not path.exists():
+        return None
+    config = writer.read_json(path)
+    if config is None:
+        raise CheckpointError(f"{path}: is not a JSON object")
+    return config
+
+
+def _fingerprint(checkpoint: Checkpoint) -> list[list[Any]]:
+    """Name, size and time of the source files: enough to notice that they changed between two runs."""
+    stats = [(file.name, file.stat()) for file in checkpoint.files]
+    return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
+
+
+def _copy_side_files(source: Path, target: Path, dtype: str | None) -> None:
+    try:
+        for name in SIDE_FILES:
+            if (source / name).is_file():
+                temporary = target / (name + ".tmp")
+                shutil.copyfile(source / name, temporary)
+                os.replace(temporary, target / name)
+        if dtype is not None and (target / "config.json").is_file():
+            config = json.loads((target / "config.json").read_text(encoding="utf-8"))
+            writer.write_json(target / "config.json", {**config, "torch_dtype": dtype})
+    except OSError as error:
+        raise CheckpointError(f"{target}: cannot be written: {error.strerror or error}") from error

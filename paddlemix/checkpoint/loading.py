@@ -1,0 +1,122 @@
+"""Between checkpoints and Paddle models: filling parameters from a checkpoint, and saving them as one."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from pathlib import Path
+from typing import Any, Union
+
+import numpy as np
+
+from paddlemix.checkpoint import dtypes, layouts, tiles, writer
+from paddlemix.checkpoint.convert import file_metadata
+from paddlemix.checkpoint.readers import Checkpoint, open_checkpoint, raise_listed
+from paddlemix.errors import ConfigurationError
+
+PathLike = Union[str, "os.PathLike[str]"]
+
+
+def load_into(
+    model: Any,
+    checkpoint: Checkpoint | PathLike,
+    dtype: str | None = None,
+    *,
+    strict: bool = True,
+    check_finite: bool = False,
+) -> list[str]:
+    """Fill the parameters and buffers of ``model`` (a paddle.nn.Layer with our names) from a checkpoint of any layout.
+
+    Values are converted to the type of each parameter; ``dtype``, if given, is the type that the floating-point
+    parameters must have been made in. One tensor at a time; on the CPU piece by piece straight into the parameter.
+
+    Raises CheckpointError that lists all missing, unexpected and misshapen tensors before anything is written, and with
+    ``check_finite`` those with NaN or infinity at the end. ``strict=False`` accepts missing and unexpected ones (never
+    misshapen ones). Returns the names of the parameters that were not in the checkpoint (empty if strict).
+    """
+    checkpoint = checkpoint if isinstance(checkpoint, Checkpoint) else open_checkpoint(checkpoint)
+    parameters = model.state_dict()
+    found = checkpoint.our_names()
+    missing = [name for name in parameters if name not in found]
+    problems = []
+    if strict:
+        problems += [f"{name!r} is missing" for name in missing]
+        problems += [f"{theirs!r} is not in the model" for ours, theirs in found.items() if ours not in parameters]
+        problems += [f"{name!r} is not a weight of Qwen-VL" for name in checkpoint.unknown_names()]
+    for ours, parameter in parameters.items():
+        if ours not in found:
+            continue
+        shape = checkpoint.shape(found[ours])
+        transpose = layouts.is_transposed(ours, checkpoint.layout, layouts.PADDLE)
+        if tuple(shape[::-1] if transpose else shape) != tuple(parameter.shape):
+            wanted = list(parameter.shape)[::-1] if transpose else list(parameter.shape)
+            problems.append(f"{found[ours]!r} has shape {list(shape)}, expected {wanted}")
+    raise_listed(f"{checkpoint.path}: does not fit the model", problems)
+
+    not_finite = []
+    for ours, parameter in parameters.items():
+        if ours not in found:
+            continue
+        tag = _tag(parameter)
+        if dtype is not None and tag in dtypes.FLOATING and tag != dtype:
+            raise ConfigurationError(f"dtype: parameter {ours!r} is {tag}, expected {dtype}; make the model in {dtype}")
+        if _fill(parameter, checkpoint, found[ours], ours, tag, check_finite):
+            not_finite.append(f"{found[ours]!r} holds NaN or infinite values")
+    raise_listed(f"{checkpoint.path}: damaged", not_finite)
+    for name in missing:
+        if not parameters[name]._is_initialized():
+            parameters[name].initialize()
+    return missing
+
+
+def _tag(parameter: Any) -> str:
+    return str(parameter.dtype).rsplit(".", 1)[-1]
+
+
+def _fill(parameter: Any, checkpoint: Checkpoint, name: str, ours: str, tag: str, check_finite: bool) -> bool:
+    """Fill one parameter; True if it was to be checked and is not finite."""
+    _allocate(parameter)
+    stored, array = checkpoint.dtype(name), checkpoint.read(name)
+    transpose = layouts.is_transposed(ours, checkpoint.layout, layouts.PADDLE)
+    in_place = parameter.place.is_cpu_place() and parameter.is_contiguous() and parameter.data_ptr()
+    values = _memory(parameter, tag) if in_place else np.empty(parameter.shape, dtypes.STORAGE[tag])
+    tiles.fill(values, array, transpose, stored, tag)
+    if not in_place:
+        parameter.set_value(values)
+    return check_finite and any(dtypes.count_non_finite(piece, tag) for piece in tiles.pieces(values))
+
+
+def _allocate(parameter: Any) -> None:
+    """Give memory to a parameter that was made under ``paddle.LazyGuard``; its initial values are never computed."""
+    if not parameter._is_initialized():
+        import paddle
+
+        paddle.empty(parameter.shape, parameter.dtype)._share_buffer_to(parameter)
+
+
+def _memory(parameter: Any, tag: str) -> np.ndarray:
+    """The memory of a contiguous CPU tensor as an array (bfloat16 as uint16); valid while the tensor lives."""
+    kind = dtypes.STORAGE[tag]
+    size = int(np.prod(parameter.shape)) * kind.itemsize
+    buffer = (ctypes.c_char * size).from_address(parameter.data_ptr())
+    return np.frombuffer(buffer, kind).reshape(parameter.shape)
+
+
+def save_model(
+    model: Any, folder: PathLike, *, dtype: str | None = None, max_shard_bytes: int = writer.DEFAULT_SHARD_BYTES
+) -> dict[str, Any]:
+    """Write the parameters of ``model`` as our safetensors into ``folder``, as they are or as ``dtype``; returns the
+    manifest. Written aside and renamed: a failure (CheckpointError) leaves the folder as it was."""
+    if dtype is not None:
+        dtypes.check_target(dtype)
+    sources = []
+    for name, parameter in model.state_dict().items():
+        tag = _tag(parameter)
+        wanted = dtype if dtype is not None and tag in dtypes.FLOATING else tag
+
+        def pieces(parameter: Any = parameter, tag: str = tag, wanted: str = wanted) -> Any:
+            return tiles.converted(parameter.numpy(), False, tag, wanted)
+
+        sources.append(writer.TensorSource(name, tuple(parameter.shape), wanted, pieces))
+    metadata = file_metadata(layouts.PADDLE)
+    return writer.write_checkpoint(Path(folder), sources, metadata, max_shard_bytes=max_shard_bytes)

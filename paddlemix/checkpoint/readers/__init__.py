@@ -1,0 +1,163 @@
+"""Opening a checkpoint, whatever it is: which files, which format, which layout, and one tensor at a time from it."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from paddlemix.checkpoint import layouts
+from paddlemix.checkpoint.readers.pdparams import read_pdparams
+from paddlemix.checkpoint.readers.safetensors_file import read_safetensors
+from paddlemix.checkpoint.readers.tensor import StoredTensor
+from paddlemix.checkpoint.readers.torch_zip import read_torch_zip
+from paddlemix.errors import CheckpointError, UnsafeCheckpointError
+
+#: index or weight file in a folder, the first that exists wins
+CANDIDATES = (
+    "model.safetensors.index.json",
+    "model.safetensors",
+    "pytorch_model.bin.index.json",
+    "pytorch_model.bin",
+    "model_state.pdparams.index.json",
+    "model_state.pdparams",
+)
+#: a folder in which a writer works until its files are complete
+INCOMPLETE = ".incomplete"
+MAX_INDEX_BYTES = 50_000_000
+
+
+class Checkpoint:
+    """The tensors of a model's weights, under the names and in the orientation of :attr:`layout`.
+
+    Nothing is loaded before :meth:`read`, and what that returns is, for all but old ``.pdparams``, a view of the file.
+    """
+
+    def __init__(self, path: Path, files: list[Path], tensors: dict[str, StoredTensor], layout: str) -> None:
+        self.path, self.files, self.layout = path, files, layout
+        self._tensors = tensors
+
+    def names(self) -> list[str]:
+        """All tensor names, as this checkpoint calls them."""
+        return list(self._tensors)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._tensors
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._tensors[name].shape
+
+    def dtype(self, name: str) -> str:
+        """The tag of the tensor's element type, e.g. "bfloat16"."""
+        return self._tensors[name].dtype
+
+    def file(self, name: str) -> str:
+        """Name of the file that holds the tensor."""
+        return self._tensors[name].file
+
+    def read(self, name: str) -> np.ndarray:
+        """The tensor as a read-only array; bfloat16 as uint16."""
+        array = self._tensors[name].load()
+        array.flags.writeable = False
+        return array
+
+    def read_rows(self, name: str, start: int, stop: int) -> np.ndarray:
+        """Rows ``start:stop`` of the tensor's first axis."""
+        return self.read(name)[start:stop]
+
+    def our_names(self) -> dict[str, str]:
+        """Our parameter's name -> the name here, for every tensor that is a weight of Qwen-VL."""
+        found = {layouts.our_name(name, self.layout): name for name in self._tensors}
+        return {ours: name for ours, name in found.items() if ours is not None}
+
+    def unknown_names(self) -> list[str]:
+        """Tensors that are neither weights of Qwen-VL nor known to be harmless (``layouts.HARMLESS``)."""
+        return [
+            name
+            for name in self._tensors
+            if layouts.our_name(name, self.layout) is None and not layouts.HARMLESS.search(name)
+        ]
+
+
+def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+    """Open the checkpoint in a folder, or one file of weights.
+
+    Reads headers only. Raises CheckpointError, with everything that is wrong in one message, if there is none, if files
+    named by an index are missing or hold other tensors, or if it is not a Qwen-VL; UnsafeCheckpointError if a file asks
+    for code or an index points out of its folder.
+    """
+    path = Path(path)
+    files, expected = _locate(path)
+    tensors: dict[str, StoredTensor] = {}
+    markers = set()
+    problems: list[str] = []
+    for file in files:
+        found, metadata = _read_file(file)
+        markers.add(metadata.get(layouts.MARKER))
+        repeated = sorted(set(found) & set(tensors))
+        problems += [f"{name!r} is in both {tensors[name].file} and {file.name}" for name in repeated]
+        tensors.update(found)
+    if expected is not None:
+        held = {name: tensor.file for name, tensor in tensors.items()}
+        problems += [f"{name!r} is missing from {file}" for name, file in expected.items() if held.get(name) != file]
+        problems += [f"{name!r} in {file} is not in the index" for name, file in held.items() if name not in expected]
+    raise_listed(f"{path}: shards and index do not agree", problems)
+    if len(markers) > 1:
+        raise CheckpointError(f"{path}: shards carry different layout markers {sorted(map(str, markers))}")
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    return Checkpoint(path, files, tensors, layouts.recognise(shapes, markers.pop(), str(path)))
+
+
+def raise_listed(what: str, problems: list[str], limit: int = 12) -> None:
+    """Raise one CheckpointError that lists ``problems`` (the first ``limit``, and how many more); none: do nothing."""
+    if problems:
+        more = f"; and {len(problems) - limit} more" if len(problems) > limit else ""
+        raise CheckpointError(f"{what}: " + "; ".join(problems[:limit]) + more)
+
+
+def _locate(path: Path) -> tuple[list[Path], dict[str, str] | None]:
+    """The weight files, and the index (tensor -> file name) if there is one."""
+    if path.is_file():
+        return _read_index(path) if path.name.endswith(".index.json") else ([path], None)
+    if not path.is_dir():
+        raise CheckpointError(f"{path}: no such file or folder; expected a checkpoint")
+    for name in CANDIDATES:
+        if (path / name).is_file():
+            return _locate(path / name)
+    if (path / INCOMPLETE).is_dir():
+        raise CheckpointError(f"{path}: the conversion or download into this folder was not finished; run it again")
+    raise CheckpointError(f"{path}: no weights found; expected one of {', '.join(CANDIDATES)}")
+
+
+def _read_index(path: Path) -> tuple[list[Path], dict[str, str]]:
+    try:
+        if path.stat().st_size > MAX_INDEX_BYTES:
+            raise CheckpointError(f"{path}: index is larger than {MAX_INDEX_BYTES} bytes")
+        index: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{path}: index is not JSON: {error}") from error
+    weight_map = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
+        raise CheckpointError(f"{path}: index has no weight_map from tensor names to file names")
+    files = sorted(set(weight_map.values()))
+    for file in files:
+        if file in ("", ".", "..") or any(char in file for char in "/\\:\0"):
+            raise UnsafeCheckpointError(f"{path}: index points to {file!r:.80}; only files in its own folder are read")
+    missing = [f"{file} is missing" for file in files if not (path.parent / file).is_file()]
+    raise_listed(f"{path.parent}: incomplete checkpoint", missing)
+    return [path.parent / file for file in files], weight_map
+
+
+def _read_file(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
+    if path.suffix == ".safetensors":
+        return read_safetensors(path)
+    if path.suffix == ".pdparams":
+        return read_pdparams(path), {}
+    if path.suffix in (".bin", ".pt", ".pth"):
+        return read_torch_zip(path), {}
+    raise CheckpointError(f"{path}: unknown kind of weights; expected .safetensors, .bin or .pdparams")

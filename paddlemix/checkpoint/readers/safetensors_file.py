@@ -1,0 +1,83 @@
+"""safetensors files: a JSON header, then the tensors. Read lazily and checked more strictly than the format asks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from paddlemix.checkpoint.dtypes import FROM_SAFETENSORS, STORAGE
+from paddlemix.checkpoint.readers.tensor import StoredTensor, element_count, is_shape, map_file
+from paddlemix.errors import CheckpointError
+
+MAX_HEADER_BYTES = 100_000_000
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
+    """All tensors of a ``.safetensors`` file by name, and its metadata.
+
+    Raises CheckpointError if the header is too large, is not an object, has duplicate keys, or if the tensors overlap,
+    leave holes, or do not have the bytes that shape and dtype say.
+    """
+    data = map_file(path)
+    length = int(data[:8].view("<u8")[0]) if len(data) >= 8 else -1
+    if length < 2 or length > min(MAX_HEADER_BYTES, len(data) - 8):
+        raise CheckpointError(f"{path}: truncated or not a safetensors file: header of {length} bytes in {len(data)}")
+    header = _parse(data[8 : 8 + length].tobytes(), path)
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise CheckpointError(f"{path}: __metadata__ is not a table of strings")
+    body = data[8 + length :]
+    spans: list[tuple[int, int, str]] = []
+    tensors = {}
+    for name, entry in header.items():
+        start, end, tensor = _entry(name, entry, body, path)
+        spans.append((start, end, name))
+        tensors[name] = tensor
+    position = 0
+    for start, end, name in sorted(spans):
+        if start != position:
+            raise CheckpointError(f"{path}: {name!r} starts at byte {start}, expected {position}: overlap or hole")
+        position = end
+    if position != len(body):
+        raise CheckpointError(f"{path}: {len(body)} bytes of tensors, the header says {position}; truncated or damaged")
+    return tensors, metadata
+
+
+def _parse(raw: bytes, path: Path) -> dict[str, Any]:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        result = dict(pairs)
+        if len(result) != len(pairs):
+            raise CheckpointError(f"{path}: header has duplicate keys")
+        return result
+
+    try:
+        header = json.loads(raw.decode("utf-8"), object_pairs_hook=unique) if raw[:1] == b"{" else None
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{path}: header is not JSON: {error}") from error
+    if not isinstance(header, dict):
+        raise CheckpointError(f"{path}: header is not a JSON object")
+    return header
+
+
+def _entry(name: str, entry: Any, body: np.ndarray, path: Path) -> tuple[int, int, StoredTensor]:
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        raise CheckpointError(f"{path}: {name!r} needs exactly dtype, shape and data_offsets in the header")
+    code, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(code, str) or code not in FROM_SAFETENSORS:
+        raise CheckpointError(f"{path}: {name!r} has dtype {code!r:.40}, expected one of {', '.join(FROM_SAFETENSORS)}")
+    if not is_shape(shape) or not is_shape(offsets) or len(offsets) != 2:
+        raise CheckpointError(f"{path}: {name!r} has an impossible shape or data_offsets")
+    start, end = offsets
+    dtype = FROM_SAFETENSORS[code]
+    kind = STORAGE[dtype]
+    if end > len(body):
+        raise CheckpointError(f"{path}: truncated: {name!r} ends at byte {end} of {len(body)}")
+    if end - start != element_count(shape) * kind.itemsize:
+        raise CheckpointError(f"{path}: {name!r} has {end - start} bytes, which is not {shape} of {dtype}")
+    view = body[start:end]
+    return start, end, StoredTensor(name, tuple(shape), dtype, path.name, lambda: view.view(kind).reshape(shape))
