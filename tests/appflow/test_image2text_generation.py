@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import shutil
 
 import numpy as np
 import paddle
@@ -170,6 +171,16 @@ def test_a_base_model_answers_each_question_alone(tiny_base_model_dir, picture):
         Appflow("image2text_generation", str(tiny_base_model_dir), system="be nice")
 
 
+def test_from_hf_hub_takes_the_name_as_one_of_that_store(tiny_model_dir, tmp_path, monkeypatch):
+    monkeypatch.setenv("PADDLEMIX_HOME", str(tmp_path))
+    monkeypatch.setenv("PADDLEMIX_OFFLINE", "1")
+    shutil.copytree(tiny_model_dir, tmp_path / "models" / "huggingface--someone" / "their-model")
+    task = Appflow("image2text_generation", "someone/their-model", from_hf_hub=True)
+    assert task(prompt="what?")["result"] == ANSWER
+    with pytest.raises(ModelNotFoundError, match="someone/their-model"):
+        Appflow("image2text_generation", "someone/their-model")
+
+
 def test_the_system_text_reaches_the_model(tiny_model_dir):
     task = Appflow("image2text_generation", str(tiny_model_dir), system="You are a cat.")
     assert task.chain[0]._session.messages[0]["content"][0]["text"] == "You are a cat."
@@ -185,7 +196,7 @@ def test_the_system_text_reaches_the_model(tiny_model_dir):
         ({"image_policy": "all"}, ConfigurationError, "image_policy: got str"),
         ({"precision": "fp16"}, ConfigurationError, "'precision' is unknown"),
         ({"models": ["a", "b"]}, ConfigurationError, "models: got 2"),
-        ({"models": "no/such-model-here"}, ModelNotFoundError, "no/such-model-here"),
+        ({"models": "no-such-model"}, ModelNotFoundError, "'no-such-model'.*known names:.*qwen-vl/qwen-vl-chat-7b"),
     ],
 )
 def test_a_wrong_construction_is_refused(tiny_model_dir, options, error, message):
