@@ -161,6 +161,6 @@ def test_a_prompt_alone_asks_the_bundled_model_about_the_bundled_picture(predict
 
 
 @needs_bundled_weights
-def test_no_argument_at_all_captions_the_bundled_picture_in_chinese_too(predict, tmp_path):
+def test_no_argument_at_all_captions_the_bundled_picture(predict, tmp_path):
     assert predict("--visual", "False").stdout.startswith("response: <ref>")
     assert not (tmp_path / "run" / "output").exists()
