@@ -26,12 +26,12 @@ HAS_WEIGHTS = any(DEFAULT_MODEL_DIR.glob("model*.safetensors*"))
 needs_weights = pytest.mark.skipif(not HAS_WEIGHTS, reason="the bundled model has no weights yet")
 # What comes with the weights, and is named before they are there.
 COME_WITH_WEIGHTS = {"docs/images/predict.jpg", "../docs/images/predict.jpg"}
-COME_WITH_WEIGHTS |= {"model.safetensors", "config.json", "generation_config.json", "preprocessor_config.json"}
+COME_WITH_WEIGHTS |= {"model.safetensors", "preprocessor_config.json"}
 
 # Names in backticks that look like paths of the project and are none: what programs write or read elsewhere, and names
 # of models.
 ELSEWHERE = {
-    ".venv", "output/pred.jpg", "~/.paddlemix", "~/.paddlemix/models", "curve.jsonl", "config.json",
+    ".venv", "output/pred.jpg", "~/.paddlemix", "~/.paddlemix/models", "curve.jsonl",
     "qwen/qwen-7b", *hub.KNOWN, *hub.BUNDLED,
 }  # fmt: skip
 
@@ -272,10 +272,10 @@ def test_the_card_has_the_stages_of_the_recipe():
 
     card = read("docs/bundled_model.md")
     for name, stage in STAGES.items():
-        row = re.search(rf"^\| `{name}` \|.*$", card, re.MULTILINE)[0]
-        rate = float(re.search(r"\d+e-\d+", row)[0])
-        assert (rate, "falling" in row) == (stage.learning_rate, stage.decay)
-        assert row.rstrip(" |").endswith(str(stage.head_weight))
+        row = re.search(rf"^\| `{name}` \| .*? \| (\d+) \| (.*?) \| (.*?) \|$", card, re.MULTILINE)
+        conversations, rate, heads = row.groups()
+        shown = (int(conversations), float(rate.split(",")[0]), "falling" in rate, float(heads))
+        assert shown == (stage.conversations, stage.learning_rate, stage.decay, stage.head_weight)
 
 
 def test_questions_in_the_card_are_of_the_training_data():
@@ -295,3 +295,10 @@ def test_questions_in_the_card_are_of_the_training_data():
 def test_the_card_has_the_table_of_scores():
     scores = read("docs/bundled_model.md").partition("## Scores")[2]
     assert re.search(r"^\| refer \|", scores, re.MULTILINE)
+
+
+@needs_weights
+def test_the_card_beside_the_weights_lists_its_files():
+    rows = re.findall(r"^\| (`.*?) \|", (DEFAULT_MODEL_DIR / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    listed = {name for row in rows for name in _CODE.findall(row)}
+    assert listed == {path.name for path in DEFAULT_MODEL_DIR.iterdir()} - {"README.md"}
