@@ -60,13 +60,13 @@ def convert_checkpoint(
     verify: bool = False,
     check_finite: bool = True,
     max_shard_bytes: int = writer.DEFAULT_SHARD_BYTES,
-    on_bytes: writer.OnBytes = None,
+    progress: writer.Progress = None,
 ) -> ConversionResult:
     """Convert the checkpoint ``source`` (any layout that can be read) into safetensors in the folder ``target``.
 
     ``to``: "paddle" (ours) or "hf" (PyTorch's, loadable by its tools). ``dtype``: "float32", "float16", "bfloat16" or
     None, as stored. ``verify``: read everything again and compare bit by bit. ``check_finite``: refuse NaN and
-    infinity.
+    infinity. ``progress``: called with (bytes written, bytes in all).
 
     Run again after an interruption it goes on where it stopped. Raises CheckpointError for a source that is incomplete
     or damaged, for values that do not fit ``dtype``, for a full disk, and where ``verify`` finds a difference.
@@ -92,7 +92,7 @@ def convert_checkpoint(
         made_from={"files": _fingerprint(checkpoint), "to": to, "dtype": dtype},
         max_shard_bytes=max_shard_bytes,
         check=conversion.raise_problems,
-        on_bytes=on_bytes,
+        progress=progress,
     )
     _copy_side_files(folder, target, dtype)
     if verify:

@@ -8,6 +8,7 @@ moved up, followed by the index and ``checkpoint_manifest.json``.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -35,7 +36,12 @@ _PROGRESS = "progress.json"
 _OUR_FILES = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
 _HASH_CHUNK = 8 << 20
 
-OnBytes = Optional[Callable[[int], Any]]
+#: called with (bytes done, bytes in all)
+Progress = Optional[Callable[[int, int], Any]]
+#: called with bytes done
+Report = Optional[Callable[[int], Any]]
+#: file name -> {"sha256", "size"}
+Files = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -75,40 +81,46 @@ def write_checkpoint(
     made_from: Mapping[str, Any] | None = None,
     max_shard_bytes: int = DEFAULT_SHARD_BYTES,
     check: Callable[[], None] | None = None,
-    on_bytes: OnBytes = None,
+    progress: Progress = None,
 ) -> dict[str, Any]:
     """Write ``tensors`` to ``folder`` and return the manifest.
 
     ``made_from`` identifies the content: shards that an interrupted run with the same value finished are kept, and a
     complete checkpoint with the same value is left alone. Without it a failed run leaves nothing behind. ``check`` is
-    called after every shard and may raise to refuse it. ``on_bytes`` is told of progress. Raises CheckpointError if the
-    disk has too little room (before anything is written) or cannot be written; what was in the folder then stays, and
-    a run that finished no file leaves nothing.
+    called after every shard and may raise to refuse the whole. ``progress`` is called with (bytes done, bytes in all).
+
+    Raises CheckpointError if the disk has too little room (before anything is written) or the folder cannot be written;
+    a complete checkpoint that was in the folder before is then still there.
     """
     identity = hashlib.sha256(json.dumps([made_from, dict(metadata), max_shard_bytes]).encode()).hexdigest()
     shards = plan_shards(tensors, max_shard_bytes)
     staging = folder / INCOMPLETE
+    finished: Files = {}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with exclusive(staging / "lock", wait=False):
             manifest = read_manifest(folder) if made_from is not None else None
-            if manifest and manifest.get("identity") == identity and not damaged_files(folder, manifest):
-                _tell(on_bytes, sum(tensor.nbytes for tensor in tensors))
-            else:
-                finished = _finished(staging, identity if made_from is not None else None)
+            if manifest is None or manifest.get("identity") != identity or damaged_files(folder, manifest):
                 try:
-                    _write_shards(staging, shards, metadata, identity, finished, check, on_bytes)
-                except BaseException:
-                    if made_from is None or not finished:
-                        shutil.rmtree(staging, ignore_errors=True)
-                        if not any(folder.iterdir()):
-                            folder.rmdir()
+                    finished.update(_finished(staging, identity if made_from is not None else None))
+                    _write_shards(staging, shards, metadata, identity, finished, check, progress)
+                    manifest = _publish(folder, staging, shards, metadata, identity, finished)
+                except BaseException as error:
+                    if made_from is None or not finished or isinstance(error, CheckpointError):
+                        _discard(staging)
                     raise
-                manifest = _publish(folder, staging, shards, metadata, identity, finished)
-        shutil.rmtree(staging, ignore_errors=True)
+        _discard(staging)
         return manifest
     except OSError as error:
-        raise CheckpointError(f"{folder}: cannot be written: {error.strerror or error}") from error
+        kept = f"; {len(finished)} finished files are kept in {staging} for the next run" if staging.is_dir() else ""
+        raise CheckpointError(f"{folder}: cannot be written: {error.strerror or error}{kept}") from error
+
+
+def _discard(staging: Path) -> None:
+    """Remove the working folder, and the target folder if there is nothing else in it."""
+    shutil.rmtree(staging, ignore_errors=True)
+    if not any(staging.parent.iterdir()):
+        staging.parent.rmdir()
 
 
 def _write_shards(
@@ -116,11 +128,13 @@ def _write_shards(
     shards: Sequence[tuple[str, list[TensorSource]]],
     metadata: Mapping[str, str],
     identity: str,
-    finished: dict[str, dict[str, Any]],
+    finished: Files,
     check: Callable[[], None] | None,
-    on_bytes: OnBytes,
+    progress: Progress,
 ) -> None:
+    """Write the shards that are not in ``finished``, and enter them there."""
     sizes = {name: sum(tensor.nbytes for tensor in group) for name, group in shards}
+    total, done = sum(sizes.values()), 0
     needed = sum(size for name, size in sizes.items() if name not in finished) + SPARE_BYTES
     free = shutil.disk_usage(staging).free
     if needed > free:
@@ -129,9 +143,15 @@ def _write_shards(
         )
     for name, group in shards:
         if name in finished:
-            _tell(on_bytes, sizes[name])
+            done += sizes[name]
             continue
-        digest = write_safetensors(staging / name, group, metadata, on_bytes)
+
+        def report(written: int, before: int = done) -> None:
+            if progress is not None:
+                progress(before + written, total)
+
+        digest = write_safetensors(staging / name, group, metadata, report)
+        done += sizes[name]
         if check is not None:
             check()
         finished[name] = {"sha256": digest, "size": (staging / name).stat().st_size}
@@ -139,20 +159,23 @@ def _write_shards(
 
 
 def write_safetensors(
-    path: Path, tensors: Sequence[TensorSource], metadata: Mapping[str, str], on_bytes: OnBytes = None
+    path: Path, tensors: Sequence[TensorSource], metadata: Mapping[str, str], report: Report = None
 ) -> str:
-    """Write one file under another name, sync it, rename it; returns its sha256. A failure leaves nothing behind."""
+    """Write one file under another name, sync it, rename it; returns its sha256. A failure leaves nothing behind.
+    ``report`` is called with the number of bytes written so far."""
     temporary = path.with_name(path.name + ".tmp")
     digest = hashlib.sha256()
     try:
         with open(temporary, "wb", buffering=0) as file:
-            for chunk in _stream(tensors, metadata):
+            done = 0  # header included: progress need not be exact
+            for chunk in itertools.chain([_header(tensors, metadata)], _body(tensors)):
+                digest.update(chunk)
                 view = memoryview(chunk)
-                digest.update(view)
                 while view:
-                    written = file.write(view)
-                    _tell(on_bytes, written)
-                    view = view[written:]
+                    view = view[file.write(view) :]
+                done += len(chunk)
+                if report is not None:
+                    report(done)
             os.fsync(file.fileno())
         os.replace(temporary, path)
         _sync_folder(path.parent)
@@ -162,21 +185,22 @@ def write_safetensors(
     return digest.hexdigest()
 
 
-def _stream(tensors: Sequence[TensorSource], metadata: Mapping[str, str]) -> Iterator[Any]:
-    """The file's bytes in pieces: header, then every tensor."""
+def _header(tensors: Sequence[TensorSource], metadata: Mapping[str, str]) -> bytes:
+    """Length and JSON of a safetensors header, padded so that the tensors start at a multiple of 8."""
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     at = 0
     for tensor in tensors:
         offsets = [at, at + tensor.nbytes]
-        header[tensor.name] = {
-            "dtype": TO_SAFETENSORS[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": offsets,
-        }
+        code = TO_SAFETENSORS[tensor.dtype]
+        header[tensor.name] = {"dtype": code, "shape": list(tensor.shape), "data_offsets": offsets}
         at = offsets[1]
     text = json.dumps(header, separators=(",", ":")).encode("utf-8")
     text += b" " * (-len(text) % 8)
-    yield struct.pack("<Q", len(text)) + text
+    return struct.pack("<Q", len(text)) + text
+
+
+def _body(tensors: Sequence[TensorSource]) -> Iterator[np.ndarray]:
+    """The bytes of every tensor in pieces."""
     for tensor in tensors:
         count = 0
         for piece in tensor.pieces():
@@ -186,7 +210,7 @@ def _stream(tensors: Sequence[TensorSource], metadata: Mapping[str, str]) -> Ite
             raise CheckpointError(f"{tensor.name!r}: {count} bytes came, expected {tensor.nbytes}")
 
 
-def _finished(staging: Path, identity: str | None) -> dict[str, dict[str, Any]]:
+def _finished(staging: Path, identity: str | None) -> Files:
     """Files that an earlier run with the same identity finished and that are whole; everything else is deleted."""
     state = read_json(staging / _PROGRESS)
     files = state.get("files") if state and identity is not None and state.get("identity") == identity else None
@@ -206,7 +230,7 @@ def _publish(
     shards: Sequence[tuple[str, list[TensorSource]]],
     metadata: Mapping[str, str],
     identity: str,
-    files: Mapping[str, dict[str, Any]],
+    files: Files,
 ) -> dict[str, Any]:
     """Move the finished shards up. The old index goes first: in between, the folder is visibly incomplete."""
     total = sum(tensor.nbytes for _, group in shards for tensor in group)
@@ -282,8 +306,3 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _tell(on_bytes: OnBytes, count: int) -> None:
-    if on_bytes is not None:
-        on_bytes(count)

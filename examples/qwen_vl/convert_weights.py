@@ -1,0 +1,86 @@
+"""Convert Qwen-VL weights between PyTorch's layout and Paddle's, in either direction.
+
+    python convert_weights.py Qwen-VL-Chat qwen-vl-chat-paddle                    Hugging Face -> Paddle
+    python convert_weights.py qwen-vl-chat-paddle qwen-vl-chat-hf --to hf         Paddle -> Hugging Face
+    python convert_weights.py qwen-vl/qwen-vl-chat-7b qwen-vl-chat-hf --to hf     a known name, downloaded
+
+Reads pytorch_model*.bin, *.safetensors and PaddleMIX's model_state.pdparams, which of them is found out; writes
+safetensors with an index and a sha256 manifest, and copies configuration and tokenizer along. It needs neither torch
+nor much memory. Stopped half-way, the same command goes on where it was; the output appears only when it is complete.
+Notes and errors go to stderr; after an error the exit status is 1, after wrong options 2.
+
+Models need not be converted before they are used: every program here reads all of these layouts as they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+# A checkout works without being installed.
+_CHECKOUT = Path(__file__).resolve().parent.parent.parent
+if (_CHECKOUT / "paddlemix" / "cli.py").is_file():
+    sys.path.insert(0, str(_CHECKOUT))
+
+from tqdm import tqdm  # noqa: E402
+
+from paddlemix import cli  # noqa: E402
+from paddlemix.checkpoint import convert_checkpoint, resolve  # noqa: E402
+from paddlemix.checkpoint.dtypes import TARGETS  # noqa: E402
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("input", metavar="INPUT", help="folder or name of the model to convert")
+    parser.add_argument("output", metavar="OUTPUT", help="folder to write, made if it is not there")
+    parser.add_argument(
+        "--to",
+        choices=("paddle", "hf"),
+        default="paddle",
+        help="layout to write: paddle, ours; hf, what PyTorch tools load (default: %(default)s)",
+    )
+    parser.add_argument("--dtype", choices=TARGETS, help="number format to convert to (default: as stored)")
+    parser.add_argument(
+        "--max_shard_size",
+        type=float,
+        default=2.0,
+        metavar="GB",
+        help="largest size of one file; one tensor is never divided (default: %(default)s)",
+    )
+    parser.add_argument("--verify", action="store_true", help="read everything again and compare it bit by bit")
+    parser.add_argument("--allow_non_finite", action="store_true", help="accept NaN and infinite values")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parse_arguments(arguments)
+    source = options.input if Path(options.input).is_file() else resolve(options.input)
+    with tqdm(unit="B", unit_scale=True, desc="converting", disable=None) as bar:
+
+        def advance(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        result = convert_checkpoint(
+            source,
+            options.output,
+            options.to,
+            dtype=options.dtype,
+            verify=options.verify,
+            check_finite=not options.allow_non_finite,
+            max_shard_bytes=int(options.max_shard_size * 1e9),
+            progress=advance,
+        )
+    for name in result.passed_over:
+        cli.note(f"note: {name} is computed, not learned, and was left out.")
+    print(
+        f"{result.folder}: {result.tensors} tensors, {result.total_bytes / 1e9:.2f} GB, {len(result.files)} files, "
+        f"{result.source_layout} -> {result.layout}" + (", verified" if result.verified else "")
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)
