@@ -26,7 +26,7 @@ HAS_WEIGHTS = any(DEFAULT_MODEL_DIR.glob("model*.safetensors*"))
 needs_weights = pytest.mark.skipif(not HAS_WEIGHTS, reason="the bundled model has no weights yet")
 # What comes with the weights, and is named before they are there.
 COME_WITH_WEIGHTS = {"docs/images/predict.jpg", "../docs/images/predict.jpg"}
-COME_WITH_WEIGHTS |= {"model.safetensors", "preprocessor_config.json"}
+COME_WITH_WEIGHTS |= {"model.safetensors", "checkpoint_manifest.json", "preprocessor_config.json"}
 
 # Names in backticks that look like paths of the project and are none: what programs write or read elsewhere, and names
 # of models.
