@@ -16,12 +16,13 @@ def attention(
     """Return ``softmax(query keyᵀ / sqrt(head_dim) + mask) value``, the softmax in float32 whatever the dtype.
 
     Heads come before positions, because Paddle's CPU matmul copies any other order first: on two cores that alone took
-    thirty times as long as the attention of one decode step.
+    thirty times as long as the attention of one decode step. ``split_heads`` and ``merge_heads`` go there and back. The
+    scores are masked and normalised in place: to obtain new memory from the system costs more than the arithmetic.
 
     Args:
         query: ``[batch, heads, length, head_dim]``.
         key, value: ``[batch, heads, kv_length, head_dim]``.
-        mask: additive float32, broadcastable to ``[batch, heads, length, kv_length]``.
+        mask: additive float32, broadcastable to ``[batch, heads, length, kv_length]``, best without leading axes of 1.
         dropout: probability with which an attention weight is dropped, in training.
 
     Returns:
@@ -29,8 +30,24 @@ def attention(
     """
     scores = paddle.matmul(query * (query.shape[-1] ** -0.5), key, transpose_y=True).astype("float32")
     if mask is not None:
-        scores = scores + mask
-    weights = F.softmax(scores, axis=-1).astype(value.dtype)
+        scores = scores.add_(mask)
+    weights = F.softmax_(scores, axis=-1).astype(value.dtype)
     if dropout:
         weights = F.dropout(weights, dropout)
     return paddle.matmul(weights, value)
+
+
+def split_heads(x: paddle.Tensor, heads: int) -> paddle.Tensor:
+    """``[batch, length, heads * head_dim]`` to ``[batch, heads, length, head_dim]``, contiguous.
+
+    Contiguous at once, because this is a permutation that Paddle copies fast; it does not recognise one any more when a
+    view has been cut out of it, and copies that element by element.
+    """
+    batch, length, width = x.shape
+    return x.reshape([batch, length, heads, width // heads]).transpose([0, 2, 1, 3]).contiguous()
+
+
+def merge_heads(x: paddle.Tensor) -> paddle.Tensor:
+    """``[batch, heads, length, head_dim]`` to ``[batch, length, heads * head_dim]``."""
+    batch, heads, length, head_dim = x.shape
+    return x.transpose([0, 2, 1, 3]).reshape([batch, length, heads * head_dim])

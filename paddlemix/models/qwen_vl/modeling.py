@@ -18,7 +18,15 @@ from ...errors import PromptError
 from .configuration import QWenVLConfig, QWenVLVisionConfig
 from .generation import QWenVLGenerationMixin
 from .kv_cache import KVCache, ntk_alpha
-from .language import AttentionInputs, QWenBlock, RMSNorm, attention_mask, logn_inputs, rotary_inputs
+from .language import (
+    AttentionInputs,
+    QWenBlock,
+    RMSNorm,
+    attention_mask,
+    drop_single_row,
+    logn_inputs,
+    rotary_inputs,
+)
 from .loading import QWenVLCheckpointMixin
 from .resampler import CrossAttention, Resampler, sine_positions
 from .vision import VisionTransformer
@@ -130,7 +138,8 @@ class QWenModel(nn.Layer):
             alpha = 1.0 if self.training else ntk_alpha(length, self.config)
         cos, sin = rotary_inputs(positions, self.config, alpha)
         logn = None if self.training else logn_inputs(positions, self.config)
-        return AttentionInputs(cos, sin, logn, attention_mask(length, past, kv_length, padding_mask, x.dtype))
+        mask = attention_mask(length, past, kv_length, padding_mask, x.dtype)
+        return AttentionInputs(*map(drop_single_row, (cos, sin, logn, mask)))
 
     def _needs_picture_gradients(self) -> bool:
         return self.training and any(not parameter.stop_gradient for parameter in self.visual.parameters())

@@ -29,13 +29,9 @@ class CrossAttention(nn.Layer):
         """query ``[n, queries, width]``, key and value ``[n, patches, width]`` to ``[n, queries, width]``."""
         weights = self.in_proj_weight.chunk(3, axis=1)
         biases = self.in_proj_bias.chunk(3)
-        projected = [self._split_heads(F.linear(x, w, b)) for x, w, b in zip((query, key, value), weights, biases)]
-        out = ops.attention(*projected).transpose([0, 2, 1, 3])
-        return self.out_proj(out.reshape([out.shape[0], out.shape[1], -1]))
-
-    def _split_heads(self, x: paddle.Tensor) -> paddle.Tensor:
-        n, length, width = x.shape
-        return x.reshape([n, length, self.heads, width // self.heads]).transpose([0, 2, 1, 3])
+        inputs = zip((query, key, value), weights, biases)
+        projected = [ops.split_heads(F.linear(x, w, b), self.heads) for x, w, b in inputs]
+        return self.out_proj(ops.merge_heads(ops.attention(*projected)))
 
 
 class Resampler(nn.Layer):

@@ -18,17 +18,15 @@ class VisualAttention(nn.Layer):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.head_dim = width // heads
         self.in_proj = nn.Linear(width, 3 * width)
         self.out_proj = nn.Linear(width, width)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         """``[n, patches, width]`` to the same shape."""
         n, length, width = x.shape
-        qkv = self.in_proj(x).reshape([n, length, self.heads, 3, self.head_dim]).transpose([3, 0, 2, 1, 4])
-        query, key, value = qkv.unbind(axis=0)
-        out = ops.attention(query, key, value)
-        return self.out_proj(out.transpose([0, 2, 1, 3]).reshape([n, length, width]))
+        packed = self.in_proj(x).reshape([n, length, self.heads, 3, -1]).chunk(3, axis=3)
+        query, key, value = (ops.split_heads(part.reshape([n, length, width]), self.heads) for part in packed)
+        return self.out_proj(ops.merge_heads(ops.attention(query, key, value)))
 
 
 class VisualMLP(nn.Layer):
