@@ -18,6 +18,8 @@ from ..scenes.tasks import Conversation, coordinates, make_conversations, make_t
 
 # The last digit of a coordinate is finer than a pixel of the small picture: mostly noise, so it counts for less.
 LAST_DIGIT_WEIGHT = 0.3
+# Rows of one length waste nothing on padding: as many of a picture's conversations as fit.
+ROW_LENGTH = 256
 NONE = -1
 
 
@@ -84,7 +86,7 @@ class ConversationEncoder:
 
 
 class SceneDataset(paddle.io.Dataset):
-    """Sample ``i`` is the scene of seed ``first_seed + i``, with ``conversations`` conversations behind its picture.
+    """Sample ``i`` is the scene of seed ``first_seed + i``, with up to ``conversations`` conversations behind its picture.
 
     One sample in ``text_every`` has an additional row of conversations without a picture. Deterministic in the index,
     so an interrupted training goes on with the same data.
@@ -125,11 +127,21 @@ class SceneDataset(paddle.io.Dataset):
         if self.conversations:
             rng = np.random.default_rng([seed, 2])
             branches = [self.encoder.branch(item) for item in make_conversations(scene, rng, self.conversations)]
-            sample["row"] = pack_branches(self.encoder.with_picture, branches)
+            sample["row"] = pack_within(self.encoder.with_picture, branches, ROW_LENGTH)
             if index % self.text_every == 0:
                 talk = [self.encoder.branch(make_text_conversation(rng)) for _ in range(self.conversations)]
                 sample["text_row"] = pack_branches(self.encoder.without_picture, talk)
         return sample
+
+
+def pack_within(shared: TokenSpan, branches: Sequence[TokenSpan], length: int) -> PackedRow:
+    """Pack the branches that fit into ``length`` tokens, in their order; at least the first, however long."""
+    chosen, room = [branches[0]], length - len(shared.ids) - len(branches[0].ids)
+    for branch in branches[1:]:
+        if len(branch.ids) <= room:
+            chosen.append(branch)
+            room -= len(branch.ids)
+    return pack_branches(shared, chosen)
 
 
 def head_targets(scene: Scene, grid: int, patch_grid: int) -> HeadTargets:

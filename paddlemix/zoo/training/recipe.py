@@ -24,7 +24,8 @@ class Stage:
     """One run of the trainer.
 
     Attributes:
-        conversations: conversations behind each picture; 0 trains the vision part alone.
+        conversations: conversations about each picture, of which as many are used as fit into a row; 0 trains the
+            vision part alone.
         learning_rate: its peak; reached after ``warmup_steps``.
         decay: the learning rate falls linearly to zero over the stage, instead of staying constant.
         head_weight: what the training heads count beside the text.
@@ -43,8 +44,8 @@ class Stage:
 # for as long as there is time; then a decay, which is worth several times its length at the constant rate.
 STAGES: dict[str, Stage] = {
     "vision": Stage(0, 1e-3, 200, False, 1.0, first_seed=0),
-    "joint": Stage(4, 1e-3, 200, False, 0.5, first_seed=2**28),
-    "anneal": Stage(4, 1e-3, 0, True, 0.3, first_seed=2**29),
+    "joint": Stage(7, 1e-3, 200, False, 0.5, first_seed=2**28),
+    "anneal": Stage(7, 1e-3, 0, True, 0.3, first_seed=2**29),
 }
 
 
