@@ -32,7 +32,7 @@ class AttentionInputs:
 
 
 def drop_single_row(table: paddle.Tensor | None) -> paddle.Tensor | None:
-    """``[1, 1, length, x]`` as ``[length, x]``: Paddle's CPU kernels broadcast several times faster over missing axes."""
+    """``[1, 1, length, x]`` as ``[length, x]``: Paddle broadcasts several times faster over missing axes on a CPU."""
     return table if table is None or table.shape[0] > 1 else table.reshape(table.shape[2:])
 
 

@@ -1,0 +1,74 @@
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.bench_model import parse_arguments
+from benchmarks.peer import Peer
+from benchmarks.shapes import Shapes, parts
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = ["--shrink", "16", "--lm-layers", "1", "--vit-layers", "1", "--repeats", "2", "--threads", "1"]
+PEER = """
+import json, sys
+print("twice as slow", flush=True)
+for _ in sys.stdin:
+    print(json.dumps({name: [2.0, 1.0] for name in ("vit", "resampler", "prefill", "decode")}), flush=True)
+"""
+
+
+@pytest.fixture
+def peer_command(tmp_path):
+    script = tmp_path / "peer script.py"
+    script.write_text(PEER)
+    return shlex.join([sys.executable, str(script)])
+
+
+def rows(output):
+    lines = [line for line in output.splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return cells[0], {row[0]: dict(zip(cells[0], row)) for row in cells[2:]}
+
+
+def test_prints_a_row_for_each_part_beside_the_peer(peer_command):
+    command = [sys.executable, "benchmarks/bench_model.py", *SMALL, "--peer", peer_command]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    header, table = rows(done.stdout)
+    assert list(table) == ["ViT, 1024 patches", "resampler, 1024 patches", "prefill of 288", "decode after 288"]
+    assert "Peer: twice as slow." in done.stdout
+    assert re.search(r"memory read \d+\.\d GB/s, float32 matrix product \d+ GFLOPS", done.stdout)
+    for row in table.values():
+        assert 0 < float(row["ms/layer"]) and float(row["layer-tokens/s"]) > 0
+        assert row["peer ms/layer"] == "1000.0" and float(row["ours/peer"]) < 100
+    assert table["decode after 288"]["of probe"].endswith("%")
+    assert table["prefill of 288"]["of probe"] == ""
+
+
+def test_a_peer_that_fails_is_named():
+    with pytest.raises(SystemExit, match="false.*ended with status 1"):
+        Peer("false")
+
+
+def test_work_is_counted_for_the_published_shapes():
+    by_name = {part.name: part for part in parts(Shapes())}
+    # 4·4096² for the attention, 3·4096·11008 for the feed-forward layer: 0.81 GB in float32.
+    assert by_name["decode"].weights * 4 == 809_500_672
+    assert by_name["prefill"].operations == pytest.approx(288 * by_name["decode"].operations)
+    assert by_name["vit"].weights == 4 * 1664**2 + 2 * 1664 * 8192
+
+
+def test_shrinking_keeps_the_heads_width():
+    small = Shapes().shrunk(16)
+    assert (small.hidden // small.heads, small.vit_width // small.vit_heads) == (128, 104)
+    assert (small.ffn, small.vit_mlp) == (688, 512)
+
+
+@pytest.mark.parametrize("arguments", [["--shrink", "3"], ["--repeats", "0"], ["--dtype", "int8"]])
+def test_impossible_numbers_are_refused(arguments, capsys):
+    with pytest.raises(SystemExit):
+        parse_arguments(arguments)
+    assert arguments[0] in capsys.readouterr().err
