@@ -67,7 +67,7 @@ def resolve(
         raise ConfigurationError(f"store: got {store!r}, expected one of {', '.join(stores.STORES)}")
     name = os.fspath(name_or_dir)
     path = Path(name).expanduser()
-    if store is None and path.is_dir():
+    if store is None and name and path.is_dir():
         return path
     if store is None and name in BUNDLED:
         return BUNDLED[name]
@@ -123,8 +123,8 @@ def _fetch(name: str, places: Sequence[tuple[str, str]], folder: Path, progress:
             _download_all(files, partial, progress)
         except (NotThereError, UnreachableError) as error:
             tried.append(f"{store}: {error}")
-            if partial.is_dir() and not any(partial.iterdir()):
-                partial.rmdir()
+            if isinstance(error, NotThereError):  # nothing there to go on with
+                shutil.rmtree(partial, ignore_errors=True)
             continue
         except OSError as error:
             raise CheckpointError(f"{partial}: cannot be written: {error.strerror or error}") from error

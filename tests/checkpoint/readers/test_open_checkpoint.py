@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from paddlemix.checkpoint import layouts, open_checkpoint
+from paddlemix.errors import CheckpointError, UnsafeCheckpointError
+from tests.checkpoint.building import random_weights, write_model, write_safetensors, write_torch
+
+
+@pytest.mark.parametrize("folder", ["ckpt_bin", "ckpt_safetensors"])
+def test_published_layouts_are_read(golden_dir: Path, folder: str) -> None:
+    checkpoint = open_checkpoint(golden_dir / "model" / folder)
+    config = json.loads((golden_dir / "model" / folder / "config.json").read_text())
+    assert checkpoint.layout == layouts.HF
+    shapes = {name: checkpoint.shape(name) for name in checkpoint.names()}
+    assert shapes == layouts.expected_shapes(config, layouts.HF)
+    assert {checkpoint.dtype(name) for name in shapes} == {"bfloat16"}
+
+
+def test_torch_files_and_safetensors_hold_the_same_values(golden_dir: Path) -> None:
+    first, second = (open_checkpoint(golden_dir / "model" / kind) for kind in ("ckpt_bin", "ckpt_safetensors"))
+    assert set(first.names()) == set(second.names())
+    for name in first.names():
+        np.testing.assert_array_equal(first.read(name), second.read(name))
+
+
+@pytest.mark.parametrize("layout", layouts.LAYOUTS)
+def test_each_layout_is_told_and_read(tmp_path: Path, layout: str) -> None:
+    weights = random_weights(layout)
+    checkpoint = open_checkpoint(write_model(tmp_path, layout, weights))
+    assert checkpoint.layout == layout
+    assert set(checkpoint.our_names()) == set(
+        layouts.expected_shapes(json.loads((tmp_path / "config.json").read_text()))
+    )
+    for name, value in weights.items():
+        np.testing.assert_array_equal(checkpoint.read(name), value)
+
+
+def test_a_single_file_is_a_checkpoint_too(tmp_path: Path) -> None:
+    write_torch(tmp_path / "pytorch_model.bin", random_weights(layouts.HF))
+    assert open_checkpoint(tmp_path / "pytorch_model.bin").layout == layouts.HF
+
+
+def test_tensors_cannot_be_changed_and_rows_can_be_had(tmp_path: Path) -> None:
+    weights = random_weights(layouts.HF)
+    checkpoint = open_checkpoint(write_model(tmp_path, layouts.HF, weights))
+    rows = checkpoint.read_rows("lm_head.weight", 2, 5)
+    np.testing.assert_array_equal(rows, weights["lm_head.weight"][2:5])
+    with pytest.raises(ValueError, match="read-only"):
+        rows[0, 0] = 1
+
+
+def test_harmless_extra_keys_are_no_unknown_ones(tmp_path: Path) -> None:
+    extra = {"transformer.rotary_emb.inv_freq": np.ones(4, np.float32), "transformer.extra": np.ones(4, np.float32)}
+    checkpoint = open_checkpoint(write_model(tmp_path, layouts.HF, {**random_weights(layouts.HF), **extra}))
+    assert checkpoint.unknown_names() == ["transformer.extra"]
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "../model.safetensors",
+        "/etc/passwd",
+        "a/../../b.safetensors",
+        "sub/model.safetensors",
+        "..\\x.bin",
+        "..",
+        "",
+        "C:x",
+    ],
+)
+def test_index_that_points_outside_its_folder_is_refused(tmp_path: Path, file: str) -> None:
+    write_safetensors(tmp_path / "model.safetensors", random_weights(layouts.HF))
+    folder = tmp_path / "model"
+    write_model(folder, layouts.HF, shards=2)
+    path = folder / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    index["weight_map"]["lm_head.weight"] = file
+    path.write_text(json.dumps(index))
+    with pytest.raises(UnsafeCheckpointError, match="only files in its own folder"):
+        open_checkpoint(folder)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"weight_map": 3}', '{"weight_map": {"a": 3}}', "[" * 100_000])
+def test_damaged_index_is_refused(tmp_path: Path, text: str) -> None:
+    write_model(tmp_path, layouts.HF, shards=2)
+    (tmp_path / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(CheckpointError, match="index"):
+        open_checkpoint(tmp_path)
+
+
+def test_all_missing_shards_are_listed(tmp_path: Path) -> None:
+    write_model(tmp_path, layouts.HF, shards=3)
+    (tmp_path / "model-00001-of-00003.safetensors").unlink()
+    (tmp_path / "model-00003-of-00003.safetensors").unlink()
+    with pytest.raises(
+        CheckpointError, match=r"model-00001-of-00003\S* is missing; model-00003-of-00003\S* is missing"
+    ):
+        open_checkpoint(tmp_path)
+
+
+def test_shards_that_do_not_agree_with_the_index_are_listed(tmp_path: Path) -> None:
+    write_model(tmp_path, layouts.HF, shards=2)
+    weights = random_weights(layouts.HF)
+    write_safetensors(
+        tmp_path / "model-00001-of-00002.safetensors",
+        {"transformer.h.0.ln_1.weight": weights["transformer.h.0.ln_1.weight"]},
+    )
+    with pytest.raises(CheckpointError, match="is in both .*'transformer.wte.weight' is missing from"):
+        open_checkpoint(tmp_path)
+
+
+def test_folder_without_weights_says_what_is_expected(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no weights found; expected one of model.safetensors.index.json"):
+        open_checkpoint(tmp_path)
+    with pytest.raises(CheckpointError, match="no such file or folder"):
+        open_checkpoint(tmp_path / "absent")
+
+
+def test_unfinished_conversion_is_named_as_such(tmp_path: Path) -> None:
+    (tmp_path / ".incomplete").mkdir()
+    with pytest.raises(CheckpointError, match="not finished; run it again"):
+        open_checkpoint(tmp_path)
+
+
+def test_empty_and_unknown_files_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(CheckpointError, match="file is empty"):
+        open_checkpoint(tmp_path)
+    (tmp_path / "model.onnx").write_bytes(b"x")
+    with pytest.raises(CheckpointError, match="unknown kind of weights"):
+        open_checkpoint(tmp_path / "model.onnx")
+
+
+def test_quantised_checkpoint_is_named_as_such(tmp_path: Path) -> None:
+    tensors = {**random_weights(layouts.HF), "transformer.h.0.mlp.w1.qweight": np.zeros((1, 10), np.int32)}
+    with pytest.raises(CheckpointError, match="quantised .GPTQ. checkpoint, which is not supported"):
+        open_checkpoint(write_model(tmp_path, layouts.HF, tensors))
