@@ -1,6 +1,14 @@
 """Train the bundled model: one stage at a time, resumable. See ``--help`` and docs/bundled_model.md."""
 
-from paddlemix.zoo.training.train import main
+import sys
+from pathlib import Path
+
+# A checkout works without being installed.
+_CHECKOUT = Path(__file__).resolve().parent.parent.parent
+if (_CHECKOUT / "paddlemix" / "cli.py").is_file():
+    sys.path.insert(0, str(_CHECKOUT))
+
+from paddlemix.zoo.training.train import main  # noqa: E402
 
 if __name__ == "__main__":
     main()

@@ -164,6 +164,7 @@ class QWenVLConfig(PretrainedConfig):
     ) -> None:
         _check_extra_fields(kwargs)
         kwargs.setdefault("tie_word_embeddings", False)
+        kwargs.setdefault("architectures", ["QWenLMHeadModel"])
         # PaddleNLP would otherwise record Paddle's current default dtype as if the file had asked for it.
         kwargs.setdefault("dtype", None)
         kwargs["return_dict"] = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from pathlib import Path
@@ -14,6 +15,8 @@ from .configuration import QWenVLConfig
 
 logger = logging.getLogger(__name__)
 
+CONFIG_FILE = "config.json"
+GENERATION_CONFIG_FILE = "generation_config.json"
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -85,8 +88,10 @@ class QWenVLCheckpointMixin:
         finally:
             paddle.set_default_dtype(previous)
         load_into(model, open_checkpoint(directory), dtype)
-        if (directory / "generation_config.json").is_file():
-            model.generation_config = GenerationConfig.from_pretrained(str(directory))
+        # Read and written here, because PaddleNLP's own methods announce every file on the terminal.
+        generation_config = directory / GENERATION_CONFIG_FILE
+        if generation_config.is_file():
+            model.generation_config = GenerationConfig.from_dict(json.loads(generation_config.read_text("utf-8")))
         model.eval()
         return model
 
@@ -97,5 +102,5 @@ class QWenVLCheckpointMixin:
         directory = Path(save_directory)
         directory.mkdir(parents=True, exist_ok=True)
         save_model(self, directory, **options)
-        self.config.save_pretrained(str(directory))
-        self.generation_config.save_pretrained(str(directory))
+        (directory / CONFIG_FILE).write_text(self.config.to_json_string(saving_file=True), "utf-8")
+        (directory / GENERATION_CONFIG_FILE).write_text(self.generation_config.to_json_string(), "utf-8")

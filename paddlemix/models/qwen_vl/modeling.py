@@ -11,6 +11,7 @@ import paddle
 import paddle.nn as nn
 import paddle.nn.functional as F
 from paddle.distributed.fleet.utils import recompute
+from paddlenlp.generation import GenerationConfig
 from paddlenlp.transformers.model_outputs import CausalLMOutputWithPast
 from paddlenlp.transformers.model_utils import PretrainedModel
 
@@ -157,6 +158,8 @@ class QWenLMHeadModel(QWenVLGenerationMixin, QWenVLCheckpointMixin, PretrainedMo
 
     def __init__(self, config: QWenVLConfig) -> None:
         super().__init__(config)
+        # PaddleNLP gives one only to models that generate in its own way.
+        self.generation_config = GenerationConfig()
         self.transformer = QWenModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias_attr=False)
 

@@ -4,7 +4,7 @@
 ``python -m paddlemix.zoo.training.train joint --start runs/vision --output_dir runs/joint --max_steps 20000``
 ``python -m paddlemix.zoo.training.train anneal --start runs/joint --output_dir runs/anneal --max_steps 5000``
 
-The same command again goes on where it was interrupted. Under ``python -m paddle.distributed.launch`` it trains on
+The same command again goes on where it was interrupted. ``--export_only`` writes the model directory of the newest checkpoint and ends. Under ``python -m paddle.distributed.launch`` it trains on
 several processes or devices; on CPUs add ``--backend gloo``.
 """
 
@@ -18,11 +18,13 @@ import time
 from pathlib import Path
 
 import paddle
+from paddlenlp.generation import GenerationConfig
 from paddlenlp.trainer import Trainer, TrainerCallback, TrainingArguments, get_last_checkpoint
 
+from ...errors import CheckpointError
 from ...finetune.denormals import flush_denormals
 from ...models.qwen_vl.modeling import QWenLMHeadModel
-from ...models.qwen_vl.processing import QwenVLImageProcessor
+from ...models.qwen_vl.processing import QwenVLImageProcessor, QwenVLProcessor
 from ...models.qwen_vl.tokenization import QWenVLTokenizer
 from .. import DEFAULT_MODEL_DIR
 from ..scenes.vocabulary import object_token_ids
@@ -55,6 +57,21 @@ def build_training_model(tokenizer: QWenVLTokenizer, head_weight: float) -> Trai
     return TrainingModel(model, object_token_ids(tokenizer.mergeable_ranks), head_weight)
 
 
+def export(training_model: TrainingModel, tokenizer: QWenVLTokenizer, directory: Path) -> None:
+    """Write the model without its training heads as a complete model directory, weights in bfloat16."""
+    model = training_model.model
+    model.generation_config = GenerationConfig(
+        chat_format="chatml",
+        max_window_size=1024,
+        max_new_tokens=256,
+        do_sample=False,
+        eos_token_id=tokenizer.eod_id,
+        pad_token_id=tokenizer.eod_id,
+    )
+    model.save_pretrained(directory, dtype="bfloat16")
+    QwenVLProcessor(tokenizer, QwenVLImageProcessor(image_size=IMAGE_SIZE)).save_pretrained(directory)
+
+
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Train one stage of the bundled model.")
     parser.add_argument("stage", choices=sorted(STAGES))
@@ -67,6 +84,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--learning_rate", type=float, help="instead of the stage's own")
     parser.add_argument("--workers", type=int, default=1, help="processes that draw scenes, for each training process")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--export_only", action="store_true", help="write OUTPUT_DIR/model from the newest checkpoint")
     return parser.parse_args()
 
 
@@ -101,6 +119,13 @@ def main() -> None:
     training_model = build_training_model(tokenizer, stage.head_weight)
     if options.start is not None:
         training_model.set_state_dict(paddle.load(str(options.start / WEIGHTS_FILE)))
+    checkpoint = get_last_checkpoint(str(options.output_dir)) if options.output_dir.is_dir() else None
+    if options.export_only:
+        if checkpoint is None:
+            raise CheckpointError(f"{options.output_dir}: holds no checkpoint-N folder to export")
+        training_model.set_state_dict(paddle.load(str(Path(checkpoint) / WEIGHTS_FILE)))
+        export(training_model, tokenizer, options.output_dir / "model")
+        return
     processes = max(1, int(os.environ.get("PADDLE_TRAINERS_NUM", "1")))
     dataset = SceneDataset(
         tokenizer,
@@ -119,9 +144,10 @@ def main() -> None:
         data_collator=SceneCollator(QwenVLImageProcessor(image_size=IMAGE_SIZE), tokenizer.eod_id),
         callbacks=[CurveLogger(training_model, options.output_dir / "curve.jsonl")],
     )
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(options.output_dir)))
+    trainer.train(resume_from_checkpoint=checkpoint)
     if arguments.process_index == 0:
         paddle.save(training_model.state_dict(), str(options.output_dir / WEIGHTS_FILE))
+        export(training_model, tokenizer, options.output_dir / "model")
 
 
 if __name__ == "__main__":
