@@ -86,7 +86,7 @@ class ConversationEncoder:
 
 
 class SceneDataset(paddle.io.Dataset):
-    """Sample ``i`` is the scene of seed ``first_seed + i``, with up to ``conversations`` conversations behind its picture.
+    """Sample ``i`` is the scene of seed ``first_seed + i``, with up to ``conversations`` of them behind its picture.
 
     One sample in ``text_every`` has an additional row of conversations without a picture. Deterministic in the index,
     so an interrupted training goes on with the same data.

@@ -4,8 +4,9 @@
 ``python -m paddlemix.zoo.training.train joint --start runs/vision --output_dir runs/joint --max_steps 20000``
 ``python -m paddlemix.zoo.training.train anneal --start runs/joint --output_dir runs/anneal --max_steps 5000``
 
-The same command again goes on where it was interrupted. ``--export_only`` writes the model directory of the newest checkpoint and ends. Under ``python -m paddle.distributed.launch`` it trains on
-several processes or devices; on CPUs add ``--backend gloo``.
+The same command again goes on where it was interrupted. ``--export_only`` writes the model directory of the newest
+checkpoint and ends. Under ``python -m paddle.distributed.launch`` it trains on several processes or devices; on CPUs add
+``--backend gloo``.
 """
 
 from __future__ import annotations
