@@ -236,8 +236,11 @@ def _copy_side_files(source: Path, target: Path, dtype: str | None) -> None:
         for name in SIDE_FILES:
             if (source / name).is_file():
                 temporary = target / (name + ".tmp")
-                shutil.copyfile(source / name, temporary)
-                os.replace(temporary, target / name)
+                try:
+                    shutil.copyfile(source / name, temporary)
+                    os.replace(temporary, target / name)
+                finally:
+                    temporary.unlink(missing_ok=True)
         if dtype is not None and (target / "config.json").is_file():
             config = json.loads((target / "config.json").read_text(encoding="utf-8"))
             writer.write_json(target / "config.json", {**config, "torch_dtype": dtype})

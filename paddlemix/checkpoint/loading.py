@@ -23,16 +23,17 @@ def load_into(
     dtype: str | None = None,
     *,
     strict: bool = True,
-    check_finite: bool = False,
+    check_finite: bool = True,
 ) -> list[str]:
     """Fill the parameters and buffers of ``model`` (a paddle.nn.Layer with our names) from a checkpoint of any layout.
 
     Values are converted to the type of each parameter; ``dtype``, if given, is the type that the floating-point
     parameters must have been made in. One tensor at a time; on the CPU piece by piece straight into the parameter.
 
-    Raises CheckpointError that lists all missing, unexpected and misshapen tensors before anything is written, and with
-    ``check_finite`` those with NaN or infinity at the end. ``strict=False`` accepts missing and unexpected ones (never
-    misshapen ones). Returns the names of the parameters that were not in the checkpoint (empty if strict).
+    Raises CheckpointError that lists all missing, unexpected and misshapen tensors before anything is written, and
+    unless ``check_finite`` is off, at the end those with NaN, infinity or values that do not fit. ``strict=False``
+    accepts missing and unexpected ones (never misshapen ones). Returns the names of the parameters that were not in the
+    checkpoint (empty if strict).
     """
     checkpoint = checkpoint if isinstance(checkpoint, Checkpoint) else open_checkpoint(checkpoint)
     parameters = model.state_dict()
@@ -61,7 +62,7 @@ def load_into(
         if dtype is not None and tag in dtypes.FLOATING and tag != dtype:
             raise ConfigurationError(f"dtype: parameter {ours!r} is {tag}, expected {dtype}; make the model in {dtype}")
         if _fill(parameter, checkpoint, found[ours], ours, tag, check_finite):
-            not_finite.append(f"{found[ours]!r} holds NaN or infinite values")
+            not_finite.append(f"{found[ours]!r} holds NaN or infinite values, or such that are too large for {tag}")
     raise_listed(f"{checkpoint.path}: damaged", not_finite)
     for name in missing:
         if not parameters[name]._is_initialized():
@@ -74,16 +75,20 @@ def _tag(parameter: Any) -> str:
 
 
 def _fill(parameter: Any, checkpoint: Checkpoint, name: str, ours: str, tag: str, check_finite: bool) -> bool:
-    """Fill one parameter; True if it was to be checked and is not finite."""
+    """Fill one parameter; True if its values were to be checked and are not finite, or not in its type."""
     _allocate(parameter)
     stored, array = checkpoint.dtype(name), checkpoint.read(name)
     transpose = layouts.is_transposed(ours, checkpoint.layout, layouts.PADDLE)
     in_place = parameter.place.is_cpu_place() and parameter.is_contiguous() and parameter.data_ptr()
     values = _memory(parameter, tag) if in_place else np.empty(parameter.shape, dtypes.STORAGE[tag])
-    tiles.fill(values, array, transpose, stored, tag)
+    flat, done, damaged = values.reshape(-1), 0, False
+    for piece in tiles.converted(array, transpose, stored, tag):
+        flat[done : done + piece.size] = piece.reshape(-1)
+        done += piece.size
+        damaged = damaged or (check_finite and dtypes.count_non_finite(piece, tag) > 0)
     if not in_place:
         parameter.set_value(values)
-    return check_finite and any(dtypes.count_non_finite(piece, tag) for piece in tiles.pieces(values))
+    return damaged
 
 
 def _allocate(parameter: Any) -> None:

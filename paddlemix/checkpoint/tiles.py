@@ -42,11 +42,3 @@ def converted(array: np.ndarray, transpose: bool, source: str, target: str) -> I
     """:func:`pieces` of ``array`` (tag ``source``) with the element type ``target``."""
     for piece in pieces(array, transpose):
         yield cast(piece, source, target)
-
-
-def fill(target: np.ndarray, array: np.ndarray, transpose: bool, source: str, target_dtype: str) -> None:
-    """Write ``array`` into ``target`` (C-contiguous, its final shape), piece by piece."""
-    flat, done = target.reshape(-1), 0
-    for piece in converted(array, transpose, source, target_dtype):
-        flat[done : done + piece.size] = piece.reshape(-1)
-        done += piece.size

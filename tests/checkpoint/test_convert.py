@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -92,6 +95,20 @@ def test_configuration_and_tokenizer_are_copied(tmp_path: Path) -> None:
         "checkpoint_manifest.json", "config.json", "generation_config.json", "model.safetensors", "qwen.tiktoken",
     ]  # fmt: skip
     assert (tmp_path / "out" / "config.json").read_text() == (source / "config.json").read_text()
+
+
+def test_side_file_that_cannot_be_copied_leaves_no_part_of_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(source: Path, target: Path) -> None:
+        Path(target).write_bytes(b"par")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(CheckpointError, match="cannot be written: No space left on device"):
+        convert_checkpoint(write_model(tmp_path / "in", layouts.HF), tmp_path / "out")
+    assert not (tmp_path / "out" / "config.json").exists()
+    assert not list((tmp_path / "out").glob("*.tmp"))
 
 
 def test_another_dtype_is_converted_and_noted(tmp_path: Path) -> None:

@@ -158,13 +158,20 @@ def test_computed_tensors_are_passed_over(tmp_path: Path) -> None:
     assert load_into(model(), write_model(tmp_path, layouts.HF, weights)) == []
 
 
-def test_nan_and_infinity_are_found_on_request(tmp_path: Path) -> None:
+def test_nan_and_infinity_are_refused_unless_allowed(tmp_path: Path) -> None:
     weights = random_weights(layouts.HF)
     weights[HEAD][0, 0], weights[SQUARE][1, 1] = np.nan, np.inf
     folder = write_model(tmp_path, layouts.HF, weights)
-    load_into(model(), folder)
+    load_into(model(), folder, check_finite=False)
     with pytest.raises(CheckpointError, match=f"damaged: '{SQUARE}' holds NaN .*'{HEAD}' holds NaN"):
-        load_into(model(), folder, check_finite=True)
+        load_into(model(), folder)
+
+
+def test_values_too_large_for_the_type_of_the_parameters_are_refused(tmp_path: Path) -> None:
+    weights = random_weights(layouts.HF)
+    weights[HEAD][0, 0] = 1e5
+    with pytest.raises(CheckpointError, match=f"'{HEAD}' holds NaN .* too large for float16"):
+        load_into(model("float16"), write_model(tmp_path, layouts.HF, weights))
 
 
 def test_saving_as_another_dtype(tmp_path: Path) -> None:

@@ -33,8 +33,8 @@ def test_pieces_are_small() -> None:
     assert max(piece.size for piece in tiles.pieces(array.T.copy(), transpose=True)) <= 100
 
 
-def test_fill_transposes_and_converts() -> None:
+def test_conversion_goes_with_the_pieces() -> None:
     source = np.arange(35, dtype=np.float32).reshape(5, 7)
-    target = np.empty((7, 5), np.float16)
-    tiles.fill(target, source, True, "float32", "float16")
-    np.testing.assert_array_equal(target, source.T)
+    pieces = list(tiles.converted(source, True, "float32", "float16"))
+    assert {piece.dtype for piece in pieces} == {np.dtype(np.float16)}
+    np.testing.assert_array_equal(np.concatenate([piece.reshape(-1) for piece in pieces]), source.T.reshape(-1))
