@@ -5,8 +5,8 @@
 ``python -m paddlemix.zoo.training.train anneal --start runs/joint --output_dir runs/anneal --max_steps 5000``
 
 The same command again goes on where it was interrupted. ``--export_only`` writes the model directory of the newest
-checkpoint and ends. Under ``python -m paddle.distributed.launch`` it trains on several processes or devices; on CPUs add
-``--backend gloo``.
+checkpoint and ends. Under ``python -m paddle.distributed.launch`` it trains on several processes or devices; on CPUs
+add ``--backend gloo``.
 """
 
 from __future__ import annotations
