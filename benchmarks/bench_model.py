@@ -200,9 +200,13 @@ def main(arguments: list[str] | None = None) -> None:
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
     import paddle
 
+    from paddlemix.memory import keep_freed_memory
+
     device = paddle.device.get_device()
-    if device == "cpu" and options.dtype != "float32":
-        raise SystemExit(f"bench_model.py: --dtype {options.dtype}: a CPU computes in float32 only; leave it out")
+    if device == "cpu":
+        if options.dtype != "float32":
+            raise SystemExit(f"bench_model.py: --dtype {options.dtype}: a CPU computes in float32 only; leave it out")
+        keep_freed_memory()  # as the scripts do for a model on a CPU
     paddle.seed(0)
     shapes = Shapes().shrunk(options.shrink)
     command = None

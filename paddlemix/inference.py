@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Union
 
 from .dependencies import require
 from .errors import ConfigurationError, PromptError
+from .memory import keep_freed_memory
 from .zoo import DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -113,6 +114,8 @@ def load_model(
         dtype = DEFAULT_DTYPE
     model = QWenLMHeadModel.from_pretrained(directory, dtype=dtype)
     processor = QwenVLProcessor.from_pretrained(directory)
+    if device == "cpu":
+        keep_freed_memory()
     return LoadedModel(Path(directory), model, processor, time.perf_counter() - start)
 
 
