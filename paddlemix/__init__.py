@@ -5,8 +5,9 @@ The public names below are imported on first use, so ``import paddlemix`` itself
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
+
+from .lazy import lazy_exports
 
 if TYPE_CHECKING:
     from paddlemix.appflow import Appflow
@@ -19,13 +20,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    "Appflow": "paddlemix.appflow",
-    "ChatSession": "paddlemix.chat.session",
-    "QWenLMHeadModel": "paddlemix.models.qwen_vl.modeling",
-    "QWenVLConfig": "paddlemix.models.qwen_vl.configuration",
-    "QWenVLTokenizer": "paddlemix.models.qwen_vl.tokenization",
-    "QwenVLImageProcessor": "paddlemix.models.qwen_vl.processing",
-    "QwenVLProcessor": "paddlemix.models.qwen_vl.processing",
+    "Appflow": "appflow",
+    "ChatSession": "chat.session",
+    "QWenLMHeadModel": "models.qwen_vl.modeling",
+    "QWenVLConfig": "models.qwen_vl.configuration",
+    "QWenVLTokenizer": "models.qwen_vl.tokenization",
+    "QwenVLImageProcessor": "models.qwen_vl.processing",
+    "QwenVLProcessor": "models.qwen_vl.processing",
 }
 
 __all__ = [
@@ -39,14 +40,4 @@ __all__ = [
     "__version__",
 ]
 
-
-def __getattr__(name: str) -> object:
-    if name not in _HOME:
-        raise AttributeError(f"module 'paddlemix' has no attribute {name!r}; public names: {', '.join(__all__)}")
-    value = getattr(importlib.import_module(_HOME[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(set(globals()) | set(__all__))
+__getattr__, __dir__ = lazy_exports(__name__, _HOME)

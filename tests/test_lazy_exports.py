@@ -6,8 +6,18 @@ import importlib
 
 import pytest
 
-PACKAGES = ("paddlemix.models", "paddlemix.models.qwen_vl", "paddlemix.chat")
-NAMES = [(package, name) for package in PACKAGES for name in importlib.import_module(package).__all__]
+PACKAGES = ("paddlemix", "paddlemix.checkpoint", "paddlemix.models.qwen_vl", "paddlemix.chat")
+NAMES = [
+    (package, name)
+    for package in PACKAGES
+    for name in importlib.import_module(package).__all__
+    if name != "__version__"
+]
+    (package, name)
+    for package in PACKAGES
+    for name in importlib.import_module(package).__all__
+    if name != "__version__"
+]
 
 
 @pytest.mark.parametrize("package, name", NAMES)

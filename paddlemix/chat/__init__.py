@@ -5,7 +5,7 @@ The public names are imported on first use, so that reading or rendering message
 
 from __future__ import annotations
 
-import importlib
+from ..lazy import lazy_exports
 
 _HOME = {
     "ChatSession": "session",
@@ -27,15 +27,4 @@ _HOME = {
 }
 
 __all__ = sorted(_HOME)
-
-
-def __getattr__(name: str) -> object:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; public names: {', '.join(__all__)}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(set(globals()) | set(__all__))
+__getattr__, __dir__ = lazy_exports(__name__, _HOME)

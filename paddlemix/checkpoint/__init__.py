@@ -11,10 +11,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from ..lazy import lazy_exports
 
-_EXPORTS = {
+_HOME = {
     "open_checkpoint": "readers",
     "load_into": "loading",
     "check_memory": "memory",
@@ -22,10 +21,5 @@ _EXPORTS = {
     "convert_checkpoint": "convert",
     "resolve": "hub",
 }
-__all__ = list(_EXPORTS)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _EXPORTS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_EXPORTS[name]}"), name)
+__all__ = sorted(_HOME)
+__getattr__, __dir__ = lazy_exports(__name__, _HOME)

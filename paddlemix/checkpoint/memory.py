@@ -9,11 +9,13 @@ from paddlemix.checkpoint import dtypes, layouts
 from paddlemix.errors import NotEnoughMemoryError
 
 
-def check_memory(config: Any, dtype: str) -> None:
+def check_memory(config: Any, dtype: str, available: int | None = None) -> None:
     """Raise NotEnoughMemoryError, with the numbers, if the weights of a model with ``config`` do not fit into memory as
-    ``dtype``. Counts the machine's available memory and the limit of the control group, if there is one."""
+    ``dtype``. ``available`` is in bytes; without it, the machine's available memory and the limit of the control group,
+    if there is one, count."""
     needed = layouts.parameter_count(config) * dtypes.STORAGE[dtypes.check_target(dtype)].itemsize
-    available = available_memory()
+    if available is None:
+        available = available_memory()
     if available is not None and needed > available:
         raise NotEnoughMemoryError(
             f"{dtype} weights need {needed / 1e9:.1f} GB of memory, {available / 1e9:.1f} GB are available; "

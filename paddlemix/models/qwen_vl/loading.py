@@ -49,6 +49,13 @@ def choose_dtype(requested: str | None, config: QWenVLConfig) -> str:
     return requested or "bfloat16"
 
 
+def _gpu_memory() -> int | None:
+    """Bytes of memory of the current GPU; None where the model runs on the CPU."""
+    if not paddle.get_device().startswith("gpu"):
+        return None
+    return paddle.device.cuda.get_device_properties().total_memory
+
+
 class QWenVLCheckpointMixin:
     """``from_pretrained`` and ``save_pretrained`` over :mod:`paddlemix.checkpoint`."""
 
@@ -79,7 +86,7 @@ class QWenVLCheckpointMixin:
         config = QWenVLConfig.from_pretrained(directory, **overrides)
         dtype = choose_dtype(dtype, config)
         config.dtype = dtype
-        check_memory(config, dtype)
+        check_memory(config, dtype, _gpu_memory())
         previous = paddle.get_default_dtype()
         paddle.set_default_dtype(dtype)
         try:
