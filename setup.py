@@ -23,6 +23,7 @@ INSTALL_REQUIRES = [
     "pillow>=10.1",
     "safetensors>=0.6",
     "tiktoken>=0.7",
+    "tqdm>=4.60",
 ]
 
 EXTRAS_REQUIRE = {

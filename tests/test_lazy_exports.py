@@ -13,11 +13,6 @@ NAMES = [
     for name in importlib.import_module(package).__all__
     if name != "__version__"
 ]
-    (package, name)
-    for package in PACKAGES
-    for name in importlib.import_module(package).__all__
-    if name != "__version__"
-]
 
 
 @pytest.mark.parametrize("package, name", NAMES)
