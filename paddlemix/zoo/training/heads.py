@@ -39,6 +39,7 @@ class TrainingModel(nn.Layer):
         self.name_ids = [list(ids) for ids in zip(*name_ids)]
         self.name_scale = self.create_parameter([1], default_initializer=nn.initializer.Constant(1.6 * hidden**-0.5))
         self.patch_head = nn.Linear(width, len(KINDS) + 1)
+        self.edge_head = nn.Linear(width, 4)
         self.object_head = nn.Linear(hidden, 1)
         self.box_head = nn.Linear(hidden, 4)
         self.digit_head = nn.Linear(hidden, COORDINATE_DIGITS * 10)
@@ -55,6 +56,7 @@ class TrainingModel(nn.Layer):
         colours: paddle.Tensor,
         words: paddle.Tensor,
         patches: paddle.Tensor,
+        edges: paddle.Tensor,
         input_ids: paddle.Tensor | None = None,
         position_ids: paddle.Tensor | None = None,
         attention_mask: paddle.Tensor | None = None,
@@ -66,7 +68,7 @@ class TrainingModel(nn.Layer):
         visual = self.model.visual
         patch_states = visual.transformer(visual.ln_pre(visual.embed_patches(images)))
         features = visual.ln_post(visual.attn_pool(patch_states)) @ visual.proj
-        parts = self.head_losses(patch_states, features, kinds, boxes, digits, colours, words, patches)
+        parts = self.head_losses(patch_states, features, kinds, boxes, digits, colours, words, patches, edges)
         loss = sum(parts.values()) * self.head_weight
         if input_ids is not None:
             embeddings = self.model.transformer.embed(input_ids, image_features=features)
@@ -88,6 +90,7 @@ class TrainingModel(nn.Layer):
         colours: paddle.Tensor,
         words: paddle.Tensor,
         patches: paddle.Tensor,
+        edges: paddle.Tensor,
     ) -> dict[str, paddle.Tensor]:
         """The heads' losses by name, each a mean over what it speaks of."""
         occupied = kinds >= 0
@@ -98,6 +101,9 @@ class TrainingModel(nn.Layer):
             ),
             "word": F.cross_entropy(self.word_head(features), (words + 1).unsqueeze(-1)) * 4.0,
         }
+        index = paddle.nonzero(patches.flatten()).flatten()
+        covered = paddle.gather(patch_states.reshape([-1, patch_states.shape[-1]]), index)
+        losses["edge"] = F.l1_loss(self.edge_head(covered), paddle.gather(edges.reshape([-1, 4]), index)) * 5.0
         index = paddle.nonzero(occupied.flatten()).flatten()
         found = paddle.gather(features.reshape([-1, features.shape[-1]]), index)
         found_kinds = paddle.gather(kinds.flatten(), index)

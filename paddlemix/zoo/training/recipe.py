@@ -40,12 +40,12 @@ class Stage:
     first_seed: int
 
 
-# The vision part first, alone: cheap steps that teach it what there is to see. Then everything, at a constant rate,
-# for as long as there is time; then a decay, which is worth several times its length at the constant rate.
+# The vision part first, alone: cheap steps that teach it what there is to see. Then everything, at a constant rate
+# until the decoder has found out how to look; then a long decay, in which the loss falls fastest.
 STAGES: dict[str, Stage] = {
     "vision": Stage(0, 1e-3, 200, False, 1.0, first_seed=0),
     "joint": Stage(7, 1e-3, 200, False, 0.5, first_seed=2**28),
-    "anneal": Stage(7, 1e-3, 0, True, 0.3, first_seed=2**29),
+    "anneal": Stage(7, 1e-3, 50, True, 0.5, first_seed=2**29),
 }
 
 
