@@ -94,7 +94,7 @@ def _read(url: str, response: http.client.HTTPResponse, policy: ImagePolicy) -> 
         location = response.getheader("Location")
         if not location:
             raise FetchError(f"URL {shorten(url)}: redirect ({response.status}) that names no target")
-        return location, b""
+        return _utf8_header(location), b""
     if response.status != 200:
         raise FetchError(f"URL {shorten(url)}: the server answered {response.status}, expected 200")
     encoding = response.getheader("Content-Encoding", "identity").strip().lower()
@@ -158,7 +158,7 @@ def is_public(address: str) -> bool:
         embedded = ip.ipv4_mapped or ip.sixtofour
         if ip in _NAT64:
             embedded = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-        if ip.teredo is not None:
+        if ip.teredo is not None or ip.is_site_local:
             return False
         if embedded is not None:
             return is_public(str(embedded))
@@ -240,7 +240,7 @@ class _DeadlineReader(io.RawIOBase):
 
 
 def _utf8_header(value: str) -> str:
-    """http.client reads headers as Latin-1, servers write raw UTF-8 into Location."""
+    """A header as its server meant it: http.client reads them as Latin-1, but servers write raw UTF-8 into Location."""
     try:
         return value.encode("latin-1").decode("utf-8")
     except UnicodeError:

@@ -58,6 +58,8 @@ class Handler(BaseHTTPRequestHandler):
         elif path.startswith("/hop/"):
             left = int(path[5:])
             self.reply(302, {"Location": f"/hop/{left - 1}" if left else "/picture.png"})
+        elif path == "/to-raw-utf8":
+            self.wfile.write("HTTP/1.0 302 Found\r\nLocation: /公交车.png\r\n\r\n".encode())
         elif path == "/to":
             self.reply(302, {"Location": self.path.split("?", 1)[1]})
         else:
@@ -138,6 +140,11 @@ def test_redirects_are_followed_up_to_the_limit(base):
         fetch(base + "/hop/2", LOCAL.replace(max_redirects=2))
 
 
+def test_a_redirect_may_be_written_in_raw_utf8(base, server):
+    assert load_image(base + "/to-raw-utf8", LOCAL).size == (12, 9)
+    assert server.seen[-1][0] == "/%E5%85%AC%E4%BA%A4%E8%BD%A6.png"
+
+
 def test_a_refused_connection_is_a_fetch_error():
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
@@ -172,6 +179,7 @@ def test_private_addresses_are_refused_before_any_connection(base, server):
         "http://[::ffff:a00:1]/",
         "http://[fe80::1]/",
         "http://[fd00::1]/",
+        "http://[fec0::1]/",
         "http://[2002:7f00:1::]/",
         "http://[64:ff9b::7f00:1]/",
         "https://192.168.0.1/",
