@@ -6,9 +6,11 @@ Every field either takes effect or is refused by name; nothing is dropped in sil
 from __future__ import annotations
 
 import json
+import math
 import os
 from typing import Any
 
+from paddlenlp.generation import GenerationConfig
 from paddlenlp.transformers.configuration_utils import PretrainedConfig
 
 from ...errors import CheckpointError, ConfigurationError
@@ -30,6 +32,11 @@ _FIXED_FIELDS: dict[str, tuple[Any, ...]] = {
 }
 # Choices of a faster kernel, made by ``paddlemix.ops`` from the device; the results are the same either way.
 _KERNEL_FIELDS = {"use_flash_attn", "use_flash_attention", "use_fused_rms_norm", "use_fused_rope"}
+# Fields of PaddleNLP's base class that take effect here, or name things without changing a computation.
+_BASE_FIELDS = {
+    "dtype", "return_dict", "use_cache", "recompute", "eos_token_id", "pad_token_id", "bos_token_id", "tokenizer_class",
+    "id2label", "label2id", "tensor_parallel_rank", "tensor_parallel_output", "quantization_config",
+}  # fmt: skip
 
 
 class QWenVLVisionConfig:
@@ -98,19 +105,11 @@ class QWenVLVisionConfig:
         return dict(vars(self))
 
     def _validate(self) -> None:
-        for name in (
-            "image_size",
-            "patch_size",
-            "width",
-            "layers",
-            "heads",
-            "output_dim",
-            "n_queries",
-            "num_positions",
-        ):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ConfigurationError(f"visual.{name}: expected a positive integer, got {value!r}")
+        sizes = ("image_size", "patch_size", "width", "layers", "heads", "output_dim", "n_queries", "num_positions")
+        for name in sizes:
+            _check_whole(f"visual.{name}", getattr(self, name))
+        _check_whole("visual.image_start_id", self.image_start_id, least=0)
+        _check_number("visual.mlp_ratio", self.mlp_ratio, least=1 / self.width)
         for name in ("n_queries", "num_positions"):
             value = getattr(self, name)
             if round(value**0.5) ** 2 != value:
@@ -189,6 +188,8 @@ class QWenVLConfig(PretrainedConfig):
         self.fp32 = fp32
         self.recompute = recompute
         if not isinstance(visual, QWenVLVisionConfig):
+            if not isinstance(visual, (dict, type(None))):
+                raise ConfigurationError(f"visual: expected a dict of its fields, got {visual!r}")
             visual = QWenVLVisionConfig(**(visual or {}))
         self.visual = visual
         self._validate()
@@ -227,11 +228,19 @@ class QWenVLConfig(PretrainedConfig):
             "num_hidden_layers",
             "num_attention_heads",
             "kv_channels",
-            "seq_length",
+            "intermediate_size",
+            "max_position_embeddings",
         ):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ConfigurationError(f"{name}: expected a positive integer, got {value!r}")
+            _check_whole(name, getattr(self, name))
+        _check_whole("seq_length", self.seq_length, least=2)  # its logarithm divides
+        _check_number("rotary_emb_base", self.rotary_emb_base, least=1)
+        _check_number("layer_norm_epsilon", self.layer_norm_epsilon)
+        _check_number("initializer_range", self.initializer_range)
+        for name in ("attn_dropout_prob", "emb_dropout_prob"):
+            _check_number(name, getattr(self, name), below=1)
+        for name in ("use_cache", "use_dynamic_ntk", "use_logn_attn", "bf16", "fp16", "fp32", "recompute"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigurationError(f"{name}: expected true or false, got {getattr(self, name)!r}")
         if self.kv_channels * self.num_attention_heads != self.hidden_size:
             raise ConfigurationError(
                 f"kv_channels: {self.kv_channels} × num_attention_heads={self.num_attention_heads} "
@@ -263,18 +272,36 @@ def _check_extra_fields(fields: dict[str, Any]) -> None:
     for name, allowed in _FIXED_FIELDS.items():
         if name in fields and fields[name] not in allowed:
             raise ConfigurationError(f"{name}: only {allowed[0]!r} is supported, got {fields[name]!r}")
-    if isinstance(fields.get("quantization_config"), dict) and fields["quantization_config"].get("quant_method"):
-        method = fields["quantization_config"]["quant_method"]
+    quantization = fields.get("quantization_config")
+    if isinstance(quantization, dict) and (quantization.get("quant_method") or quantization.get("bits")):
+        method = quantization.get("quant_method")
         raise ConfigurationError(f"quantization_config: {method!r} checkpoints are not supported by this version")
-    known = _DESCRIPTIVE_FIELDS | set(_FIXED_FIELDS) | _KERNEL_FIELDS | _base_fields()
-    unknown = sorted(set(fields) - known)
+    free = _DESCRIPTIVE_FIELDS | set(_FIXED_FIELDS) | _KERNEL_FIELDS | _BASE_FIELDS
+    of_other_models = {**vars(PretrainedConfig()), "num_labels": 2}
+    unknown = sorted(set(fields) - free - set(of_other_models))
     if unknown:
         raise ConfigurationError(f"unknown configuration field(s) {unknown}; remove them or correct the spelling")
+    for name in sorted(set(fields) - free):
+        _check_switched_off(name, fields[name], of_other_models[name])
 
 
-def _base_fields() -> set[str]:
-    """Names that PaddleNLP's base class understands: generation defaults, trainer and parallelism settings."""
-    return set(vars(PretrainedConfig())) | {"num_labels", "torch_dtype", "quantization_config", "return_dict"}
+def _check_switched_off(name: str, value: Any, neutral: Any) -> None:
+    """Fields that PaddleNLP's base class has for other models may only be there with the value that does nothing."""
+    if value == neutral or (not value and not neutral) or (name.endswith("_degree") and value in (-1, 0, 1)):
+        return
+    hint = "how to generate stands in generation_config.json" if name in vars(GenerationConfig()) else "remove it"
+    raise ConfigurationError(f"{name}: only {neutral!r} is supported, got {value!r}; {hint}")
+
+
+def _check_whole(name: str, value: Any, least: int = 1) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigurationError(f"{name}: expected an integer of at least {least}, got {value!r}")
+
+
+def _check_number(name: str, value: Any, least: float = 0, below: float = math.inf) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value < below:
+        bounds = f"of at least {least}" + (f" and below {below}" if below < math.inf else "")
+        raise ConfigurationError(f"{name}: expected a number {bounds}, got {value!r}")
 
 
 def _without(fields: dict[str, Any], dropped: dict[str, Any], *kept: str) -> dict[str, Any]:

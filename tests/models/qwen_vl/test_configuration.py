@@ -72,11 +72,29 @@ def test_single_fields_can_be_overridden(tmp_path):
         ({"visual": {**SMALL_VISUAL, "width": 63}}, "visual.width"),
         ({"visual": {**SMALL_VISUAL, "output_dim": 256}}, "visual.output_dim"),
         ({"visual": {**SMALL_VISUAL, "patches": 3}}, "patches"),
+        ({"visual": {**SMALL_VISUAL, "mlp_ratio": 0}}, "visual.mlp_ratio"),
+        ({"visual": {**SMALL_VISUAL, "image_start_id": -3}}, "visual.image_start_id"),
+        ({"visual": [448]}, "visual: expected a dict"),
+        ({"max_position_embeddings": 0}, "max_position_embeddings"),
+        ({"layer_norm_epsilon": -1e-6}, "layer_norm_epsilon"),
+        ({"rotary_emb_base": "10000"}, "rotary_emb_base"),
+        ({"attn_dropout_prob": 1.5}, "attn_dropout_prob"),
+        ({"use_dynamic_ntk": "yes"}, "use_dynamic_ntk"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config"),
+        ({"output_attentions": True}, "output_attentions"),
+        ({"tensor_parallel_degree": 2}, "tensor_parallel_degree"),
+        ({"num_beams": 4}, "num_beams: .*generation_config.json"),
     ],
 )
 def test_what_cannot_work_is_refused_by_name(change, message):
     with pytest.raises(ConfigurationError, match=message):
         QWenVLConfig(**{**SMALL, **change})
+
+
+def test_fields_of_the_base_class_may_stand_there_with_their_neutral_values():
+    config = QWenVLConfig(**SMALL, num_beams=1, tensor_parallel_degree=-1, pruned_heads={}, eos_token_id=7)
+    assert config.eos_token_id == 7
+    assert QWenVLConfig(**config.to_dict()).to_dict() == config.to_dict()
 
 
 def test_a_missing_or_broken_file_is_named(tmp_path):
