@@ -159,7 +159,7 @@ class QWenLMHeadModel(QWenVLGenerationMixin, QWenVLCheckpointMixin, PretrainedMo
     def __init__(self, config: QWenVLConfig) -> None:
         super().__init__(config)
         # PaddleNLP gives one only to models that generate in its own way.
-        self.generation_config = GenerationConfig()
+        self.generation_config = GenerationConfig(eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id)
         self.transformer = QWenModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias_attr=False)
 
@@ -199,7 +199,7 @@ class QWenLMHeadModel(QWenVLGenerationMixin, QWenVLCheckpointMixin, PretrainedMo
         inputs_embeds: paddle.Tensor | None = None,
         image_features: paddle.Tensor | None = None,
         logits_to_keep: int = 0,
-        use_cache: bool = False,
+        use_cache: bool | None = None,
         output_hidden_states: bool = False,
     ) -> CausalLMOutputWithPast:
         """Logits, and the loss where labels are given.
@@ -214,7 +214,7 @@ class QWenLMHeadModel(QWenVLGenerationMixin, QWenVLCheckpointMixin, PretrainedMo
             past_key_values: the cache to read and extend; one to many tokens may be fed with it.
             image_features: ``[n, n_queries, hidden]`` instead of ``images``, for pictures that are encoded already.
             logits_to_keep: compute logits for so many last positions only; 0 means all.
-            use_cache: start a cache where none was given.
+            use_cache: start a cache where none was given; by default ``config.use_cache`` in evaluation without labels.
             output_hidden_states: also return the input of the first layer and the output of each.
 
         Returns:
@@ -229,6 +229,8 @@ class QWenLMHeadModel(QWenVLGenerationMixin, QWenVLCheckpointMixin, PretrainedMo
             inputs_embeds = self.transformer.embed(input_ids, images, image_features)
         elif images is not None or image_features is not None:
             raise PromptError("images: with inputs_embeds the pictures must be in the embeddings already; use embed()")
+        if use_cache is None:
+            use_cache = self.config.use_cache and not self.training and labels is None
         if use_cache and past_key_values is None:
             past_key_values = self.new_cache(inputs_embeds.shape[0], inputs_embeds.shape[1])
         hidden, hidden_states = self.transformer(

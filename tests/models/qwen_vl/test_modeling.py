@@ -93,6 +93,14 @@ def test_only_the_logits_asked_for_are_computed():
     assert logits.shape == [1, 2, 512]
 
 
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_the_configuration_decides_whether_evaluation_starts_a_cache(use_cache):
+    model, inputs = new_golden_model(use_cache=use_cache), prompt("text_short")
+    assert (model(**inputs).past_key_values is not None) == use_cache
+    assert model(**inputs, labels=inputs["input_ids"]).past_key_values is None
+    assert model(**inputs, use_cache=not use_cache).past_key_values is None or not use_cache
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
