@@ -118,3 +118,5 @@ def _quiet_imports() -> None:
     warnings.filterwarnings("ignore", message="Setuptools is replacing distutils")
     # a filter, since PaddleNLP sets the level of its logger on import
     logging.getLogger("PaddleNLP").addFilter(lambda record: record.levelno >= logging.WARNING)
+    # the first to say how log lines look decides: like the notes of the program, not like the log of a library
+    logging.basicConfig(format="note: %(message)s", level=logging.WARNING)
