@@ -9,8 +9,9 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from .checkpoint.dtypes import TARGETS
 from .errors import PaddleMixError
-from .inference import DTYPES, GENERATION_OPTIONS, check_generation_options
+from .inference import GENERATION_OPTIONS, check_generation_options
 from .zoo import DEFAULT_MODEL
 
 INTERRUPTED = 130
@@ -43,7 +44,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--dtype",
-        choices=DTYPES,
+        choices=TARGETS,
         help="number format of the weights on a GPU (default: bfloat16); a CPU always computes in float32",
     )
     group.add_argument("--device", metavar="cpu|gpu|gpu:N", help="where to run (default: the first GPU, else the CPU)")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
 
+from .checkpoint import dtypes
 from .dependencies import require
 from .errors import ConfigurationError, PromptError
 from .memory import keep_freed_memory
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     Session = Union[ChatSession, SingleTurnSession]
 
 DEFAULT_DTYPE = "bfloat16"
-DTYPES = ("bfloat16", "float16", "float32")
 
 CAPTION = "Generate the caption in English with grounding:"
 """The question where a picture comes without one: the caption task that the models were trained on."""
@@ -90,8 +90,8 @@ def load_model(
 
     Args:
         name_or_dir: a directory, a known name, or a name in a public store.
-        dtype: one of ``DTYPES``. ``None`` is bfloat16, or float32 on a CPU; asked for another by name, a CPU answers
-            with float32 as well, and says so.
+        dtype: one of ``checkpoint.dtypes.TARGETS``. ``None`` is bfloat16, or float32 on a CPU; asked for another by
+            name, a CPU answers with float32 as well, and says so.
         device: see :func:`resolve_device`; Paddle's current device is set to it.
         from_hf_hub: take the name as one of the Hugging Face hub.
 
@@ -99,8 +99,8 @@ def load_model(
         ConfigurationError, ModelNotFoundError, CheckpointError, NotEnoughMemoryError, MissingDependencyError.
     """
     start = time.perf_counter()
-    if dtype is not None and dtype not in DTYPES:
-        raise ConfigurationError(f"dtype: got {dtype!r}, expected one of {', '.join(DTYPES)}")
+    if dtype is not None:
+        dtypes.check_target(dtype)
     device = resolve_device(device)
     from .checkpoint import hub
 

@@ -23,8 +23,8 @@ STORAGE: dict[str, np.dtype] = {
     "bool": np.dtype("?"),
 }
 FLOATING = ("float64", "float32", "float16", "bfloat16")
-#: what weights can be converted to
-TARGETS = ("float32", "float16", "bfloat16")
+#: what weights can be converted to, and models run in
+TARGETS = ("bfloat16", "float16", "float32")
 
 #: tag -> code in a safetensors header, and back
 TO_SAFETENSORS = {

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import tempfile
 from pathlib import Path
 
 from PIL import Image
 
 from ..errors import ConfigurationError
+from ..files import path_aside
 
 _FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
 
@@ -25,35 +26,30 @@ def save_image(image: Image.Image, path: str | os.PathLike[str], overwrite: bool
         raise ConfigurationError(
             f"picture {str(path)!r}: suffix {path.suffix!r}, expected one of {', '.join(_FORMATS)}"
         )
-    aside: str | None = None
+    aside = path_aside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-        with os.fdopen(descriptor, "wb") as file:
+        with open(aside, "xb") as file:
             image.convert("RGB").save(file, kind, **({"quality": 95} if kind == "JPEG" else {}))
-        os.chmod(aside, 0o666 & ~_umask())
         if overwrite:
             os.replace(aside, path)
-            aside = None
             return path
-        # a hard link fails where the name is taken, so two programs cannot choose the same one
-        for number in range(1, 1_000_000):
-            target = path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
-            try:
-                os.link(aside, target)
-                return target
-            except FileExistsError:
-                continue
-        raise ConfigurationError(f"picture {str(path)!r}: no free name in a million; empty the folder")
+        return _link_under_free_name(aside, path)
     except OSError as error:
         raise ConfigurationError(f"picture {str(path)!r} cannot be written: {error.strerror or error}") from error
     finally:
-        if aside is not None:
-            Path(aside).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            aside.unlink()
 
 
-def _umask() -> int:
-    """The permissions that new files do not get. It can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _link_under_free_name(file: Path, path: Path) -> Path:
+    """Give ``file`` a second name: ``path``, or the first numbered one that is free."""
+    for number in range(1, 1_000_000):
+        target = path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
+        try:
+            # fails where the name is taken, so two programs cannot choose the same one
+            os.link(file, target)
+            return target
+        except FileExistsError:
+            continue
+    raise ConfigurationError(f"picture {str(path)!r}: no free name in a million; empty the folder")

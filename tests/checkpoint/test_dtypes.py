@@ -51,5 +51,5 @@ def test_integers_are_left_alone() -> None:
 
 
 def test_unknown_target_is_named() -> None:
-    with pytest.raises(ConfigurationError, match="dtype: got 'int4', expected one of float32"):
+    with pytest.raises(ConfigurationError, match="dtype: got 'int4', expected one of bfloat16, float16, float32"):
         dtypes.check_target("int4")

@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from paddlemix.errors import ConfigurationError
-from paddlemix.media import ImagePolicy, load_image
-from paddlemix.media.loading import ImageSource
-
-CONFIG_FILE_NAME = "preprocessor_config.json"
+from ...errors import ConfigurationError
+from ...files import PREPROCESSOR_CONFIG_FILE
+from ...media import ImagePolicy, load_image
+from ...media.loading import ImageSource
 
 # per channel (red, green, blue) of values 0..1: the statistics of CLIP's training pictures
 _MEAN = np.array((0.48145466, 0.4578275, 0.40821073), dtype=np.float32)
@@ -104,7 +103,7 @@ class QwenVLImageProcessor:
         }
         unknown = sorted(set(fields) - {"image_size", "exif_transpose", "background"})
         if unknown:
-            raise ConfigurationError(f"{CONFIG_FILE_NAME}: unknown field(s) {', '.join(unknown)}; remove them")
+            raise ConfigurationError(f"{PREPROCESSOR_CONFIG_FILE}: unknown field(s) {', '.join(unknown)}; remove them")
         return cls(**fields)
 
 

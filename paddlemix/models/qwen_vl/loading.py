@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from pathlib import Path
@@ -10,14 +9,11 @@ from typing import Any
 
 import paddle
 
-from ...errors import ConfigurationError
+from ...checkpoint import dtypes
+from ...files import CONFIG_FILE, GENERATION_CONFIG_FILE, read_json_object, write_text
 from .configuration import QWenVLConfig
 
 logger = logging.getLogger(__name__)
-
-CONFIG_FILE = "config.json"
-GENERATION_CONFIG_FILE = "generation_config.json"
-DTYPES = ("float32", "bfloat16", "float16")
 
 
 def choose_dtype(requested: str | None, config: QWenVLConfig) -> str:
@@ -28,7 +24,7 @@ def choose_dtype(requested: str | None, config: QWenVLConfig) -> str:
     nearest that it can, and one line says so.
 
     Raises:
-        ConfigurationError: ``requested`` is not one of ``DTYPES``.
+        ConfigurationError: ``requested`` is not one of ``dtypes.TARGETS``.
     """
     if requested is None:
         flags = {"bfloat16": config.bf16, "float16": config.fp16, "float32": config.fp32}
@@ -36,8 +32,8 @@ def choose_dtype(requested: str | None, config: QWenVLConfig) -> str:
         explicit = False
     else:
         explicit = True
-    if requested is not None and requested not in DTYPES:
-        raise ConfigurationError(f"dtype: expected one of {', '.join(DTYPES)}, got {requested!r}")
+    if requested is not None:
+        dtypes.check_target(requested)
     if not paddle.get_device().startswith("gpu"):
         if explicit and requested != "float32":
             logger.warning("dtype %s needs a GPU; on the CPU the model runs in float32.", requested)
@@ -96,9 +92,9 @@ class QWenVLCheckpointMixin:
             paddle.set_default_dtype(previous)
         load_into(model, open_checkpoint(directory), dtype)
         # Read and written here, because PaddleNLP's own methods announce every file on the terminal.
-        generation_config = directory / GENERATION_CONFIG_FILE
-        if generation_config.is_file():
-            model.generation_config = GenerationConfig.from_dict(json.loads(generation_config.read_text("utf-8")))
+        generation_config = read_json_object(directory / GENERATION_CONFIG_FILE)
+        if generation_config is not None:
+            model.generation_config = GenerationConfig.from_dict(generation_config)
         model.eval()
         return model
 
@@ -109,5 +105,5 @@ class QWenVLCheckpointMixin:
         directory = Path(save_directory)
         directory.mkdir(parents=True, exist_ok=True)
         save_model(self, directory, **options)
-        (directory / CONFIG_FILE).write_text(self.config.to_json_string(saving_file=True), "utf-8")
-        (directory / GENERATION_CONFIG_FILE).write_text(self.generation_config.to_json_string(), "utf-8")
+        write_text(directory / CONFIG_FILE, self.config.to_json_string(saving_file=True))
+        write_text(directory / GENERATION_CONFIG_FILE, self.generation_config.to_json_string())

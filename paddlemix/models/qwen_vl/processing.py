@@ -6,7 +6,6 @@ Rendering is in ``paddlemix.chat.template``, loading in ``paddlemix.media``; thi
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from paddlemix.chat.messages import normalize_messages
-from paddlemix.chat.template import CHAT_FORMATS, DEFAULT_SYSTEM, RenderedPrompt, render_chatml, render_raw
-from paddlemix.dependencies import require
-from paddlemix.errors import CheckpointError, ConfigurationError, PromptError
-from paddlemix.media import ImagePolicy
-
+from ...chat.messages import normalize_messages
+from ...chat.template import CHAT_FORMATS, DEFAULT_SYSTEM, RenderedPrompt, render_chatml, render_raw
+from ...dependencies import require
+from ...errors import ConfigurationError, PromptError
+from ...files import CONFIG_FILE, GENERATION_CONFIG_FILE, PREPROCESSOR_CONFIG_FILE, read_json_object, write_json
+from ...media import ImagePolicy
 from .batching import TokenizedBatch
-from .image_processing import CONFIG_FILE_NAME, QwenVLImageProcessor, image_key
+from .image_processing import QwenVLImageProcessor, image_key
 from .list_format import from_list_format
 from .tokenization import QWenVLTokenizer
 
@@ -87,11 +86,11 @@ class QwenVLProcessor:
         """
         directory = Path(name_or_dir)
         if not directory.is_dir():
-            from paddlemix.checkpoint import hub
+            from ...checkpoint import hub
 
             directory = Path(hub.resolve(name_or_dir))
-        visual = _read_json(directory / "config.json").get("visual") or {}
-        settings = _read_json(directory / CONFIG_FILE_NAME)
+        visual = (read_json_object(directory / CONFIG_FILE) or {}).get("visual") or {}
+        settings = read_json_object(directory / PREPROCESSOR_CONFIG_FILE) or {}
         if not settings and "image_size" in visual:
             settings = {"image_size": visual["image_size"]}
         if exif_transpose is not None:
@@ -100,15 +99,15 @@ class QwenVLProcessor:
             settings["background"] = background
         slots = {"image_slots": visual["n_queries"]} if "n_queries" in visual else {}
         tokenizer = QWenVLTokenizer.from_pretrained(directory, **slots)
-        generation = _read_json(directory / "generation_config.json")
+        generation = read_json_object(directory / GENERATION_CONFIG_FILE) or {}
         options.setdefault("chat_format", generation.get("chat_format") or "chatml")
         return cls(tokenizer, QwenVLImageProcessor.from_dict(settings), **options)
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> tuple[str, ...]:
         """Write tokenizer files and ``preprocessor_config.json`` into a directory (made if absent); their paths."""
         files = self.tokenizer.save_pretrained(directory)
-        path = Path(directory) / CONFIG_FILE_NAME
-        path.write_text(json.dumps(self.image_processor.to_dict(), indent=2) + "\n", encoding="utf-8")
+        path = Path(directory) / PREPROCESSOR_CONFIG_FILE
+        write_json(path, self.image_processor.to_dict())
         return (*files, str(path))
 
     # ------------------------------------------------------------------ to the model
@@ -326,15 +325,3 @@ def _kind(value: Any) -> str:
 def _check_chat_format(chat_format: str) -> None:
     if chat_format not in CHAT_FORMATS:
         raise ConfigurationError(f"chat_format: got {chat_format!r}, expected one of {', '.join(CHAT_FORMATS)}")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: got {type(content).__name__}, expected a JSON object")
-    return content

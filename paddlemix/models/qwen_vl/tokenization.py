@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paddlemix.errors import CheckpointError, ConfigurationError
-
+from ...errors import ConfigurationError
+from ...files import TOKENIZER_CONFIG_FILE, VOCAB_FILE, read_json_object, replacing, write_json
 from . import list_format
 from .batching import TokenizedBatch, pad_rows
 from .codec import DEFAULT_IMAGE_SLOTS, QWenVLCodec, check_positive
 from .special_tokens import ENDOFTEXT
-from .vocabulary import VOCAB_FILE_NAME, rank_file_bytes
+from .vocabulary import rank_file_bytes
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from paddlemix.media import ImagePolicy
+    from ...media import ImagePolicy
 
-CONFIG_FILE_NAME = "tokenizer_config.json"
 DEFAULT_MAX_LENGTH = 8192
 TOKENIZER_CLASS = "QWenTokenizer"
 
@@ -37,7 +35,7 @@ class QWenVLTokenizer(QWenVLCodec):
     special tokens are read out of text, as in the original; pass ``allowed_special=()`` for text that is not trusted.
     """
 
-    vocab_files_names = {"vocab_file": VOCAB_FILE_NAME}
+    vocab_files_names = {"vocab_file": VOCAB_FILE}
     model_input_names = ("input_ids", "attention_mask")
 
     def __init__(
@@ -78,12 +76,12 @@ class QWenVLTokenizer(QWenVLCodec):
         """
         directory = Path(name_or_dir)
         if not directory.is_dir():
-            from paddlemix.checkpoint import hub
+            from ...checkpoint import hub
 
             directory = Path(hub.resolve(name_or_dir))
-        config = _read_config(directory / CONFIG_FILE_NAME)
+        config = read_json_object(directory / TOKENIZER_CONFIG_FILE) or {}
         ours = {name: config.pop(name) for name in _CONFIG_FIELDS if name in config}
-        tokenizer = cls(directory / VOCAB_FILE_NAME, **{**ours, **overrides})
+        tokenizer = cls(directory / VOCAB_FILE, **{**ours, **overrides})
         tokenizer._published_config = config
         return tokenizer
 
@@ -93,16 +91,17 @@ class QWenVLTokenizer(QWenVLCodec):
         folder.mkdir(parents=True, exist_ok=True)
         config = {"tokenizer_class": TOKENIZER_CLASS, **self._published_config}
         config.update({name: getattr(self, name) for name in _CONFIG_FIELDS})
-        config_file = folder / CONFIG_FILE_NAME
-        config_file.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        config_file = folder / TOKENIZER_CONFIG_FILE
+        write_json(config_file, config)
         return (str(config_file), *self.save_vocabulary(folder))
 
     def save_vocabulary(self, directory: str | os.PathLike[str]) -> tuple[str]:
         """Write the rank file alone, byte for byte as published; its path."""
-        path = Path(directory) / VOCAB_FILE_NAME
+        path = Path(directory) / VOCAB_FILE
         data = rank_file_bytes(self.mergeable_ranks)
         if not path.is_file() or path.read_bytes() != data:
-            path.write_bytes(data)
+            with replacing(path) as aside:
+                aside.write_bytes(data)
         return (str(path),)
 
     # ------------------------------------------------------------------ batches
@@ -204,22 +203,9 @@ class QWenVLTokenizer(QWenVLCodec):
         boxes = list_format.boxes_with_ref(response)
         if source is None or not boxes:
             return None
-        from paddlemix.media import ImagePolicy, load_image
-
+        from ...media import ImagePolicy, load_image
         from .grounding import Box, draw
 
         image = load_image(source, policy or ImagePolicy.scripts())
         placed = [Box(box.get("ref"), *box["box"]) for box in boxes]
         return draw(image, placed, groups=list_format.color_groups(boxes))
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{path}: got {type(config).__name__}, expected a JSON object")
-    return config

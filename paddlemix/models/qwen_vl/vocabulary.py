@@ -16,11 +16,8 @@ from typing import NamedTuple
 
 import tiktoken
 
-from paddlemix.errors import CheckpointError
-
+from ...errors import CheckpointError
 from .special_tokens import SPECIAL_TOKENS
-
-VOCAB_FILE_NAME = "qwen.tiktoken"
 
 # How text is cut before byte pairs are merged: contractions, words, single digits, punctuation, line ends, spaces.
 SPLIT_PATTERN = (
