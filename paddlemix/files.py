@@ -35,6 +35,14 @@ def read_json_object(path: Path) -> dict[str, Any] | None:
     return content
 
 
+def read_json_if_whole(path: Path) -> dict[str, Any] | None:
+    """As :func:`read_json_object`, for files that can be done without: None where it is damaged, too."""
+    try:
+        return read_json_object(path)
+    except CheckpointError:
+        return None
+
+
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write a JSON object, readable by people. Raises OSError; an older file is then still there."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -15,16 +14,26 @@ import numpy as np
 from paddlemix.checkpoint import dtypes, layouts, tiles, writer
 from paddlemix.checkpoint.readers import Checkpoint, open_checkpoint, raise_listed
 from paddlemix.errors import CheckpointError, ConfigurationError
+from paddlemix.files import (
+    CONFIG_FILE,
+    GENERATION_CONFIG_FILE,
+    PREPROCESSOR_CONFIG_FILE,
+    TOKENIZER_CONFIG_FILE,
+    VOCAB_FILE,
+    read_json_object,
+    replacing,
+    write_json,
+)
 
 PathLike = Union[str, "os.PathLike[str]"]
 
 #: beside the weights, what makes up a model's folder; copied if it is there
 SIDE_FILES = (
-    "config.json",
-    "generation_config.json",
-    "qwen.tiktoken",
-    "tokenizer_config.json",
-    "preprocessor_config.json",
+    CONFIG_FILE,
+    GENERATION_CONFIG_FILE,
+    VOCAB_FILE,
+    TOKENIZER_CONFIG_FILE,
+    PREPROCESSOR_CONFIG_FILE,
     "README.md",
     "LICENSE",
     "NOTICE",
@@ -82,7 +91,7 @@ def convert_checkpoint(
     folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
     if target.exists() and folder.resolve() == target.resolve():
         raise CheckpointError(f"{target}: is the folder of the source itself; name another one")
-    _check_tensors(checkpoint, _read_config(folder))
+    _check_tensors(checkpoint, read_json_object(folder / CONFIG_FILE))
 
     conversion = _Conversion(checkpoint, to, dtype, check_finite)
     manifest = writer.write_checkpoint(
@@ -97,14 +106,15 @@ def convert_checkpoint(
     _copy_side_files(folder, target, dtype)
     if verify:
         verify_conversion(checkpoint, target, dtype)
+    weights = set(checkpoint.our_names().values())
     return ConversionResult(
         folder=target,
         source_layout=checkpoint.layout,
         layout=to,
-        tensors=len(checkpoint.our_names()),
+        tensors=len(weights),
         total_bytes=manifest["total_size"],
         files=tuple(manifest["files"]),
-        passed_over=tuple(set(checkpoint.names()) - set(checkpoint.our_names().values())),
+        passed_over=tuple(name for name in checkpoint.names() if name not in weights),
         verified=verify,
     )
 
@@ -215,16 +225,6 @@ def _check_tensors(checkpoint: Checkpoint, config: Mapping[str, Any] | None) -> 
     raise_listed(f"{checkpoint.path}: does not fit config.json" if config else f"{checkpoint.path}", problems)
 
 
-def _read_config(folder: Path) -> dict[str, Any] | None:
-    path = folder / "config.json"
-    if not path.exists():
-        return None
-    config = writer.read_json(path)
-    if config is None:
-        raise CheckpointError(f"{path}: is not a JSON object")
-    return config
-
-
 def _fingerprint(checkpoint: Checkpoint) -> list[list[Any]]:
     """Name, size and time of the source files: enough to notice that they changed between two runs."""
     stats = [(file.name, file.stat()) for file in checkpoint.files]
@@ -235,14 +235,10 @@ def _copy_side_files(source: Path, target: Path, dtype: str | None) -> None:
     try:
         for name in SIDE_FILES:
             if (source / name).is_file():
-                temporary = target / (name + ".tmp")
-                try:
-                    shutil.copyfile(source / name, temporary)
-                    os.replace(temporary, target / name)
-                finally:
-                    temporary.unlink(missing_ok=True)
-        if dtype is not None and (target / "config.json").is_file():
-            config = json.loads((target / "config.json").read_text(encoding="utf-8"))
-            writer.write_json(target / "config.json", {**config, "torch_dtype": dtype})
+                with replacing(target / name) as aside:
+                    shutil.copyfile(source / name, aside)
+        config = read_json_object(source / CONFIG_FILE)
+        if dtype is not None and config is not None:
+            write_json(target / CONFIG_FILE, {**config, "torch_dtype": dtype})
     except OSError as error:
         raise CheckpointError(f"{target}: cannot be written: {error.strerror or error}") from error

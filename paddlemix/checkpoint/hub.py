@@ -14,6 +14,7 @@ from paddlemix.checkpoint.download import NotThereError, RemoteFile, Unreachable
 from paddlemix.checkpoint.locks import exclusive
 from paddlemix.checkpoint.stores import HUGGINGFACE, MODELSCOPE, PADDLE
 from paddlemix.errors import CheckpointError, ConfigurationError, ModelNotFoundError
+from paddlemix.files import CONFIG_FILE
 from paddlemix.zoo import DEFAULT_MODEL, DEFAULT_MODEL_DIR
 
 #: models that come with the package: name -> folder
@@ -103,7 +104,7 @@ def _known() -> str:
 
 
 def _is_model(folder: Path) -> bool:
-    return (folder / "config.json").is_file()
+    return (folder / CONFIG_FILE).is_file()
 
 
 def _places(name: str, store: str | None) -> Sequence[tuple[str, str]]:
@@ -137,8 +138,8 @@ def _fetch(name: str, places: Sequence[tuple[str, str]], folder: Path, progress:
 
 def _download_all(files: Sequence[RemoteFile], partial: Path, progress: bool | Progress) -> None:
     """Fetch ``files`` into ``partial``, small ones first; files that are there already are whole."""
-    if not any(file.name == "config.json" for file in files):
-        raise NotThereError("has no config.json, so it is no model")
+    if not any(file.name == CONFIG_FILE for file in files):
+        raise NotThereError(f"has no {CONFIG_FILE}, so it is no model")
     partial.mkdir(parents=True, exist_ok=True)
     missing = [file for file in files if not (partial / file.name).exists()]
     needed = sum(file.size or 0 for file in missing)

@@ -14,6 +14,13 @@ from urllib.parse import quote
 
 from paddlemix.checkpoint.download import RemoteFile, UnreachableError, fetch_json
 from paddlemix.errors import UnsafeCheckpointError
+from paddlemix.files import (
+    CONFIG_FILE,
+    GENERATION_CONFIG_FILE,
+    PREPROCESSOR_CONFIG_FILE,
+    TOKENIZER_CONFIG_FILE,
+    VOCAB_FILE,
+)
 
 HUGGINGFACE, MODELSCOPE, PADDLE = "huggingface", "modelscope", "paddle"
 
@@ -29,12 +36,12 @@ _ANY_WEIGHTS = re.compile(r".*\.(safetensors|bin|pdparams)(\.index\.json)?")
 
 #: the store of Paddle's community lists nothing: what a model may hold there, and whether it must
 PADDLE_FILES = (
-    ("config.json", True),
+    (CONFIG_FILE, True),
     ("model_state.pdparams", True),
-    ("qwen.tiktoken", True),
-    ("tokenizer_config.json", False),
-    ("generation_config.json", False),
-    ("preprocessor_config.json", False),
+    (VOCAB_FILE, True),
+    (TOKENIZER_CONFIG_FILE, False),
+    (GENERATION_CONFIG_FILE, False),
+    (PREPROCESSOR_CONFIG_FILE, False),
 )
 
 

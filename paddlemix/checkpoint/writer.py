@@ -26,6 +26,7 @@ from paddlemix.checkpoint.locks import exclusive
 from paddlemix.checkpoint.readers import INCOMPLETE
 from paddlemix.checkpoint.readers.tensor import element_count
 from paddlemix.errors import CheckpointError
+from paddlemix.files import read_json_if_whole, write_json
 
 INDEX = "model.safetensors.index.json"
 MANIFEST = "checkpoint_manifest.json"
@@ -33,6 +34,7 @@ MANIFEST = "checkpoint_manifest.json"
 SPARE_BYTES = 16 << 20
 DEFAULT_SHARD_BYTES = 2_000_000_000
 _PROGRESS = "progress.json"
+_LOCK = "lock"
 _OUR_FILES = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
 _HASH_CHUNK = 8 << 20
 
@@ -98,7 +100,7 @@ def write_checkpoint(
     finished: Files = {}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with exclusive(staging / "lock", wait=False):
+        with exclusive(staging / _LOCK, wait=False):
             manifest = read_manifest(folder) if made_from is not None else None
             if manifest is None or manifest.get("identity") != identity or damaged_files(folder, manifest):
                 try:
@@ -109,7 +111,7 @@ def write_checkpoint(
                     if made_from is None or not finished or isinstance(error, CheckpointError):
                         _discard(staging)
                     raise
-        _discard(staging)
+            _discard(staging)
         return manifest
     except OSError as error:
         kept = f"; {len(finished)} finished files are kept in {staging} for the next run" if staging.is_dir() else ""
@@ -117,7 +119,8 @@ def write_checkpoint(
 
 
 def _discard(staging: Path) -> None:
-    """Remove the working folder, and the target folder if there is nothing else in it."""
+    """Remove the working folder, and the target folder if there is nothing else in it. Called with the lock held: it
+    goes along, and whoever waited for it makes a new one."""
     shutil.rmtree(staging, ignore_errors=True)
     if not any(staging.parent.iterdir()):
         staging.parent.rmdir()
@@ -212,14 +215,14 @@ def _body(tensors: Sequence[TensorSource]) -> Iterator[np.ndarray]:
 
 def _finished(staging: Path, identity: str | None) -> Files:
     """Files that an earlier run with the same identity finished and that are whole; everything else is deleted."""
-    state = read_json(staging / _PROGRESS)
+    state = read_json_if_whole(staging / _PROGRESS)
     files = state.get("files") if state and identity is not None and state.get("identity") == identity else None
     good = {}
     for name, entry in files.items() if isinstance(files, dict) else ():
         if (staging / name).is_file() and file_sha256(staging / name) == entry["sha256"]:
             good[name] = entry
     for path in staging.iterdir():
-        if path.name not in good and path.name != "lock":
+        if path.name not in good and path.name != _LOCK:
             path.unlink()
     return good
 
@@ -251,7 +254,7 @@ def _publish(
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
     """``checkpoint_manifest.json`` of a folder: {"files": {name: {"sha256", "size"}}, …}; None if there is none."""
-    manifest = read_json(folder / MANIFEST)
+    manifest = read_json_if_whole(folder / MANIFEST)
     return manifest if manifest and isinstance(manifest.get("files"), dict) else None
 
 
@@ -274,30 +277,6 @@ def file_sha256(path: Path) -> str:
         for chunk in iter(lambda: file.read(_HASH_CHUNK), b""):
             digest.update(chunk)
     return digest.hexdigest()
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON object out of a file that we wrote; None if there is none or it is not whole."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a JSON file aside, then rename it."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(value, file, indent=2, ensure_ascii=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _sync_folder(folder: Path) -> None:
