@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from paddlemix.errors import CheckpointError
 
@@ -21,16 +22,27 @@ def exclusive(path: Path, wait: bool) -> Iterator[None]:
 
     ``wait=False``: raises CheckpointError at once if another process holds it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "ab") as file:
+            _lock(file, path, wait)
+            if _is_at(file, path):
+                yield
+                return
+
+
+def _lock(file: BinaryIO, path: Path, wait: bool) -> None:
+    if fcntl is None:
+        return
     try:
-        if fcntl is not None:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except BlockingIOError as error:
-                raise CheckpointError(
-                    f"{path.parent}: another process is writing here; wait until it is done"
-                ) from error
-        yield
-    finally:
-        os.close(handle)
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError as error:
+        raise CheckpointError(f"{path.parent}: another process is writing here; wait until it is done") from error
+
+
+def _is_at(file: BinaryIO, path: Path) -> bool:
+    """Whether an open file is still the one at ``path``: its last holder may have removed it, another made it anew."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
