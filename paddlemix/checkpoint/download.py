@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Optional
 
-from paddlemix.checkpoint.writer import file_sha256, read_json, write_json
+from paddlemix.checkpoint.writer import file_sha256
 from paddlemix.errors import CheckpointError, PaddleMixError
+from paddlemix.files import read_json_if_whole, write_json
 
 TIMEOUT_SECONDS = 20
 ATTEMPTS = 5
@@ -95,7 +96,7 @@ def download(remote: RemoteFile, path: Path, on_bytes: OnBytes = None, pause: fl
 def _continue(remote: RemoteFile, part: Path, note: Path, on_bytes: OnBytes) -> None:
     """One attempt: append to ``part`` what is missing. The note beside it says which version of the file it is from."""
     have = part.stat().st_size if part.exists() else 0
-    known = read_json(note) or {}
+    known = read_json_if_whole(note) or {}
     etag = known.get("etag") if known.get("url") == remote.url else None
     if have and (remote.size is not None and have == remote.size):
         return
@@ -120,13 +121,10 @@ def _continue(remote: RemoteFile, part: Path, note: Path, on_bytes: OnBytes) -> 
         if new_etag and not new_etag.startswith("W/"):
             write_json(note, {"url": remote.url, "etag": new_etag})
         with open(part, "ab") as file:
-            try:
-                while chunk := response.read(_CHUNK):
-                    file.write(chunk)
-                    have += len(chunk)
-                    _tell(on_bytes, len(chunk))
-            except (http.client.HTTPException, TimeoutError, ConnectionError) as error:
-                raise UnreachableError(f"{remote.url}: broke off after {have} bytes ({error})") from error
+            while chunk := _read_chunk(response, f"{remote.url}: broke off after {have} bytes"):
+                file.write(chunk)
+                have += len(chunk)
+                _tell(on_bytes, len(chunk))
             file.flush()
             os.fsync(file.fileno())
     if expected is not None and have != expected:
@@ -150,6 +148,14 @@ def _open(url: str, headers: dict[str, str]) -> Any:
         raise UnreachableError(f"{url}: status {error.code}") from error
     except (OSError, http.client.HTTPException) as error:
         raise UnreachableError(f"{url}: {getattr(error, 'reason', None) or error}") from error
+
+
+def _read_chunk(response: Any, problem: str) -> bytes:
+    """The next bytes of an answer, apart from writing them: an OSError here is the network's, there the disk's."""
+    try:
+        return response.read(_CHUNK)
+    except (http.client.HTTPException, OSError) as error:
+        raise UnreachableError(f"{problem} ({error})") from error
 
 
 def _starts_at(response: Any, offset: int) -> bool:

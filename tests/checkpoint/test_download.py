@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
+import ssl
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,6 +38,22 @@ def test_transfer_that_breaks_off_is_continued_where_it_was(remote: RemoteFile, 
     assert (tmp_path / "file.bin").read_bytes() == DATA
     assert [wanted for _, wanted in store.requests] == [None, "bytes=1000-", "bytes=1000-", "bytes=1500-"]
     assert sum(arrived) == len(DATA)
+
+
+def test_an_error_of_the_connection_is_no_error_of_the_disk(
+    remote: RemoteFile, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, failures = http.client.HTTPResponse.read, [ssl.SSLError("bad record mac")]
+
+    def read_after_failures(self: http.client.HTTPResponse, *arguments: int) -> bytes:
+        if failures:
+            raise failures.pop()
+        return read(self, *arguments)
+
+    monkeypatch.setattr(http.client.HTTPResponse, "read", read_after_failures)
+    download(remote, tmp_path / "file.bin", pause=0)
+    assert (tmp_path / "file.bin").read_bytes() == DATA
+    assert len(store.requests) == 2
 
 
 def test_next_call_continues_what_an_earlier_one_left(remote: RemoteFile, store: Store, tmp_path: Path) -> None:
