@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from .checkpoint.dtypes import TARGETS
+from .dependencies import ignore_import_warnings
 from .errors import PaddleMixError
 from .inference import GENERATION_OPTIONS, check_generation_options
 from .zoo import DEFAULT_MODEL
@@ -115,8 +115,7 @@ def run(main: Callable[[Sequence[str] | None], int]) -> NoReturn:
 
 def _quiet_imports() -> None:
     """Keep what Paddle and PaddleNLP tell their developers off a user's terminal; warnings about the work stay."""
-    warnings.filterwarnings("ignore", message="No ccache found")
-    warnings.filterwarnings("ignore", message="Setuptools is replacing distutils")
+    ignore_import_warnings()
     # a filter, since PaddleNLP sets the level of its logger on import
     logging.getLogger("PaddleNLP").addFilter(lambda record: record.levelno >= logging.WARNING)
     # the first to say how log lines look decides: like the notes of the program, not like the log of a library

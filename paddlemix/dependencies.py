@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from types import ModuleType
 
 from paddlemix.errors import MissingDependencyError
@@ -15,6 +16,9 @@ _INSTALL = {
     "dashscope": "pip install 'paddlemix[test]'",
 }
 
+# What Paddle and PaddleNLP tell their own developers when they are imported.
+_DEVELOPERS_WARNINGS = ("No ccache found", "Setuptools is replacing distutils")
+
 
 def require(package: str, feature: str) -> ModuleType:
     """Import ``package`` (its import name) for ``feature`` (words for the error, e.g. ``"drawing boxes"``).
@@ -23,16 +27,46 @@ def require(package: str, feature: str) -> ModuleType:
     fails to import because of something it needs itself; the message tells the two apart.
     """
     try:
-        return importlib.import_module(package)
+        return _import(package)
     except ModuleNotFoundError as error:
         if error.name != package:
             raise _broken(package, feature, error) from error
-        install = _INSTALL.get(package, f"pip install {package}")
-        raise MissingDependencyError(
-            f"{feature} needs the package {package!r}, which is not installed; to install: {install}", name=package
-        ) from error
+        raise _absent(package, feature) from error
     except ImportError as error:
         raise _broken(package, feature, error) from error
+
+
+def import_own(module: str, feature: str) -> ModuleType:
+    """Import a module of this project, which may import optional packages, for ``feature``.
+
+    Raises :class:`MissingDependencyError` for a package that is not installed.
+    """
+    try:
+        return _import(module)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("", __package__):
+            raise
+        raise _absent(package, feature) from error
+
+
+def ignore_import_warnings() -> None:
+    """Add warning filters for what Paddle and PaddleNLP tell their own developers."""
+    for message in _DEVELOPERS_WARNINGS:
+        warnings.filterwarnings("ignore", message=message)
+
+
+def _import(module: str) -> ModuleType:
+    with warnings.catch_warnings():
+        ignore_import_warnings()
+        return importlib.import_module(module)
+
+
+def _absent(package: str, feature: str) -> MissingDependencyError:
+    install = _INSTALL.get(package, f"pip install {package}")
+    return MissingDependencyError(
+        f"{feature} needs the package {package!r}, which is not installed; to install: {install}", name=package
+    )
 
 
 def _broken(package: str, feature: str, error: ImportError) -> MissingDependencyError:

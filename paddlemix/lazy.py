@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections.abc import Mapping
 from typing import Callable
+
+from .dependencies import import_own
 
 
 def lazy_exports(package: str, home: Mapping[str, str]) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
@@ -20,7 +21,7 @@ def lazy_exports(package: str, home: Mapping[str, str]) -> tuple[Callable[[str],
         if name not in home:
             known = ", ".join(sorted(home))
             raise AttributeError(f"module {package!r} has no attribute {name!r}; public names: {known}")
-        value = getattr(importlib.import_module(f"{package}.{home[name]}"), name)
+        value = getattr(import_own(f"{package}.{home[name]}", f"{package}.{name}"), name)
         setattr(sys.modules[package], name, value)
         return value
 

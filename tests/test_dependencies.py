@@ -1,12 +1,17 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from paddlemix.dependencies import require
+from paddlemix.dependencies import import_own, require
 from paddlemix.errors import MissingDependencyError
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_a_present_package_is_returned():
@@ -36,3 +41,22 @@ def test_names_that_differ_on_the_index_are_translated(monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(MissingDependencyError, match="pip install pillow"):
         require("PIL", "reading pictures")
+
+
+def test_a_public_name_whose_package_is_absent_says_what_to_install():
+    program = "import sys; sys.modules.update(paddle=None, paddlenlp=None); from paddlemix import QWenLMHeadModel"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert re.search(r"QWenLMHeadModel needs the package 'paddle.*pip install", done.stderr.splitlines()[-1])
+
+
+def test_a_missing_module_of_our_own_is_not_taken_for_a_package():
+    with pytest.raises(ModuleNotFoundError, match="paddlemix.nothing"):
+        import_own("paddlemix.nothing", "this test")
+
+
+def test_imports_keep_the_developers_warnings_of_others_to_themselves(tmp_path, monkeypatch, recwarn):
+    body = "import warnings; warnings.warn('No ccache found. Install it'); warnings.warn('mind this')"
+    (tmp_path / "talkative_package.py").write_text(body, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    require("talkative_package", "this test")
+    assert [str(warning.message) for warning in recwarn] == ["mind this"]
