@@ -29,6 +29,7 @@ def answer_function(
             attention_mask=inputs["attention_mask"],
             max_new_tokens=max_new_tokens,
             do_sample=False,
+            eos_token_id=[processor.tokenizer.eod_id, processor.tokenizer.im_end_id],
         )
         return processor.batch_decode(ids)
 

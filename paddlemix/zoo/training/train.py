@@ -66,7 +66,7 @@ def export(training_model: TrainingModel, tokenizer: QWenVLTokenizer, directory:
         max_window_size=1024,
         max_new_tokens=256,
         do_sample=False,
-        eos_token_id=tokenizer.eod_id,
+        eos_token_id=[tokenizer.eod_id, tokenizer.im_end_id],
         pad_token_id=tokenizer.eod_id,
     )
     model.save_pretrained(directory, dtype="bfloat16")
