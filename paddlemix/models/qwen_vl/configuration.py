@@ -5,7 +5,6 @@ Every field either takes effect or is refused by name; nothing is dropped in sil
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from typing import Any
@@ -14,6 +13,7 @@ from paddlenlp.generation import GenerationConfig
 from paddlenlp.transformers.configuration_utils import PretrainedConfig
 
 from ...errors import CheckpointError, ConfigurationError
+from ...files import CONFIG_FILE, read_json_object
 
 # Fields of published files that describe the file or the tools that wrote it, and change no computation.
 _DESCRIPTIVE_FIELDS = {
@@ -199,19 +199,15 @@ class QWenVLConfig(PretrainedConfig):
         """Read ``config.json`` from a directory or a known name; ``overrides`` replace single fields.
 
         Raises:
-            CheckpointError: the file is missing or not JSON.
+            CheckpointError: the file is missing or not a JSON object.
+            ConfigurationError: a field is unknown or has a value that cannot work.
         """
         from ...checkpoint.hub import resolve
 
-        path = resolve(name_or_dir) / "config.json"
-        try:
-            fields = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise CheckpointError(
-                f"{path}: missing; a model directory holds its configuration in config.json"
-            ) from None
-        except ValueError as error:
-            raise CheckpointError(f"{path}: not valid JSON ({error})") from None
+        path = resolve(name_or_dir) / CONFIG_FILE
+        fields = read_json_object(path)
+        if fields is None:
+            raise CheckpointError(f"{path}: missing; a model directory holds its configuration in {CONFIG_FILE}")
         return cls(**{**fields, **overrides})
 
     def to_dict(self, saving_file: bool = False) -> dict[str, Any]:

@@ -101,7 +101,10 @@ def test_a_missing_or_broken_file_is_named(tmp_path):
     with pytest.raises(CheckpointError, match=r"config\.json: missing"):
         QWenVLConfig.from_pretrained(tmp_path)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(CheckpointError, match="not valid JSON"):
+    with pytest.raises(CheckpointError, match="cannot be read as JSON"):
+        QWenVLConfig.from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(CheckpointError, match="got list, expected a JSON object"):
         QWenVLConfig.from_pretrained(tmp_path)
 
 
