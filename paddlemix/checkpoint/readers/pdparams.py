@@ -12,7 +12,7 @@ import numpy as np
 
 from paddlemix.checkpoint.dtypes import STORAGE
 from paddlemix.checkpoint.readers import pickle_machine
-from paddlemix.checkpoint.readers.pickle_machine import Buildable, Span
+from paddlemix.checkpoint.readers.pickle_machine import Buildable, Span, shown
 from paddlemix.checkpoint.readers.tensor import StoredTensor, element_count, is_shape, map_file
 from paddlemix.errors import CheckpointError
 
@@ -38,7 +38,7 @@ class _Dtype(Buildable):
 
     def __init__(self, code: Any, *_: Any) -> None:
         if not isinstance(code, str) or code not in _DTYPES:
-            raise CheckpointError(f".pdparams: array of dtype {code!r:.40}, expected one of {', '.join(_DTYPES)}")
+            raise CheckpointError(f".pdparams: array of dtype {shown(code)}, expected one of {', '.join(_DTYPES)}")
         self.tag = _DTYPES[code]
 
     def build(self, state: Any) -> None:
@@ -61,6 +61,7 @@ class _Array(Buildable):
         _, self.shape, dtype, self.fortran, self.data = state
         if not is_shape(self.shape) or not isinstance(dtype, _Dtype):
             raise CheckpointError(".pdparams: array with an impossible shape or dtype")
+        self.shape = tuple(self.shape)
         if not isinstance(self.data, (bytes, Span)):
             raise CheckpointError(".pdparams: array without plain bytes")
         self.tag = dtype.tag
@@ -116,7 +117,10 @@ def _whole_arrays(cut: Any, state: dict[str, Any], path: Path) -> list[tuple]:
 
 
 def _tensor(name: str, pieces: list[Any], shape: tuple, data: np.ndarray, path: Path) -> StoredTensor:
-    if not pieces or not all(isinstance(piece, _Array) for piece in pieces) or not is_shape(shape):
+    if not isinstance(name, str) or not is_shape(shape):
+        raise CheckpointError(f"{path}: entry {shown(name)} has no name or an impossible shape")
+    # an array without a tag was named, but never given its state
+    if not pieces or not all(isinstance(piece, _Array) and piece.tag for piece in pieces):
         raise CheckpointError(f"{path}: {name!r:.80} is not made of arrays")
     tag, kind = pieces[0].tag, STORAGE[pieces[0].tag]
     if any(piece.tag != tag for piece in pieces) or sum(element_count(p.shape) for p in pieces) != element_count(shape):

@@ -51,6 +51,12 @@ class Buildable:
 _MARK = object()
 
 
+def shown(value: Any) -> str:
+    """A value out of a pickle for messages: text as it is (cut), of anything else the type. A few bytes of pickle can
+    describe nested tuples whose ``repr`` fills the memory."""
+    return f"{value[:40]!r}" if isinstance(value, str) else f"of type {type(value).__name__}"
+
+
 def load(
     data: np.ndarray,
     allowed: Mapping[tuple[str, str], Constructor],

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 import zipfile
+import zlib
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +17,17 @@ import numpy as np
 
 from paddlemix.checkpoint.dtypes import STORAGE
 from paddlemix.checkpoint.readers import pickle_machine
+from paddlemix.checkpoint.readers.pickle_machine import shown
 from paddlemix.checkpoint.readers.tensor import StoredTensor, element_count, is_shape, map_file
 from paddlemix.errors import CheckpointError
 
 #: names and shapes of 7B weights take a few hundred KB
 MAX_PICKLE_BYTES = 64 << 20
 _LEGACY_MAGIC = bytes.fromhex("8002 8a0a 6cfc 9c46 f920 6aa8 5019 2e")
+# What zipfile raises on damaged files, depending on where the damage is.
+_ZIP_ERRORS = (
+    zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, ValueError, NotImplementedError, RuntimeError,
+)  # fmt: skip
 _STORAGES = {
     "DoubleStorage": "float64",
     "FloatStorage": "float32",
@@ -59,18 +65,7 @@ def read_torch_zip(path: Path) -> dict[str, StoredTensor]:
             f"{path}: written by torch before 1.6 (or without its zip format), which is not read; "
             "load and save it again with a newer torch, or use safetensors"
         )
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = {info.filename: info for info in archive.infolist()}
-            pickles = [name for name in members if name.endswith("/data.pkl") and name.count("/") == 1]
-            if len(pickles) != 1:
-                raise CheckpointError(f"{path}: not a torch file: {len(pickles)} members 'NAME/data.pkl', expected one")
-            if members[pickles[0]].file_size > MAX_PICKLE_BYTES:
-                raise CheckpointError(f"{path}: data.pkl is larger than {MAX_PICKLE_BYTES} bytes")
-            program = np.frombuffer(archive.read(pickles[0]), dtype=np.uint8)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
-        raise CheckpointError(f"{path}: truncated, damaged or not a torch file: {error}") from error
-    prefix = pickles[0][: -len("data.pkl")]
+    members, prefix, program = _read_archive(path)
     if members.get(prefix + "byteorder") is not None:
         if _member(data, members[prefix + "byteorder"], path).tobytes() != b"little":
             raise CheckpointError(f"{path}: weights are big-endian, expected little-endian")
@@ -83,10 +78,10 @@ def read_torch_zip(path: Path) -> dict[str, StoredTensor]:
             raise CheckpointError(f"{path}: storage of unknown type in data.pkl")
         info = members.get(f"{prefix}data/{key}") if isinstance(key, str) else None
         if info is None:
-            raise CheckpointError(f"{path}: storage {key!r:.40} is missing from the file")
+            raise CheckpointError(f"{path}: storage {shown(key)} is missing from the file")
         dtype = _STORAGES[kind.name]
         if type(count) is not int or info.file_size != count * STORAGE[dtype].itemsize:
-            raise CheckpointError(f"{path}: storage {key!r} has not the bytes of {count!r:.20} x {dtype}")
+            raise CheckpointError(f"{path}: storage {shown(key)} does not have the bytes that its {dtype} count says")
         return _Storage(dtype, _member(data, info, path))
 
     def tensor(source: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Tensor:
@@ -113,6 +108,24 @@ def read_torch_zip(path: Path) -> dict[str, StoredTensor]:
             raise CheckpointError(f"{path}: entry {name!r:.80} is a {type(value).__name__}, expected a tensor")
         tensors[name] = StoredTensor(name, value.shape, value.storage.dtype, path.name, _view(value))
     return tensors
+
+
+def _read_archive(path: Path) -> tuple[dict[str, zipfile.ZipInfo], str, np.ndarray]:
+    """The members of the zip by name, the folder that they are in (with its slash), and the bytes of the pickle."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = {info.filename: info for info in archive.infolist()}
+            pickles = [name for name in members if name.endswith("/data.pkl") and name.count("/") == 1]
+            if len(pickles) != 1:
+                raise CheckpointError(f"{path}: not a torch file: {len(pickles)} members 'NAME/data.pkl', expected one")
+            if members[pickles[0]].file_size > MAX_PICKLE_BYTES:
+                raise CheckpointError(f"{path}: data.pkl is larger than {MAX_PICKLE_BYTES} bytes")
+            program = np.frombuffer(archive.read(pickles[0]), dtype=np.uint8)
+    except CheckpointError:
+        raise
+    except _ZIP_ERRORS as error:
+        raise CheckpointError(f"{path}: truncated, damaged or not a torch file: {error}") from error
+    return members, pickles[0][: -len("data.pkl")], program
 
 
 def _ordered_dict() -> OrderedDict[str, Any]:

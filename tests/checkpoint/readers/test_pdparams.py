@@ -68,6 +68,19 @@ def test_arrays_that_paddle_cut_are_whole_again(path: Path) -> None:
     np.testing.assert_array_equal(tensors["a"].load(), VALUES)
 
 
+def test_an_array_that_never_gets_its_values_is_refused(path: Path) -> None:
+    path.write_bytes(dumps({"a": Call(Named("numpy.core.multiarray", "_reconstruct"))}))
+    with pytest.raises(CheckpointError, match="'a' is not made of arrays"):
+        read_pdparams(path)
+
+
+def test_names_must_be_text(path: Path) -> None:
+    state = {"a@@.0": VALUES, "UnpackBigParamInfor@@": {7: {"OriginShape": (60, 40), "slices": ["a@@.0"]}}}
+    path.write_bytes(pickle.dumps(state, 4))
+    with pytest.raises(CheckpointError, match="entry of type int has no name"):
+        read_pdparams(path)
+
+
 @pytest.mark.parametrize("slices", [["a@@.0"], ["a@@.0", "gone"], [], "a", None])
 def test_incomplete_pieces_are_refused(path: Path, slices: object) -> None:
     state = {"a@@.0": VALUES[:30], "UnpackBigParamInfor@@": {"a": {"OriginShape": (60, 40), "slices": slices}}}

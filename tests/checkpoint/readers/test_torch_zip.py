@@ -161,6 +161,26 @@ def test_truncated_files_are_refused(path: Path, golden_dir: Path, share: float)
         read_torch_zip(path)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.3, 0.5, 0.7, 0.9])
+def test_files_with_a_hole_are_refused(path: Path, share: float) -> None:
+    write_torch(path, {"a": VALUES, "b": VALUES[1]})
+    whole = path.read_bytes()
+    start = int(len(whole) * share)
+    path.write_bytes(whole[:start] + whole[start + 3 :])
+    with pytest.raises(CheckpointError):
+        read_torch_zip(path)
+
+
+def test_messages_do_not_show_what_a_few_bytes_can_blow_up(path: Path) -> None:
+    nested: object = ()
+    for _ in range(60):
+        nested = (nested, nested)
+    storage = Storage("FloatStorage", nested, 12)  # type: ignore[arg-type]
+    write_torch(path, {"a": VALUES}, change=lambda _: {"a": torch_tensor(storage, (2,))})
+    with pytest.raises(CheckpointError, match="storage of type tuple is missing"):
+        read_torch_zip(path)
+
+
 @given(st.integers(0, 10**9), st.integers(0, 255))
 def test_a_changed_byte_gives_tensors_or_a_checkpoint_error(
     tmp_path_factory: pytest.TempPathFactory, position: int, value: int
