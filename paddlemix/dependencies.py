@@ -6,7 +6,7 @@ import importlib
 import warnings
 from types import ModuleType
 
-from paddlemix.errors import MissingDependencyError
+from .errors import MissingDependencyError
 
 # How to get a package whose name on the index differs from its import name, or that comes with an extra.
 _INSTALL = {

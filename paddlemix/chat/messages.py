@@ -16,8 +16,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Optional
 
-from paddlemix.errors import PromptError
-from paddlemix.models.qwen_vl.special_tokens import IMAGE_TAGS, IMG_END, IMG_START
+from ..errors import PromptError
+from ..models.qwen_vl.special_tokens import IMAGE_TAGS, IMG_END, IMG_START
 
 ROLES = ("system", "user", "assistant")
 
@@ -226,7 +226,7 @@ def messages_from_json(text: str) -> list[Message]:
 def _image_text(source: Any) -> str:
     if isinstance(source, (str, os.PathLike)):
         return os.fspath(source)
-    from paddlemix.media import load_image
+    from ..media import load_image
 
     image = load_image(source)
     if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA"):

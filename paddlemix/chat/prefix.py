@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from paddlemix.models.qwen_vl.kv_cache import KVCache
+    from ..models.qwen_vl.kv_cache import KVCache
 
 
 @dataclass

@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import paddle
 
-from paddlemix.errors import ConfigurationError, PromptError
-from paddlemix.media import ImagePolicy, load_image
-from paddlemix.models.qwen_vl import grounding
-from paddlemix.models.qwen_vl.chat import AnswerStream, chat_settings
-from paddlemix.models.qwen_vl.generation_options import GenerationOptions, resolve_options
-from paddlemix.models.qwen_vl.grounding import Box
-from paddlemix.models.qwen_vl.kv_cache import GROWTH, KVCache, ntk_alpha
-from paddlemix.models.qwen_vl.processing import image_key
-
+from ..errors import ConfigurationError, PromptError
+from ..media import ImagePolicy, load_image
+from ..models.qwen_vl import grounding
+from ..models.qwen_vl.chat import AnswerStream, chat_settings
+from ..models.qwen_vl.generation_options import GenerationOptions, resolve_options
+from ..models.qwen_vl.grounding import Box
+from ..models.qwen_vl.kv_cache import GROWTH, KVCache, ntk_alpha
+from ..models.qwen_vl.processing import image_key
 from .messages import Message, message_images, messages_to_json, normalize_messages
 from .prefix import CachedPrefix
 from .template import DEFAULT_SYSTEM
@@ -29,8 +28,8 @@ from .template import DEFAULT_SYSTEM
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from paddlemix.models.qwen_vl.modeling import QWenLMHeadModel
-    from paddlemix.models.qwen_vl.processing import QwenVLProcessor
+    from ..models.qwen_vl.modeling import QWenLMHeadModel
+    from ..models.qwen_vl.processing import QwenVLProcessor
 
 FILE_FORMAT = "paddlemix chat 1"
 # Saved pictures are PNG, which may be larger than the file that they came from.

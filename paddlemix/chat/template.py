@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from paddlemix.errors import ConfigurationError
-from paddlemix.models.qwen_vl.batching import IGNORED_LABEL
-from paddlemix.models.qwen_vl.codec import QWenVLCodec
-from paddlemix.models.qwen_vl.special_tokens import ENDOFTEXT, GROUNDING_TAGS, IM_END, IM_START, IMAGE_TAGS
-
+from ..errors import ConfigurationError
+from ..models.qwen_vl.batching import IGNORED_LABEL
+from ..models.qwen_vl.codec import QWenVLCodec
+from ..models.qwen_vl.special_tokens import ENDOFTEXT, GROUNDING_TAGS, IM_END, IM_START, IMAGE_TAGS
 from .messages import Message, conversation_turns, normalize_messages
 
 DEFAULT_SYSTEM = "You are a helpful assistant."

@@ -11,10 +11,8 @@ from typing import Any, Union
 
 import numpy as np
 
-from paddlemix.checkpoint import dtypes, layouts, tiles, writer
-from paddlemix.checkpoint.readers import Checkpoint, open_checkpoint, raise_listed
-from paddlemix.errors import CheckpointError, ConfigurationError
-from paddlemix.files import (
+from ..errors import CheckpointError, ConfigurationError
+from ..files import (
     CONFIG_FILE,
     GENERATION_CONFIG_FILE,
     PREPROCESSOR_CONFIG_FILE,
@@ -24,6 +22,8 @@ from paddlemix.files import (
     replacing,
     write_json,
 )
+from . import dtypes, layouts, tiles, writer
+from .readers import Checkpoint, open_checkpoint, raise_listed
 
 PathLike = Union[str, "os.PathLike[str]"]
 

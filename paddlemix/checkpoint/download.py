@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Optional
 
-from paddlemix.checkpoint.writer import file_sha256
-from paddlemix.errors import CheckpointError, PaddleMixError
-from paddlemix.files import read_json_if_whole, write_json
+from ..errors import CheckpointError, PaddleMixError
+from ..files import read_json_if_whole, write_json
+from .writer import file_sha256
 
 TIMEOUT_SECONDS = 20
 ATTEMPTS = 5

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from paddlemix.errors import ConfigurationError
+from ..errors import ConfigurationError
 
 #: tag -> NumPy type that holds it
 STORAGE: dict[str, np.dtype] = {

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Callable, Optional
 
-from paddlemix.checkpoint import stores
-from paddlemix.checkpoint.download import NotThereError, RemoteFile, UnreachableError, download
-from paddlemix.checkpoint.locks import exclusive
-from paddlemix.checkpoint.stores import HUGGINGFACE, MODELSCOPE, PADDLE
-from paddlemix.errors import CheckpointError, ConfigurationError, ModelNotFoundError
-from paddlemix.files import CONFIG_FILE
-from paddlemix.zoo import DEFAULT_MODEL, DEFAULT_MODEL_DIR
+from ..errors import CheckpointError, ConfigurationError, ModelNotFoundError
+from ..files import CONFIG_FILE
+from ..zoo import DEFAULT_MODEL, DEFAULT_MODEL_DIR
+from . import stores
+from .download import NotThereError, RemoteFile, UnreachableError, download
+from .locks import exclusive
+from .stores import HUGGINGFACE, MODELSCOPE, PADDLE
 
 #: models that come with the package: name -> folder
 BUNDLED = {DEFAULT_MODEL: DEFAULT_MODEL_DIR}

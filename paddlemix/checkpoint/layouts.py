@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from paddlemix.errors import CheckpointError, ConfigurationError
+from ..errors import CheckpointError, ConfigurationError
 
 HF, PADDLE, PADDLEMIX = "hf", "paddle", "paddlemix"
 LAYOUTS = (HF, PADDLE, PADDLEMIX)

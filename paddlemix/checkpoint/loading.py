@@ -9,10 +9,10 @@ from typing import Any, Union
 
 import numpy as np
 
-from paddlemix.checkpoint import dtypes, layouts, tiles, writer
-from paddlemix.checkpoint.convert import file_metadata
-from paddlemix.checkpoint.readers import Checkpoint, open_checkpoint, raise_listed
-from paddlemix.errors import ConfigurationError
+from ..errors import ConfigurationError
+from . import dtypes, layouts, tiles, writer
+from .convert import file_metadata
+from .readers import Checkpoint, open_checkpoint, raise_listed
 
 PathLike = Union[str, "os.PathLike[str]"]
 

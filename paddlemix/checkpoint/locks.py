@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from paddlemix.errors import CheckpointError
+from ..errors import CheckpointError
 
 try:
     import fcntl

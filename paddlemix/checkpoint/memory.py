@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from paddlemix.checkpoint import dtypes, layouts
-from paddlemix.errors import NotEnoughMemoryError
+from ..errors import NotEnoughMemoryError
+from . import dtypes, layouts
 
 
 def check_memory(config: Any, dtype: str, available: int | None = None) -> None:

@@ -12,15 +12,15 @@ from collections.abc import Sequence
 from typing import Callable
 from urllib.parse import quote
 
-from paddlemix.checkpoint.download import RemoteFile, UnreachableError, fetch_json
-from paddlemix.errors import UnsafeCheckpointError
-from paddlemix.files import (
+from ..errors import UnsafeCheckpointError
+from ..files import (
     CONFIG_FILE,
     GENERATION_CONFIG_FILE,
     PREPROCESSOR_CONFIG_FILE,
     TOKENIZER_CONFIG_FILE,
     VOCAB_FILE,
 )
+from .download import RemoteFile, UnreachableError, fetch_json
 
 HUGGINGFACE, MODELSCOPE, PADDLE = "huggingface", "modelscope", "paddle"
 

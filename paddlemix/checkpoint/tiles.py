@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from paddlemix.checkpoint.dtypes import cast
+from .dtypes import cast
 
 #: elements in a piece; a few such pieces are alive at a time
 PIECE = 8 << 20

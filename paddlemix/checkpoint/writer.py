@@ -21,12 +21,12 @@ from typing import Any, Callable, Optional
 
 import numpy as np
 
-from paddlemix.checkpoint.dtypes import STORAGE, TO_SAFETENSORS
-from paddlemix.checkpoint.locks import exclusive
-from paddlemix.checkpoint.readers import INCOMPLETE
-from paddlemix.checkpoint.readers.tensor import element_count
-from paddlemix.errors import CheckpointError
-from paddlemix.files import read_json_if_whole, write_json
+from ..errors import CheckpointError
+from ..files import read_json_if_whole, write_json
+from .dtypes import STORAGE, TO_SAFETENSORS
+from .locks import exclusive
+from .readers import INCOMPLETE
+from .readers.tensor import element_count
 
 INDEX = "model.safetensors.index.json"
 MANIFEST = "checkpoint_manifest.json"

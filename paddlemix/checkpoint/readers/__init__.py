@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from paddlemix.checkpoint import layouts
-from paddlemix.checkpoint.readers.pdparams import read_pdparams
-from paddlemix.checkpoint.readers.safetensors_file import read_safetensors
-from paddlemix.checkpoint.readers.tensor import StoredTensor
-from paddlemix.checkpoint.readers.torch_zip import read_torch_zip
-from paddlemix.errors import CheckpointError, UnsafeCheckpointError
+from ...errors import CheckpointError, UnsafeCheckpointError
+from .. import layouts
+from .pdparams import read_pdparams
+from .safetensors_file import read_safetensors
+from .tensor import StoredTensor
+from .torch_zip import read_torch_zip
 
 #: index or weight file in a folder, the first that exists wins
 CANDIDATES = (

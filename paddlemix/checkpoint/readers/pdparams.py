@@ -10,11 +10,11 @@ from typing import Any, Callable
 
 import numpy as np
 
-from paddlemix.checkpoint.dtypes import STORAGE
-from paddlemix.checkpoint.readers import pickle_machine
-from paddlemix.checkpoint.readers.pickle_machine import Buildable, Span, shown
-from paddlemix.checkpoint.readers.tensor import StoredTensor, element_count, is_shape, map_file
-from paddlemix.errors import CheckpointError
+from ...errors import CheckpointError
+from ..dtypes import STORAGE
+from . import pickle_machine
+from .pickle_machine import Buildable, Span, shown
+from .tensor import StoredTensor, element_count, is_shape, map_file
 
 _NAME_TABLE = "StructuredToParameterName@@"
 _CUT_ARRAYS = "UnpackBigParamInfor@@"

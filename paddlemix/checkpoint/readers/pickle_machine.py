@@ -16,7 +16,7 @@ from typing import Any, Callable, Optional
 
 import numpy as np
 
-from paddlemix.errors import CheckpointError, UnsafeCheckpointError
+from ...errors import CheckpointError, UnsafeCheckpointError
 
 #: longer strings stay in the file
 INLINE_BYTES = 4096

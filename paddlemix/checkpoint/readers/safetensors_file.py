@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from paddlemix.checkpoint.dtypes import FROM_SAFETENSORS, STORAGE
-from paddlemix.checkpoint.readers.tensor import StoredTensor, element_count, is_shape, map_file
-from paddlemix.errors import CheckpointError
+from ...errors import CheckpointError
+from ..dtypes import FROM_SAFETENSORS, STORAGE
+from .tensor import StoredTensor, element_count, is_shape, map_file
 
 MAX_HEADER_BYTES = 100_000_000
 

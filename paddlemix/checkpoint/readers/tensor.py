@@ -8,7 +8,7 @@ from typing import Callable
 
 import numpy as np
 
-from paddlemix.errors import CheckpointError
+from ...errors import CheckpointError
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from paddlemix.checkpoint.dtypes import STORAGE
-from paddlemix.checkpoint.readers import pickle_machine
-from paddlemix.checkpoint.readers.pickle_machine import shown
-from paddlemix.checkpoint.readers.tensor import StoredTensor, element_count, is_shape, map_file
-from paddlemix.errors import CheckpointError
+from ...errors import CheckpointError
+from ..dtypes import STORAGE
+from . import pickle_machine
+from .pickle_machine import shown
+from .tensor import StoredTensor, element_count, is_shape, map_file
 
 #: names and shapes of 7B weights take a few hundred KB
 MAX_PICKLE_BYTES = 64 << 20

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from paddlemix.dependencies import require
-from paddlemix.errors import ConfigurationError, PromptError
+from ...dependencies import require
+from ...errors import ConfigurationError, PromptError
 
 IGNORED_LABEL = -100
 

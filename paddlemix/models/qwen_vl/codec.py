@@ -12,8 +12,7 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-from paddlemix.errors import ConfigurationError, PromptError
-
+from ...errors import ConfigurationError, PromptError
 from . import special_tokens as s
 from .image_blocks import ImageBlock, ImageBlockReader, Piece, cut_outside_blocks, split_blocks
 from .list_format import normalize_text

@@ -10,8 +10,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
-from paddlemix.errors import PromptError
-
+from ...errors import PromptError
 from .special_tokens import (
     BOX_END,
     BOX_START,

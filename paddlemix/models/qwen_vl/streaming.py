@@ -5,8 +5,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import Sequence
 
-from paddlemix.errors import ConfigurationError
-
+from ...errors import ConfigurationError
 from .codec import QWenVLCodec
 
 

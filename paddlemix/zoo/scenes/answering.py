@@ -9,8 +9,8 @@ from PIL import Image
 from .evaluate import AnswerFunction
 
 if TYPE_CHECKING:
-    from paddlemix.models.qwen_vl.modeling import QWenLMHeadModel
-    from paddlemix.models.qwen_vl.processing import QwenVLProcessor
+    from ...models.qwen_vl.modeling import QWenLMHeadModel
+    from ...models.qwen_vl.processing import QwenVLProcessor
 
 MAX_NEW_TOKENS = 160
 """More than a caption of five objects needs with the tokenizer made for scenes."""

@@ -13,8 +13,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image
 
-from paddlemix.errors import ConfigurationError
-
+from ...errors import ConfigurationError
 from . import backgrounds
 from .glyphs import Glyph, load_glyph, load_word
 from .lexicon import COLOURS, KIND_INDEX, KINDS, STYLES, WORDS_EN, WORDS_ZH
