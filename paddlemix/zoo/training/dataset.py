@@ -34,8 +34,7 @@ class HeadTargets:
         colours: int64 ``[queries]``, its tint (``NONE``: no object; the last class: an object without tint).
         words: int64 ``[queries]``, the word whose sign has its centre in the cell.
         patches: int64 ``[patches]``, the object at the patch's centre; 0 is the background, kinds count from 1.
-        edges: float32 ``[patches, 4]``, how far that object's left, top, right and bottom edges are from the patch's
-            centre, in parts of the picture's side.
+        patch_boxes: float32 ``[patches, 4]``, that object's corners in [0, 1].
     """
 
     kinds: np.ndarray
@@ -44,7 +43,7 @@ class HeadTargets:
     colours: np.ndarray
     words: np.ndarray
     patches: np.ndarray
-    edges: np.ndarray
+    patch_boxes: np.ndarray
 
 
 class ConversationEncoder:
@@ -154,7 +153,7 @@ def head_targets(scene: Scene, grid: int, patch_grid: int) -> HeadTargets:
     boxes, digits = np.zeros((queries, 4), np.float32), np.zeros((queries, 8), np.int64)
     centres = (np.arange(patch_grid) + 0.5) / patch_grid
     patches = np.zeros((patch_grid, patch_grid), np.int64)
-    edges = np.zeros((patch_grid, patch_grid, 4), np.float32)
+    patch_boxes = np.zeros((patch_grid, patch_grid, 4), np.float32)
     for placed in scene.objects:
         cell = _cell(placed.box, grid)
         kinds[cell] = placed.kind
@@ -163,14 +162,11 @@ def head_targets(scene: Scene, grid: int, patch_grid: int) -> HeadTargets:
         digits[cell] = [value for c in coordinates(placed.box) for value in (c // 100, c // 10 % 10)]
         x1, y1, x2, y2 = placed.box
         inside = ((centres >= y1) & (centres <= y2))[:, None] & ((centres >= x1) & (centres <= x2))[None, :]
-        row, column = np.nonzero(inside)
         patches[inside] = placed.kind + 1
-        edges[inside] = np.stack(
-            [centres[column] - x1, centres[row] - y1, x2 - centres[column], y2 - centres[row]], axis=1
-        )
+        patch_boxes[inside] = placed.box
     if scene.sign is not None:
         words[_cell(scene.sign.box, grid)] = WORDS.index(scene.sign.word)
-    return HeadTargets(kinds, boxes, digits, colours, words, patches.reshape(-1), edges.reshape(-1, 4))
+    return HeadTargets(kinds, boxes, digits, colours, words, patches.reshape(-1), patch_boxes.reshape(-1, 4))
 
 
 def _cell(box: Sequence[float], grid: int) -> int:

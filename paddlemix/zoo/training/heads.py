@@ -10,6 +10,7 @@ objects' names. A name in a question then already resembles the vector of the ob
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import paddle
@@ -20,6 +21,10 @@ from ...models.qwen_vl.modeling import QWenLMHeadModel
 from ..scenes.lexicon import COLOURS, KINDS, WORDS
 
 COORDINATE_DIGITS = 8  # hundreds and tens of four coordinates
+# A coordinate is also learnt as an angle with these periods, in parts of the picture's side. Hundreds can be read off
+# the first and tens off the last by a linear layer; off the number itself they cannot, least of all the tens.
+PERIODS = (1.0, 0.3, 0.1)
+BOX_OUTPUTS = 4 + 4 * 2 * len(PERIODS)
 
 
 class TrainingModel(nn.Layer):
@@ -39,9 +44,9 @@ class TrainingModel(nn.Layer):
         self.name_ids = [list(ids) for ids in zip(*name_ids)]
         self.name_scale = self.create_parameter([1], default_initializer=nn.initializer.Constant(1.6 * hidden**-0.5))
         self.patch_head = nn.Linear(width, len(KINDS) + 1)
-        self.edge_head = nn.Linear(width, 4)
+        self.patch_box_head = nn.Linear(width, BOX_OUTPUTS)
         self.object_head = nn.Linear(hidden, 1)
-        self.box_head = nn.Linear(hidden, 4)
+        self.box_head = nn.Linear(hidden, BOX_OUTPUTS)
         self.digit_head = nn.Linear(hidden, COORDINATE_DIGITS * 10)
         self.colour_head = nn.Linear(hidden, len(COLOURS) + 1)
         self.word_head = nn.Linear(hidden, len(WORDS) + 1)
@@ -56,7 +61,7 @@ class TrainingModel(nn.Layer):
         colours: paddle.Tensor,
         words: paddle.Tensor,
         patches: paddle.Tensor,
-        edges: paddle.Tensor,
+        patch_boxes: paddle.Tensor,
         input_ids: paddle.Tensor | None = None,
         position_ids: paddle.Tensor | None = None,
         attention_mask: paddle.Tensor | None = None,
@@ -68,7 +73,7 @@ class TrainingModel(nn.Layer):
         visual = self.model.visual
         patch_states = visual.transformer(visual.ln_pre(visual.embed_patches(images)))
         features = visual.ln_post(visual.attn_pool(patch_states)) @ visual.proj
-        parts = self.head_losses(patch_states, features, kinds, boxes, digits, colours, words, patches, edges)
+        parts = self.head_losses(patch_states, features, kinds, boxes, digits, colours, words, patches, patch_boxes)
         loss = sum(parts.values()) * self.head_weight
         if input_ids is not None:
             embeddings = self.model.transformer.embed(input_ids, image_features=features)
@@ -90,9 +95,11 @@ class TrainingModel(nn.Layer):
         colours: paddle.Tensor,
         words: paddle.Tensor,
         patches: paddle.Tensor,
-        edges: paddle.Tensor,
+        patch_boxes: paddle.Tensor,
     ) -> dict[str, paddle.Tensor]:
         """The heads' losses by name, each a mean over what it speaks of."""
+        # The ViT's last states have no norm of their own, and a head must not be at the mercy of their scale.
+        patch_states = F.layer_norm(patch_states, patch_states.shape[-1:])
         occupied = kinds >= 0
         losses = {
             "patch": F.cross_entropy(self.patch_head(patch_states), patches.unsqueeze(-1)),
@@ -103,7 +110,8 @@ class TrainingModel(nn.Layer):
         }
         index = paddle.nonzero(patches.flatten()).flatten()
         covered = paddle.gather(patch_states.reshape([-1, patch_states.shape[-1]]), index)
-        losses["edge"] = F.l1_loss(self.edge_head(covered), paddle.gather(edges.reshape([-1, 4]), index)) * 5.0
+        covered_boxes = paddle.gather(patch_boxes.reshape([-1, 4]), index)
+        losses["patch_box"] = box_loss(self.patch_box_head(covered), covered_boxes)
         index = paddle.nonzero(occupied.flatten()).flatten()
         found = paddle.gather(features.reshape([-1, features.shape[-1]]), index)
         found_kinds = paddle.gather(kinds.flatten(), index)
@@ -113,9 +121,16 @@ class TrainingModel(nn.Layer):
             for ids in self.name_ids
         ) / len(self.name_ids)
         found_boxes = paddle.gather(boxes.reshape([-1, 4]), index)
-        losses["box"] = F.l1_loss(F.sigmoid(self.box_head(found)), found_boxes) * 5.0
+        losses["box"] = box_loss(self.box_head(found), found_boxes)
         found_digits = paddle.gather(digits.reshape([-1, COORDINATE_DIGITS]), index)
         digit_logits = self.digit_head(found).reshape([-1, COORDINATE_DIGITS, 10])
         losses["digit"] = F.cross_entropy(digit_logits, found_digits.unsqueeze(-1))
         losses["colour"] = F.cross_entropy(self.colour_head(found), paddle.gather(colours.flatten(), index)) * 0.5
         return losses
+
+
+def box_loss(outputs: paddle.Tensor, boxes: paddle.Tensor) -> paddle.Tensor:
+    """Distance of corners and of their angles: ``[n, BOX_OUTPUTS]`` against ``[n, 4]`` in [0, 1]."""
+    angles = paddle.concat([boxes * (2 * math.pi / period) for period in PERIODS], axis=-1)
+    targets = paddle.concat([paddle.sin(angles), paddle.cos(angles)], axis=-1)
+    return F.l1_loss(F.sigmoid(outputs[:, :4]), boxes) * 5.0 + F.mse_loss(outputs[:, 4:], targets)

@@ -44,12 +44,12 @@ def test_some_steps_on_one_batch_lower_every_loss(training_model, batch):
         optimizer.step()
         optimizer.clear_grad()
     after = {name: float(value) for name, value in training_model.parts.items()}
-    assert set(after) == {"patch", "edge", "object", "word", "kind", "box", "digit", "colour", "text"}
+    assert set(after) == {"patch", "patch_box", "object", "word", "kind", "box", "digit", "colour", "text"}
     assert all(after[name] < before[name] for name in before), (before, after)
 
 
 def test_the_vision_stage_needs_no_text(training_model, batch):
-    vision = ("images", "kinds", "boxes", "digits", "colours", "words", "patches", "edges")
+    vision = ("images", "kinds", "boxes", "digits", "colours", "words", "patches", "patch_boxes")
     training_model(**{name: batch[name] for name in vision})["loss"].backward()
     assert "text" not in training_model.parts
     assert training_model.model.lm_head.weight.grad is None
