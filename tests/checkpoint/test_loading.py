@@ -81,6 +81,13 @@ def test_saved_model_is_loaded_bit_for_bit(golden_folders: dict[str, Path], tmp_
         np.testing.assert_array_equal(theirs[name], value)
 
 
+def test_a_place_that_cannot_be_written_is_named(golden_folders: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    loaded = QWenLMHeadModel.from_pretrained(golden_folders["paddle"], dtype="float32")
+    with pytest.raises(CheckpointError, match="file: cannot be written"):
+        loaded.save_pretrained(tmp_path / "file")
+
+
 def test_names_and_shapes_of_the_model_are_those_of_the_table(golden_dir: Path) -> None:
     config = json.loads((golden_dir / "model" / "ckpt_bin" / "config.json").read_text())
     with paddle.LazyGuard():

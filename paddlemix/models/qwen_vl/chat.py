@@ -10,7 +10,7 @@ import numpy as np
 import paddle
 
 from ...chat.template import DEFAULT_SYSTEM, DEFAULT_WINDOW, make_context
-from ...errors import ConfigurationError
+from ...errors import ConfigurationError, PromptError
 from .generation import generation_steps
 from .generation_inputs import id_array, load_images_of_ids
 from .generation_options import GenerationOptions, resolve_options
@@ -181,6 +181,9 @@ def _answer(
     **decoding: Any,
 ) -> AnswerStream:
     window = chat_settings(model, generation_config)
+    for index, turn in enumerate(history):
+        if not isinstance(turn, (list, tuple)) or len(turn) != 2:
+            raise PromptError(f"history[{index}]: got {turn!r:.80}, expected a pair of query and response")
     if stop_words_ids:
         options = {**options, "stop_token_sequences": [*stop_words_ids, *(options.get("stop_token_sequences") or ())]}
     resolved = resolve_options(model.generation_config, generation_config, options)

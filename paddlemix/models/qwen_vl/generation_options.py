@@ -171,7 +171,7 @@ def _sequences(value: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
 
 
 def _strings(value: str | Sequence[str]) -> tuple[str, ...]:
-    strings = (value,) if isinstance(value, str) else tuple(value)
+    strings = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, (list, tuple)) else (None,)
     if not all(isinstance(string, str) and string for string in strings):
         raise ConfigurationError(f"stop_strings: expected a text or a list of non-empty texts, got {value!r}")
     return strings

@@ -10,6 +10,7 @@ from typing import Any
 import paddle
 
 from ...checkpoint import dtypes
+from ...errors import CheckpointError
 from ...files import CONFIG_FILE, GENERATION_CONFIG_FILE, read_json_object, write_text
 from .configuration import QWenVLConfig
 
@@ -99,11 +100,18 @@ class QWenVLCheckpointMixin:
         return model
 
     def save_pretrained(self, save_directory: str | os.PathLike, **options: Any) -> None:
-        """Write weights (sharded safetensors), ``config.json`` and ``generation_config.json`` into a directory."""
+        """Write weights (sharded safetensors), ``config.json`` and ``generation_config.json`` into a directory.
+
+        Raises:
+            CheckpointError: it cannot be written; each file is then whole or not there.
+        """
         from ...checkpoint import save_model
 
         directory = Path(save_directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        save_model(self, directory, **options)
-        write_text(directory / CONFIG_FILE, self.config.to_json_string(saving_file=True))
-        write_text(directory / GENERATION_CONFIG_FILE, self.generation_config.to_json_string())
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            save_model(self, directory, **options)
+            write_text(directory / CONFIG_FILE, self.config.to_json_string(saving_file=True))
+            write_text(directory / GENERATION_CONFIG_FILE, self.generation_config.to_json_string())
+        except OSError as error:
+            raise CheckpointError(f"{directory}: cannot be written: {error.strerror or error}") from error

@@ -8,6 +8,7 @@ import paddle.nn.functional as F
 from paddle.distributed.fleet.utils import recompute
 
 from ... import ops
+from ...errors import ImageError
 from .configuration import QWenVLVisionConfig
 from .resampler import LAYER_NORM_EPSILON, Resampler, resize_positions
 
@@ -98,7 +99,17 @@ class VisionTransformer(nn.Layer):
         return self.ln_post(self.attn_pool(self.transformer(x))) @ self.proj
 
     def embed_patches(self, images: paddle.Tensor) -> paddle.Tensor:
-        """``[n, 3, side, side]`` to ``[n, patches, width]``, positions added, before the first norm."""
+        """``[n, 3, side, side]`` to ``[n, patches, width]``, positions added, before the first norm.
+
+        Raises:
+            ImageError: another shape.
+        """
+        patch = self.config.patch_size
+        if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3] or images.shape[2] % patch:
+            raise ImageError(
+                f"images: got shape {list(images.shape)}, expected [n, 3, side, side], side a multiple of "
+                f"{patch}, such as {self.config.image_size}; QwenVLImageProcessor makes them"
+            )
         x = self.conv1(images.astype(self.conv1.weight.dtype))
         x = x.flatten(start_axis=2).transpose([0, 2, 1])
         return x + resize_positions(self.positional_embedding, x.shape[1])

@@ -203,3 +203,10 @@ def test_a_prompt_longer_than_the_window_is_refused(loaded):
     model, processor = loaded
     with pytest.raises(PromptError, match="window of 2048"):
         model.chat(processor, "x" * 3000)
+
+
+@pytest.mark.parametrize("history", [["hello"], [("a", "b"), 3], [("a", "b", "c")]])
+def test_a_history_that_is_no_list_of_pairs_is_refused(loaded, history):
+    model, processor = loaded
+    with pytest.raises(PromptError, match=rf"history.{len(history) - 1}.: got .*a pair of query and response"):
+        model.chat(processor, "hello", history)

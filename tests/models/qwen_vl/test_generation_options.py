@@ -78,6 +78,7 @@ def test_one_stop_string_needs_no_list():
         ({"stop_token_sequences": [5]}, "stop_token_sequences"),
         ({"stop_strings": [""]}, "stop_strings"),
         ({"stop_strings": [3]}, "stop_strings"),
+        ({"stop_strings": 3}, "stop_strings"),
     ],
 )
 def test_what_cannot_work_is_refused_by_name(given, message):

@@ -4,6 +4,7 @@ import numpy as np
 import paddle
 import pytest
 
+from paddlemix.errors import ImageError
 from tests.golden_model import golden_arrays, golden_model, golden_pixels
 
 PICTURES = ("a.jpg", "b.png", "c.png", "d.png")
@@ -54,3 +55,9 @@ def test_a_picture_is_encoded_the_same_alone_and_in_a_batch():
         features = golden_model().visual(paddle.to_tensor(batch)).numpy()
     for row, picture in enumerate(PICTURES):
         np.testing.assert_allclose(features[row], intermediates(picture)["encode"], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [[3, 56, 56], [1, 1, 56, 56], [1, 56, 56, 3], [1, 3, 56, 28], [1, 3, 57, 57]])
+def test_pixels_of_another_shape_are_refused(shape):
+    with pytest.raises(ImageError, match="images: got shape .*expected .n, 3, side, side."):
+        golden_model().visual(paddle.zeros(shape))
