@@ -8,26 +8,23 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any
 
 from .checkpoint import dtypes
 from .dependencies import require
-from .errors import ConfigurationError, PromptError
+from .errors import ConfigurationError
 from .memory import keep_freed_memory
 from .zoo import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from .chat.session import ChatSession
-    from .chat.single_turn import SingleTurnSession
+    from .chat.base import Session
     from .media import ImagePolicy
     from .models.qwen_vl.grounding import Box
     from .models.qwen_vl.modeling import QWenLMHeadModel
     from .models.qwen_vl.processing import QwenVLProcessor
     from .models.qwen_vl.tokenization import QWenVLTokenizer
-
-    Session = Union[ChatSession, SingleTurnSession]
 
 DEFAULT_DTYPE = "bfloat16"
 
@@ -220,12 +217,10 @@ def refuse_system(system: str | None) -> None:
 
 
 def _messages(prompt: str, pictures: Sequence[Any]) -> list[dict[str, Any]]:
-    if not isinstance(prompt, str):
-        raise PromptError(f"prompt: got {type(prompt).__name__}, expected str")
-    if not prompt.strip() and not pictures:
-        raise PromptError("prompt: empty, expected a question or at least one picture")
-    parts = [{"type": "image", "image": picture} for picture in pictures]
-    return [{"role": "user", "content": [*parts, {"type": "text", "text": prompt}]}]
+    from .chat.messages import check_question, user_message
+
+    check_question(prompt, pictures, name="prompt")
+    return [user_message(prompt, pictures)]
 
 
 def _stop_ids(loaded: LoadedModel) -> list[int]:

@@ -12,7 +12,7 @@ from ..media import ImagePolicy, load_image
 from .task import AppTask
 
 if TYPE_CHECKING:
-    from ..chat.session import Reply, ReplyStream
+    from ..chat.base import Reply, ReplyStream
 
 _GENERATION_HELP = {name: text for name, (_, text) in GENERATION_OPTIONS.items()}
 _GENERATION_HELP["seed"] = "sampling: the same seed gives the same answers"

@@ -85,6 +85,27 @@ def _normalize_part(part: Any, where: str) -> Part:
     raise PromptError(f"{where}.type: got {kind!r}, expected 'text', 'image' or 'image_url'")
 
 
+def user_message(text: str, images: Any = None) -> Message:
+    """A user's message: the pictures (one of them, a list or tuple, or None), then the text."""
+    parts = [{"type": "image", "image": image} for image in picture_list(images)]
+    return {"role": "user", "content": [*parts, {"type": "text", "text": text}]}
+
+
+def picture_list(images: Any) -> list[Any]:
+    """The pictures of a question, which may be given as one of them, a list or tuple, or None."""
+    if images is None:
+        return []
+    return list(images) if isinstance(images, (list, tuple)) else [images]
+
+
+def check_question(text: str, images: Sequence[Any], name: str = "text") -> None:
+    """Raise PromptError unless ``text`` is a str and there is something to answer. ``name``: what the user calls it."""
+    if not isinstance(text, str):
+        raise PromptError(f"{name}: got {type(text).__name__}, expected a str")
+    if not text.strip() and not images:
+        raise PromptError(f"{name}: empty, expected a question or at least one picture")
+
+
 def message_images(messages: Sequence[Message]) -> list[Any]:
     """The pictures of normalised messages, in order."""
     return [part["image"] for message in messages for part in message["content"] if part["type"] == "image"]

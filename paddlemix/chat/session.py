@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,14 +13,22 @@ from typing import TYPE_CHECKING, Any
 import paddle
 
 from ..errors import ConfigurationError, PromptError
+from ..files import write_json
 from ..media import ImagePolicy, load_image
-from ..models.qwen_vl import grounding
 from ..models.qwen_vl.chat import AnswerStream, chat_settings
-from ..models.qwen_vl.generation_options import GenerationOptions, resolve_options
-from ..models.qwen_vl.grounding import Box
+from ..models.qwen_vl.generation_options import GenerationOptions
 from ..models.qwen_vl.kv_cache import GROWTH, KVCache, ntk_alpha
 from ..models.qwen_vl.processing import image_key
-from .messages import Message, message_images, messages_to_json, normalize_messages
+from .base import ReplyStream, Session, Stopwatch
+from .messages import (
+    Message,
+    check_question,
+    message_images,
+    messages_to_json,
+    normalize_messages,
+    picture_list,
+    user_message,
+)
 from .prefix import CachedPrefix
 from .template import DEFAULT_SYSTEM
 
@@ -44,59 +51,7 @@ class Picture:
     key: str
 
 
-@dataclass(frozen=True)
-class Reply:
-    """An answer.
-
-    Attributes:
-        text: as the model wrote it, tags of boxes included, without surrounding space.
-        boxes: the places that the text names.
-        finish_reason: ``"stop"``, or ``"length"`` where ``max_new_tokens`` or the model's window cut it off.
-        timings: seconds: ``load`` (opening pictures), ``encode`` (the ViT), ``prefill``, ``decode``, ``total``.
-        prompt_tokens, reused_tokens, new_tokens: ids of the prompt, those of them that the cache held, and new ids.
-        picture: the newest picture of the conversation, or ``None``.
-    """
-
-    text: str
-    boxes: list[Box]
-    finish_reason: str
-    timings: dict[str, float]
-    prompt_tokens: int
-    reused_tokens: int
-    new_tokens: int
-    picture: Image | None
-
-    def image(self) -> Image | None:
-        """The newest picture with the boxes drawn in; ``None`` where there is no picture or no box."""
-        if self.picture is None or not self.boxes:
-            return None
-        return grounding.draw(self.picture, self.boxes)
-
-
-class ReplyStream:
-    """An answer as it is generated: iterate for pieces of text; ``reply`` has the whole once the iteration ended."""
-
-    def __init__(self, pieces: Iterator[str]) -> None:
-        self._pieces = pieces
-        self.reply: Reply | None = None
-
-    def __iter__(self) -> ReplyStream:
-        return self
-
-    def __next__(self) -> str:
-        try:
-            return next(self._pieces)
-        except StopIteration as end:
-            if end.value is not None:
-                self.reply = end.value
-            raise StopIteration from None
-
-    def close(self) -> None:
-        """Break the answer off."""
-        self._pieces.close()
-
-
-class ChatSession:
+class ChatSession(Session):
     """A conversation.
 
     Every picture is loaded and encoded once, and the keys and values of the part of the conversation that has not
@@ -130,12 +85,7 @@ class ChatSession:
         if not isinstance(image_cache_size, int) or isinstance(image_cache_size, bool) or image_cache_size < 0:
             raise ConfigurationError(f"image_cache_size: expected an integer of at least 0, got {image_cache_size!r}")
         self._window = chat_settings(model)
-        resolve_options(model.generation_config, None, options)  # a mistake shows here, not at the first question
-        self._model = model
-        self._processor = processor
-        self._policy = processor.policy if policy is None else policy
-        self._trusted_tags = trusted_tags
-        self._options = options
+        super().__init__(model, processor, policy, trusted_tags, options)
         self._image_cache_size = image_cache_size
         self._features: OrderedDict[str, paddle.Tensor] = OrderedDict()
         self._turns: list[Message] = []
@@ -146,35 +96,12 @@ class ChatSession:
     @property
     def messages(self) -> list[Message]:
         """The conversation so far, with the system message; pictures as PIL images."""
-        messages = normalize_messages([_message("system", self.system), *self._turns])
+        messages = normalize_messages([_text_message("system", self.system), *self._turns])
         for message in messages:
             for part in message["content"]:
                 if part["type"] == "image":
                     part["image"] = part["image"].image
         return messages
-
-    def ask(
-        self,
-        text: str,
-        images: Sequence[Any] = (),
-        stream: Callable[[str], None] | bool = False,
-        **options: Any,
-    ) -> Reply:
-        """Ask a question, with new pictures before it, and wait for the answer.
-
-        Args:
-            images: whatever the picture loader takes.
-            stream: a function that is called with each piece of text as it is generated.
-            **options: generation options for this turn.
-
-        Raises:
-            PromptError, ImageError, ConfigurationError, NumericalError.
-        """
-        pieces = self.stream(text, images, **options)
-        for piece in pieces:
-            if stream:
-                stream(piece)
-        return pieces.reply
 
     def stream(self, text: str, images: Sequence[Any] = (), **options: Any) -> ReplyStream:
         """Like :meth:`ask`, but returns at once the pieces of the answer's text, to be iterated over.
@@ -182,25 +109,20 @@ class ChatSession:
         The question is checked here; the model starts with the first piece. Another question, or :meth:`reset`, gives
         this one up if its answer is not complete.
         """
-        started = time.perf_counter()
-        resolved = resolve_options(self._model.generation_config, None, {**self._options, **options})
-        if not isinstance(text, str):
-            raise PromptError(f"text: expected a str, got {type(text).__name__}")
-        if not isinstance(images, (list, tuple)):
-            images = [images]
-        if not text.strip() and not images:
-            raise PromptError("text: empty, expected a question or at least one picture")
-        pictures = [self._load(source, self._policy) for source in images]
-        question = _message("user", text, pictures)
+        watch = Stopwatch()
+        resolved = self._resolve(options)
+        images = picture_list(images)
+        check_question(text, images)
+        question = user_message(text, [self._load(source, self._policy) for source in images])
         prompt = self._processor.render(
-            [_message("system", self.system), *self._turns, question],
+            [_text_message("system", self.system), *self._turns, question],
             chat_format="chatml",
             trusted_tags=self._trusted_tags,
             max_window_size=self._window,
         )
         self._turn += 1
-        timings = {"load": time.perf_counter() - started}
-        return ReplyStream(self._answer(self._turn, question, prompt.input_ids, prompt.images, resolved, timings))
+        watch.stage("load")
+        return ReplyStream(self._answer(self._turn, question, prompt.input_ids, prompt.images, resolved, watch))
 
     def reset(self) -> None:
         """Forget the conversation; the features of its pictures stay, should they come again."""
@@ -210,14 +132,7 @@ class ChatSession:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the conversation as JSON, its pictures included (PNG), for :meth:`load`."""
-        content = {"format": FILE_FORMAT, "messages": json.loads(messages_to_json(self.messages))}
-        path = Path(path)
-        aside = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            aside.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-            os.replace(aside, path)
-        finally:
-            aside.unlink(missing_ok=True)
+        write_json(Path(path), {"format": FILE_FORMAT, "messages": json.loads(messages_to_json(self.messages))})
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Go on with a saved conversation instead of this one.
@@ -247,21 +162,21 @@ class ChatSession:
         ids: list[int],
         pictures: list[Picture],
         options: GenerationOptions,
-        timings: dict[str, float],
+        watch: Stopwatch,
     ) -> Iterator[str]:
         self._check_current(turn)
-        started = time.perf_counter()
+        watch.start()
         # Not kept while the model runs: an interruption may leave the cache half written.
         prefix, self._prefix = self._take_prefix(ids, pictures, options), None
         reused = prefix.cache.length
         starts = [i for i, token in enumerate(ids) if token == self._model.config.visual.image_start_id]
         features = self._encode([picture for picture, start in zip(pictures, starts) if start >= reused])
-        timings["encode"] = time.perf_counter() - started
+        watch.stage("encode")
         answer = AnswerStream(
             self._model, self._processor.tokenizer, ids, options, image_features=features, cache=prefix.cache
         )
         prefix.answer = answer.tokens
-        timings["prefill"] = time.perf_counter() - started - timings["encode"]
+        watch.stage("prefill")
         text = ""
         for piece in answer:
             text += piece
@@ -270,21 +185,9 @@ class ChatSession:
             self._check_current(turn)
             self._prefix = None
         self._prefix = prefix
-        text = text.strip()
-        self._turns = [*self._turns, question, _message("assistant", text)]
+        self._turns = [*self._turns, question, _text_message("assistant", text.strip())]
         seen = message_images(self._turns)
-        timings["decode"] = time.perf_counter() - started - timings["encode"] - timings["prefill"]
-        timings["total"] = sum(timings.values())
-        return Reply(
-            text=text,
-            boxes=grounding.parse(text),
-            finish_reason=answer.finish_reason,
-            timings=timings,
-            prompt_tokens=len(ids),
-            reused_tokens=reused,
-            new_tokens=len(answer.tokens),
-            picture=self._processor.image_processor.to_rgb(seen[-1].image) if seen else None,
-        )
+        return self._reply(text, answer, watch, len(ids), seen[-1].image if seen else None, reused)
 
     def _check_current(self, turn: int) -> None:
         if self._turn != turn:
@@ -330,9 +233,8 @@ class ChatSession:
         return paddle.stack([found[picture.key] for picture in pictures])
 
 
-def _message(role: str, text: str, pictures: Sequence[Picture] = ()) -> Message:
-    parts = [{"type": "image", "image": picture} for picture in pictures]
-    return {"role": role, "content": [*parts, {"type": "text", "text": text}]}
+def _text_message(role: str, text: str) -> Message:
+    return {"role": role, "content": [{"type": "text", "text": text}]}
 
 
 def _read_conversation(path: Path) -> tuple[str, list[Message]]:

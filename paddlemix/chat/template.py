@@ -234,7 +234,7 @@ def make_context(
     """
     if chat_format == "raw":
         return query, tokenizer.encode(query)
-    _check_format(chat_format)
+    check_chat_format(chat_format)
     newline = tokenizer.encode("\n", allowed_special=())
     system_ids = _wrap_text(tokenizer, "system", system).ids
     texts: list[str] = []
@@ -288,7 +288,7 @@ def _markup(role: str, text: str) -> str:
 
 def get_stop_words_ids(chat_format: str, tokenizer: QWenVLCodec) -> list[list[int]]:
     """The sequences of ids that end an answer. Raises UnknownChatFormatError."""
-    _check_format(chat_format)
+    check_chat_format(chat_format)
     if chat_format == "raw":
         return [tokenizer.encode("Human:"), [tokenizer.eod_id]]
     return [[tokenizer.im_end_id], [tokenizer.im_start_id]]
@@ -312,7 +312,7 @@ def decode_tokens(
     In ChatML the answer ends before the first ``<|im_end|>`` or ``<|im_start|>``. Without one it is the whole rest but
     for ``<|endoftext|>`` at its end: no token is lost at the length limit. Raises UnknownChatFormatError.
     """
-    _check_format(chat_format)
+    check_chat_format(chat_format)
     tokens = [int(token) for token in tokens]
     end = len(tokens)
     reason = f"Gen length {len(tokens)}"
@@ -330,6 +330,7 @@ def decode_tokens(
     return (text.strip(), reason) if return_end_reason else text.strip()
 
 
-def _check_format(chat_format: str) -> None:
+def check_chat_format(chat_format: str) -> None:
+    """Raise UnknownChatFormatError unless ``chat_format`` is one of :data:`CHAT_FORMATS`."""
     if chat_format not in CHAT_FORMATS:
         raise UnknownChatFormatError(f"chat_format: got {chat_format!r}, expected one of {', '.join(CHAT_FORMATS)}")

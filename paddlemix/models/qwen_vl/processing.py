@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from ...chat.messages import normalize_messages
-from ...chat.template import CHAT_FORMATS, DEFAULT_SYSTEM, RenderedPrompt, render_chatml, render_raw
+from ...chat.messages import normalize_messages, user_message
+from ...chat.template import DEFAULT_SYSTEM, RenderedPrompt, check_chat_format, render_chatml, render_raw
 from ...dependencies import require
 from ...errors import ConfigurationError, PromptError
 from ...files import CONFIG_FILE, GENERATION_CONFIG_FILE, PREPROCESSOR_CONFIG_FILE, read_json_object, write_json
@@ -53,7 +53,7 @@ class QwenVLProcessor:
         max_images: most pictures in one conversation.
         max_length: most ids of one prompt; the tokenizer's ``model_max_length`` when None.
         """
-        _check_chat_format(chat_format)
+        check_chat_format(chat_format)
         for name, value in (("max_images", max_images), ("max_length", max_length)):
             least = 0 if name == "max_images" else 1
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
@@ -185,7 +185,7 @@ class QwenVLProcessor:
         Raises PromptError for malformed messages, too many pictures and too long prompts.
         """
         chat_format = chat_format if chat_format is not None else self.chat_format
-        _check_chat_format(chat_format)
+        check_chat_format(chat_format)
         normal = normalize_messages(messages)
         tags = {"trusted_tags": trusted_tags, "picture_labels": picture_labels}
         if chat_format == "raw":
@@ -261,7 +261,7 @@ class QwenVLProcessor:
 def _conversations(messages: Any, images: Any) -> list[Sequence[Mapping[str, Any]]]:
     """Whatever ``__call__`` takes as messages, as a list of conversations."""
     if isinstance(messages, str):
-        return [_user_message(messages, images)]
+        return [[user_message(messages, images)]]
     if not isinstance(messages, (list, tuple)) or not messages:
         raise PromptError(f"messages: got {_kind(messages)}, expected a text, a list of messages, or a list of these")
     if all(isinstance(text, str) for text in messages):
@@ -270,7 +270,7 @@ def _conversations(messages: Any, images: Any) -> list[Sequence[Mapping[str, Any
         if not isinstance(images, (list, tuple)) or len(images) != len(messages):
             expected = f"a list with one entry (picture, list of pictures or None) for each of {len(messages)} texts"
             raise PromptError(f"images: got {_kind(images)}, expected {expected}")
-        return [_user_message(text, entry) for text, entry in zip(messages, images)]
+        return [[user_message(text, entry)] for text, entry in zip(messages, images)]
     if images is not None:
         raise PromptError("images: expected only with a text; pictures of messages are parts of their content")
     return list(messages) if _is_batch(messages) else [messages]
@@ -281,19 +281,10 @@ def _is_batch(messages: Any) -> bool:
     return not isinstance(messages, str) and not any(isinstance(item, Mapping) for item in messages)
 
 
-def _user_message(text: str, images: Any) -> list[dict[str, Any]]:
-    if images is None:
-        images = []
-    elif not isinstance(images, (list, tuple)):
-        images = [images]
-    content = [{"type": "image", "image": image} for image in images]
-    return [{"role": "user", "content": [*content, {"type": "text", "text": text}]}]
-
-
 def _query_conversations(query: Any) -> list[list[dict[str, Any]]]:
     """PaddleMIX's lists of elements as conversations of one message."""
     if isinstance(query, str):
-        return [_user_message(query, None)]
+        return [[user_message(query)]]
     if not isinstance(query, (list, tuple)) or not query:
         raise PromptError(
             f"query: got {_kind(query)}, expected a list of elements like {{'image': X}} or {{'text': str}}"
@@ -304,7 +295,7 @@ def _query_conversations(query: Any) -> list[list[dict[str, Any]]]:
 
 def _query_message(elements: Any) -> list[dict[str, Any]]:
     if isinstance(elements, str):
-        return _user_message(elements, None)
+        return [user_message(elements)]
     content = []
     for index, element in enumerate(elements):
         if not isinstance(element, Mapping):
@@ -320,8 +311,3 @@ def _kind(value: Any) -> str:
     """What a value is, for messages: its type, and its length where it is a list."""
     kind = type(value).__name__
     return f"{kind} of length {len(value)}" if isinstance(value, (list, tuple)) else kind
-
-
-def _check_chat_format(chat_format: str) -> None:
-    if chat_format not in CHAT_FORMATS:
-        raise ConfigurationError(f"chat_format: got {chat_format!r}, expected one of {', '.join(CHAT_FORMATS)}")

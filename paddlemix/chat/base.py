@@ -1,0 +1,177 @@
+"""What all sessions share: how a question is asked and checked, and the reply."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..models.qwen_vl import grounding
+from ..models.qwen_vl.generation_options import GenerationOptions, resolve_options
+from ..models.qwen_vl.grounding import Box
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from ..media import ImagePolicy
+    from ..models.qwen_vl.chat import AnswerStream
+    from ..models.qwen_vl.modeling import QWenLMHeadModel
+    from ..models.qwen_vl.processing import QwenVLProcessor
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer.
+
+    Attributes:
+        text: as the model wrote it, tags of boxes included, without surrounding space.
+        boxes: the places that the text names.
+        finish_reason: ``"stop"``, or ``"length"`` where ``max_new_tokens`` or the model's window cut it off.
+        timings: seconds: ``load`` (opening pictures), ``encode`` (the ViT), ``prefill``, ``decode``, ``total``.
+        prompt_tokens, reused_tokens, new_tokens: ids of the prompt, those of them that the cache held, and new ids.
+        picture: the newest picture of the conversation, or ``None``.
+    """
+
+    text: str
+    boxes: list[Box]
+    finish_reason: str
+    timings: dict[str, float]
+    prompt_tokens: int
+    reused_tokens: int
+    new_tokens: int
+    picture: Image | None
+
+    def image(self) -> Image | None:
+        """The newest picture with the boxes drawn in; ``None`` where there is no picture or no box."""
+        if self.picture is None or not self.boxes:
+            return None
+        return grounding.draw(self.picture, self.boxes)
+
+
+class ReplyStream:
+    """An answer as it is generated: iterate for pieces of text; ``reply`` has the whole once the iteration ended."""
+
+    def __init__(self, pieces: Iterator[str]) -> None:
+        self._pieces = pieces
+        self.reply: Reply | None = None
+
+    def __iter__(self) -> ReplyStream:
+        return self
+
+    def __next__(self) -> str:
+        try:
+            return next(self._pieces)
+        except StopIteration as end:
+            if end.value is not None:
+                self.reply = end.value
+            raise StopIteration from None
+
+    def close(self) -> None:
+        """Break the answer off."""
+        self._pieces.close()
+
+
+class Stopwatch:
+    """The seconds that each stage of an answer takes."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.start()
+
+    def start(self) -> None:
+        """Begin a stage; the time since the last one does not count."""
+        self._since = time.perf_counter()
+
+    def stage(self, name: str) -> None:
+        """End the stage ``name`` and begin the next one."""
+        now = time.perf_counter()
+        self.seconds[name] = now - self._since
+        self._since = now
+
+
+class Session(ABC):
+    """Questions to one model, each answered as a :class:`Reply`.
+
+    Args:
+        model: in evaluation mode.
+        processor: of the same model.
+        policy: what pictures may be read from; the processor's where it is ``None``.
+        trusted_tags: read ``<ref> <box> <quad>`` out of the user's text; otherwise text is only text.
+        options: fields of :class:`GenerationOptions`, for all questions.
+
+    Raises:
+        ConfigurationError: a wrong option.
+    """
+
+    def __init__(
+        self,
+        model: QWenLMHeadModel,
+        processor: QwenVLProcessor,
+        policy: ImagePolicy | None,
+        trusted_tags: bool,
+        options: dict[str, Any],
+    ) -> None:
+        self._model = model
+        self._processor = processor
+        self._policy = processor.policy if policy is None else policy
+        self._trusted_tags = trusted_tags
+        self._options = options
+        self._resolve({})  # a mistake shows here, not at the first question
+
+    def ask(
+        self, text: str, images: Sequence[Any] = (), stream: Callable[[str], None] | None = None, **options: Any
+    ) -> Reply:
+        """Ask a question, with new pictures before it, and wait for the answer.
+
+        Args:
+            images: whatever the picture loader takes; one of them or a list.
+            stream: a function that is called with each piece of text as it is generated.
+            **options: generation options for this question.
+
+        Raises:
+            PromptError, ImageError, ConfigurationError, NumericalError.
+        """
+        pieces = self.stream(text, images, **options)
+        for piece in pieces:
+            if stream:
+                stream(piece)
+        return pieces.reply
+
+    @abstractmethod
+    def stream(self, text: str, images: Sequence[Any] = (), **options: Any) -> ReplyStream:
+        """Like :meth:`ask`, but returns at once the pieces of the answer's text, to be iterated over.
+
+        The question is checked here; the model starts with the first piece.
+        """
+
+    @abstractmethod
+    def reset(self) -> None:
+        """Forget all questions so far."""
+
+    def _resolve(self, options: dict[str, Any]) -> GenerationOptions:
+        return resolve_options(self._model.generation_config, None, {**self._options, **options})
+
+    def _reply(
+        self,
+        text: str,
+        answer: AnswerStream,
+        watch: Stopwatch,
+        prompt_tokens: int,
+        picture: Image | None,
+        reused_tokens: int = 0,
+    ) -> Reply:
+        """The reply for a complete answer; ``text`` is all that came out of it, ``picture`` the newest one."""
+        watch.stage("decode")
+        text = text.strip()
+        return Reply(
+            text=text,
+            boxes=grounding.parse(text),
+            finish_reason=answer.finish_reason,
+            timings={**watch.seconds, "total": sum(watch.seconds.values())},
+            prompt_tokens=prompt_tokens,
+            reused_tokens=reused_tokens,
+            new_tokens=len(answer.tokens),
+            picture=None if picture is None else self._processor.image_processor.to_rgb(picture),
+        )
