@@ -35,7 +35,7 @@ KNOWN: dict[str, tuple[tuple[str, str], ...]] = {
     "qwen/Qwen-VL-Chat": (_CHAT[2], _CHAT[1]),
     "qwen/Qwen-VL-Chat-Int4": (_INT4[1], _INT4[0]),
 }
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 
 #: called with (bytes arrived, bytes expected or None, file name)
 Progress = Callable[[int, Optional[int], str], None]
@@ -66,17 +66,19 @@ def resolve(
     """
     if store is not None and store not in stores.STORES:
         raise ConfigurationError(f"store: got {store!r}, expected one of {', '.join(stores.STORES)}")
+    if not isinstance(name_or_dir, (str, os.PathLike)):
+        raise ConfigurationError(f"model: got {type(name_or_dir).__name__}, expected a name or folder (str or Path)")
     name = os.fspath(name_or_dir)
-    path = Path(name).expanduser()
-    if store is None and name and path.is_dir():
+    path = Path(os.path.expanduser(name))
+    # Those of os.path take any name for a question; Path's own raise for some.
+    if store is None and name and os.path.isdir(path):
         return path
     if store is None and name in BUNDLED:
         return BUNDLED[name]
-    if not _NAME.fullmatch(name) or path.is_file():
-        what = (
-            "is a file, expected its folder or a name" if path.is_file() else "is neither a folder nor a model's name"
-        )
-        raise ModelNotFoundError(f"model {name!r} {what}; known names: {_known()}")
+    is_file = os.path.isfile(path)
+    if not _NAME.fullmatch(name) or is_file:
+        what = "is a file, expected its folder or a name" if is_file else "is neither a folder nor a model's name"
+        raise ModelNotFoundError(f"model {_short(name)} {what}; known names: {_known()}")
     cache = Path(cache_dir).expanduser() if cache_dir is not None else default_cache()
     # one name, two stores, two contents: what was asked of a named store has its own place
     folder = cache / (f"{store}--{name}" if store is not None else name)
@@ -101,6 +103,10 @@ def default_cache() -> Path:
 
 def _known() -> str:
     return ", ".join([*BUNDLED, *KNOWN])
+
+
+def _short(name: str) -> str:
+    return repr(name if len(name) <= 200 else name[:197] + "...")
 
 
 def _is_model(folder: Path) -> bool:

@@ -123,6 +123,19 @@ def test_what_is_neither_a_folder_nor_a_name_is_refused_without_asking(store: St
     assert store.requests == []
 
 
+@pytest.mark.parametrize("name", ["x" * 5000, "x/" + "y" * 5000, "~nobody-of-that-name/model", "a\0b", "two\nlines"])
+def test_odd_names_are_refused_in_one_short_line(store: Store, name: str) -> None:
+    with pytest.raises(ModelNotFoundError) as caught:
+        resolve(name)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize("name", [3, None, ["qwen-vl/qwen-vl-7b"]])
+def test_what_is_no_name_at_all_is_refused(name: object) -> None:
+    with pytest.raises(ConfigurationError, match="model: got .*expected a folder or a name"):
+        resolve(name)
+
+
 def test_file_is_not_a_folder(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").touch()
     with pytest.raises(ModelNotFoundError, match="is a file, expected its folder"):
