@@ -6,7 +6,7 @@ import importlib
 import warnings
 from types import ModuleType
 
-from .errors import MissingDependencyError
+from .errors import MissingDependencyError, one_line
 
 # How to get a package whose name on the index differs from its import name, or that comes with an extra.
 _INSTALL = {
@@ -70,9 +70,8 @@ def _absent(package: str, feature: str) -> MissingDependencyError:
 
 
 def _broken(package: str, feature: str, error: ImportError) -> MissingDependencyError:
-    reason = " ".join(str(error).split())
     return MissingDependencyError(
-        f"{feature} needs the package {package!r}, which is installed but does not import ({reason}); "
+        f"{feature} needs the package {package!r}, which is installed but does not import ({one_line(error)}); "
         "install the versions of constraints.txt: pip install -c constraints.txt -e '.[cpu]'",
         name=package,
     )

@@ -8,6 +8,11 @@ to do.
 from __future__ import annotations
 
 
+def one_line(error: BaseException) -> str:
+    """The message of an error, to be quoted in another one: on one line and cut short; its type where it has none."""
+    return (" ".join(str(error).split()) or type(error).__name__)[:200]
+
+
 class PaddleMixError(Exception):
     """Base of all errors raised on purpose by this package."""
 

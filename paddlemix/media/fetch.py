@@ -19,7 +19,7 @@ import time
 from typing import Callable
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
-from ..errors import FetchError
+from ..errors import FetchError, one_line
 from .policy import ImagePolicy
 
 Resolver = Callable[[str, int], list[str]]
@@ -50,7 +50,7 @@ def fetch(url: str, policy: ImagePolicy, resolve: Resolver | None = None) -> byt
     except (TimeoutError, socket.timeout) as error:
         raise FetchError(f"URL {shorten(url)}: no complete answer within {policy.timeout:g} s") from error
     except (OSError, http.client.HTTPException) as error:
-        raise FetchError(f"URL {shorten(url)}: {type(error).__name__}: {_one_line(error)}") from error
+        raise FetchError(f"URL {shorten(url)}: {type(error).__name__}: {one_line(error)}") from error
     raise FetchError(f"URL {shorten(url)}: more than {policy.max_redirects} redirects")
 
 
@@ -126,7 +126,7 @@ def _parse(url: str) -> tuple[SplitResult, str, int]:
         if not host.isascii():
             host = host.encode("idna").decode("ascii")
     except (ValueError, UnicodeError) as error:
-        raise FetchError(f"URL {shorten(url)}: malformed: {_one_line(error)}") from error
+        raise FetchError(f"URL {shorten(url)}: malformed: {one_line(error)}") from error
     if parts.scheme not in ("http", "https"):
         raise FetchError(f"URL {shorten(url)}: scheme {parts.scheme!r}, expected http or https")
     if "@" in parts.netloc:
@@ -141,7 +141,7 @@ def _checked_addresses(url: str, host: str, port: int, policy: ImagePolicy, reso
     try:
         addresses = resolve(host, port)
     except (socket.gaierror, UnicodeError) as error:
-        raise FetchError(f"URL {shorten(url)}: host {host[:80]!r} has no address: {_one_line(error)}") from error
+        raise FetchError(f"URL {shorten(url)}: host {host[:80]!r} has no address: {one_line(error)}") from error
     if not addresses:
         raise FetchError(f"URL {shorten(url)}: host {host[:80]!r} has no address")
     if not policy.allow_private_addresses and not all(is_public(address) for address in addresses):
@@ -245,7 +245,3 @@ def _utf8_header(value: str) -> str:
         return value.encode("latin-1").decode("utf-8")
     except UnicodeError:
         return value
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]

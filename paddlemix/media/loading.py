@@ -20,7 +20,7 @@ from urllib.parse import unquote_to_bytes
 import numpy as np
 from PIL import Image
 
-from ..errors import FetchError, ImageError
+from ..errors import FetchError, ImageError, one_line
 from .fetch import fetch, shorten
 from .policy import ImagePolicy
 
@@ -138,7 +138,7 @@ def _decode(data: bytes, name: str, policy: ImagePolicy) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise ImageError(f"{name} is larger than the limit of {policy.max_pixels} pixels: {error}") from error
     except Exception as error:
-        raise ImageError(f"{name} has a broken header: {_reason(error)}") from error
+        raise ImageError(f"{name} has a broken header: {one_line(error)}") from error
     _check_size(image, name, policy)
     try:
         image.load()
@@ -148,7 +148,7 @@ def _decode(data: bytes, name: str, policy: ImagePolicy) -> Image.Image:
     except ImageError:
         raise
     except Exception as error:
-        raise ImageError(f"{name} is damaged or truncated: {_reason(error)}") from error
+        raise ImageError(f"{name} is damaged or truncated: {one_line(error)}") from error
 
 
 def _from_pil(image: Image.Image, policy: ImagePolicy) -> Image.Image:
@@ -156,7 +156,7 @@ def _from_pil(image: Image.Image, policy: ImagePolicy) -> Image.Image:
     try:
         image.load()
     except Exception as error:
-        raise ImageError(f"PIL image is damaged, truncated or closed: {_reason(error)}") from error
+        raise ImageError(f"PIL image is damaged, truncated or closed: {one_line(error)}") from error
     return _to_eight_bits(image, "PIL image")
 
 
@@ -208,7 +208,3 @@ def _short(text: str | bytes) -> str:
     """A source for messages: printable, and not longer than a line."""
     shown = repr(text if len(text) <= 100 else text[:97])
     return shown if len(text) <= 100 else shown + "..."
-
-
-def _reason(error: BaseException) -> str:
-    return (" ".join(str(error).split()) or type(error).__name__)[:200]
