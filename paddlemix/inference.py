@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from .models.qwen_vl.grounding import Box
     from .models.qwen_vl.modeling import QWenLMHeadModel
     from .models.qwen_vl.processing import QwenVLProcessor
-    from .models.qwen_vl.tokenization import QWenVLTokenizer
 
 DEFAULT_DTYPE = "bfloat16"
 
@@ -195,18 +194,22 @@ def answer_all(
         PromptError: an empty prompt, or one longer than the model's window.
         ConfigurationError: a generation option that cannot work, or a system text for a base model.
     """
+    from .models.qwen_vl.generation_options import resolve_options
+    from .models.qwen_vl.stopping import answer_end_ids
+    from .models.qwen_vl.streaming import answer_text
+
     conversations = [_messages(prompt, pictures) for prompt, pictures in questions]
     if system is not None:
         if loaded.is_base:
             refuse_system(system)
         conversations = [[{"role": "system", "content": system}, *messages] for messages in conversations]
     inputs = loaded.processor(conversations, trusted_tags=trusted_tags, return_tensors="pd")
-    tokenizer = loaded.processor.tokenizer
-    stop_ids = _stop_ids(loaded)
-    ids, _ = loaded.model.generate(**inputs, tokenizer=tokenizer, eos_token_id=stop_ids, **with_seed(generation))
-    texts = [
-        _answer_text(row, stop_ids, tokenizer, generation.get("stop_strings") or ()) for row in ids.numpy().tolist()
-    ]
+    model, tokenizer = loaded.model, loaded.processor.tokenizer
+    generation = {**with_seed(generation), "num_return_sequences": 1}
+    options = resolve_options(model.generation_config, None, generation)
+    end_ids = answer_end_ids(options.eos_token_id, tokenizer)
+    ids, _ = model.generate(**inputs, tokenizer=tokenizer, eos_token_id=end_ids, **generation)
+    texts = [answer_text(tokenizer, row, end_ids, options.stop_strings) for row in ids.numpy().tolist()]
     return [_answer(text, pictures) for text, (_, pictures) in zip(texts, questions)]
 
 
@@ -221,30 +224,6 @@ def _messages(prompt: str, pictures: Sequence[Any]) -> list[dict[str, Any]]:
 
     check_question(prompt, pictures, name="prompt")
     return [user_message(prompt, pictures)]
-
-
-def _stop_ids(loaded: LoadedModel) -> list[int]:
-    """The ids that end an answer: those of the generation config, and the marks around a message of a chat."""
-    configured = loaded.model.generation_config.eos_token_id
-    ids = configured if isinstance(configured, (list, tuple)) else [configured]
-    tokenizer = loaded.processor.tokenizer
-    return sorted({*(i for i in ids if i is not None), tokenizer.eod_id, tokenizer.im_end_id, tokenizer.im_start_id})
-
-
-def _answer_text(
-    row: Sequence[int], stop_ids: Sequence[int], tokenizer: QWenVLTokenizer, stop_strings: str | Sequence[str]
-) -> str:
-    """The text of a row up to what ends it."""
-    from .models.qwen_vl.streaming import IncrementalDecoder
-
-    strings = (stop_strings,) if isinstance(stop_strings, str) else tuple(stop_strings)
-    decoder = IncrementalDecoder(tokenizer, stop_strings=strings)
-    text = ""
-    for token in row:
-        if token in stop_ids or decoder.stopped_by is not None:
-            break
-        text += decoder.push(token)
-    return (text + decoder.finish()).strip()
 
 
 def _answer(text: str, pictures: Sequence[Image.Image]) -> Answer:

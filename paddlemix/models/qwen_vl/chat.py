@@ -15,6 +15,7 @@ from .generation import generation_steps
 from .generation_inputs import id_array, load_images_of_ids
 from .generation_options import GenerationOptions, resolve_options
 from .kv_cache import KVCache
+from .stopping import answer_end_ids
 from .streaming import IncrementalDecoder
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ History = list[tuple[str, str]]
 
 
 class AnswerStream:
-    """The text of one ChatML answer, piece by piece as it is generated.
+    """The text of one answer, piece by piece as it is generated.
 
     The prompt is checked and fed when the object is made. Iterating generates; whoever stops iterating stops the work.
 
@@ -61,10 +62,10 @@ class AnswerStream:
             raise ConfigurationError("num_return_sequences: a chat has one answer; use generate for several")
         self.tokens: list[int] = []
         self.finish_reason: str | None = None
-        self._stop_ids = {*options.eos_token_id, tokenizer.eod_id, tokenizer.im_end_id, tokenizer.im_start_id}
+        self._end_ids = answer_end_ids(options.eos_token_id, tokenizer)
         self._decoder = IncrementalDecoder(tokenizer, stop_strings=options.stop_strings, **decoding)
         # The decoder looks for the stop strings, so that the text is decoded once.
-        options = replace(options, eos_token_id=tuple(sorted(self._stop_ids)), stop_strings=())
+        options = replace(options, eos_token_id=self._end_ids, stop_strings=())
         ids = id_array([list(input_ids)], model.config)
         self._steps = generation_steps(model, ids, options, images, image_features, cache=cache, tokenizer=tokenizer)
 
@@ -72,7 +73,7 @@ class AnswerStream:
         for step in self._steps:
             token = int(step.tokens[0])
             self.tokens.append(token)
-            piece = "" if token in self._stop_ids else self._decoder.push(token)
+            piece = "" if token in self._end_ids else self._decoder.push(token)
             if self._decoder.stopped_by is not None or step.finished[0]:
                 self.finish_reason = "stop"
             if piece:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
 
+from .codec import QWenVLCodec
 from .streaming import IncrementalDecoder
 
-if TYPE_CHECKING:
-    from .tokenization import QWenVLTokenizer
+
+def answer_end_ids(eos_token_ids: Iterable[int], tokenizer: QWenVLCodec) -> tuple[int, ...]:
+    """The ids that end an answer: those given, the end of a text, and the marks around a message of a chat."""
+    return tuple(sorted({*eos_token_ids, tokenizer.eod_id, tokenizer.im_end_id, tokenizer.im_start_id}))
 
 
 class StopChecker:
@@ -26,7 +28,7 @@ class StopChecker:
         stop_ids: Sequence[int] = (),
         sequences: Sequence[Sequence[int]] = (),
         strings: Sequence[str] = (),
-        tokenizer: QWenVLTokenizer | None = None,
+        tokenizer: QWenVLCodec | None = None,
     ) -> None:
         self._stop_ids = frozenset(stop_ids)
         self._sequences = [list(sequence) for sequence in sequences]
