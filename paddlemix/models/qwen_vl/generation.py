@@ -221,14 +221,14 @@ def _steps(
             # One transfer from the device in each step. Ids are exact in float64.
             chosen_log_probs = token_log_probs(logits, chosen)
             fetched = paddle.stack([chosen.astype("float64"), chosen_log_probs.astype("float64")]).numpy()
-        if np.isnan(fetched[1]).any():
+        live = np.flatnonzero(~finished[batch])
+        if np.isnan(fetched[1, live]).any():
             raise NumericalError(
                 f"logits: not a number at new token {count}; the weights or the pictures' pixels are damaged, or the "
                 f"dtype {cache.keys[0].dtype} is too narrow for them"
             )
         tokens = np.full(rows, options.pad_token_id or 0, dtype=np.int64)
         log_probs = np.zeros(rows)
-        live = np.flatnonzero(~finished[batch])
         tokens[batch[live]] = fetched[0, live].astype(np.int64)
         log_probs[batch[live]] = fetched[1, live]
         finished = finished.copy()

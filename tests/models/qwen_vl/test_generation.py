@@ -414,6 +414,22 @@ def test_damaged_weights_are_an_error_and_not_an_answer():
         model.generate([[1, 2, 3]], GREEDY)
 
 
+def test_what_becomes_of_a_finished_row_is_of_no_account():
+    """It stays in the batch until enough others have finished, so its logits are computed but never used."""
+
+    class NotANumberAfterTheFirst(LogitsProcessor):
+        def __call__(self, input_ids, logits):
+            if input_ids.shape[1] > 60:
+                logits[0] = float("nan")
+            return logits
+
+    options = {"eos_token_id": int(golden_tokens("batch_text")[0, 0]), "max_new_tokens": 4}
+    expected, scores = generate("batch_text", **options)
+    ids, damaged_scores = generate("batch_text", logits_processor=[NotANumberAfterTheFirst()], **options)
+    np.testing.assert_array_equal(ids, expected)
+    np.testing.assert_array_equal(damaged_scores, scores)
+
+
 def test_a_model_in_training_is_refused():
     model = golden_model()
     model.train()
