@@ -131,8 +131,16 @@ class ChatSession(Session):
         self._prefix = None
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the conversation as JSON, its pictures included (PNG), for :meth:`load`."""
-        write_json(Path(path), {"format": FILE_FORMAT, "messages": json.loads(messages_to_json(self.messages))})
+        """Write the conversation as JSON, its pictures included (PNG), for :meth:`load`.
+
+        Raises:
+            ConfigurationError: the file cannot be written; an older one is still there.
+        """
+        content = {"format": FILE_FORMAT, "messages": json.loads(messages_to_json(self.messages))}
+        try:
+            write_json(Path(path), content)
+        except OSError as error:
+            raise ConfigurationError(f"{os.fspath(path)}: cannot be written: {error.strerror or error}") from error
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Go on with a saved conversation instead of this one.

@@ -172,10 +172,7 @@ class TerminalChat:
         self._write("the conversation is forgotten\n")
 
     def _save(self, path: str) -> None:
-        try:
-            self._session.save(path)
-        except OSError as error:
-            raise ConfigurationError(f"/save: {path!r} cannot be written: {error.strerror}") from error
+        self._session.save(path)
         self._write(f"saved: {path}\n")
 
     def _load(self, path: str) -> None:

@@ -206,6 +206,11 @@ def test_a_saved_conversation_goes_on_as_if_it_had_not_stopped(loaded, session, 
     assert [path.name for path in tmp_path.iterdir()] == ["chat.json"]
 
 
+def test_a_place_that_cannot_be_written_is_named(session, tmp_path):
+    with pytest.raises(ConfigurationError, match="chat.json: cannot be written"):
+        session.save(tmp_path / "no folder" / "chat.json")
+
+
 @pytest.mark.parametrize(
     "content",
     [

@@ -7,11 +7,12 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...errors import ConfigurationError
+from ...checks import check_integer
+from ...errors import ConfigurationError, PromptError
 from ...files import TOKENIZER_CONFIG_FILE, VOCAB_FILE, read_json_object, replacing, write_json
 from . import list_format
 from .batching import TokenizedBatch, pad_rows
-from .codec import DEFAULT_IMAGE_SLOTS, QWenVLCodec, check_positive
+from .codec import DEFAULT_IMAGE_SLOTS, QWenVLCodec
 from .special_tokens import ENDOFTEXT
 from .vocabulary import rank_file_bytes
 
@@ -56,7 +57,7 @@ class QWenVLTokenizer(QWenVLCodec):
         Raises CheckpointError for the file, ConfigurationError for the rest.
         """
         super().__init__(vocab_file, image_slots, errors)
-        check_positive("model_max_length", model_max_length)
+        check_integer("model_max_length", model_max_length)
         if padding_side not in _PADDING_SIDES:
             raise ConfigurationError(f"padding_side: got {padding_side!r}, expected 'left' or 'right'")
         self.model_max_length = model_max_length
@@ -125,9 +126,12 @@ class QWenVLTokenizer(QWenVLCodec):
         max_length: ``model_max_length`` when None.
         return_tensors: None for lists, "np" or "pd" for int64 arrays [rows, length] (one text: [1, length]).
         The other arguments are those of :meth:`encode` and of the constructor.
+        Raises PromptError for anything but text.
         """
         single = isinstance(text, str)
-        texts = [text] if single else list(text)
+        if not single and not isinstance(text, (list, tuple)):
+            raise PromptError(f"text: got {type(text).__name__}, expected a str or a list of them")
+        texts = [text] if single else text
         limit = self._limit(max_length)
         rows = [self.encode(row, allowed_special, disallowed_special) for row in texts]
         if truncation:
@@ -169,7 +173,7 @@ class QWenVLTokenizer(QWenVLCodec):
     def _limit(self, max_length: int | None) -> int:
         if max_length is None:
             return self.model_max_length
-        check_positive("max_length", max_length)
+        check_integer("max_length", max_length)
         return max_length
 
     # ------------------------------------------------------------------ pictures and boxes in text

@@ -270,3 +270,9 @@ def test_boxes_after_one_with_a_label_are_drawn_in_its_colour(tiny, tmp_path):
 @pytest.mark.parametrize("response, history", [("no box", [("<img>a.png</img>", "x")]), ("<box>(1,2),(3,4)</box>", [])])
 def test_nothing_is_drawn_without_a_picture_or_a_box(tiny, response, history):
     assert tiny.draw_bbox_on_latest_picture(response, history) is None
+
+
+@pytest.mark.parametrize("text", [3, None, b"bytes", {"a": 1}])
+def test_what_is_neither_text_nor_a_list_is_refused(tiny, text):
+    with pytest.raises(PromptError, match="text: got .*expected a str or a list"):
+        tiny(text)
