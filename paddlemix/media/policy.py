@@ -6,6 +6,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
+from ..checks import check_integer
 from ..errors import ConfigurationError
 
 
@@ -32,11 +33,9 @@ class ImagePolicy:
 
     def __post_init__(self) -> None:
         for name, least in (("max_bytes", 1), ("max_pixels", 1), ("max_redirects", 0)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ConfigurationError(f"ImagePolicy.{name}={value!r}: expected an integer of at least {least}")
+            check_integer(f"ImagePolicy.{name}", getattr(self, name), least)
         if not isinstance(self.timeout, (int, float)) or not math.isfinite(self.timeout) or self.timeout <= 0:
-            raise ConfigurationError(f"ImagePolicy.timeout={self.timeout!r}: expected seconds greater than 0")
+            raise ConfigurationError(f"ImagePolicy.timeout: got {self.timeout!r}, expected seconds greater than 0")
 
     def replace(self, **changes: object) -> ImagePolicy:
         """A copy with some fields changed."""

@@ -12,6 +12,7 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
+from ...checks import check_integer
 from ...errors import ConfigurationError, PromptError
 from . import special_tokens as s
 from .image_blocks import ImageBlock, ImageBlockReader, Piece, cut_outside_blocks, split_blocks
@@ -39,7 +40,7 @@ class QWenVLCodec:
     GROUNDING_ST = s.GROUNDING_TAGS
 
     def __init__(self, vocab_file: str | os.PathLike[str], image_slots: int, errors: str) -> None:
-        check_positive("image_slots", image_slots)
+        check_integer("image_slots", image_slots)
         if errors not in _ERROR_POLICIES:
             raise ConfigurationError(f"errors: got {errors!r}, expected one of {', '.join(_ERROR_POLICIES)}")
         self.vocab_file = str(vocab_file)
@@ -253,12 +254,6 @@ class QWenVLCodec:
         if len(ids) <= max_length:
             return list(ids)
         return list(ids[: cut_outside_blocks(self._pieces(ids), max_length)])
-
-
-def check_positive(name: str, value: object) -> None:
-    """Raise ConfigurationError unless ``value`` is an integer above 0."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigurationError(f"{name}: got {value!r}, expected a positive integer")
 
 
 def _as_ids(token_ids: Any) -> list[int]:

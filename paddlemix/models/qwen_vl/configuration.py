@@ -12,6 +12,7 @@ from typing import Any
 from paddlenlp.generation import GenerationConfig
 from paddlenlp.transformers.configuration_utils import PretrainedConfig
 
+from ...checks import check_integer
 from ...errors import CheckpointError, ConfigurationError
 from ...files import CONFIG_FILE, read_json_object
 
@@ -107,8 +108,8 @@ class QWenVLVisionConfig:
     def _validate(self) -> None:
         sizes = ("image_size", "patch_size", "width", "layers", "heads", "output_dim", "n_queries", "num_positions")
         for name in sizes:
-            _check_whole(f"visual.{name}", getattr(self, name))
-        _check_whole("visual.image_start_id", self.image_start_id, least=0)
+            check_integer(f"visual.{name}", getattr(self, name))
+        check_integer("visual.image_start_id", self.image_start_id, least=0)
         _check_number("visual.mlp_ratio", self.mlp_ratio, least=1 / self.width)
         for name in ("n_queries", "num_positions"):
             value = getattr(self, name)
@@ -227,8 +228,8 @@ class QWenVLConfig(PretrainedConfig):
             "intermediate_size",
             "max_position_embeddings",
         ):
-            _check_whole(name, getattr(self, name))
-        _check_whole("seq_length", self.seq_length, least=2)  # its logarithm divides
+            check_integer(name, getattr(self, name))
+        check_integer("seq_length", self.seq_length, least=2)  # its logarithm divides
         _check_number("rotary_emb_base", self.rotary_emb_base, least=1)
         _check_number("layer_norm_epsilon", self.layer_norm_epsilon)
         _check_number("initializer_range", self.initializer_range)
@@ -287,11 +288,6 @@ def _check_switched_off(name: str, value: Any, neutral: Any) -> None:
         return
     hint = "how to generate stands in generation_config.json" if name in vars(GenerationConfig()) else "remove it"
     raise ConfigurationError(f"{name}: only {neutral!r} is supported, got {value!r}; {hint}")
-
-
-def _check_whole(name: str, value: Any, least: int = 1) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigurationError(f"{name}: expected an integer of at least {least}, got {value!r}")
 
 
 def _check_number(name: str, value: Any, least: float = 0, below: float = math.inf) -> None:

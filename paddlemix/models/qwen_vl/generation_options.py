@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+from ...checks import check_integer
 from ...errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -69,9 +70,7 @@ class GenerationOptions:
             ("num_return_sequences", 1),
             ("prefill_chunk_size", 0),
         ):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ConfigurationError(f"{name}: expected an integer of at least {least}, got {value!r}")
+            check_integer(name, getattr(self, name), least)
         if not isinstance(self.do_sample, bool):
             raise ConfigurationError(f"do_sample: expected True or False, got {self.do_sample!r}")
         for name in ("temperature", "repetition_penalty"):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from ...checks import check_integer
 from ...errors import ConfigurationError
 from ...files import PREPROCESSOR_CONFIG_FILE
 from ...media import ImagePolicy, load_image
@@ -38,8 +39,7 @@ class QwenVLImageProcessor:
             as the original does: transparent parts then show whatever colour is stored beneath.
         Raises ConfigurationError.
         """
-        if not isinstance(image_size, int) or isinstance(image_size, bool) or image_size < 1:
-            raise ConfigurationError(f"image_size: got {image_size!r}, expected a positive integer")
+        check_integer("image_size", image_size)
         if not isinstance(exif_transpose, bool):
             raise ConfigurationError(f"exif_transpose: got {exif_transpose!r}, expected true or false")
         if background is not None:

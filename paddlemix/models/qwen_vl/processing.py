@@ -15,6 +15,7 @@ import numpy as np
 
 from ...chat.messages import normalize_messages, user_message
 from ...chat.template import DEFAULT_SYSTEM, RenderedPrompt, check_chat_format, render_chatml, render_raw
+from ...checks import check_integer
 from ...dependencies import require
 from ...errors import ConfigurationError, PromptError
 from ...files import CONFIG_FILE, GENERATION_CONFIG_FILE, PREPROCESSOR_CONFIG_FILE, read_json_object, write_json
@@ -54,10 +55,9 @@ class QwenVLProcessor:
         max_length: most ids of one prompt; the tokenizer's ``model_max_length`` when None.
         """
         check_chat_format(chat_format)
-        for name, value in (("max_images", max_images), ("max_length", max_length)):
-            least = 0 if name == "max_images" else 1
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
-                raise ConfigurationError(f"{name}: got {value!r}, expected an integer of at least {least}")
+        check_integer("max_images", max_images, least=0)
+        if max_length is not None:
+            check_integer("max_length", max_length)
         self.tokenizer = tokenizer
         self.image_processor = image_processor if image_processor is not None else QwenVLImageProcessor()
         self.policy = policy if policy is not None else ImagePolicy()
