@@ -62,6 +62,7 @@ class TrainingModel(nn.Layer):
         words: paddle.Tensor,
         patches: paddle.Tensor,
         patch_boxes: paddle.Tensor,
+        described: paddle.Tensor | None = None,
         input_ids: paddle.Tensor | None = None,
         position_ids: paddle.Tensor | None = None,
         attention_mask: paddle.Tensor | None = None,
@@ -69,14 +70,18 @@ class TrainingModel(nn.Layer):
         labels: paddle.Tensor | None = None,
         label_weights: paddle.Tensor | None = None,
     ) -> dict[str, paddle.Tensor]:
-        """Shapes as in :class:`~paddlemix.zoo.training.dataset.HeadTargets` and ``SceneCollator``, a batch of them."""
+        """Shapes as in :class:`~paddlemix.zoo.training.dataset.HeadTargets` and ``SceneCollator``, a batch of them.
+
+        ``described``: int64, which of the pictures the rows of ``input_ids`` speak of, in order.
+        """
         visual = self.model.visual
         patch_states = visual.transformer(visual.ln_pre(visual.embed_patches(images)))
         features = visual.ln_post(visual.attn_pool(patch_states)) @ visual.proj
         parts = self.head_losses(patch_states, features, kinds, boxes, digits, colours, words, patches, patch_boxes)
         loss = sum(parts.values()) * self.head_weight
         if input_ids is not None:
-            embeddings = self.model.transformer.embed(input_ids, image_features=features)
+            shown = paddle.gather(features, described)
+            embeddings = self.model.transformer.embed(input_ids, image_features=shown)
             hidden, _ = self.model.transformer(embeddings, attention_mask, position_ids)
             predicting = paddle.gather(hidden.reshape([-1, hidden.shape[-1]]), sources)
             token_losses = F.cross_entropy(self.model.lm_head(predicting), labels, reduction="none").reshape([-1])

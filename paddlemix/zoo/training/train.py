@@ -79,7 +79,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--output_dir", type=Path, required=True, help="checkpoints, curve.jsonl and the result")
     parser.add_argument("--start", type=Path, help="output directory of the stage before")
     parser.add_argument("--max_steps", type=int, required=True)
-    parser.add_argument("--batch_size", type=int, default=16, help="pictures for each step and process")
+    parser.add_argument("--batch_size", type=int, default=32, help="pictures for each step and process")
     parser.add_argument("--save_steps", type=int, default=500)
     parser.add_argument("--logging_steps", type=int, default=20)
     parser.add_argument("--learning_rate", type=float, help="instead of the stage's own")
