@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import paddle
 
+from ..checks import check_integer
 from ..errors import ConfigurationError, PromptError
 from ..files import write_json
 from ..media import ImagePolicy, load_image
@@ -82,8 +83,7 @@ class ChatSession(Session):
         trusted_tags: bool = False,
         **options: Any,
     ) -> None:
-        if not isinstance(image_cache_size, int) or isinstance(image_cache_size, bool) or image_cache_size < 0:
-            raise ConfigurationError(f"image_cache_size: expected an integer of at least 0, got {image_cache_size!r}")
+        check_integer("image_cache_size", image_cache_size, least=0)
         self._window = chat_settings(model)
         super().__init__(model, processor, policy, trusted_tags, options)
         self._image_cache_size = image_cache_size

@@ -1,10 +1,9 @@
 """Flushing denormal numbers to zero, for training on a CPU.
 
 Paddle's softmax gives a masked position not zero but about 1e-28. In the backward pass such weights meet small
-gradients,
-the products fall below the smallest normal float32, and the processor then computes each of them many times slower: the
-backward pass of a small decoder took 2.4 times as long. Neither Paddle nor NumPy can set the processor's flag, so four
-lines of C do.
+gradients, the products fall below the smallest normal float32, and the processor then computes each of them many times
+slower: the backward pass of a small decoder took 2.4 times as long. Neither Paddle nor NumPy can set the processor's
+flag, so four lines of C do.
 """
 
 from __future__ import annotations

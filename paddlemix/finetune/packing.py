@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-IGNORED_LABEL = -100
+from ..models.qwen_vl.batching import IGNORED_LABEL
+
 SHARED = 0
 PADDING = -1
 

@@ -11,6 +11,7 @@ from ...dependencies import require
 from ...errors import ConfigurationError, PromptError
 
 IGNORED_LABEL = -100
+"""The label of a position that is not trained."""
 
 
 class TokenizedBatch(dict):
@@ -43,7 +44,7 @@ class TokenizedBatch(dict):
 def pad_rows(columns: dict[str, Sequence[Sequence[int]]], length: int, side: str, pad_id: int) -> TokenizedBatch:
     """Rows of every column padded to ``length`` ids; longer rows stay as they are.
 
-    columns: ``input_ids`` is padded with ``pad_id``, ``labels`` with -100, anything else with 0.
+    columns: ``input_ids`` is padded with ``pad_id``, ``labels`` with ``IGNORED_LABEL``, anything else with 0.
     side: "left" or "right".
     """
     fill = {"input_ids": pad_id, "labels": IGNORED_LABEL}

@@ -16,6 +16,7 @@ from paddlenlp.transformers.model_outputs import CausalLMOutputWithPast
 from paddlenlp.transformers.model_utils import PretrainedModel
 
 from ...errors import PromptError
+from .batching import IGNORED_LABEL
 from .configuration import QWenVLConfig, QWenVLVisionConfig
 from .generation import QWenVLGenerationMixin
 from .kv_cache import KVCache, ntk_alpha
@@ -301,6 +302,6 @@ def next_token_loss(logits: paddle.Tensor, labels: paddle.Tensor) -> paddle.Tens
     """
     predicted = logits[:, :-1].reshape([-1, logits.shape[-1]]).astype("float32")
     following = labels[:, 1:].reshape([-1])
-    total = F.cross_entropy(predicted, following, ignore_index=-100, reduction="sum")
+    total = F.cross_entropy(predicted, following, ignore_index=IGNORED_LABEL, reduction="sum")
     # Paddle's own mean would divide by the ignored positions as well: it leaves them out for non-negative ids only.
-    return total / (following != -100).astype("float32").sum().clip(min=1.0)
+    return total / (following != IGNORED_LABEL).astype("float32").sum().clip(min=1.0)
