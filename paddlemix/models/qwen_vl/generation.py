@@ -55,6 +55,7 @@ class QWenVLGenerationMixin:
         images: paddle.Tensor | None = None,
         image_features: paddle.Tensor | None = None,
         attention_mask: IdsLike | None = None,
+        token_type_ids: IdsLike | None = None,
         past_key_values: KVCache | None = None,
         tokenizer: QWenVLTokenizer | None = None,
         streamer: BaseStreamer | None = None,
@@ -73,6 +74,7 @@ class QWenVLGenerationMixin:
             image_features: ``[n, n_queries, hidden]``, encoded pictures instead of ``images``.
             attention_mask: int ``[batch, length]``, zeros for padding; may be left out where no row is padded, or
                 where the padding id cannot begin a prompt.
+            token_type_ids: not used; the tokenizer returns them, as the original's does.
             past_key_values: a cache that holds a prefix of these prompts already; it is extended in place. The pictures
                 in that prefix may be left out of ``images``.
             tokenizer: needed for ``stop_strings``; ids that it does not know are then never chosen.

@@ -66,7 +66,7 @@ class QWenModel(nn.Layer):
 
         Raises:
             PromptError: a ``<img>`` without its ``</img>``, a span of the wrong length, or not as many pictures as
-                spans.
+                spans, none at all included.
         """
         embeddings = self.wte(input_ids)
         if images is not None:
@@ -74,6 +74,7 @@ class QWenModel(nn.Layer):
                 raise PromptError("images, image_features: give one of them, not both")
             image_features = self.visual(images)
         if image_features is None:
+            _refuse_empty_pictures(input_ids, self.config.visual)
             return embeddings + self._blank_picture_term() if self._needs_picture_gradients() else embeddings
         slots = picture_slots(input_ids.numpy(), self.config.visual)
         if len(slots) != image_features.shape[0]:
@@ -202,6 +203,7 @@ class QWenLMHeadModel(QWenVLGenerationMixin, QWenVLCheckpointMixin, PretrainedMo
         logits_to_keep: int = 0,
         use_cache: bool | None = None,
         output_hidden_states: bool = False,
+        token_type_ids: paddle.Tensor | None = None,
     ) -> CausalLMOutputWithPast:
         """Logits, and the loss where labels are given.
 
@@ -217,6 +219,7 @@ class QWenLMHeadModel(QWenVLGenerationMixin, QWenVLCheckpointMixin, PretrainedMo
             logits_to_keep: compute logits for so many last positions only; 0 means all.
             use_cache: start a cache where none was given; by default ``config.use_cache`` in evaluation without labels.
             output_hidden_states: also return the input of the first layer and the output of each.
+            token_type_ids: not used; the tokenizer returns them, as the original's does.
 
         Returns:
             ``logits`` ``[batch, kept, vocab]``, ``loss`` or ``None``, ``past_key_values``, ``hidden_states`` or
@@ -289,6 +292,20 @@ def picture_slots(input_ids: np.ndarray, visual: QWenVLVisionConfig) -> np.ndarr
             f"got spans of {sorted(set(lengths.tolist()))}"
         )
     return (starts[:, None] + 1 + np.arange(visual.n_queries)).astype(np.int64)
+
+
+def _refuse_empty_pictures(input_ids: paddle.Tensor, visual: QWenVLVisionConfig) -> None:
+    """Raise PromptError where a whole span waits for a picture; a lone ``<img>`` may be what the model wrote."""
+    behind = visual.n_queries + 1
+    if input_ids.shape[-1] <= behind:
+        return
+    ids = input_ids.numpy()
+    spans = (ids[..., :-behind] == visual.image_start_id) & (ids[..., behind:] == visual.image_end_id)
+    if spans.any():
+        raise PromptError(
+            f"images: missing for {spans.sum()} <img> span(s) in input_ids; the model itself reads no paths, "
+            "generate and chat do"
+        )
 
 
 def next_token_loss(logits: paddle.Tensor, labels: paddle.Tensor) -> paddle.Tensor:

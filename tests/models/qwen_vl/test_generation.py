@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from paddlenlp.generation import GenerationConfig, LogitsProcessor, TextIteratorStreamer
+from PIL import Image
 
 from paddlemix.errors import ConfigurationError, NumericalError, PromptError
 from paddlemix.models.qwen_vl.generation import generation_steps
@@ -459,3 +460,14 @@ def test_no_gradients_are_kept():
     golden_model().generate([[1, 2]], GREEDY, max_new_tokens=2)
     assert paddle.is_grad_enabled()
     assert all(p.grad is None for p in golden_model().parameters())
+
+
+def test_what_the_tokenizer_returns_goes_to_generate_as_it_is(chat_model, tmp_path, monkeypatch):
+    model, processor = chat_model
+    Image.new("RGB", (9, 9), "red").save(tmp_path / "p", format="PNG")
+    monkeypatch.chdir(tmp_path)
+    inputs = processor.tokenizer("<img>p</img>what", return_tensors="pd")
+    pixels = paddle.to_tensor(processor.image_processor([tmp_path / "p"]))
+    wanted, _ = model.generate(inputs.input_ids, images=pixels, max_new_tokens=4)
+    np.testing.assert_array_equal(model.generate(**inputs, max_new_tokens=4)[0].numpy(), wanted.numpy())
+    assert model(**inputs, images=pixels).logits.shape[:2] == inputs.input_ids.shape

@@ -134,6 +134,12 @@ def test_as_many_pictures_as_spans_are_expected(count):
         golden_model()(inputs["input_ids"], paddle.zeros([count, 3, 56, 56]))
 
 
+def test_spans_without_any_picture_are_refused_and_a_lone_tag_is_not():
+    with pytest.raises(PromptError, match="images: missing for 2 <img> span"):
+        golden_model()(prompt("two_images")["input_ids"])
+    golden_model()(paddle.to_tensor([[IMG, *[5] * 300]]))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
