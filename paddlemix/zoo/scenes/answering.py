@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from ...models.qwen_vl.stopping import answer_end_ids
 from .evaluate import AnswerFunction
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def answer_function(
             attention_mask=inputs["attention_mask"],
             max_new_tokens=max_new_tokens,
             do_sample=False,
-            eos_token_id=[processor.tokenizer.eod_id, processor.tokenizer.im_end_id],
+            eos_token_id=answer_end_ids((), processor.tokenizer),
         )
         return processor.batch_decode(ids)
 

@@ -10,17 +10,17 @@ inside a run of Chinese, which the tokenizer does not split into words by itself
 from __future__ import annotations
 
 import argparse
-import base64
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from ...files import TOKENIZER_CONFIG_FILE, VOCAB_FILE, write_json
+from ...models.qwen_vl.tokenization import TOKENIZER_CLASS
+from ...models.qwen_vl.vocabulary import rank_file_bytes
 from .lexicon import COLOURS, KINDS, WORDS
 from .phrases import ANSWERS, JOINERS, NO_PICTURE, OTHER_TEXT, QUESTIONS, SMALL_TALK
 
-RANK_FILE = "qwen.tiktoken"
 MODEL_MAX_LENGTH = 2048
 IMAGE_SLOTS = 36
 
@@ -116,10 +116,9 @@ def write_tokenizer(folder: Path) -> int:
     """Writes the rank file and ``tokenizer_config.json`` into ``folder``; returns the number of ranks."""
     ranks = build_ranks()
     folder.mkdir(parents=True, exist_ok=True)
-    lines = [base64.b64encode(token) + b" %d\n" % rank for token, rank in ranks.items()]
-    (folder / RANK_FILE).write_bytes(b"".join(lines))
-    config = {"tokenizer_class": "QWenTokenizer", "model_max_length": MODEL_MAX_LENGTH, "image_slots": IMAGE_SLOTS}
-    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    (folder / VOCAB_FILE).write_bytes(rank_file_bytes(ranks))
+    config = {"tokenizer_class": TOKENIZER_CLASS, "model_max_length": MODEL_MAX_LENGTH, "image_slots": IMAGE_SLOTS}
+    write_json(folder / TOKENIZER_CONFIG_FILE, config)
     return len(ranks)
 
 
@@ -140,7 +139,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output_folder", type=Path)
     args = parser.parse_args()
-    print(f"{write_tokenizer(args.output_folder)} ranks in {args.output_folder / RANK_FILE}")
+    print(f"{write_tokenizer(args.output_folder)} ranks in {args.output_folder / VOCAB_FILE}")
 
 
 if __name__ == "__main__":

@@ -7,12 +7,12 @@ import pytest
 import tiktoken
 
 from paddlemix import zoo
+from paddlemix.files import VOCAB_FILE
 from paddlemix.zoo.scenes import tasks
 from paddlemix.zoo.scenes.lexicon import COLOURS, KINDS, WORDS
 from paddlemix.zoo.scenes.phrases import OTHER_TEXT
 from paddlemix.zoo.scenes.scene import generate_scene
 from paddlemix.zoo.scenes.vocabulary import (
-    RANK_FILE,
     build_ranks,
     colour_token_ids,
     object_token_ids,
@@ -29,7 +29,7 @@ TAGS = ("<ref>", "</ref>", "<box>", "</box>")
 
 @pytest.fixture(scope="module")
 def ranks() -> dict[bytes, int]:
-    lines = (zoo.DEFAULT_MODEL_DIR / RANK_FILE).read_bytes().splitlines()
+    lines = (zoo.DEFAULT_MODEL_DIR / VOCAB_FILE).read_bytes().splitlines()
     return {base64.b64decode(token): int(rank) for token, rank in (line.split() for line in lines)}
 
 
@@ -42,7 +42,7 @@ def encoding(ranks) -> tiktoken.Encoding:
 def test_the_rank_file_is_what_the_lexicon_gives(ranks, tmp_path):
     assert ranks == build_ranks()
     write_tokenizer(tmp_path)
-    for name in (RANK_FILE, "tokenizer_config.json"):
+    for name in (VOCAB_FILE, "tokenizer_config.json"):
         assert (tmp_path / name).read_bytes() == (zoo.DEFAULT_MODEL_DIR / name).read_bytes()
 
 
