@@ -242,6 +242,16 @@ def test_old_turns_leave_the_prompt_at_the_window(loaded, tmp_path):
     assert len(session.messages) == 17
 
 
+def test_a_shortened_prompt_is_answered_as_if_it_were_new(tmp_path):
+    loaded = random_model(tmp_path)
+    loaded[0].generation_config.max_window_size = 150
+    turns = [(f"question number {i}", [picture(i % 3)] if i % 2 else []) for i in range(7)]
+    session = ChatSession(*loaded, max_new_tokens=10)
+    replies = [session.ask(*turn) for turn in turns]
+    assert replies[-1].prompt_tokens < 250
+    assert [reply.text for reply in replies] == [reply.text for reply in fresh_answers(loaded, turns)]
+
+
 def test_boxes_are_read_and_drawn_into_the_newest_picture(loaded, monkeypatch):
     model, processor = loaded
     session = ChatSession(model, processor, max_new_tokens=3)
