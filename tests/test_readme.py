@@ -106,7 +106,8 @@ def named_paths(name: str) -> Iterator[str]:
     """Files and folders of the project that a document names in backticks."""
     for code in _CODE.findall(prose(name)):
         is_path = _PATH.fullmatch(code) and ("/" in code or code.endswith(_SUFFIXES) and code not in _SUFFIXES)
-        if is_path and code not in ELSEWHERE and code.split("/")[0] != "runs":
+        is_rate = code.endswith("/s")
+        if is_path and not is_rate and code not in ELSEWHERE and code.split("/")[0] != "runs":
             yield code
 
 
