@@ -84,11 +84,9 @@ class QwenVLProcessor:
         exif_transpose, background: as in :class:`QwenVLImageProcessor`, before the file's. options: the constructor's.
         Raises CheckpointError, ConfigurationError or ModelNotFoundError.
         """
-        directory = Path(name_or_dir)
-        if not directory.is_dir():
-            from ...checkpoint import hub
+        from ...checkpoint import hub
 
-            directory = Path(hub.resolve(name_or_dir))
+        directory = hub.resolve(name_or_dir)
         visual = (read_json_object(directory / CONFIG_FILE) or {}).get("visual") or {}
         settings = read_json_object(directory / PREPROCESSOR_CONFIG_FILE) or {}
         if not settings and "image_size" in visual:

@@ -75,11 +75,9 @@ class QWenVLTokenizer(QWenVLCodec):
         overrides: arguments of the constructor that go before the file's. ``image_slots`` is 256 unless given.
         Raises CheckpointError or ModelNotFoundError.
         """
-        directory = Path(name_or_dir)
-        if not directory.is_dir():
-            from ...checkpoint import hub
+        from ...checkpoint import hub
 
-            directory = Path(hub.resolve(name_or_dir))
+        directory = hub.resolve(name_or_dir)
         config = read_json_object(directory / TOKENIZER_CONFIG_FILE) or {}
         ours = {name: config.pop(name) for name in _CONFIG_FIELDS if name in config}
         tokenizer = cls(directory / VOCAB_FILE, **{**ours, **overrides})
