@@ -60,6 +60,10 @@ class TensorSource:
         return element_count(self.shape) * STORAGE[self.dtype].itemsize
 
 
+class _NoRoomError(CheckpointError):
+    """The disk is too full, which says nothing against what an earlier run wrote."""
+
+
 def plan_shards(tensors: Sequence[TensorSource], max_bytes: int) -> list[tuple[str, list[TensorSource]]]:
     """File names and their tensors: in the given order, a new file when the next tensor would exceed ``max_bytes``."""
     groups: list[list[TensorSource]] = []
@@ -108,7 +112,7 @@ def write_checkpoint(
                     _write_shards(staging, shards, metadata, identity, finished, check, progress)
                     manifest = _publish(folder, staging, shards, metadata, identity, finished)
                 except BaseException as error:
-                    if made_from is None or not finished or isinstance(error, CheckpointError):
+                    if made_from is None or not finished or _is_refusal(error):
                         _discard(staging)
                     raise
             _discard(staging)
@@ -116,6 +120,11 @@ def write_checkpoint(
     except OSError as error:
         kept = f"; {len(finished)} finished files are kept in {staging} for the next run" if staging.is_dir() else ""
         raise CheckpointError(f"{folder}: cannot be written: {error.strerror or error}{kept}") from error
+
+
+def _is_refusal(error: BaseException) -> bool:
+    """Whether the tensors themselves are no good, so that going on later is out of the question."""
+    return isinstance(error, CheckpointError) and not isinstance(error, _NoRoomError)
 
 
 def _discard(staging: Path) -> None:
@@ -141,7 +150,7 @@ def _write_shards(
     needed = sum(size for name, size in sizes.items() if name not in finished) + SPARE_BYTES
     free = shutil.disk_usage(staging).free
     if needed > free:
-        raise CheckpointError(
+        raise _NoRoomError(
             f"{staging.parent}: {needed / 1e9:.2f} GB needed, {free / 1e9:.2f} GB free on this disk; nothing written"
         )
     for name, group in shards:
@@ -214,7 +223,7 @@ def _body(tensors: Sequence[TensorSource]) -> Iterator[np.ndarray]:
 
 
 def _finished(staging: Path, identity: str | None) -> Files:
-    """Files that an earlier run with the same identity finished and that are whole; everything else is deleted."""
+    """Files that an earlier run with the same identity finished and that are whole; all others are deleted."""
     state = read_json_if_whole(staging / _PROGRESS)
     files = state.get("files") if state and identity is not None and state.get("identity") == identity else None
     good = {}
@@ -222,7 +231,7 @@ def _finished(staging: Path, identity: str | None) -> Files:
         if (staging / name).is_file() and file_sha256(staging / name) == entry["sha256"]:
             good[name] = entry
     for path in staging.iterdir():
-        if path.name not in good and path.name != _LOCK:
+        if path.name not in good and path.name not in (_LOCK, _PROGRESS):
             path.unlink()
     return good
 

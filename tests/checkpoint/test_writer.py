@@ -138,6 +138,29 @@ def test_interrupted_writing_goes_on_where_it_was(tmp_path: Path, monkeypatch: p
     assert damaged_files(tmp_path, read_manifest(tmp_path)) == []
 
 
+def test_a_second_interruption_costs_no_finished_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"made_from": {"source": 1}, "max_shard_bytes": 100}
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            write_checkpoint(tmp_path, failing_after(3, KeyboardInterrupt()), METADATA, **options)
+    log = written(tmp_path, monkeypatch)
+    write_checkpoint(tmp_path, sources(), METADATA, **options)
+    assert log == ["model-00004-of-00005.safetensors", "model-00005-of-00005.safetensors"]
+
+
+def test_a_disk_that_is_full_meanwhile_costs_no_finished_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"made_from": {"source": 1}, "max_shard_bytes": 100}
+    with pytest.raises(KeyboardInterrupt):
+        write_checkpoint(tmp_path, failing_after(3, KeyboardInterrupt()), METADATA, **options)
+    with monkeypatch.context() as full:
+        full.setattr(shutil, "disk_usage", lambda path: namedtuple("usage", "free")(1000))
+        with pytest.raises(CheckpointError, match="0.00 GB free"):
+            write_checkpoint(tmp_path, sources(), METADATA, **options)
+    log = written(tmp_path, monkeypatch)
+    write_checkpoint(tmp_path, sources(), METADATA, **options)
+    assert log == ["model-00004-of-00005.safetensors", "model-00005-of-00005.safetensors"]
+
+
 def test_finished_files_that_were_damaged_meanwhile_are_written_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
