@@ -67,7 +67,7 @@ def resolve(
     if store is not None and store not in stores.STORES:
         raise ConfigurationError(f"store: got {store!r}, expected one of {', '.join(stores.STORES)}")
     if not isinstance(name_or_dir, (str, os.PathLike)):
-        raise ConfigurationError(f"model: got {type(name_or_dir).__name__}, expected a name or folder (str or Path)")
+        raise ConfigurationError(f"model: got {type(name_or_dir).__name__}, expected a folder or a name (str or Path)")
     name = os.fspath(name_or_dir)
     path = Path(os.path.expanduser(name))
     # Those of os.path take any name for a question; Path's own raise for some.
@@ -122,6 +122,8 @@ def _places(name: str, store: str | None) -> Sequence[tuple[str, str]]:
 
 
 def _fetch(name: str, places: Sequence[tuple[str, str]], folder: Path, progress: bool | Progress) -> None:
+    if folder.is_dir():  # without config.json: remains of something else
+        raise CheckpointError(f"{folder}: is in the way of the downloaded model; move it away")
     tried = []
     for store, model in places:
         partial = folder.with_name(f"{folder.name}.{store}.incomplete")
@@ -135,19 +137,18 @@ def _fetch(name: str, places: Sequence[tuple[str, str]], folder: Path, progress:
             continue
         except OSError as error:
             raise CheckpointError(f"{partial}: cannot be written: {error.strerror or error}") from error
-        if folder.is_dir():  # without config.json: remains of something else
-            raise CheckpointError(f"{folder}: is in the way of the downloaded model; move it away")
         os.replace(partial, folder)
         return
     raise ModelNotFoundError(f"model {name!r} was not found; tried {'; '.join(tried)}; known names: {_known()}")
 
 
 def _download_all(files: Sequence[RemoteFile], partial: Path, progress: bool | Progress) -> None:
-    """Fetch ``files`` into ``partial``, small ones first; files that are there already are whole."""
+    """Fetch ``files`` into ``partial``, small ones first. Files that are there already are whole, and are kept unless
+    their size shows that the store has another version by now."""
     if not any(file.name == CONFIG_FILE for file in files):
         raise NotThereError(f"has no {CONFIG_FILE}, so it is no model")
     partial.mkdir(parents=True, exist_ok=True)
-    missing = [file for file in files if not (partial / file.name).exists()]
+    missing = [file for file in files if not _is_there(partial / file.name, file.size)]
     needed = sum(file.size or 0 for file in missing)
     needed -= sum(path.stat().st_size for path in partial.glob("*.part"))
     free = shutil.disk_usage(partial).free
@@ -160,6 +161,10 @@ def _download_all(files: Sequence[RemoteFile], partial: Path, progress: bool | P
             except NotThereError:
                 if not file.optional:
                     raise
+
+
+def _is_there(path: Path, size: int | None) -> bool:
+    return path.is_file() and (size is None or path.stat().st_size == size)
 
 
 class _Meter:

@@ -183,6 +183,24 @@ def test_interrupted_download_goes_on_and_is_visible_only_when_complete(store: S
     assert names(folder.parent) == ["Qwen-VL"]
 
 
+def test_a_file_that_changed_in_the_store_meanwhile_is_fetched_again(store: Store) -> None:
+    store.add_huggingface("Qwen/Qwen-VL", FILES)
+    store.breaks["/Qwen/Qwen-VL/resolve/abc123/pytorch_model.bin"] = [1000] + [0] * 10
+    with pytest.raises(ModelNotFoundError, match="broke off"):
+        resolve("Qwen/Qwen-VL", progress=False)
+    store.breaks.clear()
+    store.add_huggingface("Qwen/Qwen-VL", {**FILES, "config.json": b'{"new": 1}'})
+    assert (resolve("Qwen/Qwen-VL", progress=False) / "config.json").read_bytes() == b'{"new": 1}'
+
+
+def test_a_folder_in_the_way_is_noticed_before_anything_is_fetched(store: Store, home: Path) -> None:
+    store.add_huggingface("Qwen/Qwen-VL", FILES)
+    (home / "Qwen" / "Qwen-VL").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match="in the way"):
+        resolve("Qwen/Qwen-VL", progress=False)
+    assert store.requests == []
+
+
 def test_wrong_checksum_is_an_error_and_no_model(store: Store, home: Path) -> None:
     store.add_huggingface("Qwen/Qwen-VL", FILES)
     store.content["/Qwen/Qwen-VL/resolve/abc123/pytorch_model.bin"] = FILES["pytorch_model.bin"][::-1]
