@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Union
+from typing import Any
 
 import numpy as np
 
@@ -24,8 +24,6 @@ from ..files import (
 )
 from . import dtypes, layouts, tiles, writer
 from .readers import Checkpoint, open_checkpoint, raise_listed
-
-PathLike = Union[str, "os.PathLike[str]"]
 
 #: beside the weights, what makes up a model's folder; copied if it is there
 SIDE_FILES = (
@@ -61,8 +59,8 @@ class ConversionResult:
 
 
 def convert_checkpoint(
-    source: PathLike,
-    target: PathLike,
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
     to: str = layouts.PADDLE,
     *,
     dtype: str | None = None,
@@ -126,7 +124,9 @@ def file_metadata(layout: str) -> dict[str, str]:
     return {"format": "pd", layouts.MARKER: layout}
 
 
-def verify_conversion(source: Checkpoint | PathLike, target: PathLike, dtype: str | None = None) -> None:
+def verify_conversion(
+    source: Checkpoint | str | os.PathLike[str], target: str | os.PathLike[str], dtype: str | None = None
+) -> None:
     """Compare every tensor of ``target`` with ``source`` bit by bit (after conversion to ``dtype``) and every file with
     its sha256 in the manifest. Raises CheckpointError with the list of differences."""
     source = source if isinstance(source, Checkpoint) else open_checkpoint(source)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 from pathlib import Path
-from typing import Any, Union
+from typing import Any
 
 import numpy as np
 
@@ -14,12 +14,10 @@ from . import dtypes, layouts, tiles, writer
 from .convert import file_metadata
 from .readers import Checkpoint, open_checkpoint, raise_listed
 
-PathLike = Union[str, "os.PathLike[str]"]
-
 
 def load_into(
     model: Any,
-    checkpoint: Checkpoint | PathLike,
+    checkpoint: Checkpoint | str | os.PathLike[str],
     dtype: str | None = None,
     *,
     strict: bool = True,
@@ -108,7 +106,11 @@ def _memory(parameter: Any, tag: str) -> np.ndarray:
 
 
 def save_model(
-    model: Any, folder: PathLike, *, dtype: str | None = None, max_shard_bytes: int = writer.DEFAULT_SHARD_BYTES
+    model: Any,
+    folder: str | os.PathLike[str],
+    *,
+    dtype: str | None = None,
+    max_shard_bytes: int = writer.DEFAULT_SHARD_BYTES,
 ) -> dict[str, Any]:
     """Write the parameters of ``model`` as our safetensors into ``folder``, as they are or as ``dtype``; returns the
     manifest. Written aside and renamed: a failure (CheckpointError) leaves the folder as it was."""
