@@ -15,6 +15,7 @@ Models need not be converted before they are used: every program here reads all 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +32,13 @@ from paddlemix.checkpoint import convert_checkpoint, resolve  # noqa: E402
 from paddlemix.checkpoint.dtypes import TARGETS  # noqa: E402
 
 
+def gigabytes(text: str) -> float:
+    size = float(text)
+    if not math.isfinite(size):  # float() reads "nan" and "inf" too
+        raise ValueError(text)
+    return size
+
+
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("input", metavar="INPUT", help="folder or name of the model to convert")
@@ -44,7 +52,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--dtype", choices=TARGETS, help="number format to convert to (default: as stored)")
     parser.add_argument(
         "--max_shard_size",
-        type=float,
+        type=gigabytes,
         default=2.0,
         metavar="GB",
         help="largest size of one file; one tensor is never divided (default: %(default)s)",

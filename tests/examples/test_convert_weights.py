@@ -44,6 +44,7 @@ def test_help_shows_both_directions(run_example: Run) -> None:
         (["SOURCE", "out", "--dtype", "int4"], 2, "error: argument --dtype: invalid choice: 'int4'"),
         (["SOURCE", "SOURCE"], 1, "is the folder of the source itself"),
         (["SOURCE", "out", "--max_shard_size", "0"], 1, "error: max_shard_bytes: got 0"),
+        (["SOURCE", "out", "--max_shard_size", "nan"], 2, "error: argument --max_shard_size: invalid gigabytes value"),
         (["SOURCE"], 2, "error: the following arguments are required: OUTPUT"),
     ],
 )
