@@ -19,7 +19,7 @@ def check_memory(config: Any, dtype: str, available: int | None = None) -> None:
     if available is not None and needed > available:
         raise NotEnoughMemoryError(
             f"{dtype} weights need {needed / 1e9:.1f} GB of memory, {available / 1e9:.1f} GB are available; "
-            "use a smaller dtype or a larger machine"
+            "use a larger machine" + (", or a GPU, where bfloat16 takes half of it" if dtype == "float32" else "")
         )
 
 
