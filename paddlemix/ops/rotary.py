@@ -20,7 +20,10 @@ def rotary_tables(length: int, head_dim: int, base: float) -> tuple[np.ndarray, 
     inverse_frequency = np.float32(1.0) / np.power(np.float32(base), exponent)
     angle = np.outer(np.arange(length, dtype=np.float32), inverse_frequency)
     cos, sin = np.cos(angle), np.sin(angle)
-    return np.concatenate([cos, cos], axis=-1), np.concatenate([-sin, sin], axis=-1)
+    tables = np.concatenate([cos, cos], axis=-1), np.concatenate([-sin, sin], axis=-1)
+    for table in tables:
+        table.flags.writeable = False  # every caller gets the same arrays
+    return tables
 
 
 def apply_rotary(x: paddle.Tensor, cos: paddle.Tensor, sin: paddle.Tensor) -> paddle.Tensor:

@@ -55,13 +55,7 @@ class TrainingModel(nn.Layer):
     def forward(
         self,
         images: paddle.Tensor,
-        kinds: paddle.Tensor,
-        boxes: paddle.Tensor,
-        digits: paddle.Tensor,
-        colours: paddle.Tensor,
-        words: paddle.Tensor,
-        patches: paddle.Tensor,
-        patch_boxes: paddle.Tensor,
+        *,
         described: paddle.Tensor | None = None,
         input_ids: paddle.Tensor | None = None,
         position_ids: paddle.Tensor | None = None,
@@ -69,15 +63,23 @@ class TrainingModel(nn.Layer):
         sources: paddle.Tensor | None = None,
         labels: paddle.Tensor | None = None,
         label_weights: paddle.Tensor | None = None,
+        **targets: paddle.Tensor,
     ) -> dict[str, paddle.Tensor]:
-        """Shapes as in :class:`~paddlemix.zoo.training.dataset.HeadTargets` and ``SceneCollator``, a batch of them.
+        """The loss of a batch as ``SceneCollator`` makes it.
 
-        ``described``: int64, which of the pictures the rows of ``input_ids`` speak of, in order.
+        Args:
+            images: float32 ``[n, 3, side, side]``.
+            described: int64 ``[rows with a picture]``, which of the pictures the rows speak of, in order.
+            input_ids, position_ids: int64 ``[rows, length]``; left out in the stage that trains the vision part alone.
+            attention_mask: bool ``[rows, length, length]``, who may see whom.
+            sources: int64 ``[targets]``, flat indices of the positions that predict.
+            labels, label_weights: ``[targets]``, what they should predict and how much it counts.
+            **targets: for the heads, see :class:`~paddlemix.zoo.training.dataset.HeadTargets`, a batch of them.
         """
         visual = self.model.visual
         patch_states = visual.transformer(visual.ln_pre(visual.embed_patches(images)))
         features = visual.ln_post(visual.attn_pool(patch_states)) @ visual.proj
-        parts = self.head_losses(patch_states, features, kinds, boxes, digits, colours, words, patches, patch_boxes)
+        parts = self.head_losses(patch_states, features, **targets)
         loss = sum(parts.values()) * self.head_weight
         if input_ids is not None:
             shown = paddle.gather(features, described)

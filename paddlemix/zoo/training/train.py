@@ -1,8 +1,8 @@
 """Train the bundled model, one stage after the other, on PaddleNLP's ``Trainer``.
 
 ``python -m paddlemix.zoo.training.train vision --output_dir runs/vision --max_steps 4000``
-``python -m paddlemix.zoo.training.train joint --start runs/vision --output_dir runs/joint --max_steps 20000``
-``python -m paddlemix.zoo.training.train anneal --start runs/joint --output_dir runs/anneal --max_steps 5000``
+``python -m paddlemix.zoo.training.train joint --start runs/vision --output_dir runs/joint --max_steps 1500``
+``python -m paddlemix.zoo.training.train anneal --start runs/joint --output_dir runs/anneal --max_steps 6000``
 
 The same command again goes on where it was interrupted. ``--export_only`` writes the model directory of the newest
 checkpoint and ends. Under ``python -m paddle.distributed.launch`` it trains on several processes or devices; on CPUs
@@ -58,6 +58,17 @@ def build_training_model(tokenizer: QWenVLTokenizer, head_weight: float) -> Trai
     return TrainingModel(model, object_token_ids(tokenizer.mergeable_ranks), head_weight)
 
 
+def load_weights(training_model: TrainingModel, path: Path) -> None:
+    """Take over what a stage or a checkpoint saved; all of it and nothing else.
+
+    Raises:
+        CheckpointError: other names or shapes, as from another edition of the heads.
+    """
+    missing, unexpected = training_model.set_state_dict(paddle.load(str(path)))
+    if missing or unexpected:
+        raise CheckpointError(f"{path}: does not fit this training model; missing {missing}, unexpected {unexpected}")
+
+
 def export(training_model: TrainingModel, tokenizer: QWenVLTokenizer, directory: Path) -> None:
     """Write the model without its training heads as a complete model directory, weights in bfloat16."""
     model = training_model.model
@@ -98,7 +109,7 @@ def main() -> None:
         device="cpu" if not paddle.is_compiled_with_cuda() else "gpu",
         per_device_train_batch_size=options.batch_size,
         max_steps=options.max_steps,
-        learning_rate=options.learning_rate or stage.learning_rate,
+        learning_rate=stage.learning_rate if options.learning_rate is None else options.learning_rate,
         warmup_steps=stage.warmup_steps,
         lr_scheduler_type="linear" if stage.decay else "constant_with_warmup",
         weight_decay=0.02,
@@ -119,12 +130,12 @@ def main() -> None:
     tokenizer = QWenVLTokenizer.from_pretrained(DEFAULT_MODEL_DIR)
     training_model = build_training_model(tokenizer, stage.head_weight)
     if options.start is not None:
-        training_model.set_state_dict(paddle.load(str(options.start / WEIGHTS_FILE)))
+        load_weights(training_model, options.start / WEIGHTS_FILE)
     checkpoint = get_last_checkpoint(str(options.output_dir)) if options.output_dir.is_dir() else None
     if options.export_only:
         if checkpoint is None:
             raise CheckpointError(f"{options.output_dir}: holds no checkpoint-N folder to export")
-        training_model.set_state_dict(paddle.load(str(Path(checkpoint) / WEIGHTS_FILE)))
+        load_weights(training_model, Path(checkpoint) / WEIGHTS_FILE)
         export(training_model, tokenizer, options.output_dir / "model")
         return
     processes = max(1, int(os.environ.get("PADDLE_TRAINERS_NUM", "1")))
