@@ -17,7 +17,7 @@ from paddlenlp.transformers.model_utils import PretrainedModel
 
 from ...errors import PromptError
 from .batching import IGNORED_LABEL
-from .configuration import QWenVLConfig, QWenVLVisionConfig
+from .configuration import QWenVLConfig
 from .generation import QWenVLGenerationMixin
 from .kv_cache import KVCache, ntk_alpha
 from .language import (
@@ -30,6 +30,7 @@ from .language import (
     rotary_inputs,
 )
 from .loading import QWenVLCheckpointMixin
+from .picture_spans import picture_slots, refuse_empty_spans
 from .resampler import CrossAttention, Resampler, sine_positions
 from .vision import VisionTransformer
 
@@ -74,7 +75,7 @@ class QWenModel(nn.Layer):
                 raise PromptError("images, image_features: give one of them, not both")
             image_features = self.visual(images)
         if image_features is None:
-            _refuse_empty_pictures(input_ids, self.config.visual)
+            refuse_empty_spans(input_ids, self.config.visual)
             return embeddings + self._blank_picture_term() if self._needs_picture_gradients() else embeddings
         slots = picture_slots(input_ids.numpy(), self.config.visual)
         if len(slots) != image_features.shape[0]:
@@ -270,42 +271,6 @@ class QWenLMHeadModel(QWenVLGenerationMixin, QWenVLCheckpointMixin, PretrainedMo
 
 def _fill(parameter: paddle.Tensor, std: float) -> None:
     parameter.set_value((paddle.randn(parameter.shape, dtype="float32") * std).astype(parameter.dtype))
-
-
-def picture_slots(input_ids: np.ndarray, visual: QWenVLVisionConfig) -> np.ndarray:
-    """Flat indices of the placeholders of every picture in ``[batch, length]`` ids: int64 ``[n, n_queries]``.
-
-    Raises:
-        PromptError: a ``<img>`` without its ``</img>`` in the same row, or a span that has not ``n_queries``
-        placeholders.
-    """
-    flat = input_ids.reshape(-1)
-    starts = np.flatnonzero(flat == visual.image_start_id)
-    ends = np.flatnonzero(flat == visual.image_end_id)
-    if len(starts) != len(ends):
-        raise PromptError(f"input_ids: {len(starts)} <img> but {len(ends)} </img>; a picture's span was cut")
-    lengths = ends - starts - 1
-    crosses_rows = starts // input_ids.shape[-1] != ends // input_ids.shape[-1]
-    if (lengths != visual.n_queries).any() or crosses_rows.any():
-        raise PromptError(
-            f"input_ids: every <img> span must hold {visual.n_queries} placeholders, "
-            f"got spans of {sorted(set(lengths.tolist()))}"
-        )
-    return (starts[:, None] + 1 + np.arange(visual.n_queries)).astype(np.int64)
-
-
-def _refuse_empty_pictures(input_ids: paddle.Tensor, visual: QWenVLVisionConfig) -> None:
-    """Raise PromptError where a whole span waits for a picture; a lone ``<img>`` may be what the model wrote."""
-    behind = visual.n_queries + 1
-    if input_ids.shape[-1] <= behind:
-        return
-    ids = input_ids.numpy()
-    spans = (ids[..., :-behind] == visual.image_start_id) & (ids[..., behind:] == visual.image_end_id)
-    if spans.any():
-        raise PromptError(
-            f"images: missing for {spans.sum()} <img> span(s) in input_ids; the model itself reads no paths, "
-            "generate and chat do"
-        )
 
 
 def next_token_loss(logits: paddle.Tensor, labels: paddle.Tensor) -> paddle.Tensor:

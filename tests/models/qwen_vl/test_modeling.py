@@ -3,7 +3,7 @@ import paddle
 import pytest
 
 from paddlemix.errors import PromptError
-from paddlemix.models.qwen_vl.modeling import QWenLMHeadModel, next_token_loss, picture_slots
+from paddlemix.models.qwen_vl.modeling import QWenLMHeadModel, next_token_loss
 from tests.golden_model import (
     LANGUAGE_CASES,
     LOGITS,
@@ -99,32 +99,6 @@ def test_the_configuration_decides_whether_evaluation_starts_a_cache(use_cache):
     assert (model(**inputs).past_key_values is not None) == use_cache
     assert model(**inputs, labels=inputs["input_ids"]).past_key_values is None
     assert model(**inputs, use_cache=not use_cache).past_key_values is None or not use_cache
-
-
-@pytest.mark.parametrize(
-    ("row", "message"),
-    [
-        ([IMG, *[PAD] * 256, 5], "1 <img> but 0 </img>"),
-        ([IMG, *[PAD] * 255, END], "256 placeholders"),
-        ([END, *[PAD] * 256, IMG], "256 placeholders"),
-    ],
-)
-def test_a_cut_span_is_refused(row, message):
-    with pytest.raises(PromptError, match=message):
-        picture_slots(np.array([row]), golden_config().visual)
-
-
-def test_a_span_must_end_in_its_own_row():
-    ids = np.array([[5] * 200 + [IMG] + [PAD] * 99, [PAD] * 157 + [END] + [5] * 142])
-    with pytest.raises(PromptError, match="256 placeholders"):
-        picture_slots(ids, golden_config().visual)
-
-
-def test_slots_are_counted_over_the_rows():
-    row = [7, IMG, *[PAD] * 256, END]
-    slots = picture_slots(np.array([row, row]), golden_config().visual)
-    assert slots.shape == (2, 256)
-    assert slots[:, 0].tolist() == [2, 2 + len(row)]
 
 
 @pytest.mark.parametrize("count", [1, 3])
