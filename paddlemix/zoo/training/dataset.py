@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import paddle
 
 from ...finetune.packing import PackedRow, TokenSpan, context, pack_branches, pad_rows, predicting_positions, visibility
-from ...models.qwen_vl.batching import IGNORED_LABEL
 from ...models.qwen_vl.processing import QwenVLImageProcessor
 from ...models.qwen_vl.tokenization import QWenVLTokenizer
 from ..scenes.lexicon import COLOURS, WORDS
 from ..scenes.phrases import SYSTEM_PROMPT
 from ..scenes.scene import Scene, generate_scene
-from ..scenes.tasks import WEIGHTS, Conversation, coordinates, make_conversations, make_text_conversation
+from ..scenes.tasks import Conversation, coordinates, make_conversations, make_text_conversation
 
 # The last digit of a coordinate is finer than a pixel of the small picture: mostly noise, so it counts for less.
 LAST_DIGIT_WEIGHT = 0.3
@@ -91,11 +90,12 @@ class ConversationEncoder:
 class SceneDataset(paddle.io.Dataset):
     """Sample ``i`` is the scene of seed ``first_seed + i``, with up to ``conversations`` of them behind its picture.
 
-    Only one picture in ``conversations_every`` has conversations: the vision part is the slower learner, and for it
-    alone a picture is cheap. One sample in ``talk_every`` has an additional row of conversations without a picture.
-    Deterministic in the index, so an interrupted training goes on with the same data.
+    Only every second picture has conversations: the vision part is the slower learner, and for it alone a picture is
+    cheap. One sample in ``talk_every`` has an additional row of conversations without a picture. Deterministic in the
+    index, so an interrupted training goes on with the same data.
     """
 
+    conversations_every = 2
     talk_every = 48
 
     def __init__(
@@ -108,14 +108,10 @@ class SceneDataset(paddle.io.Dataset):
         grid: int,
         patch_grid: int,
         first_seed: int = 0,
-        conversations_every: int = 2,
-        task_weights: Mapping[str, float] = WEIGHTS,
     ) -> None:
         super().__init__()
         self.encoder = ConversationEncoder(tokenizer)
         self.conversations = conversations
-        self.conversations_every = conversations_every
-        self.task_weights = dict(task_weights)
         self.length = length
         self.image_size = image_size
         self.grid = grid
@@ -134,35 +130,22 @@ class SceneDataset(paddle.io.Dataset):
         }
         if self.conversations and index % self.conversations_every == 0:
             rng = np.random.default_rng([seed, 2])
-            conversations = make_conversations(scene, rng, self.conversations, self.task_weights)
-            branches = [self.encoder.branch(conversation) for conversation in conversations]
-            chosen = fitting(self.encoder.with_picture, branches, ROW_LENGTH)
-            sample["row"] = pack_branches(self.encoder.with_picture, [branches[i] for i in chosen])
-            cells = [referred_cells(scene, conversations[i], self.grid) for i in chosen]
-            sample["referred"] = np.asarray([cell for one in cells for cell in one], np.int64)
+            branches = [self.encoder.branch(item) for item in make_conversations(scene, rng, self.conversations)]
+            sample["row"] = pack_within(self.encoder.with_picture, branches, ROW_LENGTH)
             if index % self.talk_every == 0:
                 talk = [self.encoder.branch(make_text_conversation(rng)) for _ in range(self.conversations)]
                 sample["text_row"] = pack_branches(self.encoder.without_picture, talk)
         return sample
 
 
-def fitting(shared: TokenSpan, branches: Sequence[TokenSpan], length: int) -> list[int]:
-    """Which branches fit into ``length`` tokens, taken in their order; at least the first, however long."""
-    chosen, room = [0], length - len(shared.ids) - len(branches[0].ids)
-    for index, branch in enumerate(branches[1:], start=1):
+def pack_within(shared: TokenSpan, branches: Sequence[TokenSpan], length: int) -> PackedRow:
+    """Pack the branches that fit into ``length`` tokens, in their order; at least the first, however long."""
+    chosen, room = [branches[0]], length - len(shared.ids) - len(branches[0].ids)
+    for branch in branches[1:]:
         if len(branch.ids) <= room:
-            chosen.append(index)
+            chosen.append(branch)
             room -= len(branch.ids)
-    return chosen
-
-
-def referred_cells(scene: Scene, conversation: Conversation, grid: int) -> list[int]:
-    """For every name in ``<ref>`` tags in the answers, the query whose cell holds the object; ``NONE`` if not told."""
-    if conversation.task == "caption":
-        return [_cell(placed.box, grid) for placed in scene.left_to_right()]
-    if conversation.task == "refer":
-        return [_cell(placed.box, grid) for placed in scene.objects if placed.kind == conversation.subject]
-    return [NONE] * sum(answer.count("</ref>") for _, answer in conversation.turns)
+    return pack_branches(shared, chosen)
 
 
 def head_targets(scene: Scene, grid: int, patch_grid: int) -> HeadTargets:
@@ -196,10 +179,9 @@ def _cell(box: Sequence[float], grid: int) -> int:
 class SceneCollator:
     """Samples to a batch of tensors for :class:`~paddlemix.zoo.training.heads.TrainingModel`."""
 
-    def __init__(self, image_processor: QwenVLImageProcessor, tokenizer: QWenVLTokenizer) -> None:
+    def __init__(self, image_processor: QwenVLImageProcessor, pad_id: int) -> None:
         self.image_processor = image_processor
-        self.pad_id = tokenizer.eod_id
-        self.ref_end_id = tokenizer.ref_end_id
+        self.pad_id = pad_id
 
     def __call__(self, samples: Sequence[dict[str, object]]) -> dict[str, np.ndarray]:
         batch = {"images": self.image_processor([sample["image"] for sample in samples])}
@@ -211,11 +193,7 @@ class SceneCollator:
             rows += [sample["text_row"] for sample in samples if "text_row" in sample]
             padded = pad_rows(rows, self.pad_id)
             sources, targets = predicting_positions(padded.labels, padded.segments)
-            referred = np.concatenate([samples[index]["referred"] for index in described])
-            named = np.flatnonzero((padded.input_ids == self.ref_end_id) & (padded.labels != IGNORED_LABEL))
             batch.update(
-                names=named[referred != NONE],
-                referred=referred[referred != NONE],
                 described=np.asarray(described, np.int64),
                 input_ids=padded.input_ids,
                 position_ids=padded.position_ids,

@@ -20,7 +20,6 @@ import paddle.nn.functional as F
 from ...models.qwen_vl.modeling import QWenLMHeadModel
 from ..scenes.lexicon import COLOURS, KINDS, WORDS
 
-REFERRED_WEIGHT = 0.5  # beside the text's loss
 COORDINATE_DIGITS = 8  # hundreds and tens of four coordinates
 # A coordinate is also learnt as an angle with these periods, in parts of the picture's side. Hundreds can be read off
 # the first and tens off the last by a linear layer; off the number itself they cannot, least of all the tens.
@@ -35,20 +34,12 @@ class TrainingModel(nn.Layer):
         model: the model to train.
         name_ids: for every kind, the ids of its names (one token each, the same number for every kind).
         head_weight: what the heads' losses count beside the language-model loss.
-        train_vision: whether the vision part and the heads on it learn; otherwise they stay as they are.
     """
 
-    def __init__(
-        self,
-        model: QWenLMHeadModel,
-        name_ids: Sequence[Sequence[int]],
-        head_weight: float,
-        train_vision: bool = True,
-    ) -> None:
+    def __init__(self, model: QWenLMHeadModel, name_ids: Sequence[Sequence[int]], head_weight: float) -> None:
         super().__init__()
         self.model = model
         self.head_weight = head_weight
-        self.train_vision = train_vision
         width, hidden = model.config.visual.width, model.config.hidden_size
         self.name_ids = [list(ids) for ids in zip(*name_ids)]
         self.name_scale = self.create_parameter([1], default_initializer=nn.initializer.Constant(1.6 * hidden**-0.5))
@@ -59,18 +50,7 @@ class TrainingModel(nn.Layer):
         self.digit_head = nn.Linear(hidden, COORDINATE_DIGITS * 10)
         self.colour_head = nn.Linear(hidden, len(COLOURS) + 1)
         self.word_head = nn.Linear(hidden, len(WORDS) + 1)
-        # At the end of a name, the decoder tells in which cell the named object is.
-        self.referred_head = nn.Linear(hidden, model.config.visual.n_queries)
         self.parts: dict[str, paddle.Tensor] = {}
-        if not train_vision:
-            trained = {id(parameter) for parameter in self._decoder_parameters()}
-            for parameter in self.parameters():
-                parameter.stop_gradient = id(parameter) not in trained
-
-    def _decoder_parameters(self) -> list[paddle.Tensor]:
-        transformer = self.model.transformer
-        layers = (transformer.wte, transformer.h, transformer.ln_f, self.model.lm_head, self.referred_head)
-        return [parameter for layer in layers for parameter in layer.parameters()]
 
     def forward(
         self,
@@ -83,8 +63,6 @@ class TrainingModel(nn.Layer):
         sources: paddle.Tensor | None = None,
         labels: paddle.Tensor | None = None,
         label_weights: paddle.Tensor | None = None,
-        names: paddle.Tensor | None = None,
-        referred: paddle.Tensor | None = None,
         **targets: paddle.Tensor,
     ) -> dict[str, paddle.Tensor]:
         """The loss of a batch as ``SceneCollator`` makes it.
@@ -96,30 +74,21 @@ class TrainingModel(nn.Layer):
             attention_mask: bool ``[rows, length, length]``, who may see whom.
             sources: int64 ``[targets]``, flat indices of the positions that predict.
             labels, label_weights: ``[targets]``, what they should predict and how much it counts.
-            names, referred: int64 ``[names]``, flat indices of the ends of names, and the query that holds what each
-                of them names.
             **targets: for the heads, see :class:`~paddlemix.zoo.training.dataset.HeadTargets`, a batch of them.
         """
         visual = self.model.visual
-        if self.train_vision:
-            patch_states = visual.transformer(visual.ln_pre(visual.embed_patches(images)))
-            features = visual.ln_post(visual.attn_pool(patch_states)) @ visual.proj
-            parts = self.head_losses(patch_states, features, **targets)
-        else:
-            with paddle.no_grad():
-                features = visual(images)
-            parts = {}
+        patch_states = visual.transformer(visual.ln_pre(visual.embed_patches(images)))
+        features = visual.ln_post(visual.attn_pool(patch_states)) @ visual.proj
+        parts = self.head_losses(patch_states, features, **targets)
         loss = sum(parts.values()) * self.head_weight
         if input_ids is not None:
             shown = paddle.gather(features, described)
             embeddings = self.model.transformer.embed(input_ids, image_features=shown)
             hidden, _ = self.model.transformer(embeddings, attention_mask, position_ids)
-            hidden = hidden.reshape([-1, hidden.shape[-1]])
-            predicting = paddle.gather(hidden, sources)
+            predicting = paddle.gather(hidden.reshape([-1, hidden.shape[-1]]), sources)
             token_losses = F.cross_entropy(self.model.lm_head(predicting), labels, reduction="none").reshape([-1])
             parts["text"] = (token_losses * label_weights).sum() / label_weights.sum()
-            parts["referred"] = F.cross_entropy(self.referred_head(paddle.gather(hidden, names)), referred)
-            loss = loss + parts["text"] + parts["referred"] * REFERRED_WEIGHT
+            loss = loss + parts["text"]
         self.parts = {name: value.detach() for name, value in parts.items()}
         return {"loss": loss}
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import paddle
 import paddle.nn as nn
@@ -12,7 +11,6 @@ from ...models.qwen_vl.configuration import QWenVLConfig
 from ...models.qwen_vl.modeling import QWenLMHeadModel
 from ...models.qwen_vl.resampler import CrossAttention
 from ...models.qwen_vl.tokenization import QWenVLTokenizer
-from ..scenes.tasks import WEIGHTS
 
 IMAGE_SIZE = 168
 PATCH_SIZE = 14
@@ -32,8 +30,6 @@ class Stage:
         decay: the learning rate falls linearly to zero over the stage, instead of staying constant.
         head_weight: what the training heads count beside the text.
         first_seed: of the stage's scenes.
-        train_vision: whether the vision part learns; otherwise every picture has conversations.
-        task_weights: how often each task is asked.
     """
 
     conversations: int
@@ -42,20 +38,14 @@ class Stage:
     decay: bool
     head_weight: float
     first_seed: int
-    train_vision: bool = True
-    task_weights: Mapping[str, float] = field(default_factory=lambda: WEIGHTS)
 
-
-MATCHING_WEIGHTS = {**WEIGHTS, "refer": 8.0, "colour": 2.5, "relation": 2.5, "word": 5.0}
 
 # The vision part first, alone: cheap steps that teach it what there is to see. Then everything, at a constant rate
-# until the decoder has found out how to look; then a long decay, in which the loss falls fastest. What the decoder
-# learns last is which of several things is meant, so a stage for it alone follows, with the tasks that need it.
+# until the decoder has found out how to look; then a long decay, in which the loss falls fastest.
 STAGES: dict[str, Stage] = {
     "vision": Stage(0, 1e-3, 200, False, 1.0, first_seed=0),
     "joint": Stage(7, 1e-3, 200, False, 0.5, first_seed=2**28),
     "anneal": Stage(7, 1e-3, 50, True, 0.5, first_seed=2**29),
-    "match": Stage(8, 1e-3, 50, True, 0.0, 2**30, train_vision=False, task_weights=MATCHING_WEIGHTS),
 }
 
 

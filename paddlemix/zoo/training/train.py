@@ -31,7 +31,7 @@ from .. import DEFAULT_MODEL_DIR
 from ..scenes.vocabulary import object_token_ids
 from .dataset import SceneCollator, SceneDataset
 from .heads import TrainingModel
-from .recipe import IMAGE_SIZE, PATCH_SIZE, QUERY_GRID, STAGES, Stage, initialize, small_config
+from .recipe import IMAGE_SIZE, PATCH_SIZE, QUERY_GRID, STAGES, initialize, small_config
 
 WEIGHTS_FILE = "model_state.pdparams"
 
@@ -52,10 +52,10 @@ class CurveLogger(TrainerCallback):
             file.write(json.dumps(record) + "\n")
 
 
-def build_training_model(tokenizer: QWenVLTokenizer, stage: Stage) -> TrainingModel:
+def build_training_model(tokenizer: QWenVLTokenizer, head_weight: float) -> TrainingModel:
     model = QWenLMHeadModel(small_config(tokenizer))
     initialize(model)
-    return TrainingModel(model, object_token_ids(tokenizer.mergeable_ranks), stage.head_weight, stage.train_vision)
+    return TrainingModel(model, object_token_ids(tokenizer.mergeable_ranks), head_weight)
 
 
 def load_weights(training_model: TrainingModel, path: Path) -> None:
@@ -128,7 +128,7 @@ def main() -> None:
     if arguments.device == "cpu":
         flush_denormals()
     tokenizer = QWenVLTokenizer.from_pretrained(DEFAULT_MODEL_DIR)
-    training_model = build_training_model(tokenizer, stage)
+    training_model = build_training_model(tokenizer, stage.head_weight)
     if options.start is not None:
         load_weights(training_model, options.start / WEIGHTS_FILE)
     checkpoint = get_last_checkpoint(str(options.output_dir)) if options.output_dir.is_dir() else None
@@ -147,15 +147,13 @@ def main() -> None:
         grid=QUERY_GRID,
         patch_grid=IMAGE_SIZE // PATCH_SIZE,
         first_seed=stage.first_seed,
-        conversations_every=2 if stage.train_vision else 1,
-        task_weights=stage.task_weights,
     )
     options.output_dir.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(
         model=training_model,
         args=arguments,
         train_dataset=dataset,
-        data_collator=SceneCollator(QwenVLImageProcessor(image_size=IMAGE_SIZE), tokenizer),
+        data_collator=SceneCollator(QwenVLImageProcessor(image_size=IMAGE_SIZE), tokenizer.eod_id),
         callbacks=[CurveLogger(training_model, options.output_dir / "curve.jsonl")],
     )
     trainer.train(resume_from_checkpoint=checkpoint)

@@ -81,7 +81,7 @@ def test_samples_depend_on_their_index_alone(tokenizer):
 
 def test_every_second_picture_has_a_row_and_now_and_then_one_has_no_picture(tokenizer):
     samples = [dataset(tokenizer, 3)[index] for index in range(4)]  # index 0 brings a row without picture
-    batch = SceneCollator(QwenVLImageProcessor(image_size=168), tokenizer)(samples)
+    batch = SceneCollator(QwenVLImageProcessor(image_size=168), tokenizer.eod_id)(samples)
     assert batch["images"].shape == (4, 3, 168, 168)
     assert batch["images"].dtype == np.float32
     assert batch["described"].tolist() == [0, 2]
@@ -92,6 +92,6 @@ def test_every_second_picture_has_a_row_and_now_and_then_one_has_no_picture(toke
 
 def test_the_vision_stage_has_pictures_and_head_targets_only(tokenizer):
     samples = [dataset(tokenizer, 0)[index] for index in range(2)]
-    batch = SceneCollator(QwenVLImageProcessor(image_size=168), tokenizer)(samples)
+    batch = SceneCollator(QwenVLImageProcessor(image_size=168), tokenizer.eod_id)(samples)
     assert "input_ids" not in batch
     assert batch["kinds"].shape == (2, 36)
