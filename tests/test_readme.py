@@ -22,12 +22,6 @@ READMES = ("README.md", "README_cn.md")
 _FOLDERS_OF_DOCUMENTS = ("*.md", "docs/*.md", "benchmarks/**/*.md", "paddlemix/**/*.md")
 DOCUMENTS = sorted({str(path.relative_to(ROOT)) for pattern in _FOLDERS_OF_DOCUMENTS for path in ROOT.glob(pattern)})
 
-HAS_WEIGHTS = any(DEFAULT_MODEL_DIR.glob("model*.safetensors*"))
-needs_weights = pytest.mark.skipif(not HAS_WEIGHTS, reason="the bundled model has no weights yet")
-# What comes with the weights, and is named before they are there.
-COME_WITH_WEIGHTS = {"docs/images/predict.jpg", "../docs/images/predict.jpg"}
-COME_WITH_WEIGHTS |= {"model.safetensors", "checkpoint_manifest.json", "preprocessor_config.json"}
-
 # Names in backticks that look like paths of the project and are none: what programs write or read elsewhere, and names
 # of models.
 ELSEWHERE = {
@@ -97,7 +91,7 @@ def test_both_readmes_have_the_same_sections_and_tables():
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_links_lead_somewhere(name):
     for target in _LINK.findall(prose(name)):
-        if target.startswith(("http://", "https://")) or (target in COME_WITH_WEIGHTS and not HAS_WEIGHTS):
+        if target.startswith(("http://", "https://")):
             continue
         assert ((ROOT / name).parent / target.partition("#")[0]).exists(), f"{name}: {target}"
 
@@ -114,8 +108,6 @@ def named_paths(name: str) -> Iterator[str]:
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_files_and_folders_named_in_the_text_exist(name):
     missing = [path for path in named_paths(name) if path.rstrip("/") not in path_endings()]
-    if not HAS_WEIGHTS:
-        missing = [path for path in missing if path not in COME_WITH_WEIGHTS]
     assert not missing, f"{name} names what is not there"
 
 
@@ -208,7 +200,6 @@ def test_chat_commands_named_in_the_readme_exist():
 # ---------------------------------------------------------------- the examples
 
 
-@needs_weights
 @pytest.mark.parametrize("number", range(len(blocks(READMES[0], "python"))))
 def test_python_examples_run_as_printed(number, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
@@ -223,7 +214,6 @@ def test_one_example_is_appflows_two_turns():
     assert example.count("task(") == 2 and "image=" in example
 
 
-@needs_weights
 def test_the_output_in_the_readme_is_what_the_program_prints(tmp_path):
     script = ROOT / "examples" / "qwen_vl" / "run_predict.py"
     finished = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, encoding="utf-8")
@@ -292,13 +282,11 @@ def test_questions_in_the_card_are_of_the_training_data():
     assert f"{len(KINDS)} kinds" in card and f"{len(WORDS)} words" in card and len(STYLES) == 2
 
 
-@needs_weights
 def test_the_card_has_the_table_of_scores():
     scores = read("docs/bundled_model.md").partition("## Scores")[2]
     assert re.search(r"^\| refer \|", scores, re.MULTILINE)
 
 
-@needs_weights
 def test_the_card_beside_the_weights_lists_its_files():
     rows = re.findall(r"^\| (`.*?) \|", (DEFAULT_MODEL_DIR / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
     listed = {name for row in rows for name in _CODE.findall(row)}

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from paddlemix.inference import GENERATION_OPTIONS
-from paddlemix.zoo import DEFAULT_MODEL_DIR, DEMO_IMAGE
+from paddlemix.zoo import DEMO_IMAGE
 from tests.tiny_model import ANSWER, ANSWER_BOX
 
 
@@ -142,13 +142,6 @@ def test_help_explains_every_option(predict):
         assert f"--{name}" in done.stdout
 
 
-# The bundled weights are made by a long training and come last into the repository.
-needs_bundled_weights = pytest.mark.skipif(
-    not any(DEFAULT_MODEL_DIR.glob("model*.safetensors")), reason="the bundled model has no weights yet"
-)
-
-
-@needs_bundled_weights
 def test_a_prompt_alone_asks_the_bundled_model_about_the_bundled_picture(predict, tmp_path):
     done = predict("--prompt", "Generate the caption in English with grounding:")
     assert done.returncode == 0, done.stderr
@@ -160,7 +153,6 @@ def test_a_prompt_alone_asks_the_bundled_model_about_the_bundled_picture(predict
     assert "drawn scenes" in done.stderr
 
 
-@needs_bundled_weights
 def test_no_argument_at_all_captions_the_bundled_picture(predict, tmp_path):
     assert predict("--visual", "False").stdout.startswith("response: <ref>")
     assert not (tmp_path / "run" / "output").exists()
