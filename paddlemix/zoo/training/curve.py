@@ -28,18 +28,18 @@ def draw(runs: Sequence[Path], path: Path) -> None:
     require("matplotlib", "drawing training curves")
     from matplotlib import pyplot
 
+    curves = [(run.name, read_curve(run)) for run in runs]
     figure, panels = pyplot.subplots(1, len(SHOWN), figsize=(4 * len(SHOWN), 3), constrained_layout=True)
     for part, panel in zip(SHOWN, panels):
         first_step = 0
-        for run in runs:
-            records = read_curve(run)
+        for name, records in curves:
             points = [(first_step + r["step"], r["parts"][part]) for r in records if part in r["parts"]]
             if points:
                 steps, losses = zip(*points)
                 windows = [losses[max(0, end - SMOOTHING) : end] for end in range(1, len(losses) + 1)]
                 means = [sum(window) / len(window) for window in windows]
                 (line,) = panel.plot(steps, losses, alpha=0.25)
-                panel.plot(steps, means, color=line.get_color(), label=run.name)
+                panel.plot(steps, means, color=line.get_color(), label=name)
             first_step += records[-1]["step"]
         panel.set(title=f"loss: {part}", xlabel="step")
         panel.set_ylim(bottom=0)

@@ -52,8 +52,9 @@ class ConversationEncoder:
     def __init__(self, tokenizer: QWenVLTokenizer) -> None:
         self.tokenizer = tokenizer
         self._newline = self._encode("\n")
+        self._digits = frozenset(self._encode("0123456789"))
         system = self._message_start("system") + self._encode(SYSTEM_PROMPT) + [tokenizer.im_end_id] + self._newline
-        picture = [tokenizer.img_start_id] + [tokenizer.img_pad_id] * tokenizer.image_slots + [tokenizer.img_end_id]
+        picture = tokenizer.image_block()
         user = self._message_start("user")
         self.with_picture = context(system + user + self._encode("Picture 1: ") + picture + self._newline)
         self.without_picture = context(system + user)
@@ -72,11 +73,10 @@ class ConversationEncoder:
         ids = self._encode(text)
         weights = [1.0] * len(ids)
         inside_box = False
-        digits = set(self._encode("0123456789"))
         for index, token in enumerate(ids):
             if token in (self.tokenizer.box_start_id, self.tokenizer.box_end_id):
                 inside_box = token == self.tokenizer.box_start_id
-            elif inside_box and token in digits and ids[index + 1] not in digits:
+            elif inside_box and token in self._digits and ids[index + 1] not in self._digits:
                 weights[index] = LAST_DIGIT_WEIGHT
         return TokenSpan(ids, weights)
 
