@@ -1,0 +1,83 @@
+// The CUDA kernels of paddlemix: a plain C interface, without any framework's headers.
+//
+// The functions of cpu/paddlemix_cpu.h over device memory, launched on `stream` without waiting for it; they return the
+// cudaError_t of the launch as an int (0: launched). What the arguments mean is written there; what differs:
+//   - dtype is FLOAT32, FLOAT16 or BFLOAT16 for x, weight, bias and out alike; statistics and tables are float32;
+//   - norms cast the normalised value to dtype before it meets the weight, as the original does;
+//   - keys and values have the dtype of the query;
+//   - low-bit products take x, bias and out in dtype and do not round the activations.
+#pragma once
+
+#include <stdint.h>
+
+#include "../cpu/paddlemix_cpu.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+int paddlemix_cuda_rms_norm(int dtype, const void* x, const void* residual, const void* weight, double epsilon,
+                            void* out, void* sum, float* inverse_rms, int64_t rows, int64_t width, void* stream);
+// grad_weight: float32 [width], zeroed by the caller; partial sums are added to it.
+int paddlemix_cuda_rms_norm_grad(int dtype, const void* x, const void* weight, const float* inverse_rms,
+                                 const void* grad_out, const void* grad_sum, void* grad_x, float* grad_weight,
+                                 int64_t rows, int64_t width, void* stream);
+int paddlemix_cuda_layer_norm(int dtype, const void* x, const void* residual, const void* weight, const void* bias,
+                              double epsilon, void* out, void* sum, float* mean, float* inverse_std, int64_t rows,
+                              int64_t width, void* stream);
+// grad_weight, grad_bias: float32 [width], zeroed by the caller; partial sums are added to them.
+int paddlemix_cuda_layer_norm_grad(int dtype, const void* x, const void* weight, const float* mean,
+                                   const float* inverse_std, const void* grad_out, const void* grad_sum, void* grad_x,
+                                   float* grad_weight, float* grad_bias, int64_t rows, int64_t width, void* stream);
+int paddlemix_cuda_swiglu(int dtype, const void* gate, const void* up, int64_t stride, void* out, int64_t rows,
+                          int64_t width, void* stream);
+int paddlemix_cuda_swiglu_grad(int dtype, const void* gate, const void* up, int64_t stride, const void* grad_out,
+                               void* grad_gate, void* grad_up, int64_t rows, int64_t width, void* stream);
+int paddlemix_cuda_gelu_bias(int dtype, const void* x, const void* bias, void* out, int64_t rows, int64_t width,
+                             void* stream);
+// grad_bias: float32 [width], zeroed by the caller, or NULL.
+int paddlemix_cuda_gelu_bias_grad(int dtype, const void* x, const void* bias, const void* grad_out, void* grad_x,
+                                  float* grad_bias, int64_t rows, int64_t width, void* stream);
+
+int paddlemix_cuda_rotary_qkv(int dtype, const void* qkv, const void* bias, const float* cos, const float* sin,
+                              int64_t table_length, const int32_t* table_index, const int32_t* positions,
+                              const float* logn, void* query, paddlemix_strides query_strides, const paddlemix_kv* kv,
+                              const int32_t* slots, const int32_t* lengths, int64_t batch, int64_t length,
+                              int64_t heads, int64_t head_dim, void* stream);
+int paddlemix_cuda_rotary_qkv_grad(int dtype, const void* grad_query, const void* grad_key, const void* grad_value,
+                                   const float* cos, const float* sin, int64_t table_length,
+                                   const int32_t* table_index, const int32_t* positions, const float* logn,
+                                   void* grad_qkv, int64_t batch, int64_t length, int64_t heads, int64_t head_dim,
+                                   void* stream);
+
+// Bytes of scratch that attention_decode needs for its partial results.
+int64_t paddlemix_cuda_attention_decode_workspace(int64_t batch, int64_t heads, int64_t length, int64_t head_dim,
+                                                  int64_t longest_kv);
+// longest_kv: the largest of kv_lengths, known to the host (they lie on the device).
+int paddlemix_cuda_attention_decode(int dtype, const void* query, paddlemix_strides query_strides,
+                                    const paddlemix_kv* kv, const paddlemix_visibility* visibility, float scale,
+                                    void* out, void* workspace, int64_t longest_kv, int64_t batch, int64_t heads,
+                                    int64_t length, int64_t head_dim, void* stream);
+
+// The products for few rows (at most PADDLEMIX_CUDA_FEW_ROWS); for more, dequantise to [in_features, out_features] in
+// dtype and multiply with the vendor's matrix product.
+#define PADDLEMIX_CUDA_FEW_ROWS 8
+int paddlemix_cuda_linear_w16(int dtype, const void* x, int64_t x_stride, int weight_dtype, const uint16_t* weight,
+                              const void* bias, void* out, int64_t rows, int64_t in_features, int64_t out_features,
+                              void* stream);
+int paddlemix_cuda_linear_w8(int dtype, const void* x, int64_t x_stride, const uint8_t* weight, const float* scales,
+                             int64_t groups, const void* bias, void* out, int64_t rows, int64_t in_features,
+                             int64_t out_features, void* stream);
+int paddlemix_cuda_linear_w4(int dtype, const void* x, int64_t x_stride, const uint8_t* weight, const uint16_t* scales,
+                             const void* bias, void* out, int64_t rows, int64_t in_features, int64_t out_features,
+                             void* stream);
+int paddlemix_cuda_dequantize_w16(int dtype, int weight_dtype, const uint16_t* weight, void* out, int64_t in_features,
+                                  int64_t out_features, void* stream);
+int paddlemix_cuda_dequantize_w8(int dtype, const uint8_t* weight, const float* scales, int64_t groups, void* out,
+                                 int64_t in_features, int64_t out_features, void* stream);
+int paddlemix_cuda_dequantize_w4(int dtype, const uint8_t* weight, const uint16_t* scales, void* out,
+                                 int64_t in_features, int64_t out_features, void* stream);
+
+#ifdef __cplusplus
+}
+#endif
