@@ -180,7 +180,7 @@ class QWenLMHeadModel(QWenVLGenerationMixin, QWenVLCheckpointMixin, PretrainedMo
     def new_cache(self, batch_size: int, prompt_length: int, capacity: int | None = None) -> KVCache:
         """An empty cache for a prompt of ``prompt_length`` positions (with padding), with room for ``capacity``."""
         capacity = max(capacity or prompt_length, prompt_length)
-        return KVCache(self.config, batch_size, capacity, prompt_length, self.lm_head.weight.dtype)
+        return KVCache(self.config, batch_size, capacity, prompt_length, self.transformer.ln_f.weight.dtype)
 
     def freeze_vit(self) -> None:
         """Freeze what the original's ``fix_vit`` freezes: everything visual except the resampler's own parameters.

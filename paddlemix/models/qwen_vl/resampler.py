@@ -16,7 +16,12 @@ LAYER_NORM_EPSILON = 1e-6
 
 
 class CrossAttention(nn.Layer):
-    """Multi-head attention whose packed projection is ``[q | k | v]``, contiguous, unlike the ViT's interleaved one."""
+    """Multi-head attention whose packed projection is ``[q | k | v]``, contiguous, unlike the ViT's interleaved one.
+
+    Quantised, its thirds are three layers, ``in_proj``, in place of the parameters.
+    """
+
+    in_proj: nn.LayerList | None = None
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -27,11 +32,15 @@ class CrossAttention(nn.Layer):
 
     def forward(self, query: paddle.Tensor, key: paddle.Tensor, value: paddle.Tensor) -> paddle.Tensor:
         """query ``[n, queries, width]``, key and value ``[n, patches, width]`` to ``[n, queries, width]``."""
-        weights = self.in_proj_weight.chunk(3, axis=1)
-        biases = self.in_proj_bias.chunk(3)
-        inputs = zip((query, key, value), weights, biases)
-        projected = [ops.split_heads(F.linear(x, w, b), self.heads) for x, w, b in inputs]
+        projected = [ops.split_heads(x, self.heads) for x in self._project(query, key, value)]
         return self.out_proj(ops.merge_heads(ops.attention(*projected)))
+
+    def _project(self, *inputs: paddle.Tensor) -> list[paddle.Tensor]:
+        """Query, key and value, each through its third of the packed projection."""
+        if self.in_proj is not None:
+            return [layer(x) for layer, x in zip(self.in_proj, inputs)]
+        thirds = zip(inputs, self.in_proj_weight.chunk(3, axis=1), self.in_proj_bias.chunk(3))
+        return [F.linear(x, weight, bias) for x, weight, bias in thirds]
 
 
 class Resampler(nn.Layer):

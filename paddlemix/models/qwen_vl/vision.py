@@ -96,7 +96,9 @@ class VisionTransformer(nn.Layer):
 
     def forward(self, images: paddle.Tensor) -> paddle.Tensor:
         x = self.ln_pre(self.embed_patches(images))
-        return self.ln_post(self.attn_pool(self.transformer(x))) @ self.proj
+        x = self.ln_post(self.attn_pool(self.transformer(x)))
+        # quantised, it is a layer
+        return self.proj(x) if isinstance(self.proj, nn.Layer) else x @ self.proj
 
     def embed_patches(self, images: paddle.Tensor) -> paddle.Tensor:
         """``[n, 3, side, side]`` to ``[n, patches, width]``, positions added, before the first norm.
