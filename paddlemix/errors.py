@@ -55,3 +55,7 @@ class NumericalError(PaddleMixError, ArithmeticError):
 
 class MissingDependencyError(PaddleMixError, ImportError):
     """An optional package is not installed; the message says what to install."""
+
+
+class OperatorError(PaddleMixError, RuntimeError):
+    """A fused operator was asked for that is not there, or was called with shapes or dtypes it cannot take."""

@@ -1,8 +1,26 @@
-"""Operators of the model, one file each: signature, shapes and a plain-Paddle implementation."""
+"""Operators of the model, one file each: signature, shapes, a plain-Paddle implementation, and the choice of a kernel.
+
+``PADDLEMIX_OPS`` chooses between plain Paddle and the fused kernels, see ``backend``; ``python -m paddlemix.ops`` tells
+what is chosen here.
+"""
 
 from .attention import attention, merge_heads, split_heads
+from .backend import INSTRUCTION_SETS, limit_instruction_set, mode, set_mode, using
 from .rms_norm import rms_norm
 from .rotary import apply_rotary, rotary_tables
 from .swiglu import swiglu
 
-__all__ = ["apply_rotary", "attention", "merge_heads", "rms_norm", "rotary_tables", "split_heads", "swiglu"]
+__all__ = [
+    "INSTRUCTION_SETS",
+    "apply_rotary",
+    "attention",
+    "limit_instruction_set",
+    "merge_heads",
+    "mode",
+    "rms_norm",
+    "rotary_tables",
+    "set_mode",
+    "split_heads",
+    "swiglu",
+    "using",
+]

@@ -43,7 +43,7 @@ class RMSNorm(nn.Layer):
         self.weight = self.create_parameter([hidden_size], default_initializer=nn.initializer.Constant(1.0))
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        return ops.rms_norm(x, self.weight, self.epsilon)
+        return ops.rms_norm(x, self.weight, self.epsilon)[0]
 
 
 class QWenAttention(nn.Layer):

@@ -1,0 +1,192 @@
+"""Which implementation of each operator runs: plain Paddle (``reference``), or the fused kernels (``cpu``, ``cuda``).
+
+The fused kernels are in one shared library, built from ``external_ops`` and carried by the package ``paddlemix_ops``.
+``PADDLEMIX_OPS`` chooses: ``auto`` (the default) takes a fused kernel wherever there is one for the tensor at hand and
+plain Paddle elsewhere; ``reference`` takes plain Paddle always; ``cpu`` and ``cuda`` demand the fused kernels of that
+device and raise where there is none.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import paddle
+from paddle import _C_ops
+
+from ..errors import ConfigurationError, OperatorError
+
+MODES = ("auto", "reference", "cpu", "cuda")
+# Counts the changes of the operators' signatures; external_ops/paddle/library.cc has the same number.
+INTERFACE = 1
+BUILD_HINT = "pip install --no-build-isolation ./external_ops builds it"
+INSTRUCTION_SETS = ("portable", "avx2", "avx512", "amx")
+
+_FLOAT = (paddle.float32,)
+_FLOAT_AND_DOUBLE = (paddle.float32, paddle.float64)
+
+
+@dataclass(frozen=True)
+class Operator:
+    """What the library offers for one operator.
+
+    Attributes:
+        cpu_dtypes: dtypes of the activations that the CPU kernel takes; on CUDA it is float32, float16 and bfloat16.
+    """
+
+    name: str
+    cpu_dtypes: tuple[paddle.dtype, ...] = _FLOAT
+
+
+OPERATORS = {
+    operator.name: operator
+    for operator in (
+        Operator("rms_norm", _FLOAT_AND_DOUBLE),
+        Operator("layer_norm", _FLOAT_AND_DOUBLE),
+        Operator("rotary_qkv", _FLOAT_AND_DOUBLE),
+        Operator("swiglu", _FLOAT_AND_DOUBLE),
+        Operator("gelu_bias", _FLOAT_AND_DOUBLE),
+        Operator("attention_prefill"),
+        Operator("attention_decode"),
+        Operator("linear_w16"),
+        Operator("linear_w8"),
+        Operator("linear_w4"),
+    )
+}
+_CUDA_DTYPES = (paddle.float32, paddle.float16, paddle.bfloat16)
+
+
+@dataclass(frozen=True)
+class Library:
+    """The loaded library, or why there is none.
+
+    Attributes:
+        missing: one line that says why the library cannot be used; ``None`` where it can.
+        devices: of ``"cpu"`` and ``"cuda"``, those it has kernels for.
+        functions: its C interface, for what is no Paddle operator.
+    """
+
+    missing: str | None
+    devices: tuple[str, ...] = ()
+    functions: ctypes.CDLL | None = None
+
+
+@lru_cache(maxsize=None)
+def library() -> Library:
+    """Load the fused operators and register them with Paddle, once."""
+    spec = importlib.util.find_spec("paddlemix_ops")
+    if spec is None or spec.origin is None:
+        return Library(f"paddlemix_ops is not installed; {BUILD_HINT}")
+    path = Path(spec.origin).parent / "libpaddlemix_ops.so"
+    if not path.is_file():
+        return Library(f"{path} does not exist; {BUILD_HINT}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # importing Paddle's build helpers warns about ccache
+            from paddle.utils.cpp_extension import load_op_meta_info_and_register_op
+        functions = ctypes.CDLL(str(path))
+        interface = functions.paddlemix_ops_interface()
+        if interface != INTERFACE:
+            return Library(f"{path} has interface {interface}, this paddlemix needs {INTERFACE}; {BUILD_HINT} anew")
+        load_op_meta_info_and_register_op(str(path))
+    except (OSError, AttributeError) as error:
+        return Library(f"{path} cannot be loaded ({str(error).splitlines()[0]}); {BUILD_HINT} anew")
+    return Library(None, ("cpu", "cuda") if functions.paddlemix_ops_with_cuda() else ("cpu",), functions)
+
+
+def mode() -> str:
+    """The choice in force: one of ``MODES``."""
+    return _mode
+
+
+def set_mode(name: str) -> None:
+    """Choose as ``PADDLEMIX_OPS`` does, from now on.
+
+    Raises:
+        ConfigurationError: another name.
+    """
+    global _mode
+    if name not in MODES:
+        raise ConfigurationError(f"PADDLEMIX_OPS: expected one of {', '.join(MODES)}, got {name!r}")
+    _mode = name
+
+
+@contextmanager
+def using(name: str) -> Iterator[None]:
+    """Choose as ``set_mode`` does, for the length of a ``with`` block."""
+    before = _mode
+    set_mode(name)
+    try:
+        yield
+    finally:
+        set_mode(before)
+
+
+def use_kernel(operator: str, x: paddle.Tensor) -> bool:
+    """Whether ``operator`` on ``x`` runs its fused kernel; ``False`` means plain Paddle.
+
+    Raises:
+        OperatorError: the kernel was asked for by name and cannot run.
+    """
+    if _mode == "reference":
+        return False
+    reason = why_not(operator, _device_of(x), x.dtype)
+    if _mode == "auto" or reason is None:
+        return reason is None
+    raise OperatorError(f"PADDLEMIX_OPS={_mode}: {operator} cannot run there: {reason}")
+
+
+def why_not(operator: str, device: str, dtype: paddle.dtype = paddle.float32) -> str | None:
+    """Why the fused kernel is not used for a tensor of this dtype on ``"cpu"`` or ``"cuda"``; ``None`` if it is."""
+    if _mode in ("cpu", "cuda") and device != _mode:
+        return f"the tensor lies on {device}"
+    available = library()
+    if available.missing is not None:
+        return available.missing
+    if device not in available.devices:
+        return f"the library was built without {device} kernels"
+    dtypes = OPERATORS[operator].cpu_dtypes if device == "cpu" else _CUDA_DTYPES
+    return None if dtype in dtypes else f"no {device} kernel for {str(dtype).rpartition('.')[2]}"
+
+
+def run(name: str, *arguments):
+    """Call a registered operator: its tensors (``None`` where an optional one is left out), then its attributes.
+
+    Returns a tensor, or a list where it has several outputs.
+
+    Raises:
+        OperatorError: shapes or dtypes that the operator refuses.
+    """
+    try:
+        return _C_ops._run_custom_op(name, *arguments)
+    except OSError as error:  # how Paddle passes on a failed check; the file and line of the check follow the message
+        raise OperatorError(str(error).partition("\n")[0]) from None
+
+
+def limit_instruction_set(name: str) -> str:
+    """Let the CPU kernels use at most this instruction set; returns the one now in use, the best that there is below.
+
+    Raises:
+        OperatorError: there are no CPU kernels here.
+    """
+    functions = library().functions
+    if functions is None:
+        raise OperatorError(f"no CPU kernels: {library().missing}")
+    return INSTRUCTION_SETS[functions.paddlemix_cpu_limit_isa(INSTRUCTION_SETS.index(name))]
+
+
+def _device_of(x: paddle.Tensor) -> str:
+    if not hasattr(x, "place"):  # a value of a program that is being traced has no place yet
+        return "cpu" if paddle.get_device() == "cpu" else "cuda"
+    return "cpu" if x.place.is_cpu_place() else "cuda"
+
+
+_mode = "auto"
+set_mode(os.environ.get("PADDLEMIX_OPS") or "auto")

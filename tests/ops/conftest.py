@@ -1,0 +1,46 @@
+"""Fixtures of the operators' tests: each runs on plain Paddle and on the fused kernels of the CPU."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from paddlemix.ops import backend
+
+
+def require_library() -> None:
+    """Skip without the built operators; fail instead when PADDLEMIX_REQUIRE_OPS=1, as ``make test`` sets."""
+    missing = backend.library().missing
+    if missing is not None:
+        if os.environ.get("PADDLEMIX_REQUIRE_OPS") == "1":
+            pytest.fail(missing)
+        pytest.skip(missing)
+
+
+@pytest.fixture
+def fused() -> Iterator[None]:
+    """The test runs on the CPU's fused kernels, and fails where one of them cannot run."""
+    require_library()
+    with backend.using("cpu"):
+        yield
+
+
+@pytest.fixture(params=["reference", "cpu"])
+def any_backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The test runs twice: in plain Paddle, and on the CPU's fused kernels."""
+    if request.param == "cpu":
+        require_library()
+    with backend.using(request.param):
+        yield request.param
+
+
+@pytest.fixture(params=["portable", "avx2", "avx512", "amx"])
+def instruction_set(request: pytest.FixtureRequest, fused: None) -> Iterator[str]:
+    """The test runs on each of the CPU's instruction sets that this machine has."""
+    if backend.limit_instruction_set(request.param) != request.param:
+        backend.limit_instruction_set("amx")
+        pytest.skip(f"this processor has no {request.param}")
+    yield request.param
+    backend.limit_instruction_set("amx")
