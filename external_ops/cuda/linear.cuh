@@ -1,0 +1,533 @@
+// Products of few rows with weights in tiles (paddlemix_cpu.h, "linear layers"), and the tiles' way back to a matrix.
+//
+// Every format shares one picture: a tile is 16 outputs; a line of 64 bytes holds a 32-bit word per output, a word 2, 4 or
+// 8 consecutive inputs of it. 16 lines are a chunk of 1 KB, and the padding of in_features makes every tile whole chunks.
+// A thread reads 16 bytes at once: 4 outputs of one line.
+//
+// Few rows are bound by reading the weights. To keep the memory busy, latency * bandwidth bytes must be under way: about
+// 0.6 us * 2.0 TB/s = 1.2 MB on an A100 (11 KB per multiprocessor), 0.7 us * 4.8 TB/s = 3.4 MB on an H200 (25 KB). A warp
+// reads its next chunk of two tiles, 2 KB, before it computes with this one: 13 warps per multiprocessor suffice, and the
+// launch bounds let at least 16 be resident.
+#pragma once
+
+#include "common.cuh"
+
+namespace paddlemix {
+
+constexpr int kTile = 16;        // outputs of a tile
+constexpr int kLineVectors = 4;  // 16-byte vectors of a line
+constexpr int kChunkLines = 16;
+constexpr int kChunkVectors = kChunkLines * kLineVectors;
+constexpr int kFewRows = PADDLEMIX_CUDA_FEW_ROWS;
+constexpr int kMatrixWarps = 16, kLaneWarps = 8;  // the most in a block of each kernel; register use allows no more
+
+__device__ __forceinline__ uint32_t word_of(const uint4& vector, int index) {
+  return index == 0 ? vector.x : index == 1 ? vector.y : index == 2 ? vector.z : vector.w;
+}
+
+// a - b for the two numbers of type T in each word. Exact for the numbers below.
+template <typename T>
+__device__ __forceinline__ uint32_t subtract_pair(uint32_t a, uint32_t b) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  if constexpr (std::is_same_v<T, __half>) {
+    const __half2 difference = __hsub2(reinterpret_cast<const __half2&>(a), reinterpret_cast<const __half2&>(b));
+    return reinterpret_cast<const uint32_t&>(difference);
+  } else {
+    const __nv_bfloat162 difference =
+        __hsub2(reinterpret_cast<const __nv_bfloat162&>(a), reinterpret_cast<const __nv_bfloat162&>(b));
+    return reinterpret_cast<const uint32_t&>(difference);
+  }
+#else
+  const auto& x = reinterpret_cast<const Pack<T, 2>&>(a);
+  const auto& y = reinterpret_cast<const Pack<T, 2>&>(b);
+  const Pack<T, 2> difference = {{from_float<T>(to_float(x.values[0]) - to_float(y.values[0])),
+                                  from_float<T>(to_float(x.values[1]) - to_float(y.values[1]))}};
+  return reinterpret_cast<const uint32_t&>(difference);
+#endif
+}
+
+// ------------------------------------------------------------------------------------------------------- the formats
+//
+//   kInputs    inputs in a word
+//   kExact<T>  whether T holds every stored number, so that matrix instructions over T can be used
+//   floats     a word as kInputs floats, without the scale
+//   pairs      a word as kInputs / 2 pairs of T, without the scale, in the order into which arrange() brings x's pairs
+//   scales_of  the scales of a tile's outputs `output` … `output` + 3 for the inputs of a chunk
+
+// Stored: __half or __nv_bfloat16.
+template <typename Stored>
+struct W16 {
+  static constexpr int kInputs = 2;
+  static constexpr bool kScaled = false;
+  template <typename T>
+  static constexpr bool kExact = std::is_same_v<T, Stored>;
+
+  __device__ __forceinline__ static void floats(uint32_t word, float (&w)[2]) {
+    unpack(reinterpret_cast<const Pack<Stored, 2>&>(word), w);
+  }
+  template <typename T>
+  __device__ __forceinline__ static void pairs(uint32_t word, uint32_t* pairs) {
+    pairs[0] = word;
+  }
+  __device__ __forceinline__ static void arrange(uint32_t*) {}
+  __device__ __forceinline__ float4 scales_of(int64_t, int, int) const { return make_float4(1.f, 1.f, 1.f, 1.f); }
+};
+
+struct W8 {
+  static constexpr int kInputs = 4;
+  static constexpr bool kScaled = true;
+  template <typename T>
+  static constexpr bool kExact = !std::is_same_v<T, float>;
+  const float* scales;  // [tiles, groups, 16]
+  int64_t groups;
+
+  // 0x4b0000uu is the float 2^23 + u.
+  __device__ __forceinline__ static void floats(uint32_t word, float (&w)[4]) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) w[i] = __uint_as_float(__byte_perm(word, 0x4b000000u, 0x7440u + i)) - 8388736.f;
+  }
+  // 0x64uu is the half 1024 + u. A bfloat16 has no room for 8 bits behind its leading one: the low 7 make 128 + (u & 127),
+  // of which 256 (0x4380) is taken where the top bit is clear and 128 (0x4300) where it is set.
+  template <typename T>
+  __device__ __forceinline__ static void pairs(uint32_t word, uint32_t* pairs) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      if constexpr (std::is_same_v<T, __half>) {
+        const uint32_t bits = __byte_perm(word, 0x64646464u, i == 0 ? 0x4140u : 0x4342u);
+        pairs[i] = subtract_pair<T>(bits, 0x64806480u);
+      } else {
+        const uint32_t bits = __byte_perm(word, 0u, i == 0 ? 0x4140u : 0x4342u);
+        pairs[i] = subtract_pair<T>((bits & 0x007f007fu) | 0x43004300u, (~bits & 0x00800080u) | 0x43004300u);
+      }
+    }
+  }
+  __device__ __forceinline__ static void arrange(uint32_t*) {}
+  __device__ __forceinline__ float4 scales_of(int64_t tile, int chunk, int output) const {
+    const int64_t group = groups == 1 ? 0 : chunk / 2;  // a chunk is 64 inputs, half a group
+    const Pack<float, 4> scale = load_pack<4>(scales + (tile * groups + group) * kTile + output);
+    return make_float4(scale.values[0], scale.values[1], scale.values[2], scale.values[3]);
+  }
+};
+
+struct W4 {
+  static constexpr int kInputs = 8;
+  static constexpr bool kScaled = true;
+  template <typename T>
+  static constexpr bool kExact = !std::is_same_v<T, float>;
+  const __half* scales;  // [tiles, groups, 16]; a chunk is 128 inputs, one group
+  int64_t groups;
+
+  __device__ __forceinline__ static void floats(uint32_t word, float (&w)[8]) {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const int shift = i < 4 ? 8 * i : 8 * (i - 4) + 4;
+      w[i] = __uint_as_float(((word >> shift) & 15u) | 0x4b000000u) - 8388616.f;
+    }
+  }
+  // 0x640q is the half 1024 + q, 0x430q the bfloat16 128 + q. Shifts by 0, 4, 8 and 12 bring the inputs (0, 2), (4, 6),
+  // (1, 3) and (5, 7) into the low nibbles of the two halves.
+  template <typename T>
+  __device__ __forceinline__ static void pairs(uint32_t word, uint32_t* pairs) {
+    constexpr uint32_t kMagic = std::is_same_v<T, __half> ? 0x64006400u : 0x43004300u;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      pairs[i] = subtract_pair<T>(((word >> (4 * i)) & 0x000f000fu) | kMagic, kMagic | 0x00080008u);
+    }
+  }
+  __device__ __forceinline__ static void arrange(uint32_t* x) {
+    const uint32_t x01 = x[0], x23 = x[1], x45 = x[2], x67 = x[3];
+    x[0] = __byte_perm(x01, x23, 0x5410u);
+    x[1] = __byte_perm(x45, x67, 0x5410u);
+    x[2] = __byte_perm(x01, x23, 0x7632u);
+    x[3] = __byte_perm(x45, x67, 0x7632u);
+  }
+  __device__ __forceinline__ float4 scales_of(int64_t tile, int chunk, int output) const {
+    float scale[4];
+    load(scales + (tile * groups + chunk) * kTile + output, scale);
+    return make_float4(scale[0], scale[1], scale[2], scale[3]);
+  }
+};
+
+// ------------------------------------------------------------------------------------------------------- the product
+
+// What the kernels are given. x_packed: the inputs of every word lie in x side by side, aligned and not cut off by
+// in_features, and can be read at once.
+template <typename T, typename Format>
+struct Product {
+  const T* x;
+  int64_t x_stride;
+  const uint4* weight;
+  Format format;
+  const T* bias;
+  T* out;
+  int rows, in_features, out_features;
+  int tiles, chunks;
+  bool x_packed;
+};
+
+// Inputs [first, first + N) of a row of x (NULL: no such row); zeros beyond in_features.
+template <int N, typename T>
+__device__ __forceinline__ Pack<T, N> inputs_of(const T* row, int first, int in_features, bool packed) {
+  Pack<T, N> inputs;
+#pragma unroll
+  for (int i = 0; i < N; ++i) inputs.values[i] = from_float<T>(0.f);
+  if (row == nullptr) return inputs;
+  if (packed) {
+    if (first < in_features) inputs = load_pack<N>(row + first);
+  } else {
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+      if (first + i < in_features) inputs.values[i] = row[first + i];
+    }
+  }
+  return inputs;
+}
+
+// The warps' shares of the block's outputs, added in the order of the warps (so that the result is always the same), with
+// the bias, to out.
+template <int outputs, int rows, typename T, typename Format>
+__device__ __forceinline__ void write_sums(const Product<T, Format>& p, const float (*partial)[rows][outputs]) {
+  __syncthreads();
+  const int warps = static_cast<int>(blockDim.x) / kWarp;
+  for (int i = static_cast<int>(threadIdx.x); i < p.rows * outputs; i += static_cast<int>(blockDim.x)) {
+    const int row = i / outputs;
+    const int64_t output = static_cast<int64_t>(blockIdx.x) * outputs + i % outputs;
+    if (output >= p.out_features) continue;
+    float sum = p.bias == nullptr ? 0.f : to_float(p.bias[output]);
+    for (int warp = 0; warp < warps; ++warp) sum += partial[warp][row][i % outputs];
+    p.out[row * static_cast<int64_t>(p.out_features) + output] = from_float<T>(sum);
+  }
+}
+
+// c += A B for a 16x16 A, a 16x8 B and a 16x8 C spread over a warp: lane 4g + t holds, in words of two, the inputs 2t and
+// 2t + 8 of rows g (a0, a2) and g + 8 (a1, a3) of A and of column g of B (b0, b1), and the columns 2t, 2t + 1 of rows g and
+// g + 8 of C. Products are exact, sums in float32.
+template <typename T>
+__device__ __forceinline__ void multiply_accumulate(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
+                                                    uint32_t b0, uint32_t b1) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  if constexpr (std::is_same_v<T, __half>) {
+    asm(
+        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+        "{%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+  } else {
+    asm(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+        "{%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+  }
+#else
+  // The same with shuffles: for the emulation on the CPU. Older GPUs are given the other kernel.
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const uint32_t a[4] = {a0, a1, a2, a3}, b[2] = {b0, b1};
+  for (int t = 0; t < 4; ++t) {
+    float rows[4][2], columns[2][2][2];
+    for (int i = 0; i < 4; ++i) {
+      const uint32_t word = __shfl_sync(kAllLanes, a[i], lane / 4 * 4 + t);
+      unpack(reinterpret_cast<const Pack<T, 2>&>(word), rows[i]);
+    }
+    for (int i = 0; i < 4; ++i) {
+      const uint32_t word = __shfl_sync(kAllLanes, b[i % 2], (lane % 4 * 2 + i / 2) * 4 + t);
+      unpack(reinterpret_cast<const Pack<T, 2>&>(word), columns[i / 2][i % 2]);
+    }
+    for (int i = 0; i < 8; ++i) {
+      const int half = i / 4, pair = i % 2, column = i / 2 % 2;
+      for (int k = 0; k < 2; ++k) c[half * 2 + column] += rows[half + 2 * pair][k] * columns[column][pair][k];
+    }
+  }
+#endif
+}
+
+// With matrix instructions: x and the weights as T exactly (a stored integer fits in T). A block takes two tiles, its
+// warps every warps-th chunk. Lane 4g + t reads the lines t, t + 4 … of a chunk of tile g / 4: the words of the outputs
+// 4 (g % 4) … + 3. Two of these are the rows g and g + 8 of one matrix instruction, the other two of a second one; the
+// words' pairs are its inputs, and column n is row n of x, so that one to eight rows cost the same. Unpacking int4 into
+// float32 for plain multiplications would take 100 instructions per 16 bytes and already bound one row on an H200.
+template <typename T, typename Format>
+__global__ void __launch_bounds__(kMatrixWarps * kWarp) few_rows_by_matrix(const Product<T, Format> p) {
+  constexpr int kPairs = Format::kInputs / 2;
+  constexpr int kLoads = kChunkLines / 4;
+  constexpr int kSteps = kPairs == 1 ? 2 : 1;  // lines that fill the 16 inputs of an instruction
+  __shared__ __align__(16) float partial[kMatrixWarps][kFewRows][2 * kTile];
+  const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
+  const int warps = static_cast<int>(blockDim.x) / kWarp;
+  const int g = lane / 4, t = lane % 4;
+  const int output = 4 * (g % 4);
+  // The last block of an odd number of tiles reads its only one twice.
+  const int64_t tile = min(static_cast<int>(blockIdx.x) * 2 + g / 4, p.tiles - 1);
+  const uint4* weight = p.weight + tile * p.chunks * kChunkVectors + t * kLineVectors + g % 4;
+  const T* row = g < p.rows ? p.x + g * p.x_stride : nullptr;
+
+  uint4 next_words[kLoads] = {};
+  Pack<T, Format::kInputs> next_x[kLoads] = {};
+  float4 next_scale = {};
+  const auto fetch = [&](int chunk) {
+#pragma unroll
+    for (int i = 0; i < kLoads; ++i) {
+      next_words[i] = __ldcs(weight + static_cast<int64_t>(chunk) * kChunkVectors + i * 4 * kLineVectors);
+    }
+    if constexpr (Format::kScaled) next_scale = p.format.scales_of(tile, chunk, output);
+#pragma unroll
+    for (int i = 0; i < kLoads; ++i) {
+      const int line = chunk * kChunkLines + i * 4 + t;
+      next_x[i] = inputs_of<Format::kInputs>(row, line * Format::kInputs, p.in_features, p.x_packed);
+    }
+  };
+
+  float total[2][4] = {};
+  if (warp < p.chunks) fetch(warp);
+  for (int chunk = warp; chunk < p.chunks; chunk += warps) {
+    uint4 words[kLoads];
+    uint32_t x[kLoads][kPairs];
+    const float4 scale = next_scale;
+#pragma unroll
+    for (int i = 0; i < kLoads; ++i) {
+      words[i] = next_words[i];
+#pragma unroll
+      for (int j = 0; j < kPairs; ++j) x[i][j] = reinterpret_cast<const uint32_t*>(&next_x[i])[j];
+      Format::arrange(x[i]);
+    }
+    if (chunk + warps < p.chunks) fetch(chunk + warps);
+
+    float c[2][4] = {};
+#pragma unroll
+    for (int i = 0; i < kLoads; i += kSteps) {
+      uint32_t a[4][kSteps * kPairs];
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+#pragma unroll
+        for (int step = 0; step < kSteps; ++step) {
+          Format::template pairs<T>(word_of(words[i + step], j), &a[j][step * kPairs]);
+        }
+      }
+#pragma unroll
+      for (int k = 0; k < kSteps * kPairs; k += 2) {
+        const uint32_t b0 = x[i + k / kPairs][k % kPairs], b1 = x[i + (k + 1) / kPairs][(k + 1) % kPairs];
+        multiply_accumulate<T>(c[0], a[0][k], a[1][k], a[0][k + 1], a[1][k + 1], b0, b1);
+        multiply_accumulate<T>(c[1], a[2][k], a[3][k], a[2][k + 1], a[3][k + 1], b0, b1);
+      }
+    }
+    const float scales[4] = {scale.x, scale.y, scale.z, scale.w};
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      float& sum = total[i / 4][i % 4];
+      sum = Format::kScaled ? fmaf(c[i / 4][i % 4], scales[i / 2], sum) : sum + c[i / 4][i % 4];
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    *reinterpret_cast<float4*>(&partial[warp][2 * t + i][4 * g]) =
+        make_float4(total[0][i], total[0][2 + i], total[1][i], total[1][2 + i]);
+  }
+  write_sums<2 * kTile, kFewRows>(p, partial);
+}
+
+// With plain float32 multiplications, for all types and GPUs. A block takes one tile, its warps every warps-th chunk; lane
+// 4l + c reads the lines l and l + 8 of a chunk: the words of the outputs 4c … 4c + 3. Rows: 1, 2, 4 or 8, those beyond
+// p.rows being zeros.
+template <typename T, typename Format, int kRows>
+__global__ void __launch_bounds__(kLaneWarps * kWarp) few_rows_by_lanes(const Product<T, Format> p) {
+  constexpr int kInputs = Format::kInputs;
+  constexpr int kLoads = kChunkLines / 8;
+  __shared__ __align__(16) float partial[kLaneWarps][kRows][kTile];
+  const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
+  const int warps = static_cast<int>(blockDim.x) / kWarp;
+  const int output = 4 * (lane % 4);
+  const int64_t tile = blockIdx.x;
+  const uint4* weight = p.weight + tile * p.chunks * kChunkVectors + lane;
+
+  float sums[kRows][4] = {};
+  uint4 next_words[kLoads] = {};
+  const auto fetch = [&](int chunk) {
+#pragma unroll
+    for (int i = 0; i < kLoads; ++i) {
+      next_words[i] = __ldcs(weight + static_cast<int64_t>(chunk) * kChunkVectors + i * kWarp);
+    }
+  };
+  if (warp < p.chunks) fetch(warp);
+  for (int chunk = warp; chunk < p.chunks; chunk += warps) {
+    uint4 words[kLoads];
+#pragma unroll
+    for (int i = 0; i < kLoads; ++i) words[i] = next_words[i];
+    if (chunk + warps < p.chunks) fetch(chunk + warps);
+    const float4 scale = p.format.scales_of(tile, chunk, output);
+    const float scales[4] = {scale.x, scale.y, scale.z, scale.w};
+#pragma unroll
+    for (int i = 0; i < kLoads; ++i) {
+      const int first = (chunk * kChunkLines + i * 8 + lane / 4) * kInputs;
+      float w[4][kInputs];
+#pragma unroll
+      for (int j = 0; j < 4; ++j) Format::floats(word_of(words[i], j), w[j]);
+#pragma unroll
+      for (int row = 0; row < kRows; ++row) {
+        const T* address = row < p.rows ? p.x + row * p.x_stride : nullptr;
+        float x[kInputs];
+        unpack(inputs_of<kInputs>(address, first, p.in_features, p.x_packed), x);
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          float dot = 0.f;
+#pragma unroll
+          for (int k = 0; k < kInputs; ++k) dot = fmaf(x[k], w[j][k], dot);
+          sums[row][j] = fmaf(dot, scales[j], sums[row][j]);
+        }
+      }
+    }
+  }
+#pragma unroll
+  for (int row = 0; row < kRows; ++row) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      float sum = sums[row][j];
+#pragma unroll
+      for (int distance = 4; distance < kWarp; distance *= 2) sum += __shfl_xor_sync(kAllLanes, sum, distance);
+      if (lane < 4) partial[warp][row][output + j] = sum;
+    }
+  }
+  write_sums<kTile, kRows>(p, partial);
+}
+
+// The warps of a block: as many as let all blocks be resident at once (16 warps per multiprocessor, see above), within
+// `most`, at least 4, and none without a chunk.
+inline int warps_of(int blocks, int chunks, int most, int multiprocessors) {
+  int warps = most;
+  while (warps > 4 && blocks * static_cast<int64_t>(warps) > multiprocessors * 16) warps /= 2;
+  while (warps > 1 && warps / 2 >= chunks) warps /= 2;
+  return warps;
+}
+
+template <typename T, typename Format>
+void launch_few_rows(const Product<T, Format>& p, void* stream) {
+  int device = 0, multiprocessors = 0, capability = 0;
+  cudaGetDevice(&device);
+  cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
+  cudaDeviceGetAttribute(&capability, cudaDevAttrComputeCapabilityMajor, device);
+  if constexpr (Format::template kExact<T>) {
+    if (capability >= 8) {
+      const int blocks = ceil_div(p.tiles, 2);
+      const int warps = warps_of(blocks, p.chunks, kMatrixWarps, multiprocessors);
+      PADDLEMIX_LAUNCH((few_rows_by_matrix<T, Format>), blocks, warps * kWarp, 0, stream, p);
+      return;
+    }
+  }
+  const int blocks = p.tiles;
+  const int warps = warps_of(blocks, p.chunks, kLaneWarps, multiprocessors);
+  if (p.rows == 1) {
+    PADDLEMIX_LAUNCH((few_rows_by_lanes<T, Format, 1>), blocks, warps * kWarp, 0, stream, p);
+  } else if (p.rows == 2) {
+    PADDLEMIX_LAUNCH((few_rows_by_lanes<T, Format, 2>), blocks, warps * kWarp, 0, stream, p);
+  } else if (p.rows <= 4) {
+    PADDLEMIX_LAUNCH((few_rows_by_lanes<T, Format, 4>), blocks, warps * kWarp, 0, stream, p);
+  } else {
+    PADDLEMIX_LAUNCH((few_rows_by_lanes<T, Format, 8>), blocks, warps * kWarp, 0, stream, p);
+  }
+}
+
+// Chunks of a tile whose in_features are padded to a multiple of `padding`.
+template <typename Format>
+int chunks_of(int64_t in_features, int64_t padding) {
+  return static_cast<int>(round_up(in_features, padding) / (kChunkLines * Format::kInputs));
+}
+
+template <typename Format>
+int linear_few_rows(int dtype, const void* x, int64_t x_stride, const void* weight, Format format, const void* bias,
+                    void* out, int64_t rows, int64_t in_features, int64_t out_features, int64_t padding,
+                    void* stream) {
+  if (rows == 0 || out_features == 0) return 0;
+  if (rows > kFewRows || !aligned16({weight}, {})) return static_cast<int>(cudaErrorInvalidValue);
+  return dispatch(dtype, [&](auto element) {
+    using T = decltype(element);
+    constexpr int kInputs = Format::kInputs;
+    const bool x_packed = reinterpret_cast<uintptr_t>(x) % (kInputs * sizeof(T)) == 0 && x_stride % kInputs == 0 &&
+                          in_features % kInputs == 0;
+    const Product<T, Format> product = {static_cast<const T*>(x),
+                                        x_stride,
+                                        static_cast<const uint4*>(weight),
+                                        format,
+                                        static_cast<const T*>(bias),
+                                        static_cast<T*>(out),
+                                        static_cast<int>(rows),
+                                        static_cast<int>(in_features),
+                                        static_cast<int>(out_features),
+                                        static_cast<int>(ceil_div<int64_t>(out_features, kTile)),
+                                        chunks_of<Format>(in_features, padding),
+                                        x_packed};
+    launch_few_rows(product, stream);
+  });
+}
+
+// -------------------------------------------------------------------------------------------------- back to a matrix
+
+constexpr int kMatrixTiles = 4;  // tiles that a block unpacks: rows of 64 outputs, whole cache lines even of 16-bit numbers
+constexpr int kMatrixThreads = kMatrixTiles * kChunkVectors;
+
+// out [in_features, out_features] = the weights. A block takes one chunk of four tiles; each thread reads 16 bytes, that
+// is 4 outputs of kInputs inputs, and the block turns them into rows of 64 outputs in shared memory. There the four tiles'
+// parts of a row are permuted by its line, so that the threads of several lines write to different banks.
+template <typename T, typename Format>
+__global__ void __launch_bounds__(kMatrixThreads)
+    unpack_chunk(const uint4* weight, const Format format, T* out, int in_features, int out_features, int tiles,
+                 int chunks, bool out_aligned) {
+  constexpr int kInputs = Format::kInputs;
+  constexpr int kColumns = kMatrixTiles * kTile;
+  __shared__ __align__(16) T rows[kChunkLines * kInputs][kColumns];
+  const int thread = static_cast<int>(threadIdx.x);
+  const int chunk = static_cast<int>(blockIdx.y);
+  const int64_t tile = static_cast<int64_t>(blockIdx.x) * kMatrixTiles + thread / kChunkVectors;
+  if (tile < tiles) {
+    const int line = thread % kChunkVectors / kLineVectors, output = 4 * (thread % kLineVectors);
+    const uint4 words = __ldcs(weight + (tile * chunks + chunk) * kChunkVectors + thread % kChunkVectors);
+    const float4 scale = format.scales_of(tile, chunk, output);
+    const float scales[4] = {scale.x, scale.y, scale.z, scale.w};
+    float w[4][kInputs];
+#pragma unroll
+    for (int j = 0; j < 4; ++j) Format::floats(word_of(words, j), w[j]);
+    const int column = (thread / kChunkVectors ^ line % kMatrixTiles) * kTile + output;
+#pragma unroll
+    for (int k = 0; k < kInputs; ++k) {
+      const float values[4] = {w[0][k] * scales[0], w[1][k] * scales[1], w[2][k] * scales[2], w[3][k] * scales[3]};
+      store(&rows[line * kInputs + k][column], values);
+    }
+  }
+  __syncthreads();
+
+  constexpr int kWidth = kVector<T>;
+  constexpr int kParts = kColumns / kWidth;
+  for (int i = thread; i < kChunkLines * kInputs * kParts; i += kMatrixThreads) {
+    const int row = i / kParts, column = i % kParts * kWidth;
+    const int64_t input = static_cast<int64_t>(chunk) * kChunkLines * kInputs + row;
+    const int64_t output = static_cast<int64_t>(blockIdx.x) * kColumns + column;
+    if (input >= in_features) break;
+    const T* from = &rows[row][(column / kTile ^ row / kInputs % kMatrixTiles) * kTile + column % kTile];
+    T* to = out + input * out_features + output;
+    if (out_aligned && output < out_features) {
+      store_pack(to, load_pack<kWidth>(from));
+    } else {
+#pragma unroll
+      for (int j = 0; j < kWidth; ++j) {
+        if (output + j < out_features) to[j] = from[j];
+      }
+    }
+  }
+}
+
+template <typename Format>
+int dequantize(int dtype, const void* weight, Format format, void* out, int64_t in_features, int64_t out_features,
+               int64_t padding, void* stream) {
+  if (in_features == 0 || out_features == 0) return 0;
+  if (!aligned16({weight}, {})) return static_cast<int>(cudaErrorInvalidValue);
+  return dispatch(dtype, [&](auto element) {
+    using T = decltype(element);
+    const int tiles = static_cast<int>(ceil_div<int64_t>(out_features, kTile));
+    const int chunks = chunks_of<Format>(in_features, padding);
+    const dim3 blocks(ceil_div(tiles, kMatrixTiles), chunks);
+    const bool out_aligned = aligned16({out}, {out_features * static_cast<int64_t>(sizeof(T))});
+    PADDLEMIX_LAUNCH((unpack_chunk<T, Format>), blocks, kMatrixThreads, 0, stream, static_cast<const uint4*>(weight),
+                     format, static_cast<T*>(out), static_cast<int>(in_features), static_cast<int>(out_features), tiles,
+                     chunks, out_aligned);
+  });
+}
+
+}  // namespace paddlemix
