@@ -6,6 +6,7 @@ what is chosen here.
 
 from .attention import attention, merge_heads, split_heads
 from .backend import INSTRUCTION_SETS, limit_instruction_set, mode, set_mode, using
+from .layer_norm import layer_norm
 from .rms_norm import rms_norm
 from .rotary import apply_rotary, rotary_tables
 from .swiglu import swiglu
@@ -14,6 +15,7 @@ __all__ = [
     "INSTRUCTION_SETS",
     "apply_rotary",
     "attention",
+    "layer_norm",
     "limit_instruction_set",
     "merge_heads",
     "mode",

@@ -1,0 +1,43 @@
+"""Layer normalisation (Ba et al., 2016), with the residual addition before it."""
+
+from __future__ import annotations
+
+import paddle
+import paddle.nn.functional as F
+
+from . import backend
+
+
+def layer_norm(
+    x: paddle.Tensor,
+    weight: paddle.Tensor,
+    bias: paddle.Tensor,
+    epsilon: float,
+    residual: paddle.Tensor | None = None,
+) -> tuple[paddle.Tensor, paddle.Tensor]:
+    """Return ``(s - mean(s)) / sqrt(variance(s) + epsilon) * weight + bias`` over the last axis, and ``s``.
+
+    ``s`` is ``x + residual``. The statistics are float32 whatever the dtype (float64 for float64).
+
+    Args:
+        x: ``[..., width]``, of at least two axes.
+        weight, bias: ``[width]``, of the dtype of ``x``.
+        residual: like ``x``; without one, ``s`` is ``x`` itself.
+
+    Raises:
+        OperatorError: shapes or dtypes do not fit.
+    """
+    if backend.use_kernel("layer_norm", x):
+        if residual is None:
+            return backend.run("paddlemix_layer_norm", x, weight, bias, epsilon)[0], x
+        return tuple(backend.run("paddlemix_add_layer_norm", x, residual, weight, bias, epsilon)[:2])
+    total = x if residual is None else x + residual
+    return layer_norm_reference(total, weight, bias, epsilon), total
+
+
+def layer_norm_reference(x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor, epsilon: float) -> paddle.Tensor:
+    """The same in plain Paddle, without the addition."""
+    if paddle.is_grad_enabled() and weight.stop_gradient and not x.stop_gradient:
+        # Paddle's CPU kernel (3.3) leaves a frozen weight out of the gradient of x.
+        return F.layer_norm(x, weight.shape, epsilon=epsilon) * weight + bias
+    return F.layer_norm(x, weight.shape, weight, bias, epsilon)
