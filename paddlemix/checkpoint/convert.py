@@ -75,8 +75,9 @@ def convert_checkpoint(
     None, as stored. ``verify``: read everything again and compare bit by bit. ``check_finite``: refuse NaN and
     infinity. ``progress``: called with (bytes written, bytes in all).
 
-    Run again after an interruption it goes on where it stopped. Raises CheckpointError for a source that is incomplete
-    or damaged, for values that do not fit ``dtype``, for a full disk, and where ``verify`` finds a difference.
+    Run again after an interruption it goes on where it stopped. Raises CheckpointError for a source that is incomplete,
+    damaged or quantised, for values that do not fit ``dtype``, for a full disk, and where ``verify`` finds a
+    difference.
     """
     if to not in (layouts.HF, layouts.PADDLE):
         raise ConfigurationError(f"to: got {to!r}, expected {layouts.HF!r} or {layouts.PADDLE!r}")
@@ -89,6 +90,10 @@ def convert_checkpoint(
     folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
     if target.exists() and folder.resolve() == target.resolve():
         raise CheckpointError(f"{target}: is the folder of the source itself; name another one")
+    if checkpoint.packed or checkpoint.gptq_layers():
+        raise CheckpointError(
+            f"{checkpoint.path}: is quantised, and read as it is by every program; convert the unquantised weights"
+        )
     _check_tensors(checkpoint, read_json_object(folder / CONFIG_FILE))
 
     conversion = _Conversion(checkpoint, to, dtype, check_finite)

@@ -8,6 +8,9 @@ layout            names                           Linear weights         found i
 ``paddlemix``     ``transformer.llm.*`` etc.      ``[in, out]``          ``.pdparams``
 ================  ==============================  =====================  ===========================
 
+Quantised checkpoints are of these layouts too: GPTQ's of ``hf``, with ``.qweight`` and its companions in place of some
+``.weight``; our own of ``paddle``, with packed tiles (:mod:`paddlemix.quantization`).
+
 Everything else (conversion, loading, checks) is derived from :data:`RULES`. A square Linear has the same shape in every
 layout, so a layout is told from names, from our own marker and from ``c_attn``, which is never square; shapes of square
 weights decide nothing.
@@ -26,6 +29,8 @@ HF, PADDLE, PADDLEMIX = "hf", "paddle", "paddlemix"
 LAYOUTS = (HF, PADDLE, PADDLEMIX)
 #: key of the marker in the metadata of the safetensors files that we write
 MARKER = "paddlemix_layout"
+#: the same for files whose linear weights are quantised tiles, and the version of their layout
+PACKING_MARKER, PACKING = "paddlemix_packing", "1"
 
 Shape = tuple[int, ...]
 
@@ -62,6 +67,7 @@ _BLOCK, _MIX_BLOCK = "transformer.h.{n}", "transformer.llm.h.{n}"
 _VIT, _MIX_VIT = "transformer.visual", "visual.vit"
 _RES, _MIX_RES = _VIT + ".transformer.resblocks.{n}", _MIX_VIT + ".transformer.resblocks.{n}"
 _POOL, _MIX_POOL = "transformer.visual.attn_pool", "visual.attn_pool"
+PICTURE_PROJECTION = "transformer.visual.proj"
 
 RULES: tuple[Rule, ...] = (
     Rule("transformer.wte.weight", "transformer.llm.wte.weight", ("vocab", "hidden")),
@@ -93,13 +99,15 @@ RULES: tuple[Rule, ...] = (
     *_norm(_POOL + ".ln_q", _MIX_POOL + ".ln_q", "out"),
     *_norm(_POOL + ".ln_kv", _MIX_POOL + ".ln_kv", "out"),
     *_norm(_VIT + ".ln_post", "visual.ln_post", "out"),
-    Rule(_VIT + ".proj", "visual.proj", ("out", "out")),  # used as x @ proj: not a Linear, never transposed
+    Rule(PICTURE_PROJECTION, "visual.proj", ("out", "out")),  # used as x @ proj: not a Linear, never transposed
     Rule("lm_head.weight", "lm_head.weight", ("hidden", "vocab"), linear=True),
 )
 
 #: Keys that some tools save although they are computed, not learned; they are passed over wherever they occur.
 HARMLESS = re.compile(r"(^|\.)(rotary_emb\.inv_freq|inv_freq|attn\.masked_bias)$")
-_QUANTISED = re.compile(r"\.(qweight|qzeros|scales|g_idx)$")
+#: How tensors of a GPTQ layer are called, in place of ``.weight``.
+GPTQ_PARTS = ("qweight", "qzeros", "scales", "g_idx")
+_GPTQ_PART = re.compile(rf"(?P<layer>.+)\.(?:{'|'.join(GPTQ_PARTS)})")
 
 
 def _pattern(name: str) -> re.Pattern[str]:
@@ -123,6 +131,12 @@ def our_name(name: str, layout: str) -> str | None:
     """``name`` as it is called in a ``layout`` checkpoint -> the name of our parameter; None if there is none."""
     found = find_rule(name, layout)
     return found and found[0].name.replace("{n}", found[1])
+
+
+def gptq_weight(name: str) -> str | None:
+    """The name of the weight that a GPTQ tensor called ``name`` is a part of; None if it is no such part."""
+    match = _GPTQ_PART.fullmatch(name)
+    return our_name(f"{match['layer']}.weight", HF) if match else None
 
 
 def name_in(layout: str, ours: str) -> str | None:
@@ -216,14 +230,8 @@ def parameter_count(config: Any) -> int:
 def recognise(shapes: Mapping[str, Shape], marker: str | None = None, where: str = "checkpoint") -> str:
     """Which layout a checkpoint has, from its names and shapes and, if it is one of ours, from its marker.
 
-    Raises :class:`CheckpointError` for quantised checkpoints, for other models and where the evidence disagrees.
+    Raises :class:`CheckpointError` for other models and where the evidence disagrees.
     """
-    quantised = next((name for name in shapes if _QUANTISED.search(name)), None)
-    if quantised:
-        raise CheckpointError(
-            f"{where}: {quantised!r} belongs to a quantised (GPTQ) checkpoint, which is not supported in this version; "
-            "use the unquantised weights"
-        )
     if marker is not None and marker not in (HF, PADDLE):
         raise CheckpointError(f"{where}: metadata {MARKER}={marker!r} is unknown, expected {HF!r} or {PADDLE!r}")
     paddlemix = any(our_name(name, PADDLEMIX) and not our_name(name, PADDLE) for name in shapes)
@@ -237,6 +245,8 @@ def recognise(shapes: Mapping[str, Shape], marker: str | None = None, where: str
     if marker is not None and layout is not None and marker != layout:
         raise CheckpointError(f"{where}: metadata says layout {marker!r}, but c_attn has the shape of {layout!r}")
     layout = layout or marker
+    if layout is None and any(map(gptq_weight, shapes)):
+        layout = HF  # only torch's tools write GPTQ
     if layout is None:
         raise CheckpointError(
             f"{where}: cannot tell whether Linear weights are [in, out] or [out, in]: there is no "

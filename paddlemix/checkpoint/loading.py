@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ def load_into(
     *,
     strict: bool = True,
     check_finite: bool = True,
+    elsewhere: Collection[str] = (),
+    problems: Sequence[str] = (),
 ) -> list[str]:
     """Fill the parameters and buffers of ``model`` (a paddle.nn.Layer with our names) from a checkpoint of any layout.
 
@@ -32,16 +35,21 @@ def load_into(
     unless ``check_finite`` is off, at the end those with NaN, infinity or values that do not fit. ``strict=False``
     accepts missing and unexpected ones (never misshapen ones). Returns the names of the parameters that were not in the
     checkpoint (empty if strict).
+
+    ``elsewhere``: names of ours for tensors that the caller takes care of, and ``problems``: what it found wrong with
+    them, to be listed with the rest.
     """
     checkpoint = checkpoint if isinstance(checkpoint, Checkpoint) else open_checkpoint(checkpoint)
     parameters = model.state_dict()
     found = checkpoint.our_names()
     missing = [name for name in parameters if name not in found]
-    problems = []
+    problems = list(problems)
     if strict:
         problems += [f"{name!r} is missing" for name in missing]
-        problems += [f"{theirs!r} is not in the model" for ours, theirs in found.items() if ours not in parameters]
-        problems += [f"{name!r} is not a weight of Qwen-VL" for name in checkpoint.unknown_names()]
+        known = {*parameters, *elsewhere}
+        problems += [f"{theirs!r} is not in the model" for ours, theirs in found.items() if ours not in known]
+        unknown = (name for name in checkpoint.unknown_names() if name not in known)
+        problems += [f"{name!r} is not a weight of Qwen-VL" for name in unknown]
     for ours, parameter in parameters.items():
         if ours not in found:
             continue
@@ -77,7 +85,7 @@ def _fill(parameter: Any, checkpoint: Checkpoint, name: str, ours: str, tag: str
     _allocate(parameter)
     stored, array = checkpoint.dtype(name), checkpoint.read(name)
     transpose = layouts.is_transposed(ours, checkpoint.layout, layouts.PADDLE)
-    in_place = parameter.place.is_cpu_place() and parameter.is_contiguous() and parameter.data_ptr()
+    in_place = _has_memory(parameter)
     values = _memory(parameter, tag) if in_place else np.empty(parameter.shape, dtypes.STORAGE[tag])
     flat, done, damaged = values.reshape(-1), 0, False
     for piece in tiles.converted(array, transpose, stored, tag):
@@ -97,6 +105,16 @@ def _allocate(parameter: Any) -> None:
         paddle.empty(parameter.shape, parameter.dtype)._share_buffer_to(parameter)
 
 
+def _values(parameter: Any, tag: str) -> np.ndarray:
+    """The values of a tensor (bfloat16 as uint16): on the CPU its memory, so that large ones are not copied."""
+    return _memory(parameter, tag) if _has_memory(parameter) else parameter.numpy()
+
+
+def _has_memory(tensor: Any) -> bool:
+    """Whether the elements of a tensor lie one after the other in memory that can be reached."""
+    return bool(tensor.place.is_cpu_place() and tensor.is_contiguous() and tensor.data_ptr())
+
+
 def _memory(parameter: Any, tag: str) -> np.ndarray:
     """The memory of a contiguous CPU tensor as an array (bfloat16 as uint16); valid while the tensor lives."""
     kind = dtypes.STORAGE[tag]
@@ -113,17 +131,26 @@ def save_model(
     max_shard_bytes: int = writer.DEFAULT_SHARD_BYTES,
 ) -> dict[str, Any]:
     """Write the parameters of ``model`` as our safetensors into ``folder``, as they are or as ``dtype``; returns the
-    manifest. Written aside and renamed: a failure (CheckpointError) leaves the folder as it was."""
+    manifest. Written aside and renamed: a failure (CheckpointError) leaves the folder as it was. Quantised weights are
+    written as they are; with them a ``dtype`` is refused (ConfigurationError)."""
+    state = model.state_dict()
+    packed = any(name.endswith(".qweight") for name in state)
     if dtype is not None:
         dtypes.check_target(dtype)
+        if packed:
+            raise ConfigurationError(f"dtype: got {dtype!r}, but a quantised model is saved as it is; leave it out")
     sources = []
-    for name, parameter in model.state_dict().items():
+    for name, parameter in state.items():
         tag = _tag(parameter)
         wanted = dtype if dtype is not None and tag in dtypes.FLOATING else tag
 
         def pieces(parameter: Any = parameter, tag: str = tag, wanted: str = wanted) -> Any:
-            return tiles.converted(parameter.numpy(), False, tag, wanted)
+            return tiles.converted(_values(parameter, tag), False, tag, wanted)
 
         sources.append(writer.TensorSource(name, tuple(parameter.shape), wanted, pieces))
     metadata = file_metadata(layouts.PADDLE)
+    if packed:
+        metadata[layouts.PACKING_MARKER] = layouts.PACKING
+        # The files get mapped, and lines of 64 bytes should begin at multiples of 64, as a file's first tensor does.
+        sources.sort(key=lambda source: source.nbytes % 64 != 0)
     return writer.write_checkpoint(Path(folder), sources, metadata, max_shard_bytes=max_shard_bytes)

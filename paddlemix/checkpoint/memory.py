@@ -6,21 +6,28 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import NotEnoughMemoryError
-from . import dtypes, layouts
+from ..quantization.plan import QUANTIZATIONS, QuantizationPlan, plan_for, weight_bytes
+from . import dtypes
 
 
-def check_memory(config: Any, dtype: str, available: int | None = None) -> None:
+def check_memory(config: Any, dtype: str, available: int | None = None, plan: QuantizationPlan | None = None) -> None:
     """Raise NotEnoughMemoryError, with the numbers, if the weights of a model with ``config`` do not fit into memory as
-    ``dtype``. ``available`` is in bytes; without it, the machine's available memory and the limit of the control group,
-    if there is one, count."""
-    needed = layouts.parameter_count(config) * dtypes.STORAGE[dtypes.check_target(dtype)].itemsize
+    ``dtype``, or, those that it names, in the formats of ``plan``. ``available`` is in bytes; without it, the machine's
+    available memory and the limit of the control group, if there is one, count."""
+    needed = weight_bytes(config, dtypes.check_target(dtype), plan)
     if available is None:
         available = available_memory()
-    if available is not None and needed > available:
-        raise NotEnoughMemoryError(
-            f"{dtype} weights need {needed / 1e9:.1f} GB of memory, {available / 1e9:.1f} GB are available; "
-            "use a larger machine" + (", or a GPU, where bfloat16 takes half of it" if dtype == "float32" else "")
-        )
+    if available is None or needed <= available:
+        return
+    smaller = {name: weight_bytes(config, dtype, plan_for(None, name, None)) for name in QUANTIZATIONS}
+    fitting = [f"{name!r} ({size / 1e9:.1f} GB)" for name, size in smaller.items() if size <= available]
+    advice = f"quantization= {' or '.join(fitting)} would fit" if fitting else "use a larger machine"
+    if dtype == "float32" and plan is None:
+        advice += ", and on a GPU bfloat16 takes half"
+    kind = dtype if plan is None else f"quantised ({plan})"
+    raise NotEnoughMemoryError(
+        f"{kind} weights need {needed / 1e9:.1f} GB of memory, {available / 1e9:.1f} GB are available; {advice}"
+    )
 
 
 def available_memory(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:

@@ -198,7 +198,7 @@ def write_safetensors(
 
 
 def _header(tensors: Sequence[TensorSource], metadata: Mapping[str, str]) -> bytes:
-    """Length and JSON of a safetensors header, padded so that the tensors start at a multiple of 8."""
+    """Length and JSON of a safetensors header, padded so that the tensors start at a multiple of 64, a cache line."""
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     at = 0
     for tensor in tensors:
@@ -207,7 +207,7 @@ def _header(tensors: Sequence[TensorSource], metadata: Mapping[str, str]) -> byt
         header[tensor.name] = {"dtype": code, "shape": list(tensor.shape), "data_offsets": offsets}
         at = offsets[1]
     text = json.dumps(header, separators=(",", ":")).encode("utf-8")
-    text += b" " * (-len(text) % 8)
+    text += b" " * (-(len(text) + 8) % 64)
     return struct.pack("<Q", len(text)) + text
 
 

@@ -126,10 +126,16 @@ def test_square_weights_alone_are_never_guessed() -> None:
         layouts.recognise(shapes)
 
 
-def test_quantised_checkpoint_is_named_as_such() -> None:
+def test_gptq_is_a_matter_of_torchs_layout() -> None:
     shapes = {"transformer.wte.weight": (11, 8), "transformer.h.0.attn.c_attn.qweight": (1, 24)}
-    with pytest.raises(CheckpointError, match="quantised.*not supported in this version"):
-        layouts.recognise(shapes)
+    assert layouts.recognise(shapes) == layouts.HF
+
+
+def test_parts_of_a_gptq_layer_are_known_by_their_weight() -> None:
+    for part in layouts.GPTQ_PARTS:
+        assert layouts.gptq_weight(f"transformer.h.1.mlp.w2.{part}") == "transformer.h.1.mlp.w2.weight"
+    for name in ("transformer.h.1.mlp.w2.weight", "transformer.h.1.mlp.w3.qweight", "qweight"):
+        assert layouts.gptq_weight(name) is None
 
 
 def test_other_models_and_mixtures_are_refused() -> None:

@@ -11,9 +11,10 @@ import numpy as np
 
 from ...errors import CheckpointError, UnsafeCheckpointError
 from .. import layouts
+from ..dtypes import STORAGE
 from .pdparams import read_pdparams
 from .safetensors_file import read_safetensors
-from .tensor import StoredTensor
+from .tensor import StoredTensor, element_count, map_writable
 from .torch_zip import read_torch_zip
 
 #: index or weight file in a folder, the first that exists wins
@@ -36,9 +37,13 @@ class Checkpoint:
     Nothing is loaded before :meth:`read`, and what that returns is, for all but old ``.pdparams``, a view of the file.
     """
 
-    def __init__(self, path: Path, files: list[Path], tensors: dict[str, StoredTensor], layout: str) -> None:
-        self.path, self.files, self.layout = path, files, layout
+    def __init__(
+        self, path: Path, files: list[Path], tensors: dict[str, StoredTensor], layout: str, packed: bool = False
+    ) -> None:
+        """``packed``: linear weights are our quantised tiles, under the names of the quantised model."""
+        self.path, self.files, self.layout, self.packed = path, files, layout, packed
         self._tensors = tensors
+        self._paths = {file.name: file for file in files}
 
     def names(self) -> list[str]:
         """All tensor names, as this checkpoint calls them."""
@@ -64,6 +69,14 @@ class Checkpoint:
         array.flags.writeable = False
         return array
 
+    def map_writable(self, name: str) -> np.ndarray:
+        """The tensor as an array over a map of its own, which changes to it stay in; bfloat16 as uint16. Where the file
+        does not hold it as it is, a copy."""
+        tensor = self._tensors[name]
+        if tensor.offset is None or element_count(tensor.shape) == 0:
+            return np.array(tensor.load())
+        return map_writable(self._paths[tensor.file], tensor.offset, tensor.shape, STORAGE[tensor.dtype])
+
     def read_rows(self, name: str, start: int, stop: int) -> np.ndarray:
         """Rows ``start:stop`` of the tensor's first axis."""
         return self.read(name)[start:stop]
@@ -73,12 +86,23 @@ class Checkpoint:
         found = {layouts.our_name(name, self.layout): name for name in self._tensors}
         return {ours: name for ours, name in found.items() if ours is not None}
 
+    def gptq_layers(self) -> dict[str, str]:
+        """Our weight's name -> the name here of the layer that holds it as GPTQ does (``.qweight`` and so on)."""
+        if self.packed or self.layout != layouts.HF:
+            return {}
+        parts = ((layouts.gptq_weight(name), name) for name in self._tensors if name.endswith(".qweight"))
+        return {ours: name[: -len(".qweight")] for ours, name in parts if ours is not None}
+
     def unknown_names(self) -> list[str]:
-        """Tensors that are neither weights of Qwen-VL nor known to be harmless (``layouts.HARMLESS``)."""
+        """Tensors that are neither weights of Qwen-VL, nor parts of their GPTQ form, nor known to be harmless
+        (``layouts.HARMLESS``)."""
+        gptq = self.gptq_layers()
         return [
             name
             for name in self._tensors
-            if layouts.our_name(name, self.layout) is None and not layouts.HARMLESS.search(name)
+            if layouts.our_name(name, self.layout) is None
+            and not layouts.HARMLESS.search(name)
+            and layouts.gptq_weight(name) not in gptq
         ]
 
 
@@ -92,11 +116,12 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     path = Path(path)
     files, expected = _locate(path)
     tensors: dict[str, StoredTensor] = {}
-    markers = set()
+    markers, packings = set(), set()
     problems: list[str] = []
     for file in files:
         found, metadata = _read_file(file)
         markers.add(metadata.get(layouts.MARKER))
+        packings.add(metadata.get(layouts.PACKING_MARKER))
         repeated = sorted(set(found) & set(tensors))
         problems += [f"{name!r} is in both {tensors[name].file} and {file.name}" for name in repeated]
         tensors.update(found)
@@ -107,8 +132,14 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     raise_listed(f"{path}: shards and index do not agree", problems)
     if len(markers) > 1:
         raise CheckpointError(f"{path}: shards carry different layout markers {sorted(map(str, markers))}")
+    if len(packings) > 1 or not packings <= {None, layouts.PACKING}:
+        raise CheckpointError(
+            f"{path}: metadata {layouts.PACKING_MARKER}={sorted(map(str, packings))}, expected {layouts.PACKING!r} in "
+            "every shard or in none"
+        )
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
-    return Checkpoint(path, files, tensors, layouts.recognise(shapes, markers.pop(), str(path)))
+    layout = layouts.recognise(shapes, markers.pop(), str(path))
+    return Checkpoint(path, files, tensors, layout, packed=packings == {layouts.PACKING})
 
 
 def raise_listed(what: str, problems: list[str], limit: int = 12) -> None:

@@ -33,7 +33,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str
     spans: list[tuple[int, int, str]] = []
     tensors = {}
     for name, entry in header.items():
-        start, end, tensor = _entry(name, entry, body, path)
+        start, end, tensor = _entry(name, entry, body, 8 + length, path)
         spans.append((start, end, name))
         tensors[name] = tensor
     position = 0
@@ -64,7 +64,7 @@ def _parse(raw: bytes, path: Path) -> dict[str, Any]:
     return header
 
 
-def _entry(name: str, entry: Any, body: np.ndarray, path: Path) -> tuple[int, int, StoredTensor]:
+def _entry(name: str, entry: Any, body: np.ndarray, body_start: int, path: Path) -> tuple[int, int, StoredTensor]:
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise CheckpointError(f"{path}: {name!r} needs exactly dtype, shape and data_offsets in the header")
     code, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
@@ -80,4 +80,7 @@ def _entry(name: str, entry: Any, body: np.ndarray, path: Path) -> tuple[int, in
     if end - start != element_count(shape) * kind.itemsize:
         raise CheckpointError(f"{path}: {name!r} has {end - start} bytes, which is not {shape} of {dtype}")
     view = body[start:end]
-    return start, end, StoredTensor(name, tuple(shape), dtype, path.name, lambda: view.view(kind).reshape(shape))
+    tensor = StoredTensor(
+        name, tuple(shape), dtype, path.name, lambda: view.view(kind).reshape(shape), offset=body_start + start
+    )
+    return start, end, tensor

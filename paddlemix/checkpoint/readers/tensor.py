@@ -20,6 +20,7 @@ class StoredTensor:
     dtype: str  # tag of paddlemix.checkpoint.dtypes
     file: str
     load: Callable[[], np.ndarray]
+    offset: int | None = None  # where its bytes begin in the file, if they lie there as they are
 
 
 def map_file(path: Path) -> np.ndarray:
@@ -30,6 +31,15 @@ def map_file(path: Path) -> np.ndarray:
         return np.memmap(path, dtype=np.uint8, mode="r").view(np.ndarray)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def map_writable(path: Path, offset: int, shape: tuple[int, ...], kind: np.dtype) -> np.ndarray:
+    """A tensor in a file as an array over its mapped pages. Writing to it changes neither the file nor other maps; it
+    is writable because Paddle takes no other arrays without a copy."""
+    try:
+        return np.memmap(path, dtype=kind, mode="c", offset=offset, shape=shape).view(np.ndarray)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be mapped: {error}") from error
 
 
 def element_count(shape: tuple[int, ...]) -> int:

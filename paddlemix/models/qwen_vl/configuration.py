@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from paddlenlp.generation import GenerationConfig
@@ -15,6 +16,7 @@ from paddlenlp.transformers.configuration_utils import PretrainedConfig
 from ...checks import check_integer
 from ...errors import CheckpointError, ConfigurationError
 from ...files import CONFIG_FILE, read_json_object
+from ...quantization.plan import quant_method
 
 # Fields of published files that describe the file or the tools that wrote it, and change no computation.
 _DESCRIPTIVE_FIELDS = {
@@ -36,7 +38,7 @@ _KERNEL_FIELDS = {"use_flash_attn", "use_flash_attention", "use_fused_rms_norm",
 # Fields of PaddleNLP's base class that take effect here, or name things without changing a computation.
 _BASE_FIELDS = {
     "dtype", "return_dict", "use_cache", "recompute", "eos_token_id", "pad_token_id", "bos_token_id", "tokenizer_class",
-    "id2label", "label2id", "tensor_parallel_rank", "tensor_parallel_output", "quantization_config",
+    "id2label", "label2id", "tensor_parallel_rank", "tensor_parallel_output",
 }  # fmt: skip
 
 
@@ -131,7 +133,8 @@ class QWenVLConfig(PretrainedConfig):
     """Configuration of :class:`QWenLMHeadModel`, with the field names of the published ``config.json``.
 
     ``intermediate_size`` is twice the width of the feed-forward layer, as published. ``bf16``, ``fp16`` and ``fp32``
-    ask for a dtype when ``from_pretrained`` is given none; at most one may be true.
+    ask for a dtype when ``from_pretrained`` is given none; at most one may be true. ``quantization_config`` says how
+    the weights of a checkpoint are quantised; it is kept as ``quantization``.
     """
 
     model_type = "qwen"
@@ -160,6 +163,7 @@ class QWenVLConfig(PretrainedConfig):
         fp32: bool = False,
         recompute: bool = False,
         visual: dict[str, Any] | QWenVLVisionConfig | None = None,
+        quantization_config: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         _check_extra_fields(kwargs)
@@ -193,6 +197,9 @@ class QWenVLConfig(PretrainedConfig):
                 raise ConfigurationError(f"visual: expected a dict of its fields, got {visual!r}")
             visual = QWenVLVisionConfig(**(visual or {}))
         self.visual = visual
+        # Under another name: PaddleNLP has a class of its own behind quantization_config, which drops what it does not
+        # know.
+        self.quantization = dict(quantization_config) if quant_method(quantization_config) else None
         self._validate()
 
     @classmethod
@@ -216,7 +223,16 @@ class QWenVLConfig(PretrainedConfig):
         fields = super().to_dict(saving_file)
         if isinstance(fields.get("visual"), QWenVLVisionConfig):
             fields["visual"] = fields["visual"].to_dict()
-        return fields
+        return self._with_quantization(fields)
+
+    def to_diff_dict(self, saving_file: bool = False) -> dict[str, Any]:
+        """The fields that differ from their defaults: what is written to ``config.json``."""
+        return self._with_quantization(super().to_diff_dict(saving_file))
+
+    def _with_quantization(self, fields: dict[str, Any]) -> dict[str, Any]:
+        fields.pop("quantization", None)
+        fields.pop("quantization_config", None)
+        return {**fields, "quantization_config": dict(self.quantization)} if self.quantization else fields
 
     def _validate(self) -> None:
         for name in (
@@ -269,10 +285,6 @@ def _check_extra_fields(fields: dict[str, Any]) -> None:
     for name, allowed in _FIXED_FIELDS.items():
         if name in fields and fields[name] not in allowed:
             raise ConfigurationError(f"{name}: only {allowed[0]!r} is supported, got {fields[name]!r}")
-    quantization = fields.get("quantization_config")
-    if isinstance(quantization, dict) and (quantization.get("quant_method") or quantization.get("bits")):
-        method = quantization.get("quant_method")
-        raise ConfigurationError(f"quantization_config: {method!r} checkpoints are not supported by this version")
     free = _DESCRIPTIVE_FIELDS | set(_FIXED_FIELDS) | _KERNEL_FIELDS | _BASE_FIELDS
     of_other_models = {**vars(PretrainedConfig()), "num_labels": 2}
     unknown = sorted(set(fields) - free - set(of_other_models))

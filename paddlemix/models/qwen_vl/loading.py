@@ -58,16 +58,27 @@ class QWenVLCheckpointMixin:
 
     @classmethod
     def from_pretrained(
-        cls, pretrained_model_name_or_path: str | os.PathLike, dtype: str | None = None, **overrides: Any
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike,
+        dtype: str | None = None,
+        *,
+        quantization: str | None = None,
+        vision_quantization: str | None = None,
+        **overrides: Any,
     ):
         """Load a model from a directory or by name, in evaluation mode.
 
-        The layout is found out from the files: the published PyTorch shards, safetensors, PaddleMIX's ``.pdparams``,
-        or what ``save_pretrained`` wrote. One tensor at a time is held beside the model.
+        The layout is found out from the files: the published PyTorch shards, safetensors, GPTQ (Qwen-VL-Chat-Int4),
+        PaddleMIX's ``.pdparams``, or what ``save_pretrained`` wrote. One tensor at a time is held beside the model.
 
         Args:
             pretrained_model_name_or_path: a directory, a known name, or a name in a public store.
             dtype: ``float32``, ``bfloat16`` or ``float16``; see :func:`choose_dtype`.
+            quantization: ``int8``, ``int4`` or ``bf16``: linear weights are rounded to this format while they are
+                loaded, and computed with as they are. With ``int4`` the head and the vision part are int8. By default
+                as the checkpoint has them. Embeddings become 16 bits wide.
+            vision_quantization: ``int8`` or ``bf16`` for the ViT and the resampler, with ``quantization`` or a GPTQ
+                checkpoint.
             **overrides: configuration fields to change, such as ``use_dynamic_ntk=False``.
 
         Raises:
@@ -78,12 +89,18 @@ class QWenVLCheckpointMixin:
         from ...checkpoint import hub, load_into
         from ...checkpoint.memory import check_memory
         from ...checkpoint.readers import open_checkpoint
+        from ...quantization.choice import plan_of
+        from ...quantization.plan import check_options
 
+        check_options(quantization, vision_quantization)
         directory = hub.resolve(pretrained_model_name_or_path)
         config = QWenVLConfig.from_pretrained(directory, **overrides)
         dtype = choose_dtype(dtype, config)
         config.dtype = dtype
-        check_memory(config, dtype, _gpu_memory())
+        checkpoint = open_checkpoint(directory)
+        plan = plan_of(checkpoint, config.quantization, quantization, vision_quantization)
+        config.quantization = None if plan is None else plan.to_config()
+        check_memory(config, dtype, _gpu_memory(), plan)
         previous = paddle.get_default_dtype()
         paddle.set_default_dtype(dtype)
         try:
@@ -91,7 +108,12 @@ class QWenVLCheckpointMixin:
                 model = cls(config)
         finally:
             paddle.set_default_dtype(previous)
-        load_into(model, open_checkpoint(directory), dtype)
+        if plan is None:
+            load_into(model, checkpoint, dtype)
+        else:
+            from ...quantization.loading import load_quantized
+
+            load_quantized(model, checkpoint, plan, dtype)
         # Read and written here, because PaddleNLP's own methods announce every file on the terminal.
         generation_config = read_json_object(directory / GENERATION_CONFIG_FILE)
         if generation_config is not None:
@@ -102,7 +124,11 @@ class QWenVLCheckpointMixin:
     def save_pretrained(self, save_directory: str | os.PathLike, **options: Any) -> None:
         """Write weights (sharded safetensors), ``config.json`` and ``generation_config.json`` into a directory.
 
+        Quantised weights are written as they are, and loading them again maps the files instead of reading them.
+        ``options``: ``dtype`` to convert float weights to, ``max_shard_bytes``.
+
         Raises:
+            ConfigurationError: a ``dtype`` for a quantised model.
             CheckpointError: it cannot be written; each file is then whole or not there.
         """
         from ...checkpoint import save_model

@@ -21,11 +21,10 @@ class CrossAttention(nn.Layer):
     Quantised, its thirds are three layers, ``in_proj``, in place of the parameters.
     """
 
-    in_proj: nn.LayerList | None = None
-
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
+        self.in_proj: nn.LayerList | None = None
         self.in_proj_weight = self.create_parameter([width, 3 * width])
         self.in_proj_bias = self.create_parameter([3 * width], is_bias=True)
         self.out_proj = nn.Linear(width, width)

@@ -136,7 +136,30 @@ def test_empty_and_unknown_files_are_refused(tmp_path: Path) -> None:
         open_checkpoint(tmp_path / "model.onnx")
 
 
-def test_quantised_checkpoint_is_named_as_such(tmp_path: Path) -> None:
+def test_gptq_layers_are_found_and_their_parts_are_no_unknown_tensors(tmp_path: Path) -> None:
     tensors = {**random_weights(layouts.HF), "transformer.h.0.mlp.w1.qweight": np.zeros((1, 10), np.int32)}
-    with pytest.raises(CheckpointError, match="quantised .GPTQ. checkpoint, which is not supported"):
-        open_checkpoint(write_model(tmp_path, layouts.HF, tensors))
+    tensors["transformer.h.0.mlp.w1.qzeros"] = np.zeros((1, 10), np.int32)
+    tensors["transformer.h.0.mlp.w9.qweight"] = np.zeros((1, 10), np.int32)
+    checkpoint = open_checkpoint(write_model(tmp_path, layouts.HF, tensors))
+    assert checkpoint.gptq_layers() == {"transformer.h.0.mlp.w1.weight": "transformer.h.0.mlp.w1"}
+    assert checkpoint.unknown_names() == ["transformer.h.0.mlp.w9.qweight"]
+
+
+def test_a_writable_map_has_the_values_and_never_changes_the_file(tmp_path: Path) -> None:
+    weights = random_weights(layouts.HF)
+    for checkpoint in (
+        open_checkpoint(write_model(tmp_path / "a", layouts.HF, weights, shards=2)),
+        open_checkpoint(write_model(tmp_path / "b", layouts.PADDLEMIX)),
+    ):
+        name = checkpoint.names()[0]
+        before = np.array(checkpoint.read(name))
+        mapped = checkpoint.map_writable(name)
+        np.testing.assert_array_equal(mapped, before)
+        mapped[...] = 0
+        np.testing.assert_array_equal(checkpoint.read(name), before)
+
+
+def test_packings_of_later_versions_and_of_some_shards_only_are_refused(tmp_path: Path) -> None:
+    write_safetensors(tmp_path / "model.safetensors", random_weights(layouts.PADDLE), {layouts.PACKING_MARKER: "9"})
+    with pytest.raises(CheckpointError, match="paddlemix_packing=.*'9'.*expected '1' in every shard or in none"):
+        open_checkpoint(tmp_path)

@@ -1,0 +1,24 @@
+"""Low-bit weights: which formats, layers that compute with them, loading into them, and GPTQ.
+
+``plan``         which format each part of a model gets, and how much memory that takes
+``choice``       the formats of the model that is made from a checkpoint
+``layers``       the layers that stand in for the float ones
+``tiles``        the packed arrays: shapes, quantising and reading back
+``loading``      filling a quantised model from float, GPTQ and our own checkpoints
+``gptq_format``  linear layers as AutoGPTQ stores them
+``gptq``         calibration: rounding that keeps the outputs of each layer, not its weights
+``export``       a calibrated model in the published format
+"""
+
+from __future__ import annotations
+
+from ..lazy import lazy_exports
+
+_HOME = {
+    "QuantizationPlan": "plan",
+    "QuantizedLinear": "layers",
+    "calibrate": "gptq",
+    "save_gptq": "export",
+}
+__all__ = sorted(_HOME)
+__getattr__, __dir__ = lazy_exports(__name__, _HOME)

@@ -1,0 +1,41 @@
+"""The formats of the model that is made from a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..checkpoint.readers import Checkpoint
+from ..errors import CheckpointError
+from . import gptq_format
+from .plan import GPTQ_METHOD, METHOD, QuantizationPlan, plan_for, quant_method
+
+
+def plan_of(
+    checkpoint: Checkpoint, section: Mapping[str, Any] | None, quantization: str | None, vision_quantization: str | None
+) -> QuantizationPlan | None:
+    """The formats that a model from ``checkpoint`` gets; see :func:`.plan.plan_for`.
+
+    Raises:
+        ConfigurationError: options that do not fit the checkpoint.
+        CheckpointError: ``quantization_config`` and the files disagree.
+    """
+    layers = checkpoint.gptq_layers()
+    stored = METHOD if checkpoint.packed else GPTQ_METHOD if layers else None
+    said = quant_method(section)
+    if stored != said:
+        raise CheckpointError(
+            f"{checkpoint.path}: config.json has quantization_config.quant_method={said!r}, the weights are "
+            + (f"stored as {stored!r} has them" if stored else "not quantised")
+            + "; the two files do not belong together"
+        )
+    embedding = checkpoint.our_names().get("transformer.wte.weight")
+    is_half = embedding is not None and checkpoint.dtype(embedding) == "float16"
+    exact = all(gptq_format.read_layer(checkpoint, name).fits_tiles() for name in layers.values())
+    return plan_for(
+        section,
+        quantization,
+        vision_quantization,
+        sixteen_bit="float16" if is_half else "bfloat16",
+        exact_int4=exact,
+    )

@@ -1,0 +1,134 @@
+"""The layers of a quantised model, and how they come into the place of the float ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import paddle
+import paddle.nn as nn
+import paddle.nn.functional as F
+
+from .. import ops
+from ..models.qwen_vl.resampler import CrossAttention
+from ..models.qwen_vl.vision import VisionTransformer
+from .plan import INT4, INT8, QuantizationPlan, tile_dtypes, tile_shapes
+
+
+class QuantizedLinear(nn.Layer):
+    """``y = x W + b`` with W ``[in_features, out_features]`` in packed tiles. Gradients reach x only.
+
+    The arrays are buffers, which are saved but not trained. They are empty until :meth:`fill`.
+
+    Attributes:
+        kind: the format, one of ``plan.FORMATS``.
+        qweight, scales: see ``plan.tile_shapes`` and ``plan.tile_dtypes``; 16-bit weights have no scales.
+        bias: ``[out_features]`` in the model's dtype, or None.
+    """
+
+    def __init__(self, in_features: int, out_features: int, kind: str) -> None:
+        super().__init__()
+        self.in_features, self.out_features, self.kind = in_features, out_features, kind
+        for name in ("qweight", "scales", "bias"):
+            self.register_buffer(name, None)
+
+    def fill(self, qweight: paddle.Tensor, scales: paddle.Tensor | None, bias: paddle.Tensor | None) -> None:
+        """Take these arrays, without a copy."""
+        self.qweight, self.scales, self.bias = qweight, scales, bias
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        """``[..., in_features]`` to ``[..., out_features]``, in the dtype of ``x``."""
+        if self.kind == INT4:
+            return ops.linear_w4(x, self.qweight, self.scales, self.bias, self.out_features)
+        if self.kind == INT8:
+            return ops.linear_w8(x, self.qweight, self.scales, self.bias, self.out_features)
+        return ops.linear_w16(x, self.qweight, self.bias, self.out_features)
+
+    def expected(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Shape and dtype of ``qweight`` and, where there are, ``scales``."""
+        shapes, types = tile_shapes(self.kind, self.in_features, self.out_features), tile_dtypes(self.kind)
+        return {name: (s, t) for name, s, t in zip(("qweight", "scales"), shapes, types) if s is not None}
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, kind={self.kind}"
+
+
+class SixteenBitEmbedding(nn.Layer):
+    """An embedding table of 16 bits in a model of another dtype. Not trained."""
+
+    def __init__(self, num_embeddings: int, embedding_dim: int, kind: str, dtype: str) -> None:
+        super().__init__()
+        self.num_embeddings, self.embedding_dim, self.kind = num_embeddings, embedding_dim, kind
+        self.output_dtype = dtype
+        self.register_buffer("weight", None)
+
+    def forward(self, ids: paddle.Tensor) -> paddle.Tensor:
+        return F.embedding(ids, self.weight).astype(self.output_dtype)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A layer that waits for its weight.
+
+    Attributes:
+        path: its name in the model.
+        weight, bias: what a float checkpoint calls its weight and (if it has one there) its bias, in our layout.
+        columns: the outputs of that weight which are this layer's, where it has only some of them.
+    """
+
+    layer: QuantizedLinear | SixteenBitEmbedding
+    path: str
+    weight: str
+    bias: str
+    columns: slice | None = None
+
+
+def replace_layers(model: nn.Layer, plan: QuantizationPlan, dtype: str) -> list[Place]:
+    """Put the layers that ``plan`` asks for in the place of a model's float ones, whose weights are dropped.
+
+    ``dtype`` is the model's. Returns the new layers, in the order of the model; all wait for their weights.
+    """
+    places: list[Place] = []
+    for parent, prefix in [*_layers(model)]:
+        for name, child in [*parent.named_children()]:
+            path = f"{prefix}{name}"
+            kind = plan.format_of(f"{path}.weight")
+            if kind is None:
+                continue
+            if isinstance(child, nn.Linear):
+                new = QuantizedLinear(*child.weight.shape, kind)
+            elif isinstance(child, nn.Embedding) and kind != dtype:
+                new = SixteenBitEmbedding(*child.weight.shape, kind, dtype)
+            else:
+                continue
+            setattr(parent, name, new)
+            places.append(Place(new, path, f"{path}.weight", f"{path}.bias"))
+        if isinstance(parent, CrossAttention):
+            places += _replace_thirds(parent, prefix, plan)
+        elif isinstance(parent, VisionTransformer):
+            places.append(_replace_projection(parent, prefix, plan))
+    return places
+
+
+def _layers(model: nn.Layer) -> Iterator[tuple[nn.Layer, str]]:
+    yield model, ""
+    for path, layer in model.named_sublayers():
+        yield layer, f"{path}."
+
+
+def _replace_thirds(parent: CrossAttention, prefix: str, plan: QuantizationPlan) -> list[Place]:
+    weight, bias = f"{prefix}in_proj_weight", f"{prefix}in_proj_bias"
+    width = parent.in_proj_weight.shape[0]
+    del parent.in_proj_weight, parent.in_proj_bias
+    parent.in_proj = nn.LayerList([QuantizedLinear(width, width, plan.format_of(weight)) for _ in range(3)])
+    return [
+        Place(layer, f"{prefix}in_proj.{i}", weight, bias, slice(i * width, (i + 1) * width))
+        for i, layer in enumerate(parent.in_proj)
+    ]
+
+
+def _replace_projection(parent: VisionTransformer, prefix: str, plan: QuantizationPlan) -> Place:
+    shape, path = parent.proj.shape, f"{prefix}proj"
+    del parent.proj
+    parent.proj = QuantizedLinear(*shape, plan.format_of(path))
+    return Place(parent.proj, path, path, f"{path}.bias")

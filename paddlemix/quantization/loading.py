@@ -1,0 +1,182 @@
+"""Filling a quantised model from a checkpoint: float weights, GPTQ layers, or our own tiles as they lie in the file."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import paddle
+import paddle.nn as nn
+
+from ..checkpoint import dtypes, layouts, load_into
+from ..checkpoint.readers import Checkpoint, raise_listed
+from . import gptq_format
+from .gptq_format import GPTQLinear
+from .layers import Place, QuantizedLinear, replace_layers
+from .plan import INT4, SIXTEEN_BIT, QuantizationPlan
+from .tiles import PackedWeight, aligned_empty, as_tensor, fill_float
+
+
+def load_quantized(
+    model: nn.Layer, checkpoint: Checkpoint, plan: QuantizationPlan, dtype: str, *, check_finite: bool = True
+) -> None:
+    """Put quantised layers into ``model``, made in ``dtype`` under ``paddle.LazyGuard``, and fill it.
+
+    One strip of one float weight is held beside the model; tiles of our own checkpoints stay in the mapped files.
+    Raises CheckpointError with all that is missing, misshapen or unexpected before anything large is read, and at the
+    end with weights that hold NaN or infinity.
+    """
+    places = replace_layers(model, plan, dtype)
+    if checkpoint.packed:
+        names = {f"{place.path}.{part}" for place in places for part in ("qweight", "scales", "bias", "weight")}
+        load_into(
+            model, checkpoint, dtype, check_finite=check_finite,
+            elsewhere=names, problems=_packed_problems(places, checkpoint),
+        )  # fmt: skip
+        for place in places:
+            _map_tiles(place, checkpoint, dtype)
+        return
+    source = _FloatSource(checkpoint, check_finite)
+    names = {name for place in places for name in (place.weight, place.bias)}
+    load_into(
+        model, checkpoint, dtype, check_finite=check_finite, elsewhere=names, problems=source.problems(places)
+    )  # fmt: skip
+    for place in places:
+        if isinstance(place.layer, QuantizedLinear):
+            source.fill_linear(place, dtype)
+        else:
+            source.fill_embedding(place)
+    raise_listed(f"{checkpoint.path}: damaged", source.damaged)
+
+
+# ---------------------------------------------------------------------------------------------------- our tiles
+
+
+def _packed_problems(places: list[Place], checkpoint: Checkpoint) -> list[str]:
+    problems = []
+    for place in places:
+        for part, (shape, dtype) in _expected(place).items():
+            name = f"{place.path}.{part}"
+            if name not in checkpoint:
+                problems.append(f"{name!r} is missing")
+            elif checkpoint.shape(name) != shape or checkpoint.dtype(name) != dtype:
+                came = f"{checkpoint.dtype(name)} {list(checkpoint.shape(name))}"
+                problems.append(f"{name!r} is {came}, expected {dtype} {list(shape)}")
+    return problems
+
+
+def _expected(place: Place) -> dict[str, tuple[tuple[int, ...], str]]:
+    layer = place.layer
+    if isinstance(layer, QuantizedLinear):
+        return layer.expected()
+    return {"weight": ((layer.num_embeddings, layer.embedding_dim), layer.kind)}
+
+
+def _map_tiles(place: Place, checkpoint: Checkpoint, dtype: str) -> None:
+    tensors = {
+        part: as_tensor(checkpoint.map_writable(f"{place.path}.{part}"), kind)
+        for part, (_, kind) in _expected(place).items()
+    }
+    if not isinstance(place.layer, QuantizedLinear):
+        place.layer.weight = tensors["weight"]
+        return
+    bias = _bias(checkpoint, f"{place.path}.bias", dtype)
+    place.layer.fill(tensors["qweight"], tensors.get("scales"), bias)
+
+
+def _bias(checkpoint: Checkpoint, name: str | None, dtype: str, columns: slice | None = None) -> paddle.Tensor | None:
+    if name is None or name not in checkpoint:
+        return None
+    values = dtypes.cast(checkpoint.read(name)[columns or slice(None)], checkpoint.dtype(name), dtype)
+    return as_tensor(np.array(values), dtype)
+
+
+# ---------------------------------------------------------------------------------------------------- float and GPTQ
+
+
+class _FloatSource:
+    """The weights of a float or GPTQ checkpoint, as the places of a model want them."""
+
+    def __init__(self, checkpoint: Checkpoint, check_finite: bool) -> None:
+        self.checkpoint, self.check_finite = checkpoint, check_finite
+        self.names, self.gptq = checkpoint.our_names(), checkpoint.gptq_layers()
+        self.damaged: list[str] = []
+
+    def problems(self, places: list[Place]) -> list[str]:
+        found = []
+        for place in places:
+            layer = place.layer
+            if not isinstance(layer, QuantizedLinear):
+                shape = (layer.num_embeddings, layer.embedding_dim)
+            elif place.columns is None:
+                shape = (layer.in_features, layer.out_features)
+            else:
+                shape = (layer.in_features, 3 * layer.out_features)
+            if place.weight in self.gptq:
+                stored = gptq_format.read_layer(self.checkpoint, self.gptq[place.weight])
+                found += stored.problems(self.gptq[place.weight], shape)
+            elif place.weight not in self.names:
+                found.append(f"{place.weight!r} is missing")
+            else:
+                name = self.names[place.weight]
+                wanted = shape[::-1] if self._transposed(place.weight) else shape
+                if self.checkpoint.shape(name) != wanted:
+                    found.append(f"{name!r} has shape {list(self.checkpoint.shape(name))}, expected {list(wanted)}")
+        return list(dict.fromkeys(found))
+
+    def fill_linear(self, place: Place, dtype: str) -> None:
+        layer = place.layer
+        packed = PackedWeight(layer.kind, layer.in_features, layer.out_features)
+        if place.weight in self.gptq:
+            stored = gptq_format.read_layer(self.checkpoint, self.gptq[place.weight])
+            if layer.kind == INT4:
+                _take_integers(packed, stored)
+            else:
+                fill_float(packed, stored.dequantized)
+        else:
+            fill_float(packed, partial(self._strip, place))
+        if packed.scales is not None:
+            self._check(self.names.get(place.weight, place.path), packed.scales, str(packed.scales.dtype))
+        kinds = layer.expected()
+        tensors = [as_tensor(packed.weight, kinds["qweight"][1])]
+        tensors.append(None if packed.scales is None else as_tensor(packed.scales, kinds["scales"][1]))
+        layer.fill(*tensors, _bias(self.checkpoint, self.names.get(place.bias), dtype, place.columns))
+
+    def fill_embedding(self, place: Place) -> None:
+        name, layer = self.names[place.weight], place.layer
+        stored, table = self.checkpoint.dtype(name), self.checkpoint.read(name)
+        values = aligned_empty(table.shape, layer.kind)
+        rows = max(1, (8 << 20) // layer.embedding_dim)
+        for start in range(0, len(table), rows):
+            values[start : start + rows] = dtypes.cast(table[start : start + rows], stored, layer.kind)
+            self._check(name, values[start : start + rows], layer.kind)
+        layer.weight = as_tensor(values, layer.kind)
+
+    def _strip(self, place: Place, columns: slice) -> np.ndarray:
+        """Float32 ``[in, columns]`` of a place's weight."""
+        name = self.names[place.weight]
+        first = place.columns.start if place.columns is not None else 0
+        columns = slice(first + columns.start, first + columns.stop)
+        array, stored = self.checkpoint.read(name), self.checkpoint.dtype(name)
+        part = array[columns].T if self._transposed(place.weight) else array[:, columns]
+        values = dtypes.to_float32(np.ascontiguousarray(part), stored)
+        self._check(name, values, "float32")
+        if place.layer.kind in SIXTEEN_BIT and stored == "float32" and self.check_finite:
+            self._check(name, dtypes.from_float32(values, place.layer.kind), place.layer.kind)
+        return values
+
+    def _check(self, name: str, values: np.ndarray, dtype: str) -> None:
+        if self.check_finite and dtypes.count_non_finite(values, dtype):
+            problem = f"{name!r} holds NaN or infinite values, or such that are too large for {dtype}"
+            if problem not in self.damaged:
+                self.damaged.append(problem)
+
+    def _transposed(self, weight: str) -> bool:
+        return layouts.is_transposed(weight, self.checkpoint.layout, layouts.PADDLE)
+
+
+def _take_integers(packed: PackedWeight, stored: GPTQLinear) -> None:
+    scales = stored.group_scales()
+    for columns in packed.strips():
+        q = (stored.integers(columns) - gptq_format.SYMMETRIC_ZERO).astype(np.int8)
+        packed.put_int4(columns, q, scales[:, columns])

@@ -1,0 +1,218 @@
+"""Which weights of a model are stored in which format, and the ``quantization_config`` that says so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..checkpoint import dtypes, layouts
+from ..errors import ConfigurationError
+
+#: what a user may ask for
+QUANTIZATIONS = ("int8", "int4", "bf16")
+VISION_QUANTIZATIONS = ("int8", "bf16")
+
+#: formats of linear weights; the 16-bit ones are called by their dtype
+INT4, INT8 = "int4", "int8"
+SIXTEEN_BIT = ("bfloat16", "float16")
+FORMATS = (INT4, INT8, *SIXTEEN_BIT)
+
+#: ``quant_method`` and ``version`` of checkpoints that hold our tiles
+METHOD, VERSION = "paddlemix", 1
+GPTQ_METHOD = "gptq"
+
+TILE = 16
+"""Outputs in a tile of packed weights."""
+GROUP = 128
+"""Inputs that share a scale in int4, and the multiple to which int4 and int8 weights are padded."""
+_SIXTEEN_BIT_PADDING = 32
+
+
+@dataclass(frozen=True)
+class QuantizationPlan:
+    """Formats of the decoder's linear layers, of the language-model head, of the linear layers of the ViT and the
+    resampler, and of the token embeddings (16 bits). Norms, biases, positions and the first convolution keep the
+    model's dtype."""
+
+    blocks: str
+    head: str
+    visual: str
+    embeddings: str
+
+    def format_of(self, name: str) -> str | None:
+        """The format of the weight that is called ``name`` in our layout; None: it keeps the model's dtype."""
+        if name == "transformer.wte.weight":
+            return self.embeddings
+        found = layouts.find_rule(name, layouts.PADDLE)
+        if found is None or not (found[0].linear or name == layouts.PICTURE_PROJECTION):
+            return None
+        if name.startswith("transformer.visual."):
+            return self.visual
+        return self.head if name.startswith("lm_head.") else self.blocks
+
+    def to_config(self) -> dict[str, Any]:
+        """The ``quantization_config`` of a checkpoint whose weights are in these formats."""
+        return {"quant_method": METHOD, "version": VERSION, "group_size": GROUP, **asdict(self)}
+
+    def __str__(self) -> str:
+        return ", ".join(f"{part} {kind}" for part, kind in asdict(self).items())
+
+
+def check_choice(name: str, value: str | None, choices: tuple[str, ...]) -> None:
+    """Raise ConfigurationError unless ``value`` is None or one of ``choices``."""
+    if value is not None and value not in choices:
+        raise ConfigurationError(f"{name}: got {value!r}, expected one of {', '.join(choices)}")
+
+
+def check_options(quantization: str | None, vision_quantization: str | None) -> None:
+    """Raise ConfigurationError for values that no model can take."""
+    check_choice("quantization", quantization, QUANTIZATIONS)
+    check_choice("vision_quantization", vision_quantization, VISION_QUANTIZATIONS)
+
+
+def plan_for(
+    section: Mapping[str, Any] | None,
+    quantization: str | None,
+    vision_quantization: str | None,
+    *,
+    sixteen_bit: str = "bfloat16",
+    exact_int4: bool = True,
+) -> QuantizationPlan | None:
+    """The formats of a model; None: nothing is quantised.
+
+    Args:
+        section: the checkpoint's ``quantization_config``.
+        quantization, vision_quantization: what the user asks for, of ``QUANTIZATIONS`` and ``VISION_QUANTIZATIONS``.
+        sixteen_bit: dtype that "bf16" stands for: float16 for a checkpoint in float16, so that nothing is rounded.
+        exact_int4: whether GPTQ layers fit our int4 as they are; those that do not are kept in 16 bits.
+
+    Raises:
+        ConfigurationError: unknown values, a section that is not understood, another quantisation than the one that
+            the checkpoint has.
+    """
+    check_options(quantization, vision_quantization)
+    method = quant_method(section)
+    if method == METHOD:
+        return _as_stored(section, quantization, vision_quantization)
+    if method is None and quantization is None:
+        if vision_quantization is not None:
+            raise ConfigurationError(
+                f"vision_quantization: got {vision_quantization!r} without quantization; "
+                f"give that as well, one of {', '.join(QUANTIZATIONS)}"
+            )
+        return None
+    names = {None: None, "bf16": sixteen_bit, "int8": INT8, "int4": INT4}
+    visual = names[vision_quantization]
+    if quantization is None:  # GPTQ as published
+        plan = QuantizationPlan(INT4, sixteen_bit, visual or sixteen_bit, sixteen_bit)
+    else:
+        others = names["int8" if quantization == "int4" else quantization]
+        plan = QuantizationPlan(names[quantization], others, visual or others, sixteen_bit)
+    if method == GPTQ_METHOD and plan.blocks == INT4 and not exact_int4:
+        return QuantizationPlan(sixteen_bit, plan.head, plan.visual, plan.embeddings)
+    return plan
+
+
+def quant_method(section: Mapping[str, Any] | None) -> str | None:
+    """How a checkpoint with this ``quantization_config`` is quantised: None, "gptq" or "paddlemix".
+
+    Raises ConfigurationError for other methods, and for settings of these two that cannot be read.
+    """
+    if section is not None and not isinstance(section, Mapping):
+        raise ConfigurationError(f"quantization_config: expected a dict of its fields, got {section!r}")
+    method = (section or {}).get("quant_method")
+    if section and method is None and section.get("bits") is not None:
+        method = GPTQ_METHOD  # what AutoGPTQ itself wrote before others gave methods a name
+    if method is None:
+        return None
+    if method == GPTQ_METHOD:
+        _require(section, "bits", 4)
+        _require(section, "checkpoint_format", None, "gptq")
+        return method
+    if method != METHOD:
+        raise ConfigurationError(
+            f"quantization_config.quant_method: {method!r} checkpoints are not supported, expected one of "
+            f"{GPTQ_METHOD}, {METHOD}; use the unquantised weights with quantization="
+        )
+    _require(section, "version", VERSION)
+    _require(section, "group_size", GROUP)
+    return method
+
+
+def _as_stored(
+    section: Mapping[str, Any], quantization: str | None, vision_quantization: str | None
+) -> QuantizationPlan:
+    parts = {name: section.get(name) for name in QuantizationPlan.__dataclass_fields__}
+    for name, kind in parts.items():
+        known = SIXTEEN_BIT if name == "embeddings" else FORMATS
+        if kind not in known:
+            raise ConfigurationError(f"quantization_config.{name}: got {kind!r}, expected one of {', '.join(known)}")
+    plan = QuantizationPlan(**parts)
+    if quantization is not None or vision_quantization is not None:
+        asked = plan_for(None, quantization or _name_of(plan), vision_quantization, sixteen_bit=plan.embeddings)
+        if vision_quantization is None:
+            asked = QuantizationPlan(**{**asdict(asked), "visual": plan.visual})
+        if asked != plan:
+            given = f"quantization: got {quantization!r}, vision_quantization: got {vision_quantization!r}"
+            raise ConfigurationError(f"{given}, but the checkpoint is quantised already ({plan}); leave them out")
+    return plan
+
+
+def _name_of(plan: QuantizationPlan) -> str:
+    return "bf16" if plan.blocks in SIXTEEN_BIT else plan.blocks
+
+
+def _require(section: Mapping[str, Any], name: str, *allowed: Any) -> None:
+    if section.get(name) not in allowed:
+        shown = " or ".join(repr(value) for value in allowed if value is not None)
+        raise ConfigurationError(f"quantization_config.{name}: got {section.get(name)!r}, only {shown} is supported")
+
+
+# ---------------------------------------------------------------------------------------------------- sizes
+
+
+def tile_shapes(kind: str, in_features: int, out_features: int) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
+    """Shapes of the packed weight and of its scales (None: it has none) for ``[in_features, out_features]``.
+
+    The layout is that of ``external_ops/cpu/paddlemix_cpu.h``: tiles of 16 outputs, the last axes one line of 64 bytes.
+    """
+    tiles, padded = -(-out_features // TILE), padded_inputs(kind, in_features)
+    if kind == INT4:
+        return (tiles, padded // 8, TILE, 4), (tiles, padded // GROUP, TILE)
+    if kind == INT8:
+        return (tiles, padded // 4, TILE, 4), (tiles, 1, TILE)
+    return (tiles, padded // 2, TILE, 2), None
+
+
+def padded_inputs(kind: str, in_features: int) -> int:
+    """Inputs of the packed weight, the padding with zeros included."""
+    multiple = _SIXTEEN_BIT_PADDING if kind in SIXTEEN_BIT else GROUP
+    return -(-in_features // multiple) * multiple
+
+
+def tile_dtypes(kind: str) -> tuple[str, str | None]:
+    """Element types of the packed weight and of its scales."""
+    return {INT4: ("uint8", "float16"), INT8: ("uint8", "float32")}.get(kind, (kind, None))
+
+
+def weight_bytes(config: Any, dtype: str, plan: QuantizationPlan | None = None) -> int:
+    """Bytes of all weights of a model with ``config`` in memory, those that ``plan`` leaves alone in ``dtype``."""
+    total = 0
+    for name, shape in layouts.expected_shapes(config).items():
+        kind = plan.format_of(name) if plan is not None else None
+        if kind is None:
+            total += _bytes(shape, dtype)
+        elif name == "transformer.wte.weight":
+            total += _bytes(shape, kind)
+        else:
+            for array, element in zip(tile_shapes(kind, *shape), tile_dtypes(kind)):
+                total += _bytes(array, element) if array is not None else 0
+    return total
+
+
+def _bytes(shape: tuple[int, ...], dtype: str) -> int:
+    count = dtypes.STORAGE[dtype].itemsize
+    for dim in shape:
+        count *= dim
+    return count

@@ -1,0 +1,114 @@
+"""Packed weights as NumPy arrays: making them strip by strip, handing them to Paddle, reading them back."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import paddle
+
+from ..checkpoint import dtypes
+from ..ops.linear_w4 import dequantize_w4, pack_w4, quantize_w4
+from ..ops.linear_w8 import dequantize_w8, quantize_w8
+from ..ops.linear_w16 import dequantize_w16, pack_w16
+from .plan import INT4, INT8, TILE, tile_dtypes, tile_shapes
+
+#: elements of a float strip; about three such strips are alive at a time
+STRIP = 8 << 20
+_HUGE_PAGE = 2 << 20
+
+
+class PackedWeight:
+    """The tiles and scales of one linear layer, to be filled strip by strip.
+
+    Attributes:
+        weight, scales: arrays of ``plan.tile_shapes``; bfloat16 as uint16.
+    """
+
+    def __init__(self, kind: str, in_features: int, out_features: int) -> None:
+        self.kind, self.in_features, self.out_features = kind, in_features, out_features
+        shapes, types = tile_shapes(kind, in_features, out_features), tile_dtypes(kind)
+        self.weight = aligned_empty(shapes[0], types[0])
+        self.scales = None if shapes[1] is None else aligned_empty(shapes[1], types[1])
+
+    def strips(self) -> Iterator[slice]:
+        """The outputs in runs of whole tiles, each of at most about ``STRIP`` elements."""
+        width = max(1, STRIP // max(1, self.in_features) // TILE) * TILE
+        for start in range(0, self.out_features, width):
+            yield slice(start, min(start + width, self.out_features))
+
+    def quantize(self, columns: slice, values: np.ndarray) -> None:
+        """Round the float32 weights ``[in, columns]`` to this format."""
+        w = _tensor(values)
+        if self.kind == INT4:
+            self._put(columns, *quantize_w4(w))
+        elif self.kind == INT8:
+            self._put(columns, *quantize_w8(w))
+        else:
+            self._put(columns, pack_w16(w, self.kind))
+
+    def put_int4(self, columns: slice, q: np.ndarray, scales: np.ndarray) -> None:
+        """Take integers -8..7, int8 ``[in, columns]``, and their scales, float16 ``[in / 128, columns]``, as given."""
+        groups, width = scales.shape
+        padded = np.zeros((-(-width // TILE) * TILE, groups), np.float16)
+        padded[:width] = scales.T
+        tiles = padded.reshape(-1, TILE, groups).transpose(0, 2, 1)
+        self._put(columns, pack_w4(_tensor(q)), _tensor(tiles))
+
+    def _put(self, columns: slice, weight: paddle.Tensor, scales: paddle.Tensor | None = None) -> None:
+        tiles = slice(columns.start // TILE, -(-columns.stop // TILE))
+        self.weight[tiles] = weight.numpy()
+        if scales is not None:
+            self.scales[tiles] = scales.numpy()
+
+
+def aligned_empty(shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    """An array that begins at a page, so that no line of a tile crosses two of the cache; large ones in huge pages,
+    where the system has them: a product that streams gigabytes of weights spends less on looking pages up."""
+    kind = dtypes.STORAGE[dtype]
+    size = int(np.prod(shape)) * kind.itemsize
+    if size < _HUGE_PAGE:
+        room = np.empty(size + 64, np.uint8)
+        start = -room.ctypes.data % 64
+        return room[start : start + size].view(kind).reshape(shape)
+    pages = mmap.mmap(-1, size)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        pages.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(pages, kind).reshape(shape)
+
+
+def as_tensor(array: np.ndarray, dtype: str) -> paddle.Tensor:
+    """An array (bfloat16 as uint16) as a tensor on the current device: on the CPU over the array's own memory, which
+    lives as long as the tensor."""
+    if paddle.get_device() != "cpu":
+        tensor = paddle.to_tensor(array.view(np.int16) if dtype == "bfloat16" else array)
+        return tensor.view("bfloat16") if dtype == "bfloat16" else tensor
+    if array.size == 0:
+        return paddle.zeros(array.shape, dtype)
+    # DLPack has no uint16 that Paddle would take for bfloat16
+    tensor = paddle.from_dlpack(array.view(np.int16) if dtype == "bfloat16" else array)
+    return tensor.view("bfloat16") if dtype == "bfloat16" else tensor
+
+
+def dequantized(
+    kind: str, weight: paddle.Tensor, scales: paddle.Tensor | None, in_features: int, out_features: int
+) -> np.ndarray:
+    """The float32 weights ``[in_features, out_features]`` that packed tiles stand for."""
+    if kind == INT4:
+        w = dequantize_w4(weight, scales, in_features, out_features)
+    elif kind == INT8:
+        w = dequantize_w8(weight, scales, in_features, out_features)
+    else:
+        w = dequantize_w16(weight, in_features, out_features)
+    return w.numpy()
+
+
+def fill_float(packed: PackedWeight, strip: Callable[[slice], np.ndarray]) -> None:
+    """Quantise a weight of which ``strip`` gives the float32 ``[in, columns]``."""
+    for columns in packed.strips():
+        packed.quantize(columns, strip(columns))
+
+
+def _tensor(array: np.ndarray) -> paddle.Tensor:
+    return paddle.to_tensor(np.ascontiguousarray(array), place=paddle.CPUPlace())
