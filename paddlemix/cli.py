@@ -12,6 +12,7 @@ from .checkpoint.dtypes import TARGETS
 from .dependencies import ignore_import_warnings
 from .errors import PaddleMixError
 from .inference import GENERATION_OPTIONS, check_generation_options
+from .quantization.plan import QUANTIZATIONS, VISION_QUANTIZATIONS
 from .zoo import DEFAULT_MODEL
 
 INTERRUPTED = 130
@@ -34,7 +35,7 @@ def boolean(text: str) -> bool:
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """``--model_name_or_path --dtype --device --seed --system --trusted_tags``."""
+    """``--model_name_or_path --dtype --quantization --vision_quantization --device --seed --system --trusted_tags``."""
     group = parser.add_argument_group("model")
     group.add_argument(
         "--model_name_or_path",
@@ -46,6 +47,16 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--dtype",
         choices=TARGETS,
         help="number format of the weights on a GPU (default: bfloat16); a CPU always computes in float32",
+    )
+    group.add_argument(
+        "--quantization",
+        choices=QUANTIZATIONS,
+        help="round the weights to this format while loading; int4 makes head and vision int8 (default: as they are)",
+    )
+    group.add_argument(
+        "--vision_quantization",
+        choices=VISION_QUANTIZATIONS,
+        help="another format for the picture encoder (default: int8 with int4 and int8)",
     )
     group.add_argument("--device", metavar="cpu|gpu|gpu:N", help="where to run (default: the first GPU, else the CPU)")
     group.add_argument(

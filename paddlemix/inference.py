@@ -14,6 +14,7 @@ from .checkpoint import dtypes
 from .dependencies import require
 from .errors import ConfigurationError
 from .memory import keep_freed_memory
+from .quantization.plan import check_options
 from .zoo import DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -81,6 +82,9 @@ def load_model(
     dtype: str | None = None,
     device: str | None = None,
     from_hf_hub: bool = False,
+    *,
+    quantization: str | None = None,
+    vision_quantization: str | None = None,
 ) -> LoadedModel:
     """Load a model and its processor.
 
@@ -90,6 +94,8 @@ def load_model(
             name, a CPU answers with float32 as well, and says so.
         device: see :func:`resolve_device`; Paddle's current device is set to it.
         from_hf_hub: take the name as one of the Hugging Face hub.
+        quantization, vision_quantization: formats of the linear weights, of ``quantization.plan.QUANTIZATIONS`` and
+            ``VISION_QUANTIZATIONS``; see ``QWenLMHeadModel.from_pretrained``.
 
     Raises:
         ConfigurationError, ModelNotFoundError, CheckpointError, NotEnoughMemoryError, MissingDependencyError.
@@ -97,6 +103,7 @@ def load_model(
     start = time.perf_counter()
     if dtype is not None:
         dtypes.check_target(dtype)
+    check_options(quantization, vision_quantization)
     device = resolve_device(device)
     from .checkpoint import hub
 
@@ -108,7 +115,9 @@ def load_model(
     require("paddle", "running a model").set_device(device)
     if dtype is None and device.startswith("gpu"):
         dtype = DEFAULT_DTYPE
-    model = QWenLMHeadModel.from_pretrained(directory, dtype=dtype)
+    model = QWenLMHeadModel.from_pretrained(
+        directory, dtype=dtype, quantization=quantization, vision_quantization=vision_quantization
+    )
     processor = QwenVLProcessor.from_pretrained(directory)
     if device == "cpu":
         keep_freed_memory()

@@ -20,6 +20,7 @@ from .errors import PromptError
 from .inference import CAPTION, check_generation_options, load_model, with_seed
 from .media import ImagePolicy, load_image
 from .media.saving import save_image
+from .quantization.plan import check_options
 from .zoo import DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -80,6 +81,8 @@ def predict(
     *,
     dtype: str | None = None,
     device: str | None = None,
+    quantization: str | None = None,
+    vision_quantization: str | None = None,
     system: str | None = None,
     trusted_tags: bool = False,
     seed: int | None = None,
@@ -91,7 +94,7 @@ def predict(
     Args:
         prompt: the question; with a picture it may be None, which is :data:`.inference.CAPTION`.
         images: paths, http(s) addresses, PIL images …, shown before the question in this order.
-        model, dtype, device: see :func:`paddlemix.inference.load_model`.
+        model, dtype, device, quantization, vision_quantization: see :func:`paddlemix.inference.load_model`.
         system: system text of chat models.
         trusted_tags: read ``<ref> <box> <quad>`` out of the prompt; otherwise text is only text.
         seed: of the random draws, for models that draw.
@@ -103,9 +106,10 @@ def predict(
     if prompt is None and not images:
         raise PromptError("prompt: missing; give a prompt, a picture, or both")
     generation = check_generation_options({**generation, "seed": seed})
+    check_options(quantization, vision_quantization)
     policy = image_policy or ImagePolicy.scripts()
     pictures = [load_image(source, policy) for source in images]
-    loaded = load_model(model, dtype, device)
+    loaded = load_model(model, dtype, device, quantization=quantization, vision_quantization=vision_quantization)
     session = loaded.new_session(system, policy, trusted_tags)
     reply = session.ask(CAPTION if prompt is None else prompt, pictures, **with_seed(generation))
     return Prediction(

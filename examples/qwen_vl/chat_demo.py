@@ -51,6 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.model_name_or_path or DEFAULT_MODEL,
         dtype=options.dtype,
         device=options.device,
+        quantization=options.quantization,
+        vision_quantization=options.vision_quantization,
         system=options.system,
         trusted_tags=options.trusted_tags,
         seed=options.seed,

@@ -62,6 +62,8 @@ class TerminalChat:
         *,
         dtype: str | None = None,
         device: str | None = None,
+        quantization: str | None = None,
+        vision_quantization: str | None = None,
         system: str | None = None,
         trusted_tags: bool = False,
         seed: int | None = None,
@@ -74,7 +76,7 @@ class TerminalChat:
             ConfigurationError: a base model, which knows no chat; and what loading raises.
         """
         generation = check_generation_options(generation)
-        loaded = load_model(model, dtype, device)
+        loaded = load_model(model, dtype, device, quantization=quantization, vision_quantization=vision_quantization)
         if loaded.is_base:
             raise ConfigurationError(
                 f"model {str(model)!r}: a base model, which knows no chat; use a chat model here, or run_predict.py"
