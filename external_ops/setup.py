@@ -4,146 +4,103 @@ their Paddle bindings, carried by the small package ``paddlemix_ops``.
     pip install --no-build-isolation ./external_ops
 
 The CPU part needs a C++17 compiler and Paddle. The CUDA part is added when Paddle is a CUDA build and nvcc is there; no
-GPU is needed. Settings, all environment variables:
+GPU is needed. Only what changed is compiled again. Settings, all environment variables:
 
     PADDLEMIX_CUDA_ARCHS   compute capabilities such as "80;90" (default: 70 to 90, as far as nvcc knows them)
     PADDLEMIX_SANITIZE     "address,undefined" and the like: build with these sanitizers
     MAX_JOBS               compilers that run at once (default: the number of processors)
+    CXX                    the C++ compiler (default: g++)
+    CUDA_HOME              the CUDA toolkit (default: where nvcc is on PATH, then /usr/local/cuda)
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
+import shlex
 import subprocess
 import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from shutil import which
+from typing import NamedTuple
 
-from setuptools import Extension, setup
-from setuptools.command.build_ext import build_ext
+try:
+    from setuptools import Extension, setup
+    from setuptools.command.build_ext import build_ext
+except ImportError:
+    sys.exit("external_ops: setuptools is not installed here; pip install setuptools wheel")
 
 ROOT = Path(__file__).resolve().parent
+PACKAGE = ROOT / "python" / "paddlemix_ops"
 LIBRARY = "libpaddlemix_ops.so"
 WANTED_ARCHS = ["70", "75", "80", "86", "89", "90"]
 # Products and sums are not contracted: the bodies of a kernel then agree bit for bit over instruction sets.
 CXX_FLAGS = ["-O3", "-std=c++17", "-fPIC", "-fopenmp", "-ffp-contract=off"]
-# Paddle's helpers, which know its include folders and libraries, want a name; the build below chooses its own sources.
-SOURCES = ["bindings.cc"]
 # Paddle's headers do not compile without warnings; the kernels do, save what GCC says of its own AVX-512 header.
 KERNEL_FLAGS = ["-Wall", "-Wextra", "-Wno-maybe-uninitialized", "-Wno-uninitialized"]
 BINDING_FLAGS = ["-w", "-O2"]
+NVCC_FLAGS = ["-O3", "-std=c++17", "-Xcompiler", "-fPIC"]
+# Paddle is imported before the library is loaded, so its libraries are found by their names wherever they are. The
+# folders beside this package are for tools that look at the file alone.
+RPATH = "-Wl,-rpath,$ORIGIN/../paddle/base:$ORIGIN/../paddle/libs"
 
 
-def paddle_build_settings() -> tuple[Extension, bool]:
-    """Paddle's include folders, libraries and flags, and whether CUDA kernels can be built against it."""
+class PaddleSettings(NamedTuple):
+    """How to build against the Paddle that is installed, and whether CUDA kernels can be."""
+
+    version: str
+    with_cuda: bool
+    include_dirs: list[str]
+    library_dirs: list[str]
+    compile_flags: list[str]
+    link_flags: list[str]
+
+
+class Job(NamedTuple):
+    """One compiler call and the object file that it makes."""
+
+    command: list[str]
+    target: Path
+
+
+def paddle_settings() -> PaddleSettings:
+    # The folder paddle/ beside this file would pass for a package of that name where Paddle is not installed.
+    sys.path[:] = [path for path in sys.path if Path(path or ".").resolve() != ROOT]
     try:
-        warnings.filterwarnings("ignore", message="No ccache found")
-        import paddle
-        from paddle.utils.cpp_extension import CppExtension, CUDAExtension
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # no ccache
+            import paddle
+            from paddle.utils.cpp_extension import CppExtension, CUDAExtension
     except ImportError as error:
         sys.exit(
-            "external_ops: Paddle cannot be imported here "
-            f"({error}); install paddlepaddle or paddlepaddle-gpu first and build with --no-build-isolation"
+            f"external_ops: Paddle cannot be imported here ({error}); "
+            "install paddlepaddle or paddlepaddle-gpu first and build with --no-build-isolation"
         )
-    if not paddle.is_compiled_with_cuda():
-        return CppExtension(sources=SOURCES), False
-    if find_nvcc() is None:
-        print(
-            "external_ops: Paddle is a CUDA build but nvcc was not found; building the CPU part only", file=sys.stderr
-        )
-        return CppExtension(sources=SOURCES), False
-    return CUDAExtension(sources=SOURCES), True
-
-
-def find_nvcc() -> str | None:
-    from shutil import which
-
-    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
-    return which("nvcc", path=os.path.join(home, "bin")) if home else which("nvcc")
-
-
-def cuda_arch_flags(nvcc: str) -> list[str]:
-    """``-gencode`` flags for the wanted architectures that nvcc knows, with PTX of the newest for later GPUs."""
-    known = set(
-        re.findall(r"sm_(\d+)", subprocess.run([nvcc, "--list-gpu-code"], capture_output=True, text=True).stdout)
+    with_cuda = paddle.is_compiled_with_cuda()
+    if with_cuda and find_nvcc() is None:
+        print("external_ops: Paddle is a CUDA build but nvcc was not found; building the CPU part only")
+        with_cuda = False
+    # The helpers know Paddle's folders and flags; they want the name of a source, but this build chooses its own.
+    extension = (CUDAExtension if with_cuda else CppExtension)(sources=["unused.cc"])
+    flags = extension.extra_compile_args or []
+    return PaddleSettings(
+        version=paddle.__version__,
+        with_cuda=with_cuda,
+        include_dirs=extension.include_dirs,
+        library_dirs=extension.library_dirs,
+        compile_flags=list(flags.get("cxx", [])) if isinstance(flags, dict) else list(flags),
+        link_flags=extension.extra_link_args,
     )
-    asked = os.environ.get("PADDLEMIX_CUDA_ARCHS")
-    if asked:
-        archs = [arch.replace(".", "") for arch in re.split(r"[;,\s]+", asked) if arch]
-        unknown = [arch for arch in archs if arch.rstrip("a") not in known]
-        if unknown or not archs:
-            sys.exit(
-                f"PADDLEMIX_CUDA_ARCHS: {nvcc} does not know {unknown or asked!r}; it knows {sorted(known, key=int)}"
-            )
-    else:
-        archs = [arch for arch in WANTED_ARCHS if arch in known]
-    flags = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in archs]
-    return [*flags, f"-gencode=arch=compute_{archs[-1]},code=compute_{archs[-1]}"]
 
 
-class BuildLibrary(build_ext):
-    """Compiles every source by its kind, in parallel, and links one library that is no Python module."""
-
-    def run(self) -> None:
-        settings, with_cuda = paddle_build_settings()
-        build = Path(self.build_temp).resolve()
-        build.mkdir(parents=True, exist_ok=True)
-        commands = [self.cpu_command(source, build) for source in sorted((ROOT / "cpu").glob("*.cc"))]
-        commands.append(self.bindings_command(build, settings, with_cuda))
-        if with_cuda:
-            commands += [self.cuda_command(source, build) for source in sorted((ROOT / "cuda").glob("*.cu"))]
-        jobs = int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)
-        print(f"external_ops: {len(commands)} files, {jobs} at once, {'with' if with_cuda else 'without'} CUDA")
-        # The bindings take longest: first.
-        with ThreadPoolExecutor(jobs) as pool:
-            objects = list(pool.map(run_compiler, reversed(commands)))
-        self.link([str(name) for name in objects], settings)
-
-    def cpu_command(self, source: Path, build: Path) -> tuple[list[str], Path]:
-        target = build / f"cpu_{source.stem}.o"
-        return [compiler(), *CXX_FLAGS, *KERNEL_FLAGS, *sanitizers(), "-c", str(source), "-o", str(target)], target
-
-    def cuda_command(self, source: Path, build: Path) -> tuple[list[str], Path]:
-        target = build / f"cuda_{source.stem}.o"
-        nvcc = find_nvcc()
-        flags = ["-O3", "-std=c++17", "-Xcompiler", "-fPIC", *cuda_arch_flags(nvcc)]
-        return [nvcc, *flags, "-c", str(source), "-o", str(target)], target
-
-    def bindings_command(self, build: Path, settings: Extension, with_cuda: bool) -> tuple[list[str], Path]:
-        """All bindings as one file: Paddle's headers alone take most of a minute to compile."""
-        source, target = build / "bindings.cc", build / "bindings.o"
-        lines = [f'#include "{binding}"' for binding in sorted((ROOT / "paddle").glob("*.cc"))]
-        source.write_text("\n".join(lines) + "\n")
-        flags = list(settings.extra_compile_args or []) if isinstance(settings.extra_compile_args, list) else []
-        flags += settings.extra_compile_args.get("cxx", []) if isinstance(settings.extra_compile_args, dict) else []
-        flags += ["-DPADDLE_WITH_CUDA", "-DPADDLEMIX_WITH_CUDA"] if with_cuda else []
-        includes = [f"-I{folder}" for folder in settings.include_dirs]
-        command = [compiler(), *CXX_FLAGS, *flags, *BINDING_FLAGS, *sanitizers(), *includes]
-        return [*command, "-c", str(source), "-o", str(target)], target
-
-    def link(self, objects: list[str], settings: Extension) -> None:
-        folder = ROOT / "paddlemix_ops" if self.inplace else Path(self.build_lib) / "paddlemix_ops"
-        folder.mkdir(parents=True, exist_ok=True)
-        paths = [flag for path in settings.library_dirs for flag in (f"-L{path}", f"-Wl,-rpath,{path}")]
-        # Paddle's own OpenMP runtime also serves code compiled by GCC: with one pool of threads, no idle ones of
-        # another pool keep a processor busy while ours want it.
-        libraries = [*settings.extra_link_args, *openmp_library(settings.library_dirs)]
-        command = [compiler(), "-shared", *sanitizers(), *objects, *paths, *libraries, "-o", str(folder / LIBRARY)]
-        run_compiler((command, folder / LIBRARY))
-
-    def get_outputs(self) -> list[str]:
-        return [str(Path(self.build_lib) / "paddlemix_ops" / LIBRARY)]
+# ---------------------------------------------------------------- what is called
 
 
-def openmp_library(library_dirs: list[str]) -> list[str]:
-    shipped = [path for folder in library_dirs for path in Path(folder).glob("libiomp5.so")]
-    return ["-l:libiomp5.so"] if shipped else ["-fopenmp"]
-
-
-def compiler() -> str:
-    return os.environ.get("CXX", "g++")
+def compiler() -> list[str]:
+    return shlex.split(os.environ.get("CXX") or "g++")
 
 
 def sanitizers() -> list[str]:
@@ -151,25 +108,158 @@ def sanitizers() -> list[str]:
     return [f"-fsanitize={names}", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer", "-g"] if names else []
 
 
-def run_compiler(job: tuple[list[str], Path]) -> Path:
+def find_nvcc() -> str | None:
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    if home:
+        return which("nvcc", path=os.path.join(home, "bin"))
+    return which("nvcc") or which("nvcc", path="/usr/local/cuda/bin")
+
+
+def known_archs(nvcc: str) -> list[str]:
+    """Compute capabilities that this nvcc compiles for, lowest first."""
+    listed = subprocess.run([nvcc, "--list-gpu-code"], capture_output=True, text=True)
+    known = sorted(set(re.findall(r"\bsm_(\d+)\b", listed.stdout)), key=int)
+    if not known:
+        sys.exit(
+            f"external_ops: {nvcc} --list-gpu-code names no architecture; a CUDA toolkit of 11.2 or later is needed"
+        )
+    return known
+
+
+def cuda_arch_flags(known: list[str]) -> list[str]:
+    """``-gencode`` flags for the wanted architectures among ``known``, with PTX of the newest for later GPUs."""
+    asked = os.environ.get("PADDLEMIX_CUDA_ARCHS")
+    if asked:
+        archs = [arch.replace(".", "") for arch in re.split(r"[;,\s]+", asked) if arch]
+        unknown = [arch for arch in archs if arch.rstrip("a") not in known]
+        if unknown or not archs:
+            sys.exit(
+                f"PADDLEMIX_CUDA_ARCHS: nvcc does not know {', '.join(unknown) or asked!r}; it knows {', '.join(known)}"
+            )
+    else:
+        archs = [arch for arch in WANTED_ARCHS if arch in known] or known[:1]
+    newest = max(
+        (arch.rstrip("a") for arch in archs), key=int
+    )  # code for sm_90a runs on no other GPU, hence its PTX too
+    flags = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in archs]
+    return [*flags, f"-gencode=arch=compute_{newest},code=compute_{newest}"]
+
+
+def compile_jobs(build: Path, paddle: PaddleSettings) -> list[Job]:
+    """One job per source: CUDA kernels first, which take longest, then bindings and CPU kernels."""
+    jobs = []
+    if paddle.with_cuda:
+        nvcc = find_nvcc()
+        start = [nvcc, *NVCC_FLAGS, *cuda_arch_flags(known_archs(nvcc))]
+        jobs += [compile_job(start, source, build) for source in sorted((ROOT / "cuda").glob("*.cu"))]
+    start = [*compiler(), *CXX_FLAGS, *sanitizers()]
+    defines = [f'-DPADDLEMIX_BUILT_FOR_PADDLE="{paddle.version}"', *paddle.compile_flags]
+    defines += ["-DPADDLE_WITH_CUDA", "-DPADDLEMIX_WITH_CUDA"] if paddle.with_cuda else []
+    binding = [*start, *defines, *BINDING_FLAGS, *(f"-I{folder}" for folder in paddle.include_dirs)]
+    jobs += [compile_job(binding, source, build) for source in sorted((ROOT / "paddle").glob("*.cc"))]
+    jobs += [compile_job([*start, *KERNEL_FLAGS], source, build) for source in sorted((ROOT / "cpu").glob("*.cc"))]
+    return jobs
+
+
+def compile_job(start: list[str], source: Path, build: Path) -> Job:
+    target = build / f"{source.parent.name}_{source.stem}.o"
+    dependencies = ["-MMD", "-MF", str(target.with_suffix(".d"))]
+    return Job([*start, *dependencies, "-c", str(source), "-o", str(target)], target)
+
+
+def link_command(objects: list[Path], library: Path, paddle: PaddleSettings) -> list[str]:
+    libraries = [flag for flag in paddle.link_flags if flag != "-lcudart"]
+    if paddle.with_cuda:
+        # The toolkit's runtime goes into the library, as it does in NVIDIA's own: Paddle may bring that of another
+        # version, which must not take its place either.
+        libraries += ["-lcudart_static", "-Wl,--exclude-libs,libcudart_static.a", "-ldl", "-lrt", "-lpthread"]
+    # Paddle's own OpenMP runtime also serves code compiled by GCC: with one pool of threads, no idle ones of another
+    # pool keep a processor busy while ours want it.
+    shipped = any((Path(folder) / "libiomp5.so").is_file() for folder in paddle.library_dirs)
+    libraries += ["-l:libiomp5.so"] if shipped else ["-fopenmp"]
+    folders = [f"-L{folder}" for folder in paddle.library_dirs]
+    start = [*compiler(), "-shared", *sanitizers(), *(str(path) for path in objects)]
+    return [*start, *folders, RPATH, *libraries, "-o", str(library)]
+
+
+# ---------------------------------------------------------------- calling it
+
+
+def is_current(job: Job) -> bool:
+    """Whether the object file was made by this very command from sources and headers that have not changed since."""
+    record = job.target.with_suffix(".command")
+    if not record.is_file() or record.read_text() != shlex.join(job.command) or not job.target.is_file():
+        return False
+    rule = job.target.with_suffix(".d").read_text().replace("\\\n", " ")
+    sources = [name.replace("\\ ", " ") for name in re.split(r"(?<!\\)\s+", rule.partition(": ")[2].strip())]
+    made = job.target.stat().st_mtime_ns
+    return all(os.path.isfile(name) and os.stat(name).st_mtime_ns < made for name in sources)
+
+
+def run_job(job: Job) -> None:
+    record = job.target.with_suffix(".command")
+    record.unlink(missing_ok=True)  # an interrupted compiler leaves an object file that counts for nothing
+    run(job.command)
+    record.write_text(shlex.join(job.command))
+
+
+def run(command: list[str]) -> None:
     """Run one command; stop the whole build with what it printed if it fails."""
-    command, target = job
     try:
-        done = subprocess.run(command, capture_output=True, text=True)
-    except FileNotFoundError:
-        raise SystemExit(f"external_ops: compiler {command[0]!r} not found; install one or name it in CXX") from None
-    if done.stderr.strip():
-        print(done.stderr.strip(), file=sys.stderr)
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+    except OSError as error:
+        sys.exit(f"external_ops: {command[0]} cannot be run ({error.strerror}); install it or name another in CXX")
     if done.returncode:
-        raise SystemExit(f"external_ops: building {target.name} failed:\n{' '.join(command)}")
-    return target
+        sys.exit(f"{shlex.join(command)}\n{done.stdout}\nexternal_ops: {command[-1]} could not be made (see above)")
+    if done.stdout.strip():
+        print(done.stdout.strip())
+
+
+def parallel_jobs() -> int:
+    asked = os.environ.get("MAX_JOBS") or str(os.cpu_count() or 1)
+    if not asked.isdecimal() or int(asked) < 1:
+        sys.exit(f"MAX_JOBS: expected a number of compilers from 1, got {asked!r}")
+    return int(asked)
+
+
+class BuildLibrary(build_ext):
+    """Compiles every source by its kind, in parallel, and links one library that is no Python module."""
+
+    def run(self) -> None:
+        paddle = paddle_settings()
+        build = Path(self.build_temp).resolve()
+        build.mkdir(parents=True, exist_ok=True)
+        jobs = compile_jobs(build, paddle)
+        waiting, at_once = [job for job in jobs if not is_current(job)], parallel_jobs()
+        part = "with" if paddle.with_cuda else "without"
+        print(
+            f"external_ops: {len(waiting)} of {len(jobs)} files to compile, {at_once} at once, {part} CUDA", flush=True
+        )
+        with ThreadPoolExecutor(at_once) as pool:
+            list(pool.map(run_job, waiting))
+        folder = PACKAGE if self.inplace else Path(self.build_lib).resolve() / "paddlemix_ops"
+        folder.mkdir(parents=True, exist_ok=True)
+        run(link_command([job.target for job in jobs], folder / LIBRARY, paddle))
+
+    def get_outputs(self) -> list[str]:
+        return [str(Path(self.build_lib) / "paddlemix_ops" / LIBRARY)]
+
+    def get_output_mapping(self) -> dict[str, str]:
+        return {}
 
 
 def read_version() -> str:
-    return re.search(r'^__version__ = "([^"]+)"$', (ROOT / "paddlemix_ops" / "__init__.py").read_text(), re.M).group(1)
+    return re.search(r'^__version__ = "([^"]+)"$', (PACKAGE / "__init__.py").read_text(), re.M).group(1)
+
+
+def check_wheel_can_be_built() -> None:
+    found = any(importlib.util.find_spec(name) for name in ("setuptools.command.bdist_wheel", "wheel"))
+    if "bdist_wheel" in sys.argv and not found:
+        sys.exit("external_ops: this setuptools needs the package wheel beside it; pip install wheel")
 
 
 if __name__ == "__main__":
+    check_wheel_can_be_built()
     os.chdir(ROOT)  # setuptools looks for packages where it stands
     setup(
         name="paddlemix_ops",
@@ -177,6 +267,7 @@ if __name__ == "__main__":
         description="Fused CPU and CUDA operators of paddlemix",
         license="Apache-2.0",
         python_requires=">=3.9",
+        package_dir={"": "python"},
         packages=["paddlemix_ops"],
         # Only its presence counts: it makes the wheel one for this platform.
         ext_modules=[Extension("paddlemix_ops.library", sources=[])],

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "../cpu/paddlemix_cpu.h"
-#include "paddle/extension.h"
+#include "paddle/phi/api/all.h"
 #ifdef PADDLEMIX_WITH_CUDA
 #include "../cuda/paddlemix_cuda.h"
 #endif
