@@ -6,6 +6,7 @@ what is chosen here.
 
 from .attention import attention, merge_heads, split_heads
 from .backend import INSTRUCTION_SETS, limit_instruction_set, mode, set_mode, using
+from .gelu_bias import gelu_bias
 from .layer_norm import layer_norm
 from .rms_norm import rms_norm
 from .rotary import apply_rotary, rotary_tables
@@ -15,6 +16,7 @@ __all__ = [
     "INSTRUCTION_SETS",
     "apply_rotary",
     "attention",
+    "gelu_bias",
     "layer_norm",
     "limit_instruction_set",
     "merge_heads",

@@ -1,0 +1,28 @@
+"""The bias of a linear layer and the GELU after it (Hendrycks and Gimpel, 2016), in one pass."""
+
+from __future__ import annotations
+
+import paddle
+import paddle.nn.functional as F
+
+from . import backend
+
+
+def gelu_bias(x: paddle.Tensor, bias: paddle.Tensor) -> paddle.Tensor:
+    """Return ``gelu(x + bias)`` with the exact normal distribution, not its tanh approximation.
+
+    Args:
+        x: ``[..., width]``, a product without its bias.
+        bias: ``[width]``, of the dtype of ``x``.
+
+    Raises:
+        OperatorError: shapes or dtypes do not fit.
+    """
+    if backend.use_kernel("gelu_bias", x):
+        return backend.run("paddlemix_gelu_bias", x, bias)[0]
+    return gelu_bias_reference(x, bias)
+
+
+def gelu_bias_reference(x: paddle.Tensor, bias: paddle.Tensor) -> paddle.Tensor:
+    """The same in plain Paddle."""
+    return F.gelu(x + bias)
