@@ -10,6 +10,8 @@
 // launch bounds let at least 16 be resident.
 #pragma once
 
+#include <string.h>
+
 #include "common.cuh"
 
 namespace paddlemix {
@@ -25,24 +27,26 @@ __device__ __forceinline__ uint32_t word_of(const uint4& vector, int index) {
   return index == 0 ? vector.x : index == 1 ? vector.y : index == 2 ? vector.z : vector.w;
 }
 
+template <typename To, typename From>
+__device__ __forceinline__ To bits_as(const From& from) {
+  static_assert(sizeof(To) == sizeof(From), "the same bits");
+  To to;
+  memcpy(&to, &from, sizeof(to));
+  return to;
+}
+
 // a - b for the two numbers of type T in each word. Exact for the numbers below.
 template <typename T>
 __device__ __forceinline__ uint32_t subtract_pair(uint32_t a, uint32_t b) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-  if constexpr (std::is_same_v<T, __half>) {
-    const __half2 difference = __hsub2(reinterpret_cast<const __half2&>(a), reinterpret_cast<const __half2&>(b));
-    return reinterpret_cast<const uint32_t&>(difference);
-  } else {
-    const __nv_bfloat162 difference =
-        __hsub2(reinterpret_cast<const __nv_bfloat162&>(a), reinterpret_cast<const __nv_bfloat162&>(b));
-    return reinterpret_cast<const uint32_t&>(difference);
-  }
+  using Two = std::conditional_t<std::is_same_v<T, __half>, __half2, __nv_bfloat162>;
+  return bits_as<uint32_t>(__hsub2(bits_as<Two>(a), bits_as<Two>(b)));
 #else
-  const auto& x = reinterpret_cast<const Pack<T, 2>&>(a);
-  const auto& y = reinterpret_cast<const Pack<T, 2>&>(b);
-  const Pack<T, 2> difference = {{from_float<T>(to_float(x.values[0]) - to_float(y.values[0])),
-                                  from_float<T>(to_float(x.values[1]) - to_float(y.values[1]))}};
-  return reinterpret_cast<const uint32_t&>(difference);
+  float x[2], y[2];
+  unpack(bits_as<Pack<T, 2>>(a), x);
+  unpack(bits_as<Pack<T, 2>>(b), y);
+  const float difference[2] = {x[0] - y[0], x[1] - y[1]};
+  return bits_as<uint32_t>(pack<T>(difference));
 #endif
 }
 
@@ -63,7 +67,7 @@ struct W16 {
   static constexpr bool kExact = std::is_same_v<T, Stored>;
 
   __device__ __forceinline__ static void floats(uint32_t word, float (&w)[2]) {
-    unpack(reinterpret_cast<const Pack<Stored, 2>&>(word), w);
+    unpack(bits_as<Pack<Stored, 2>>(word), w);
   }
   template <typename T>
   __device__ __forceinline__ static void pairs(uint32_t word, uint32_t* pairs) {
@@ -222,20 +226,22 @@ __device__ __forceinline__ void multiply_accumulate(float (&c)[4], uint32_t a0, 
 #else
   // The same with shuffles: for the emulation on the CPU. Older GPUs are given the other kernel.
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  const uint32_t a[4] = {a0, a1, a2, a3}, b[2] = {b0, b1};
+  const uint64_t low = a0 | static_cast<uint64_t>(a1) << 32, high = a2 | static_cast<uint64_t>(a3) << 32;
+  const uint64_t column = b0 | static_cast<uint64_t>(b1) << 32;
+  const auto from = [](uint64_t words, int source, float (&values)[4]) {
+    unpack(bits_as<Pack<T, 4>>(__shfl_sync(kAllLanes, static_cast<unsigned long long>(words), source)), values);
+  };
   for (int t = 0; t < 4; ++t) {
-    float rows[4][2], columns[2][2][2];
-    for (int i = 0; i < 4; ++i) {
-      const uint32_t word = __shfl_sync(kAllLanes, a[i], lane / 4 * 4 + t);
-      unpack(reinterpret_cast<const Pack<T, 2>&>(word), rows[i]);
-    }
-    for (int i = 0; i < 4; ++i) {
-      const uint32_t word = __shfl_sync(kAllLanes, b[i % 2], (lane % 4 * 2 + i / 2) * 4 + t);
-      unpack(reinterpret_cast<const Pack<T, 2>&>(word), columns[i / 2][i % 2]);
-    }
-    for (int i = 0; i < 8; ++i) {
-      const int half = i / 4, pair = i % 2, column = i / 2 % 2;
-      for (int k = 0; k < 2; ++k) c[half * 2 + column] += rows[half + 2 * pair][k] * columns[column][pair][k];
+    float rows_low[4], rows_high[4];  // two inputs of row g, two of row g + 8
+    from(low, lane / 4 * 4 + t, rows_low);
+    from(high, lane / 4 * 4 + t, rows_high);
+    for (int i = 0; i < 2; ++i) {
+      float inputs[4];
+      from(column, (lane % 4 * 2 + i) * 4 + t, inputs);
+      for (int k = 0; k < 2; ++k) {
+        c[i] += rows_low[k] * inputs[k] + rows_high[k] * inputs[2 + k];
+        c[2 + i] += rows_low[2 + k] * inputs[k] + rows_high[2 + k] * inputs[2 + k];
+      }
     }
   }
 #endif
@@ -251,7 +257,7 @@ __global__ void __launch_bounds__(kMatrixWarps * kWarp) few_rows_by_matrix(const
   constexpr int kPairs = Format::kInputs / 2;
   constexpr int kLoads = kChunkLines / 4;
   constexpr int kSteps = kPairs == 1 ? 2 : 1;  // lines that fill the 16 inputs of an instruction
-  __shared__ __align__(16) float partial[kMatrixWarps][kFewRows][2 * kTile];
+  alignas(16) __shared__ float partial[kMatrixWarps][kFewRows][2 * kTile];
   const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
   const int warps = static_cast<int>(blockDim.x) / kWarp;
   const int g = lane / 4, t = lane % 4;
@@ -286,8 +292,7 @@ __global__ void __launch_bounds__(kMatrixWarps * kWarp) few_rows_by_matrix(const
 #pragma unroll
     for (int i = 0; i < kLoads; ++i) {
       words[i] = next_words[i];
-#pragma unroll
-      for (int j = 0; j < kPairs; ++j) x[i][j] = reinterpret_cast<const uint32_t*>(&next_x[i])[j];
+      memcpy(x[i], &next_x[i], sizeof(x[i]));
       Format::arrange(x[i]);
     }
     if (chunk + warps < p.chunks) fetch(chunk + warps);
@@ -332,7 +337,7 @@ template <typename T, typename Format, int kRows>
 __global__ void __launch_bounds__(kLaneWarps * kWarp) few_rows_by_lanes(const Product<T, Format> p) {
   constexpr int kInputs = Format::kInputs;
   constexpr int kLoads = kChunkLines / 8;
-  __shared__ __align__(16) float partial[kLaneWarps][kRows][kTile];
+  alignas(16) __shared__ float partial[kLaneWarps][kRows][kTile];
   const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
   const int warps = static_cast<int>(blockDim.x) / kWarp;
   const int output = 4 * (lane % 4);
@@ -472,7 +477,7 @@ __global__ void __launch_bounds__(kMatrixThreads)
                  int chunks, bool out_aligned) {
   constexpr int kInputs = Format::kInputs;
   constexpr int kColumns = kMatrixTiles * kTile;
-  __shared__ __align__(16) T rows[kChunkLines * kInputs][kColumns];
+  alignas(16) __shared__ T rows[kChunkLines * kInputs][kColumns];
   const int thread = static_cast<int>(threadIdx.x);
   const int chunk = static_cast<int>(blockIdx.y);
   const int64_t tile = static_cast<int64_t>(blockIdx.x) * kMatrixTiles + thread / kChunkVectors;

@@ -1,0 +1,1 @@
+"""Checks and measures the CUDA kernels without Paddle; README.md says how."""
