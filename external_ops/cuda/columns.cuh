@@ -5,11 +5,12 @@
 
 namespace paddlemix {
 
-// sums[s][column] += sum over rows of term s, for kSums sums at once. `terms(row, column, values)` gives the terms; a NULL
-// sum is not wanted. A warp reads 32 neighbouring columns of a row and each column is added up in an order that depends
-// on the number of rows alone, so that training is reproducible (atomicAdd into the sums would not be).
+// sums[s][column] += sum over rows of term s, for kSums sums at once. `terms(row, column, values)` gives the terms; a
+// NULL sum is not wanted. A warp reads 32 neighbouring columns of a row and each column is added up in an order that
+// depends on the number of rows alone, so that training is reproducible (atomicAdd into the sums would not be).
 template <int kSums, typename Terms>
-__global__ void __launch_bounds__(1024) column_sums_kernel(Terms terms, float* first, float* second, int rows, int width) {
+__global__ void __launch_bounds__(1024)
+    column_sums_kernel(Terms terms, float* first, float* second, int rows, int width) {
   __shared__ float partial[kSums][kWarp][kWarp + 1];
   const int x = static_cast<int>(threadIdx.x), y = static_cast<int>(threadIdx.y);
   const int column = static_cast<int>(blockIdx.x) * kWarp + x;
@@ -38,8 +39,8 @@ __global__ void __launch_bounds__(1024) column_sums_kernel(Terms terms, float* f
 
 template <int kSums, typename Terms>
 void column_sums(Terms terms, float* first, float* second, int rows, int width, void* stream) {
-  PADDLEMIX_LAUNCH((column_sums_kernel<kSums, Terms>), ceil_div(width, kWarp), dim3(kWarp, kWarp), 0, stream, terms, first,
-                   second, rows, width);
+  PADDLEMIX_LAUNCH((column_sums_kernel<kSums, Terms>), ceil_div(width, kWarp), dim3(kWarp, kWarp), 0, stream, terms,
+                   first, second, rows, width);
 }
 
 }  // namespace paddlemix

@@ -1,8 +1,8 @@
 // What the CUDA kernels share: dtypes, 16-byte loads and stores, reductions, launches.
 //
-// Kernels are written once for nvcc and for g++ with harness/emulate/, which runs them on the CPU for the tests. So they
-// use CUDA's own headers only, launch with PADDLEMIX_LAUNCH, take dynamic shared memory with PADDLEMIX_DYNAMIC_SHARED,
-// and put inline assembly and architecture-specific instructions under `#ifndef PADDLEMIX_EMULATION`.
+// Kernels are written once for nvcc and for g++ with harness/emulate/, which runs them on the CPU for the tests. So
+// they use CUDA's own headers only, launch with PADDLEMIX_LAUNCH, take dynamic shared memory with
+// PADDLEMIX_DYNAMIC_SHARED, and put inline assembly under `#ifndef PADDLEMIX_EMULATION`.
 #pragma once
 
 #include <cuda_bf16.h>

@@ -136,10 +136,10 @@ extern "C" int paddlemix_cuda_rms_norm(int dtype, const void* x, const void* res
     with_vector<T>(aligned, [&](auto vector) {
       constexpr int N = decltype(vector)::value;
       with_row_items<N>(static_cast<int>(width), [&](auto items, int threads) {
-        PADDLEMIX_LAUNCH((rms_norm_kernel<T, N, decltype(items)::value>), static_cast<unsigned>(rows), threads, 0, stream,
-                         static_cast<const T*>(x), static_cast<const T*>(residual), static_cast<const T*>(weight),
-                         static_cast<float>(epsilon), static_cast<T*>(out), static_cast<T*>(sum), inverse_rms,
-                         static_cast<int>(width));
+        PADDLEMIX_LAUNCH((rms_norm_kernel<T, N, decltype(items)::value>), static_cast<unsigned>(rows), threads, 0,
+                         stream, static_cast<const T*>(x), static_cast<const T*>(residual),
+                         static_cast<const T*>(weight), static_cast<float>(epsilon), static_cast<T*>(out),
+                         static_cast<T*>(sum), inverse_rms, static_cast<int>(width));
       });
     });
   });

@@ -5,9 +5,9 @@
 
 namespace paddlemix {
 
-// Calls visit(k, i) for each pack of N elements, starting at element i, that this thread owns. With kItems > 0 those are
-// at most kItems, k counts them at compile time, and what belongs to pack k can stay in registers between two visits;
-// with kItems = 0 they are any number, k is always 0 and the row must be read again on each visit.
+// Calls visit(k, i) for each pack of N elements, starting at element i, that this thread owns. With kItems > 0 those
+// are at most kItems, k counts them at compile time, and what belongs to pack k can stay in registers between two
+// visits; with kItems = 0 they are any number, k is always 0 and the row must be read again on each visit.
 template <int N, int kItems, typename Visit>
 __device__ __forceinline__ void visit_row(int width, Visit visit) {
   const int first = static_cast<int>(threadIdx.x) * N, step = static_cast<int>(blockDim.x) * N;
