@@ -96,7 +96,7 @@ def convert_checkpoint(
         )
     _check_tensors(checkpoint, read_json_object(folder / CONFIG_FILE))
 
-    conversion = _Conversion(checkpoint, to, dtype, check_finite)
+    conversion = Conversion(checkpoint, to, dtype, check_finite)
     manifest = writer.write_checkpoint(
         target,
         conversion.sources(),
@@ -106,7 +106,7 @@ def convert_checkpoint(
         check=conversion.raise_problems,
         progress=progress,
     )
-    _copy_side_files(folder, target, dtype)
+    copy_side_files(folder, target, {} if dtype is None else {"torch_dtype": dtype})
     if verify:
         verify_conversion(checkpoint, target, dtype)
     weights = set(checkpoint.our_names().values())
@@ -164,7 +164,7 @@ def _equal(source: Checkpoint, theirs: str, result: Checkpoint, ours: str, name:
     return at == written.size
 
 
-class _Conversion:
+class Conversion:
     """The tensors of a checkpoint on their way into another layout, and what was found wrong with their values."""
 
     def __init__(self, checkpoint: Checkpoint, to: str, dtype: str | None, check_finite: bool) -> None:
@@ -174,9 +174,10 @@ class _Conversion:
     def sources(self) -> list[writer.TensorSource]:
         """In the order of the source, file by file, so that it is read once from front to back."""
         names = self.checkpoint.our_names()
-        return [self._source(ours, theirs) for ours, theirs in names.items()]
+        return [self.source(ours, theirs) for ours, theirs in names.items()]
 
-    def _source(self, ours: str, theirs: str) -> writer.TensorSource:
+    def source(self, ours: str, theirs: str) -> writer.TensorSource:
+        """The tensor ``theirs`` of the checkpoint, to be written as our ``ours``."""
         transpose = layouts.is_transposed(ours, self.checkpoint.layout, self.to)
         shape = self.checkpoint.shape(theirs)
         wanted = _target_dtype(self.checkpoint.dtype(theirs), self.dtype)
@@ -236,14 +237,18 @@ def _fingerprint(checkpoint: Checkpoint) -> list[list[Any]]:
     return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
 
 
-def _copy_side_files(source: Path, target: Path, dtype: str | None) -> None:
+def copy_side_files(source: Path, target: Path, changes: Mapping[str, Any]) -> None:
+    """Copy what makes up a model's folder beside its weights; ``changes`` are fields of ``config.json``.
+
+    Raises CheckpointError if ``target`` cannot be written.
+    """
     try:
         for name in SIDE_FILES:
             if (source / name).is_file():
                 with replacing(target / name) as aside:
                     shutil.copyfile(source / name, aside)
         config = read_json_object(source / CONFIG_FILE)
-        if dtype is not None and config is not None:
-            write_json(target / CONFIG_FILE, {**config, "torch_dtype": dtype})
+        if changes and config is not None:
+            write_json(target / CONFIG_FILE, {**config, **changes})
     except OSError as error:
         raise CheckpointError(f"{target}: cannot be written: {error.strerror or error}") from error

@@ -6,6 +6,7 @@
 ``tiles``        the packed arrays: shapes, quantising and reading back
 ``loading``      filling a quantised model from float, GPTQ and our own checkpoints
 ``gptq_format``  linear layers as AutoGPTQ stores them
+``data``         calibration data: conversations from a JSON file
 ``gptq``         calibration: rounding that keeps the outputs of each layer, not its weights
 ``export``       a calibrated model in the published format
 """
