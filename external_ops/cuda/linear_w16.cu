@@ -5,8 +5,6 @@ using namespace paddlemix;
 
 namespace {
 
-constexpr int64_t kPadding = 32;  // of in_features
-
 // Calls run(format) with the format of weight_dtype.
 template <typename Run>
 int with_format(int weight_dtype, Run run) {
@@ -26,14 +24,13 @@ int paddlemix_cuda_linear_w16(int dtype, const void* x, int64_t x_stride, int we
                               const void* bias, void* out, int64_t rows, int64_t in_features, int64_t out_features,
                               void* stream) {
   return with_format(weight_dtype, [&](auto format) {
-    return linear_few_rows(dtype, x, x_stride, weight, format, bias, out, rows, in_features, out_features, kPadding,
-                           stream);
+    return linear_few_rows(dtype, x, x_stride, weight, format, bias, out, rows, in_features, out_features, stream);
   });
 }
 
 int paddlemix_cuda_dequantize_w16(int dtype, int weight_dtype, const uint16_t* weight, void* out, int64_t in_features,
                                   int64_t out_features, void* stream) {
   return with_format(weight_dtype, [&](auto format) {
-    return dequantize(dtype, weight, format, out, in_features, out_features, kPadding, stream);
+    return dequantize(dtype, weight, format, out, in_features, out_features, stream);
   });
 }

@@ -5,10 +5,8 @@ using namespace paddlemix;
 
 namespace {
 
-constexpr int64_t kGroup = 128;  // inputs that share a scale; in_features are padded to a multiple
-
 W4 format_of(const uint16_t* scales, int64_t in_features) {
-  return {reinterpret_cast<const __half*>(scales), ceil_div(in_features, kGroup)};
+  return {reinterpret_cast<const __half*>(scales), chunks_of<W4>(in_features)};
 }
 
 }  // namespace
@@ -17,10 +15,10 @@ int paddlemix_cuda_linear_w4(int dtype, const void* x, int64_t x_stride, const u
                              const void* bias, void* out, int64_t rows, int64_t in_features, int64_t out_features,
                              void* stream) {
   return linear_few_rows(dtype, x, x_stride, weight, format_of(scales, in_features), bias, out, rows, in_features,
-                         out_features, kGroup, stream);
+                         out_features, stream);
 }
 
 int paddlemix_cuda_dequantize_w4(int dtype, const uint8_t* weight, const uint16_t* scales, void* out,
                                  int64_t in_features, int64_t out_features, void* stream) {
-  return dequantize(dtype, weight, format_of(scales, in_features), out, in_features, out_features, kGroup, stream);
+  return dequantize(dtype, weight, format_of(scales, in_features), out, in_features, out_features, stream);
 }

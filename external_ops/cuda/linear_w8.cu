@@ -3,20 +3,14 @@
 
 using namespace paddlemix;
 
-namespace {
-
-constexpr int64_t kPadding = 128;  // of in_features
-
-}  // namespace
-
 int paddlemix_cuda_linear_w8(int dtype, const void* x, int64_t x_stride, const uint8_t* weight, const float* scales,
                              int64_t groups, const void* bias, void* out, int64_t rows, int64_t in_features,
                              int64_t out_features, void* stream) {
   return linear_few_rows(dtype, x, x_stride, weight, W8{scales, groups}, bias, out, rows, in_features, out_features,
-                         kPadding, stream);
+                         stream);
 }
 
 int paddlemix_cuda_dequantize_w8(int dtype, const uint8_t* weight, const float* scales, int64_t groups, void* out,
                                  int64_t in_features, int64_t out_features, void* stream) {
-  return dequantize(dtype, weight, W8{scales, groups}, out, in_features, out_features, kPadding, stream);
+  return dequantize(dtype, weight, W8{scales, groups}, out, in_features, out_features, stream);
 }
