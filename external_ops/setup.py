@@ -254,8 +254,8 @@ def read_version() -> str:
 
 def check_wheel_can_be_built() -> None:
     found = any(importlib.util.find_spec(name) for name in ("setuptools.command.bdist_wheel", "wheel"))
-    if "bdist_wheel" in sys.argv and not found:
-        sys.exit("external_ops: this setuptools needs the package wheel beside it; pip install wheel")
+    if {"bdist_wheel", "dist_info"}.intersection(sys.argv) and not found:  # pip asks for both
+        sys.exit("external_ops: pip and this setuptools need the package wheel; pip install wheel, then try again")
 
 
 if __name__ == "__main__":

@@ -1,54 +1,72 @@
-"""``python -m paddlemix.ops``: which implementation of each operator is chosen on this machine, and why."""
+"""``python -m paddlemix.ops``: which implementation of each operator is chosen on this machine, and why not another."""
 
 from __future__ import annotations
 
+import argparse
 import sys
+import warnings
 
 import paddle
 
+from ..errors import PaddleMixError
 from . import backend
 
 
 def table() -> list[tuple[str, str, str, str]]:
-    """One row per operator: name, backends available, the one chosen for float tensors here, why not the others."""
-    device = "cpu" if paddle.get_device() == "cpu" else "cuda"
+    """One row per operator: name, backends available, the one chosen for float32 here, why not the kernels left out."""
+    here = "cpu" if paddle.get_device() == "cpu" else "cuda"
+    mode = backend.mode()
     rows = []
     for name in backend.OPERATORS:
-        # What the library offers does not depend on the choice, hence the reasons under "auto".
+        # What the library offers does not depend on the choice.
         with backend.using("auto"):
-            reasons = {other: _reason(name, other, device) for other in ("cpu", "cuda")}
-        available = ["reference", *(other for other, reason in reasons.items() if reason is None)]
-        mode = backend.mode()
-        if mode == "auto":
-            chosen = device if reasons[device] is None else "reference"
+            reasons = {device: backend.why_not(name, device) for device in ("cpu", "cuda")}
+        available = ["reference", *(device for device, reason in reasons.items() if reason is None)]
+        for device in reasons:
+            if device != here and reasons[device] is None:
+                reasons[device] = f"Paddle computes on {here} here"
+        kernel_runs = reasons[here] is None and mode in ("auto", here)
+        if mode == "reference":
+            chosen = "reference"
+            reasons[here] = reasons[here] or "plain Paddle was asked for"
+        elif kernel_runs:
+            chosen = here
         else:
-            chosen = mode if mode in available else f"none ({mode} was asked for)"
+            chosen = "reference" if mode == "auto" else f"none, {mode} was asked for"
         rows.append((name, ", ".join(available), chosen, "; ".join(f"{k}: {v}" for k, v in reasons.items() if v)))
     return rows
 
 
-def _reason(operator: str, device: str, running_on: str) -> str | None:
-    reason = backend.why_not(operator, device)
-    if reason is None and device == "cuda" and running_on == "cpu":
-        return "Paddle runs on the CPU here"
-    return reason
+def report() -> int:
+    """Print the table; returns 1 if an implementation was asked for by name and an operator does not have it."""
+    print(f"PADDLEMIX_OPS={backend.mode()}, Paddle {paddle.__version__} on {paddle.get_device()}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # the library's trouble is told here, once
+        library = backend.library()
+    if library.missing is None:
+        print(f"CPU kernels: instruction set {backend.INSTRUCTION_SETS[library.functions.paddlemix_cpu_isa()]}")
+    else:
+        print(f"no kernels: {library.missing}")
+    heading = ("operator", "available", "chosen", "why not the others")
+    rows = table() if library.missing is None else [(*row[:3], "no kernels") for row in table()]
+    widths = [max(len(row[column]) for row in (heading, *rows)) for column in range(3)]
+    for row in (heading, *rows):
+        print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths)), row[3]]).rstrip())
+    return 1 if any(chosen.startswith("none") for _, _, chosen, _ in rows) else 0
 
 
 def main() -> int:
-    library = backend.library()
-    print(f"PADDLEMIX_OPS={backend.mode()}, Paddle {paddle.__version__} on {paddle.get_device()}")
-    if library.functions is not None:
-        used = backend.INSTRUCTION_SETS[library.functions.paddlemix_cpu_isa()]
-        print(f"CPU kernels: instruction set {used}")
-    if library.missing is not None:
-        print(library.missing)  # once, not in every row
-    rows = [("operator", "available", "chosen", "why not the others"), *table()]
-    widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    for row in rows:
-        cells = [cell.ljust(width) for cell, width in zip(row, widths)]
-        reason = "" if library.missing is not None and row is not rows[0] else row[3]
-        print("  ".join([*cells, reason]).rstrip())
-    return 1 if any(row[2].startswith("none") for row in rows) else 0
+    parser = argparse.ArgumentParser(
+        prog="python -m paddlemix.ops",
+        description="Tell which implementation of each operator is chosen on this machine, and why not another.",
+        epilog=f"The environment variable PADDLEMIX_OPS chooses: {', '.join(backend.MODES)}.",
+    )
+    parser.parse_args()
+    try:
+        return report()
+    except PaddleMixError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

@@ -15,11 +15,12 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import paddle
 from paddle import _C_ops
+from paddle.utils.cpp_extension import load_op_meta_info_and_register_op
 
 from ..errors import ConfigurationError, OperatorError
 
@@ -78,31 +79,45 @@ class Library:
     functions: ctypes.CDLL | None = None
 
 
-@lru_cache(maxsize=None)
+@cache
 def library() -> Library:
-    """Load the fused operators and register them with Paddle, once."""
+    """Load the fused operators and register them with Paddle, once; warns where they are installed but of no use."""
     spec = importlib.util.find_spec("paddlemix_ops")
     if spec is None or spec.origin is None:
         return Library(f"paddlemix_ops is not installed; {BUILD_HINT}")
     path = Path(spec.origin).parent / "libpaddlemix_ops.so"
+    try:
+        loaded = _load(path)
+    except (OSError, AttributeError, RuntimeError) as error:
+        loaded = Library(f"{path} cannot be loaded ({str(error).splitlines()[0]}); {BUILD_HINT} anew")
+    if loaded.missing is not None:
+        warnings.warn(f"plain Paddle is used: {loaded.missing}", RuntimeWarning, stacklevel=2)
+    return loaded
+
+
+def _load(path: Path) -> Library:
     if not path.is_file():
         return Library(f"{path} does not exist; {BUILD_HINT}")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # importing Paddle's build helpers warns about ccache
-            from paddle.utils.cpp_extension import load_op_meta_info_and_register_op
-        functions = ctypes.CDLL(str(path))
-        interface = functions.paddlemix_ops_interface()
-        if interface != INTERFACE:
-            return Library(f"{path} has interface {interface}, this paddlemix needs {INTERFACE}; {BUILD_HINT} anew")
-        load_op_meta_info_and_register_op(str(path))
-    except (OSError, AttributeError) as error:
-        return Library(f"{path} cannot be loaded ({str(error).splitlines()[0]}); {BUILD_HINT} anew")
+    functions = ctypes.CDLL(str(path))
+    interface = functions.paddlemix_ops_interface()
+    if interface != INTERFACE:
+        return Library(f"{path} has interface {interface}, this paddlemix needs {INTERFACE}; {BUILD_HINT} anew")
+    functions.paddlemix_ops_paddle_version.restype = ctypes.c_char_p
+    version = functions.paddlemix_ops_paddle_version().decode()
+    if version != paddle.__version__:
+        return Library(f"{path} was built for Paddle {version}, this is {paddle.__version__}; {BUILD_HINT} anew")
+    load_op_meta_info_and_register_op(str(path))
     return Library(None, ("cpu", "cuda") if functions.paddlemix_ops_with_cuda() else ("cpu",), functions)
 
 
 def mode() -> str:
-    """The choice in force: one of ``MODES``."""
+    """The choice in force: one of ``MODES``. At first it is that of the environment.
+
+    Raises:
+        ConfigurationError: ``PADDLEMIX_OPS`` is none of them.
+    """
+    if _mode is None:
+        set_mode(os.environ.get("PADDLEMIX_OPS") or "auto")
     return _mode
 
 
@@ -121,7 +136,7 @@ def set_mode(name: str) -> None:
 @contextmanager
 def using(name: str) -> Iterator[None]:
     """Choose as ``set_mode`` does, for the length of a ``with`` block."""
-    before = _mode
+    before = mode()
     set_mode(name)
     try:
         yield
@@ -135,17 +150,18 @@ def use_kernel(operator: str, x: paddle.Tensor) -> bool:
     Raises:
         OperatorError: the kernel was asked for by name and cannot run.
     """
-    if _mode == "reference":
+    chosen = mode()
+    if chosen == "reference":
         return False
     reason = why_not(operator, _device_of(x), x.dtype)
-    if _mode == "auto" or reason is None:
+    if chosen == "auto" or reason is None:
         return reason is None
-    raise OperatorError(f"PADDLEMIX_OPS={_mode}: {operator} cannot run there: {reason}")
+    raise OperatorError(f"PADDLEMIX_OPS={chosen}: {operator} cannot run there: {reason}")
 
 
 def why_not(operator: str, device: str, dtype: paddle.dtype = paddle.float32) -> str | None:
     """Why the fused kernel is not used for a tensor of this dtype on ``"cpu"`` or ``"cuda"``; ``None`` if it is."""
-    if _mode in ("cpu", "cuda") and device != _mode:
+    if mode() in ("cpu", "cuda") and device != mode():
         return f"the tensor lies on {device}"
     available = library()
     if available.missing is not None:
@@ -188,5 +204,4 @@ def _device_of(x: paddle.Tensor) -> str:
     return "cpu" if x.place.is_cpu_place() else "cuda"
 
 
-_mode = "auto"
-set_mode(os.environ.get("PADDLEMIX_OPS") or "auto")
+_mode: str | None = None  # read from the environment when it is first asked for
