@@ -4,10 +4,13 @@
 what is chosen here.
 """
 
+from . import _import_paddle  # noqa: F401
 from .attention import attention, merge_heads, split_heads
 from .backend import INSTRUCTION_SETS, limit_instruction_set, mode, set_mode, using
 from .gelu_bias import gelu_bias
 from .layer_norm import layer_norm
+from .linear_w4 import linear_w4
+from .linear_w8 import linear_w8
 from .rms_norm import rms_norm
 from .rotary import apply_rotary, rotary_tables
 from .swiglu import swiglu
@@ -19,6 +22,8 @@ __all__ = [
     "gelu_bias",
     "layer_norm",
     "limit_instruction_set",
+    "linear_w4",
+    "linear_w8",
     "merge_heads",
     "mode",
     "rms_norm",

@@ -1,0 +1,209 @@
+// The int8 product of many rows on matrix tiles (AMX), for linear_w8.cc and linear_w4.cc.
+//
+// A panel of 32 outputs is unpacked, 512 inputs at a time, to signed bytes in the first-level cache (16 KB), and meets
+// all rows, 32 at a time: 2 x 2 accumulator tiles, so that each loaded tile is used twice. Per group of 128 inputs the
+// four tiles of integer sums are stored, and the sums of four groups are scaled and added to the float totals at once,
+// those of one block of rows while the matrix unit works on the next. The inputs are cut so that the rounded
+// activations of one cut stay in the second-level cache while all panels pass by them.
+#pragma once
+
+#include "low_bit_vector.h"
+
+#if PADDLEMIX_HAS_AMX
+
+namespace paddlemix {
+namespace low_bit {
+
+constexpr int64_t kPanelTiles = 2;                        // tiles of 16 outputs
+constexpr int64_t kPanel = kPanelTiles * kOutputTile;
+constexpr int64_t kChunkGroups = 4;
+constexpr int64_t kGroupBytes = kGroup * kOutputTile;     // of one tile, unpacked
+constexpr int64_t kPairRows = 2 * kRowBlock;
+constexpr int64_t kMostRows = 512;                        // per pass over the weights; their totals take 64 KB
+constexpr int64_t kCachedActivations = 5 << 18;           // bytes: of a second-level cache of 2 MB
+
+// Integer sums [group][row block][tile][16 rows][16 outputs].
+typedef int32_t Sums[kChunkGroups][2][kPanelTiles][kRowBlock][kOutputTile];
+
+struct alignas(64) AmxMemory {
+  int8_t panel[kPanelTiles][kChunkGroups][kGroupBytes];
+  float weight_scales[kChunkGroups][kPanelTiles][kOutputTile];
+  Sums sums[2];
+  float totals[kMostRows][kPanel];
+};
+
+PADDLEMIX_TARGET_AMX static inline void configure_tiles() {
+  struct alignas(64) {
+    uint8_t palette = 1, start_row = 0, reserved[14] = {};
+    uint16_t bytes_per_row[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+  } configuration;
+  _tile_loadconfig(&configuration);
+}
+
+// One group of 128 inputs of 16 or 32 rows: tiles 0-3 sums, 4-5 activations, 6-7 weights.
+template <int Blocks>
+PADDLEMIX_TARGET_AMX static inline void multiply_group(const int8_t* x0, const int8_t* x1, const int8_t* w0,
+                                                       const int8_t* w1, Sums& sums, int g) {
+  _tile_zero(0);
+  _tile_zero(1);
+  if (Blocks == 2) {
+    _tile_zero(2);
+    _tile_zero(3);
+  }
+  for (int step = 0; step < 2; ++step) {
+    const int64_t at = step * kStep * kRowBlock;
+    _tile_loadd(6, w0 + at, kLine);
+    _tile_loadd(4, x0 + at, kLine);
+    _tile_dpbssd(0, 4, 6);
+    _tile_loadd(7, w1 + at, kLine);
+    _tile_dpbssd(1, 4, 7);
+    if (Blocks == 2) {
+      _tile_loadd(5, x1 + at, kLine);
+      _tile_dpbssd(2, 5, 6);
+      _tile_dpbssd(3, 5, 7);
+    }
+  }
+  _tile_stored(0, sums[g][0][0], kLine);
+  _tile_stored(1, sums[g][0][1], kLine);
+  if (Blocks == 2) {
+    _tile_stored(2, sums[g][1][0], kLine);
+    _tile_stored(3, sums[g][1][1], kLine);
+  }
+}
+
+// Adds G groups' sums of rows [begin, end) of a pair of blocks to their totals.
+template <bool GroupScales, int G>
+PADDLEMIX_TARGET_AMX static inline void scale_sums(const Activations& x, int64_t block, int64_t group, AmxMemory& memory,
+                                                   const Sums& sums, float (*totals)[kPanel], int64_t begin,
+                                                   int64_t end) {
+  __m512 weight_scales[G][kPanelTiles];
+#pragma GCC unroll 4
+  for (int g = 0; g < G; ++g) {
+    weight_scales[g][0] = _mm512_load_ps(memory.weight_scales[g][0]);
+    weight_scales[g][1] = _mm512_load_ps(memory.weight_scales[g][1]);
+  }
+  for (int64_t row = begin; row < end; ++row) {
+    const int64_t half = row / kRowBlock, line = row % kRowBlock;
+    const float* scales = x.scales + x.entry(block + half, group) + line;
+    __m512 first = _mm512_load_ps(totals[row]), second = _mm512_load_ps(totals[row] + kOutputTile);
+#pragma GCC unroll 4
+    for (int g = 0; g < G; ++g) {
+      const __m512 scale = _mm512_set1_ps(scales[g * kRowBlock]);
+      __m512 a = _mm512_cvtepi32_ps(_mm512_load_si512(sums[g][half][0][line]));
+      __m512 b = _mm512_cvtepi32_ps(_mm512_load_si512(sums[g][half][1][line]));
+      if (GroupScales) {
+        a = _mm512_mul_ps(a, weight_scales[g][0]);
+        b = _mm512_mul_ps(b, weight_scales[g][1]);
+      }
+      first = _mm512_fmadd_ps(a, scale, first);
+      second = _mm512_fmadd_ps(b, scale, second);
+    }
+    _mm512_store_ps(totals[row], first);
+    _mm512_store_ps(totals[row] + kOutputTile, second);
+  }
+}
+
+// G groups, from `group` on, of the unpacked panel against the row blocks [first, last).
+template <bool GroupScales, int G>
+PADDLEMIX_TARGET_AMX void multiply_chunk(const Activations& x, int64_t group, int64_t first, int64_t last,
+                                         AmxMemory& memory) {
+  const auto& panel = memory.panel;
+  constexpr int64_t kSlice = ceil_div(kPairRows, G);
+  int64_t pending = 0;  // rows of the pair before, whose sums wait
+  int turn = 0;
+  for (int64_t block = first; block < last; block += 2, turn ^= 1) {
+    const bool pair = block + 1 < last;
+    float(*const before)[kPanel] = memory.totals + (block - 2 - first) * kRowBlock;
+#pragma GCC unroll 4
+    for (int g = 0; g < G; ++g) {
+      if (pair) {
+        multiply_group<2>(x.group(block, group + g), x.group(block + 1, group + g), panel[0][g], panel[1][g],
+                          memory.sums[turn], g);
+      } else {
+        multiply_group<1>(x.group(block, group + g), nullptr, panel[0][g], panel[1][g], memory.sums[turn], g);
+      }
+      const int64_t begin = g * kSlice, end = begin + kSlice < pending ? begin + kSlice : pending;
+      scale_sums<GroupScales, G>(x, block - 2, group, memory, memory.sums[turn ^ 1], before, begin, end);
+    }
+    pending = pair ? kPairRows : kRowBlock;
+  }
+  const int64_t block = first + (last - 1 - first) / 2 * 2;
+  scale_sums<GroupScales, G>(x, block, group, memory, memory.sums[turn ^ 1], memory.totals + (block - first) * kRowBlock,
+                             0, pending);
+}
+
+// The groups [first_group, last_group) for the row blocks [first, last) and one panel. Totals begin at zero or, after
+// the first cut of the inputs, at what `out` holds; with the last cut, channel scales and bias are applied.
+template <typename W>
+PADDLEMIX_TARGET_AMX void panel_amx(const Product<W>& p, int64_t tile, int64_t first, int64_t last, int64_t first_group,
+                                    int64_t last_group, AmxMemory& memory) {
+  const Activations& x = p.x;
+  const int64_t row0 = first * kRowBlock, rows = (last * kRowBlock < x.rows ? last * kRowBlock : x.rows) - row0;
+  const int64_t tiles = p.tiles() - tile < kPanelTiles ? p.tiles() - tile : kPanelTiles;
+  __mmask16 masks[kPanelTiles] = {};
+  for (int64_t t = 0; t < tiles; ++t) {
+    const int64_t left = p.out_features - (tile + t) * kOutputTile;
+    masks[t] = left >= kOutputTile ? 0xffff : static_cast<__mmask16>((1u << left) - 1);
+  }
+  for (int64_t row = 0; row < (last - first) * kRowBlock; ++row) {
+    const float* from = p.out + (row0 + row) * p.out_features + tile * kOutputTile;
+    for (int64_t t = 0; t < kPanelTiles; ++t) {
+      const __m512 start = first_group && row < rows ? _mm512_maskz_loadu_ps(masks[t], from + t * kOutputTile)
+                                                     : _mm512_setzero_ps();
+      _mm512_store_ps(memory.totals[row] + t * kOutputTile, start);
+    }
+  }
+  for (int64_t group = first_group; group < last_group; group += kChunkGroups) {
+    const int64_t count = last_group - group < kChunkGroups ? last_group - group : kChunkGroups;
+    for (int64_t t = 0; t < kPanelTiles; ++t) {
+      const int64_t source = t < tiles ? tile + t : tile;  // a panel of one tile computes it twice, stores it once
+      for (int64_t g = 0; g < count; ++g) {
+        W::expand(p.weight.group(source, group + g), memory.panel[t][g]);
+        if (W::kGroupScales) _mm512_store_ps(memory.weight_scales[g][t], p.weight.scales(source, group + g));
+      }
+    }
+    switch (count) {
+      case 1: multiply_chunk<W::kGroupScales, 1>(x, group, first, last, memory); break;
+      case 2: multiply_chunk<W::kGroupScales, 2>(x, group, first, last, memory); break;
+      case 3: multiply_chunk<W::kGroupScales, 3>(x, group, first, last, memory); break;
+      default: multiply_chunk<W::kGroupScales, 4>(x, group, first, last, memory);
+    }
+  }
+  for (int64_t row = 0; row < rows; ++row) {
+    for (int64_t t = 0; t < tiles; ++t) {
+      const __m512 total = _mm512_load_ps(memory.totals[row] + t * kOutputTile);
+      if (last_group == x.groups) {
+        finish_avx512(p, tile + t, row0 + row, total);
+      } else {
+        _mm512_mask_storeu_ps(p.out + (row0 + row) * p.out_features + (tile + t) * kOutputTile, masks[t], total);
+      }
+    }
+  }
+}
+
+// Index: a panel.
+template <typename W>
+PADDLEMIX_TARGET_AMX void product_amx(const Product<W>& p, int64_t begin, int64_t end) {
+  const Activations& x = p.x;
+  AmxMemory memory;
+  configure_tiles();
+  constexpr int64_t kMostBlocks = kMostRows / kRowBlock;
+  for (int64_t first = 0; first < x.blocks(); first += kMostBlocks) {
+    const int64_t last = first + kMostBlocks < x.blocks() ? first + kMostBlocks : x.blocks();
+    const int64_t cuts = ceil_div((last - first) * kRowBlock * x.groups * kGroup, kCachedActivations);
+    const int64_t length = round_up(ceil_div(x.groups, cuts), kChunkGroups);
+    for (int64_t group = 0; group < x.groups; group += length) {
+      const int64_t stop = group + length < x.groups ? group + length : x.groups;
+      for (int64_t panel = begin; panel < end; ++panel) {
+        panel_amx(p, panel * kPanelTiles, first, last, group, stop, memory);
+      }
+    }
+  }
+  _tile_release();
+}
+
+}  // namespace low_bit
+}  // namespace paddlemix
+
+#endif

@@ -1,0 +1,257 @@
+// y = x W + b for weights of 8 and 4 bits: one body per instruction set, shared by linear_w8.cc and linear_w4.cc.
+//
+// Every body computes the same numbers, to the bit: exact integer sums over groups of 128 inputs, then, group by group,
+// total = fma(sum * weight_scale, activation_scale, total). A row's result hence depends neither on how many rows come
+// with it, nor on the instruction set, nor on the threads.
+//
+// A weight W (struct) offers
+//   kInputsPerLine, kLinesPerGroup   how many of the 128 inputs a 64-byte line holds, and 128 over that
+//   kParts                           vectors of 16 x 4 unsigned bytes that a line unpacks to
+//   kZero                            what those bytes exceed the quantised values by
+//   kGroupScales                     a scale per output and group, or else per output alone
+//   kAhead                           bytes by which prefetching runs ahead
+//   kSignedAvx2                      whether multiply() takes the quantised values themselves, without kZero
+//   group(tile, index), byte(line, output, input), scale(tile, index, output)
+//   part<p>(line), scales(tile, index), channel_scales(tile)    the same as vectors (AVX-512)
+//   multiply(sum, line, x)           (AVX2) adds 8 outputs of the quantised line times its inputs
+//   expand(lines, to)                (AMX) a group as signed bytes: two matrix tiles
+#pragma once
+
+#include <cmath>
+
+#include "low_bit.h"
+
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12 means the undefined registers of its own intrinsics
+#endif
+
+namespace paddlemix {
+namespace low_bit {
+
+template <typename W>
+struct Product {
+  W weight;
+  Activations x;
+  const float* bias;
+  float* out;
+  int64_t out_features;
+
+  int64_t tiles() const { return ceil_div(out_features, kOutputTile); }
+};
+
+// ------------------------------------------------------------------------------------------------------- portable
+
+template <typename W>
+void product_portable(const Product<W>& p, int64_t begin, int64_t end) {
+  const Activations& x = p.x;
+  for (int64_t tile = begin; tile < end; ++tile) {
+    for (int64_t row = 0; row < x.rows; ++row) {
+      const int64_t block = row / kRowBlock, line_of_row = row % kRowBlock;
+      float total[kOutputTile] = {};
+      for (int64_t g = 0; g < x.groups; ++g) {
+        const uint8_t* lines = p.weight.group(tile, g);
+        const int8_t* q = x.group(block, g) + line_of_row * kStep;
+        const int64_t entry = x.entry(block, g) + line_of_row;
+        int32_t sums[kOutputTile];
+        for (int32_t& sum : sums) sum = -W::kZero * x.sums[entry];
+        for (int64_t i = 0; i < kGroup; ++i) {
+          const int32_t value = q[i / kStep * kStep * x.height + i % kStep];
+          const uint8_t* line = lines + i / W::kInputsPerLine * kLine;
+          for (int64_t o = 0; o < kOutputTile; ++o) sums[o] += value * W::byte(line, o, i % W::kInputsPerLine);
+        }
+        for (int64_t o = 0; o < kOutputTile; ++o) {
+          const float scale = W::kGroupScales ? p.weight.scale(tile, g, o) : 1.f;
+          total[o] = std::fma(static_cast<float>(sums[o]) * scale, x.scales[entry], total[o]);
+        }
+      }
+      for (int64_t o = 0; o < kOutputTile && tile * kOutputTile + o < p.out_features; ++o) {
+        const int64_t output = tile * kOutputTile + o;
+        const float scale = W::kGroupScales ? 1.f : p.weight.scale(tile, 0, o);
+        p.out[row * p.out_features + output] = std::fma(total[o], scale, p.bias ? p.bias[output] : 0.f);
+      }
+    }
+  }
+}
+
+#if PADDLEMIX_X86
+
+// ----------------------------------------------------------------------------------------------------------- AVX2
+
+// R rows of a block against one tile, whose two halves of 8 outputs take 2 R registers.
+template <typename W, int R>
+PADDLEMIX_TARGET_AVX2 void rows_avx2(const Product<W>& p, int64_t tile, int64_t block, int64_t first) {
+  const Activations& x = p.x;
+  float total[R][kOutputTile] = {};
+  for (int64_t g = 0; g < x.groups; ++g) {
+    const uint8_t* line = p.weight.group(tile, g);
+    const int64_t entry = x.entry(block, g) + first;
+    __m256i sums[R][2];
+    for (int r = 0; r < R; ++r) {
+      sums[r][0] = sums[r][1] = _mm256_set1_epi32(W::kSignedAvx2 ? 0 : -W::kZero * x.sums[entry + r]);
+    }
+    for (int64_t half = 0; half < kGroup / kStep; ++half) {
+      const int8_t* q = x.group(block, g) + (half * x.height + first) * kStep;
+      for (int64_t i = 0; i < kStep; i += W::kInputsPerLine, q += W::kInputsPerLine, line += kLine) {
+        const __m256i low = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(line));
+        const __m256i high = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(line + 32));
+#pragma GCC unroll 4
+        for (int r = 0; r < R; ++r) {
+          W::multiply(sums[r][0], low, q + r * kStep);
+          W::multiply(sums[r][1], high, q + r * kStep);
+        }
+      }
+    }
+    for (int half = 0; half < 2; ++half) {
+      float scales[8];
+      for (int o = 0; o < 8; ++o) scales[o] = W::kGroupScales ? p.weight.scale(tile, g, half * 8 + o) : 1.f;
+      for (int r = 0; r < R; ++r) {
+        const __m256 sum = _mm256_mul_ps(_mm256_cvtepi32_ps(sums[r][half]), _mm256_loadu_ps(scales));
+        float* to = total[r] + half * 8;
+        _mm256_storeu_ps(to, _mm256_fmadd_ps(sum, _mm256_set1_ps(x.scales[entry + r]), _mm256_loadu_ps(to)));
+      }
+    }
+  }
+  for (int r = 0; r < R; ++r) {
+    float* out = p.out + (block * kRowBlock + first + r) * p.out_features;
+    for (int64_t o = 0; o < kOutputTile && tile * kOutputTile + o < p.out_features; ++o) {
+      const int64_t output = tile * kOutputTile + o;
+      const float scale = W::kGroupScales ? 1.f : p.weight.scale(tile, 0, o);
+      out[output] = __builtin_fmaf(total[r][o], scale, p.bias ? p.bias[output] : 0.f);
+    }
+  }
+}
+
+template <typename W>
+void product_avx2(const Product<W>& p, int64_t begin, int64_t end) {
+  for (int64_t tile = begin; tile < end; ++tile) {
+    for (int64_t block = 0; block < p.x.blocks(); ++block) {
+      const int64_t rows = p.x.rows_of(block);
+      int64_t row = 0;
+      for (; row + 4 <= rows; row += 4) rows_avx2<W, 4>(p, tile, block, row);
+      if (rows - row == 3) rows_avx2<W, 3>(p, tile, block, row);
+      if (rows - row == 2) rows_avx2<W, 2>(p, tile, block, row);
+      if (rows - row == 1) rows_avx2<W, 1>(p, tile, block, row);
+    }
+  }
+}
+
+// -------------------------------------------------------------------------------------------------------- AVX-512
+
+template <typename W>
+PADDLEMIX_TARGET_AVX512 static inline void finish_avx512(const Product<W>& p, int64_t tile, int64_t row, __m512 total) {
+  const int64_t first = tile * kOutputTile, left = p.out_features - first;
+  const __mmask16 mask = left >= kOutputTile ? 0xffff : static_cast<__mmask16>((1u << left) - 1);
+  const __m512 scale = W::kGroupScales ? _mm512_set1_ps(1.f) : p.weight.channel_scales(tile);
+  const __m512 bias = p.bias ? _mm512_maskz_loadu_ps(mask, p.bias + first) : _mm512_setzero_ps();
+  _mm512_mask_storeu_ps(p.out + row * p.out_features + first, mask, _mm512_fmadd_ps(total, scale, bias));
+}
+
+// R rows of a block against T tiles. The weights are read in T streams, each `kAhead` bytes ahead of its use: hardware
+// prefetching ends at each page of 4 KB.
+template <typename W, int R, int T>
+PADDLEMIX_TARGET_AVX512 void rows_avx512(const Product<W>& p, int64_t tile, int64_t block, int64_t first) {
+  const Activations& x = p.x;
+  __m512 totals[R][T];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+    for (int t = 0; t < T; ++t) totals[r][t] = _mm512_setzero_ps();
+  }
+  const uint8_t* lines[T];
+#pragma GCC unroll 8
+  for (int t = 0; t < T; ++t) lines[t] = p.weight.group(tile + t, 0);
+  for (int64_t g = 0; g < x.groups; ++g) {
+    const int64_t entry = x.entry(block, g) + first;
+    __m512i sums[R][T];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+      for (int t = 0; t < T; ++t) sums[r][t] = _mm512_set1_epi32(-W::kZero * x.sums[entry + r]);
+    }
+    for (int64_t half = 0; half < kGroup / kStep; ++half) {
+      const int8_t* q = x.group(block, g) + (half * x.height + first) * kStep;
+#pragma GCC unroll 2
+      for (int64_t i = 0; i < kStep; i += W::kInputsPerLine, q += W::kInputsPerLine) {
+        __m512i line[T];
+#pragma GCC unroll 8
+        for (int t = 0; t < T; ++t) {
+          line[t] = _mm512_loadu_si512(lines[t]);
+          _mm_prefetch(lines[t] + W::kAhead, _MM_HINT_T0);
+          lines[t] += kLine;
+        }
+#pragma GCC unroll 2
+        for (int part = 0; part < W::kParts; ++part) {
+          __m512i bytes[T];
+#pragma GCC unroll 8
+          for (int t = 0; t < T; ++t) bytes[t] = W::part(line[t], part);
+#pragma GCC unroll 8
+          for (int r = 0; r < R; ++r) {
+            int32_t four;
+            memcpy(&four, q + r * kStep + part * 4, sizeof four);
+            const __m512i inputs = _mm512_set1_epi32(four);
+#pragma GCC unroll 8
+            for (int t = 0; t < T; ++t) sums[r][t] = _mm512_dpbusd_epi32(sums[r][t], bytes[t], inputs);
+          }
+        }
+      }
+    }
+#pragma GCC unroll 8
+    for (int t = 0; t < T; ++t) {
+      const __m512 scale = W::kGroupScales ? p.weight.scales(tile + t, g) : _mm512_setzero_ps();
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+        __m512 sum = _mm512_cvtepi32_ps(sums[r][t]);
+        if (W::kGroupScales) sum = _mm512_mul_ps(sum, scale);
+        totals[r][t] = _mm512_fmadd_ps(sum, _mm512_set1_ps(x.scales[entry + r]), totals[r][t]);
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+    for (int t = 0; t < T; ++t) finish_avx512(p, tile + t, block * kRowBlock + first + r, totals[r][t]);
+  }
+}
+
+// Up to 16 rows in one or two pieces of up to 8.
+template <typename W, int T>
+void block_avx512(const Product<W>& p, int64_t tile, int64_t block) {
+  for (int64_t row = 0, left = p.x.rows_of(block); left > 0;) {
+    const int64_t piece = left > 8 ? (left + 1) / 2 : left;
+    switch (piece) {
+      case 1: rows_avx512<W, 1, T>(p, tile, block, row); break;
+      case 2: rows_avx512<W, 2, T>(p, tile, block, row); break;
+      case 3: rows_avx512<W, 3, T>(p, tile, block, row); break;
+      case 4: rows_avx512<W, 4, T>(p, tile, block, row); break;
+      case 5: rows_avx512<W, 5, T>(p, tile, block, row); break;
+      case 6: rows_avx512<W, 6, T>(p, tile, block, row); break;
+      case 7: rows_avx512<W, 7, T>(p, tile, block, row); break;
+      default: rows_avx512<W, 8, T>(p, tile, block, row);
+    }
+    row += piece;
+    left -= piece;
+  }
+}
+
+// Index: a pair of tiles, or four of them for a single row.
+template <typename W>
+void product_avx512(const Product<W>& p, int64_t begin, int64_t end) {
+  constexpr int kTogether = 2;
+  int64_t tile = begin;
+  if (p.x.rows == 1) {
+    for (; tile + 4 <= end; tile += 4) rows_avx512<W, 1, 4>(p, tile, 0, 0);
+  }
+  for (; tile < end; tile += kTogether) {
+    for (int64_t block = 0; block < p.x.blocks(); ++block) {
+      if (tile + kTogether <= end) {
+        block_avx512<W, kTogether>(p, tile, block);
+      } else {
+        block_avx512<W, 1>(p, tile, block);
+      }
+    }
+  }
+}
+
+#endif
+}  // namespace low_bit
+}  // namespace paddlemix

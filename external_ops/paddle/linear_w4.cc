@@ -1,0 +1,50 @@
+// Paddle operators of the int4 linear layer: paddlemix_linear_w4 with its gradient, and quantising, packing, dequantising.
+#include "low_bit.h"
+
+namespace paddlemix_ops {
+namespace low_bit {
+
+struct Int4 {
+  static constexpr const char* kName = "linear_w4";
+  static constexpr int64_t kBytesPerTile = 8;
+  static constexpr DataType kScaleType = DataType::FLOAT16;
+  static constexpr const char* kScaleName = "float16";
+  static constexpr bool kChannelScales = false;
+
+  static uint16_t* bits(const Tensor& scales) {
+    return reinterpret_cast<uint16_t*>(const_cast<void*>(scales.data()));
+  }
+  static void cpu_linear(const float* x, const uint8_t* weight, const Tensor& scales, const float* bias, float* out,
+                         int64_t rows, int64_t in_features, int64_t out_features) {
+    paddlemix_cpu_linear_w4(x, in_features, weight, bits(scales), bias, out, rows, in_features, out_features);
+  }
+  static void cpu_dequantize(const uint8_t* weight, const Tensor& scales, float* w, int64_t in_features,
+                             int64_t out_features) {
+    paddlemix_cpu_dequantize_w4(weight, bits(scales), w, in_features, out_features);
+  }
+  static void cpu_quantize(const float* w, int64_t groups, uint8_t* weight, const Tensor& scales, int64_t in_features,
+                           int64_t out_features) {
+    PD_CHECK(groups == blocks(in_features, kGroup), kName, ": groups is ", groups, ", expected one per 128 inputs, ",
+             blocks(in_features, kGroup));
+    paddlemix_cpu_quantize_w4(w, out_features, weight, bits(scales), in_features, out_features);
+  }
+  static void cpu_pack(const int8_t* q, uint8_t* weight, int64_t in_features, int64_t out_features) {
+    paddlemix_cpu_pack_w4(q, weight, in_features, out_features);
+  }
+#ifdef PADDLEMIX_WITH_CUDA
+  static int cuda_linear(int dtype, const void* x, const uint8_t* weight, const Tensor& scales, const void* bias,
+                         void* out, int64_t rows, int64_t in_features, int64_t out_features, void* stream) {
+    return paddlemix_cuda_linear_w4(dtype, x, in_features, weight, bits(scales), bias, out, rows, in_features,
+                                    out_features, stream);
+  }
+  static int cuda_dequantize(int dtype, const uint8_t* weight, const Tensor& scales, void* w, int64_t in_features,
+                             int64_t out_features, void* stream) {
+    return paddlemix_cuda_dequantize_w4(dtype, weight, bits(scales), w, in_features, out_features, stream);
+  }
+#endif
+};
+
+}  // namespace low_bit
+}  // namespace paddlemix_ops
+
+PADDLEMIX_LOW_BIT_OPERATORS(w4, Int4);

@@ -1,0 +1,201 @@
+// The Paddle operators of a linear layer whose weight is packed into tiles of 8 or 4 bits, for linear_w8.cc and
+// linear_w4.cc: paddlemix_linear_wN (x, weight, scales, bias) with a gradient to x, paddlemix_quantize_wN (w),
+// paddlemix_pack_wN (q) and paddlemix_dequantize_wN (weight, scales).
+#pragma once
+
+#include "common.h"
+
+namespace paddlemix_ops {
+namespace low_bit {
+
+constexpr int64_t kTile = 16, kGroup = 128;
+
+using Shape = std::vector<int64_t>;
+
+inline int64_t blocks(int64_t size, int64_t block) { return (size + block - 1) / block; }
+
+// Format: kName, kBytesPerTile (of one input), kScaleType and its name, kChannelScales (whether one scale per output is
+// allowed beside one per output and group), and the C functions.
+template <typename Format>
+struct LowBit {
+  static Shape weight_shape(int64_t in_features, int64_t out_features) {
+    const int64_t lines = blocks(in_features, kGroup) * kGroup * Format::kBytesPerTile / 64;
+    return {blocks(out_features, kTile), lines, kTile, 4};
+  }
+
+  static void check_packed(const Tensor& weight, const Tensor& scales, int64_t in_features, int64_t out_features) {
+    PD_CHECK(in_features > 0 && out_features > 0, Format::kName, ": in_features and out_features must be positive, got ",
+             in_features, " and ", out_features);
+    check_shape(Format::kName, "weight", weight, weight_shape(in_features, out_features));
+    check_dtype(Format::kName, "weight", weight, DataType::UINT8, "uint8 tiles");
+    const Shape per_group{blocks(out_features, kTile), blocks(in_features, kGroup), kTile};
+    const Shape per_output{per_group[0], 1, kTile};
+    if (!(Format::kChannelScales && scales.shape() == per_output)) {
+      check_shape(Format::kName, "scales", scales, per_group);
+    }
+    check_dtype(Format::kName, "scales", scales, Format::kScaleType, Format::kScaleName);
+    check_same_place(Format::kName, "scales", scales, weight);
+  }
+
+  static std::vector<Tensor> forward(const Tensor& x, const Tensor& weight, const Tensor& scales,
+                                     const paddle::optional<Tensor>& bias, int64_t in_features, int64_t out_features) {
+    const char* const op = Format::kName;
+    PD_CHECK(last_dim(op, x) == in_features, op, ": x has shape ", describe(x.shape()), ", expected [..., ",
+             in_features, "]");
+    check_packed(weight, scales, in_features, out_features);
+    check_same_place(op, "weight", weight, x);
+    if (bias) {
+      check_shape(op, "bias", *bias, {out_features});
+      check_same_dtype(op, "bias", *bias, x);
+      check_same_place(op, "bias", *bias, x);
+    }
+    const int64_t rows = leading_rows(x);
+    Shape shape = x.shape();
+    shape.back() = out_features;
+    if (x.is_cpu()) {
+      check_dtype(op, "x", x, DataType::FLOAT32, "float32 on the CPU; cast it, or use PADDLEMIX_OPS=reference");
+      Tensor out = paddle::empty(shape, x.dtype(), x.place());
+      Format::cpu_linear(x.data<float>(), weight.data<uint8_t>(), scales, bias ? bias->data<float>() : nullptr,
+                         out.data<float>(), rows, in_features, out_features);
+      return {out};
+    }
+#ifdef PADDLEMIX_WITH_CUDA
+    const int dtype = kernel_dtype(x, op);
+    if (rows <= PADDLEMIX_CUDA_FEW_ROWS) {
+      Tensor out = paddle::empty(shape, x.dtype(), x.place());
+      check_launch(op, Format::cuda_linear(dtype, x.data(), weight.data<uint8_t>(), scales, bias ? bias->data() : nullptr,
+                                           out.data(), rows, in_features, out_features, stream_of(x)));
+      return {out};
+    }
+    Tensor out = paddle::matmul(x, unpacked(weight, scales, in_features, out_features, x.dtype()));
+    return {bias ? paddle::add(out, *bias) : out};
+#else
+    PD_THROW(op, ": this build has no kernel for the device of x");
+#endif
+  }
+
+  static std::vector<Tensor> backward(const Tensor& weight, const Tensor& scales, const Tensor& grad_out,
+                                      int64_t in_features, int64_t out_features) {
+    const Tensor w = unpacked(weight, scales, in_features, out_features, grad_out.dtype());
+    return {paddle::matmul(grad_out, w, false, true)};
+  }
+
+  // W [in_features, out_features] in `dtype`, which is float32 on the CPU.
+  static Tensor unpacked(const Tensor& weight, const Tensor& scales, int64_t in_features, int64_t out_features,
+                         DataType dtype) {
+    Tensor w = paddle::empty({in_features, out_features}, dtype, weight.place());
+    if (weight.is_cpu()) {
+      Format::cpu_dequantize(weight.data<uint8_t>(), scales, w.data<float>(), in_features, out_features);
+      return w;
+    }
+#ifdef PADDLEMIX_WITH_CUDA
+    check_launch(Format::kName, Format::cuda_dequantize(kernel_dtype(w, Format::kName), weight.data<uint8_t>(), scales,
+                                                        w.data(), in_features, out_features, stream_of(weight)));
+    return w;
+#else
+    PD_THROW(Format::kName, ": this build has no kernel for the device of weight");
+#endif
+  }
+
+  static std::vector<Tensor> dequantize(const Tensor& weight, const Tensor& scales, int64_t in_features,
+                                        int64_t out_features) {
+    check_packed(weight, scales, in_features, out_features);
+    return {unpacked(weight, scales, in_features, out_features, DataType::FLOAT32)};
+  }
+
+  static void check_matrix(const char* name, const Tensor& matrix, DataType dtype, const char* wanted) {
+    PD_CHECK(matrix.shape().size() == 2, Format::kName, ": ", name, " has shape ", describe(matrix.shape()),
+             ", expected [in_features, out_features]");
+    check_dtype(Format::kName, name, matrix, dtype, wanted);
+    PD_CHECK(matrix.is_cpu(), Format::kName, ": weights are packed on the CPU; move ", name, " there");
+  }
+
+  static std::vector<Tensor> quantize(const Tensor& w, int64_t groups) {
+    check_matrix("w", w, DataType::FLOAT32, "float32");
+    const int64_t in_features = w.shape()[0], out_features = w.shape()[1];
+    Tensor weight = paddle::empty(weight_shape(in_features, out_features), DataType::UINT8, w.place());
+    Tensor scales = paddle::empty({blocks(out_features, kTile), groups, kTile}, Format::kScaleType, w.place());
+    Format::cpu_quantize(w.data<float>(), groups, weight.data<uint8_t>(), scales, in_features, out_features);
+    return {weight, scales};
+  }
+
+  static std::vector<Tensor> pack(const Tensor& q) {
+    check_matrix("q", q, DataType::INT8, "int8");
+    const int64_t in_features = q.shape()[0], out_features = q.shape()[1];
+    Tensor weight = paddle::empty(weight_shape(in_features, out_features), DataType::UINT8, q.place());
+    Format::cpu_pack(q.data<int8_t>(), weight.data<uint8_t>(), in_features, out_features);
+    return {weight};
+  }
+
+  // Shapes and dtypes of the outputs.
+  static std::vector<Shape> forward_shapes(const Shape& x, const Shape&, const Shape&, const paddle::optional<Shape>&,
+                                           int64_t, int64_t out_features) {
+    Shape out = x;
+    if (!out.empty()) out.back() = out_features;
+    return {out};
+  }
+  static std::vector<DataType> forward_dtypes(const DataType& x, const DataType&, const DataType&,
+                                              const paddle::optional<DataType>&) {
+    return {x};
+  }
+  static std::vector<Shape> backward_shapes(const Shape&, const Shape&, const Shape& grad_out, int64_t in_features,
+                                            int64_t) {
+    Shape grad_x = grad_out;
+    if (!grad_x.empty()) grad_x.back() = in_features;
+    return {grad_x};
+  }
+  static std::vector<DataType> backward_dtypes(const DataType&, const DataType&, const DataType& grad_out) {
+    return {grad_out};
+  }
+  static std::vector<Shape> dequantize_shapes(const Shape&, const Shape&, int64_t in_features, int64_t out_features) {
+    return {{in_features, out_features}};
+  }
+  static std::vector<DataType> dequantize_dtypes(const DataType&, const DataType&) { return {DataType::FLOAT32}; }
+  static std::vector<Shape> quantize_shapes(const Shape& w, int64_t groups) {
+    return {weight_shape(w[0], w[1]), {blocks(w[1], kTile), groups, kTile}};
+  }
+  static std::vector<DataType> quantize_dtypes(const DataType&) { return {DataType::UINT8, Format::kScaleType}; }
+  static std::vector<Shape> pack_shapes(const Shape& q) { return {weight_shape(q[0], q[1])}; }
+  static std::vector<DataType> pack_dtypes(const DataType&) { return {DataType::UINT8}; }
+};
+
+}  // namespace low_bit
+}  // namespace paddlemix_ops
+
+// The operators of one format; NAME is w4 or w8.
+#define PADDLEMIX_LOW_BIT_OPERATORS(NAME, FORMAT)                                                                     \
+  using FORMAT##Operators = paddlemix_ops::low_bit::LowBit<paddlemix_ops::low_bit::FORMAT>;                           \
+  PD_BUILD_OP(paddlemix_linear_##NAME)                                                                                \
+      .Inputs({"X", "Weight", "Scales", paddle::Optional("Bias")})                                                    \
+      .Outputs({"Out"})                                                                                               \
+      .Attrs({"in_features: int64_t", "out_features: int64_t"})                                                       \
+      .SetKernelFn(PD_KERNEL(FORMAT##Operators::forward))                                                             \
+      .SetInferShapeFn(PD_INFER_SHAPE(FORMAT##Operators::forward_shapes))                                             \
+      .SetInferDtypeFn(PD_INFER_DTYPE(FORMAT##Operators::forward_dtypes));                                            \
+  PD_BUILD_GRAD_OP(paddlemix_linear_##NAME)                                                                           \
+      .Inputs({"Weight", "Scales", paddle::Grad("Out")})                                                              \
+      .Outputs({paddle::Grad("X")})                                                                                   \
+      .Attrs({"in_features: int64_t", "out_features: int64_t"})                                                       \
+      .SetKernelFn(PD_KERNEL(FORMAT##Operators::backward))                                                            \
+      .SetInferShapeFn(PD_INFER_SHAPE(FORMAT##Operators::backward_shapes))                                            \
+      .SetInferDtypeFn(PD_INFER_DTYPE(FORMAT##Operators::backward_dtypes));                                           \
+  PD_BUILD_OP(paddlemix_dequantize_##NAME)                                                                            \
+      .Inputs({"Weight", "Scales"})                                                                                   \
+      .Outputs({"W"})                                                                                                 \
+      .Attrs({"in_features: int64_t", "out_features: int64_t"})                                                       \
+      .SetKernelFn(PD_KERNEL(FORMAT##Operators::dequantize))                                                          \
+      .SetInferShapeFn(PD_INFER_SHAPE(FORMAT##Operators::dequantize_shapes))                                          \
+      .SetInferDtypeFn(PD_INFER_DTYPE(FORMAT##Operators::dequantize_dtypes));                                         \
+  PD_BUILD_OP(paddlemix_quantize_##NAME)                                                                              \
+      .Inputs({"W"})                                                                                                  \
+      .Outputs({"Weight", "Scales"})                                                                                  \
+      .Attrs({"groups: int64_t"})                                                                                     \
+      .SetKernelFn(PD_KERNEL(FORMAT##Operators::quantize))                                                            \
+      .SetInferShapeFn(PD_INFER_SHAPE(FORMAT##Operators::quantize_shapes))                                            \
+      .SetInferDtypeFn(PD_INFER_DTYPE(FORMAT##Operators::quantize_dtypes));                                           \
+  PD_BUILD_OP(paddlemix_pack_##NAME)                                                                                  \
+      .Inputs({"Q"})                                                                                                  \
+      .Outputs({"Weight"})                                                                                            \
+      .SetKernelFn(PD_KERNEL(FORMAT##Operators::pack))                                                                \
+      .SetInferShapeFn(PD_INFER_SHAPE(FORMAT##Operators::pack_shapes))                                                \
+      .SetInferDtypeFn(PD_INFER_DTYPE(FORMAT##Operators::pack_dtypes))

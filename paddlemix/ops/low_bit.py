@@ -1,0 +1,68 @@
+"""What the int8 and int4 linear layers share: sizes of tiles, checks, and the product with a weight read back."""
+
+from __future__ import annotations
+
+import numpy as np
+import paddle
+
+from ..errors import OperatorError
+from . import backend
+
+TILE = 16  # outputs
+GROUP = 128  # inputs that share a scale
+
+
+def blocks(size: int, block: int) -> int:
+    """How many blocks hold ``size`` elements, the last one padded."""
+    return -(-size // block)
+
+
+def in_blocks(w: np.ndarray, block: int) -> np.ndarray:
+    """``[n, out]`` as ``[blocks, block, out]``, padded with zeros."""
+    padded = np.zeros((blocks(w.shape[0], block) * block, w.shape[1]), w.dtype)
+    padded[: w.shape[0]] = w
+    return padded.reshape(-1, block, w.shape[1])
+
+
+def has_packing_kernel(tensor: paddle.Tensor) -> bool:
+    """Whether the library packs or unpacks a tensor of this device. That is no step of the model, so it is used
+    wherever it is there, unless plain Paddle was asked for."""
+    device = "cpu" if tensor.place.is_cpu_place() else "cuda"
+    return backend.mode() != "reference" and device in backend.library().devices
+
+
+def check_matrix(operator: str, name: str, matrix: paddle.Tensor, dtype: paddle.dtype) -> None:
+    """Refuse what is not ``[in_features, out_features]`` of ``dtype``."""
+    if matrix.ndim != 2 or 0 in matrix.shape:
+        raise OperatorError(f"{operator}: {name} has shape {matrix.shape}, expected [in_features, out_features]")
+    if matrix.dtype != dtype:
+        raise OperatorError(f"{operator}: {name} is {_name(matrix.dtype)}, expected {_name(dtype)}; cast it")
+
+
+def check_packed(
+    operator: str,
+    weight: paddle.Tensor,
+    weight_shape: list[int],
+    scales: paddle.Tensor,
+    scale_shapes: list[list[int]],
+    scale_dtype: paddle.dtype,
+) -> None:
+    """Refuse tiles and scales of other shapes or dtypes than these."""
+    if weight.shape != weight_shape:
+        raise OperatorError(f"{operator}: weight has shape {weight.shape}, expected {weight_shape}")
+    if scales.shape not in scale_shapes:
+        raise OperatorError(f"{operator}: scales has shape {scales.shape}, expected {scale_shapes[0]}")
+    if weight.dtype != paddle.uint8:
+        raise OperatorError(f"{operator}: weight must be uint8 tiles")
+    if scales.dtype != scale_dtype:
+        raise OperatorError(f"{operator}: scales must be {_name(scale_dtype)}")
+
+
+def apply_weight(x: paddle.Tensor, w: paddle.Tensor, bias: paddle.Tensor | None) -> paddle.Tensor:
+    """``x w + bias`` in the dtype of ``x``."""
+    out = paddle.matmul(x, w.astype(x.dtype))
+    return out if bias is None else out + bias
+
+
+def _name(dtype: paddle.dtype) -> str:
+    return str(dtype).rpartition(".")[2]

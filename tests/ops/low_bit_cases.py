@@ -1,0 +1,51 @@
+"""What the tests of the int8 and int4 linear layers share."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from paddlemix.ops import backend
+
+GROUP = 128
+# rows: one, few, those where another kernel body begins, several blocks of 16, more than one pass over the weights
+ROWS = [1, 2, 5, 8, 15, 16, 17, 123, 288]
+# in, out: whole and broken groups, tiles and panels
+SHAPES = [(104, 40), (984, 100), (1664, 48), (4096, 33)]
+
+
+def make(rows, in_features, out_features, seed=0):
+    """x, w and bias as float32 arrays; some inputs of x are far larger than the rest."""
+    generator = np.random.default_rng(seed)
+    x = generator.normal(size=(rows, in_features)).astype(np.float32)
+    x[:, ::97] *= 8
+    w = (generator.normal(size=(in_features, out_features)) * 0.05).astype(np.float32)
+    return x, w, generator.normal(size=out_features).astype(np.float32)
+
+
+def rounded_activations(x):
+    """x as the kernels round it, in float64: 8 bits in groups of 128 inputs."""
+    rows, inputs = x.shape
+    padded = np.zeros((rows, -(-inputs // GROUP) * GROUP), np.float32)
+    padded[:, :inputs] = x
+    grouped = padded.reshape(rows, -1, GROUP)
+    largest = np.abs(grouped).max(-1, keepdims=True)
+    factor = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > 4e-37)
+    rounded = np.rint(grouped * factor).astype(np.float64) * (largest / np.float32(127))
+    return rounded.reshape(rows, -1)[:, :inputs]
+
+
+def largest_rounding(x, w):
+    """The most by which rounding the activations can move an output: half a step per input."""
+    rows, inputs = x.shape
+    steps = np.concatenate(
+        [np.abs(x[:, i : i + GROUP]).max(1, keepdims=True).repeat(x[:, i : i + GROUP].shape[1], 1) / 127
+         for i in range(0, inputs, GROUP)], axis=1)  # fmt: skip
+    return (steps.astype(np.float64) / 2) @ np.abs(w.astype(np.float64))
+
+
+def omp_threads(count):
+    """Let the kernels use this many threads; returns how many it was before."""
+    functions = backend.library().functions  # finds the OpenMP runtime that the library is linked to
+    before = functions.omp_get_max_threads()
+    functions.omp_set_num_threads(count)
+    return before
