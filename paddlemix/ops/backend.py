@@ -153,7 +153,7 @@ def use_kernel(operator: str, x: paddle.Tensor) -> bool:
     chosen = mode()
     if chosen == "reference":
         return False
-    reason = why_not(operator, _device_of(x), x.dtype)
+    reason = why_not(operator, device_of(x), x.dtype)
     if chosen == "auto" or reason is None:
         return reason is None
     raise OperatorError(f"PADDLEMIX_OPS={chosen}: {operator} cannot run there: {reason}")
@@ -198,7 +198,8 @@ def limit_instruction_set(name: str) -> str:
     return INSTRUCTION_SETS[functions.paddlemix_cpu_limit_isa(INSTRUCTION_SETS.index(name))]
 
 
-def _device_of(x: paddle.Tensor) -> str:
+def device_of(x: paddle.Tensor) -> str:
+    """``"cpu"`` or ``"cuda"``."""
     if not hasattr(x, "place"):  # a value of a program that is being traced has no place yet
         return "cpu" if paddle.get_device() == "cpu" else "cuda"
     return "cpu" if x.place.is_cpu_place() else "cuda"
