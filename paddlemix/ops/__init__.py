@@ -9,6 +9,7 @@ from .attention import attention, merge_heads, split_heads
 from .backend import INSTRUCTION_SETS, limit_instruction_set, mode, set_mode, using
 from .gelu_bias import gelu_bias
 from .layer_norm import layer_norm
+from .linear_w16 import linear_w16
 from .linear_w4 import linear_w4
 from .linear_w8 import linear_w8
 from .rms_norm import rms_norm
@@ -22,6 +23,7 @@ __all__ = [
     "gelu_bias",
     "layer_norm",
     "limit_instruction_set",
+    "linear_w16",
     "linear_w4",
     "linear_w8",
     "merge_heads",
