@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import numpy as np
+import paddle
+import pytest
+
+from paddlemix import ops
+from paddlemix.errors import OperatorError
+from paddlemix.ops.linear_w16 import dequantize_w16, linear_w16, pack_w16
+from tests.ops.exactness import assert_as_exact
+from tests.ops.low_bit_cases import omp_threads
+
+DTYPES = ["bfloat16", "float16"]
+
+
+def draw(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def make(rows, in_features, out_features, dtype, seed=0):
+    """An activation, a packed weight, the float32 matrix that it stands for, and a bias."""
+    w = paddle.to_tensor(draw(in_features, out_features, seed=seed) * 0.05)
+    weight, rounded = pack_w16(w, dtype), w.astype(dtype).astype("float32").numpy()
+    return paddle.to_tensor(draw(rows, in_features, seed=seed + 1)), weight, rounded, draw(out_features, seed=seed + 2)
+
+
+def on_reference(x, weight, bias, out_features):
+    with ops.using("reference"):
+        return linear_w16(x, weight, bias, out_features)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("sizes", [(1, 1), (7, 5), (32, 16), (104, 33)])
+def test_packing_is_rounding_and_its_inverse_gives_the_rounded_weight(any_backend, dtype, sizes):
+    w = paddle.to_tensor(draw(*sizes))
+    weight = pack_w16(w, dtype)
+    assert weight.dtype == getattr(paddle, dtype)
+    np.testing.assert_array_equal(dequantize_w16(weight, *sizes).numpy(), w.astype(dtype).astype("float32").numpy())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_kernel_and_reference_pack_the_same_bits(fused, dtype):
+    special = [0.0, -0.0, 1e-45, 6e-8, 3e-8, 6.1e-5, 65504.0, 65520.0, 3.4e38, np.inf, -np.inf, 1 + 2**-8, 1 + 3 * 2**-8]
+    w = paddle.to_tensor(np.concatenate([np.array(special, np.float32), draw(62) * 1e-4]).reshape(15, 5))
+    with ops.using("reference"):
+        expected = pack_w16(w, dtype)
+    np.testing.assert_array_equal(pack_w16(w, dtype).view("int16").numpy(), expected.view("int16").numpy())
+
+
+def test_a_weight_that_is_16_bit_already_keeps_its_bits(any_backend):
+    w = paddle.to_tensor(draw(40, 20)).astype("bfloat16")
+    again = dequantize_w16(pack_w16(w, "bfloat16"), 40, 20)
+    np.testing.assert_array_equal(again.numpy(), w.astype("float32").numpy())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(3, 24), (2, 3, 24), (24,), (0, 24)])
+def test_multiplies_the_last_axis_and_adds_the_bias(any_backend, dtype, shape):
+    _, weight, w, bias = make(1, 24, 18, dtype)
+    x = draw(*shape)
+    for b in (None, bias):
+        actual = linear_w16(paddle.to_tensor(x), weight, None if b is None else paddle.to_tensor(b), 18)
+        np.testing.assert_allclose(actual.numpy(), x @ w + (0 if b is None else b), rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rows", [1, 2, 5, 9, 15, 16, 17, 123, 288])
+@pytest.mark.parametrize("sizes", [(1, 1), (33, 17), (104, 312), (984, 104), (1664, 100), (4096, 48), (11008, 33)])
+def test_kernel_is_as_exact_as_float32(instruction_set, rows, sizes, dtype):
+    if instruction_set == "portable" and rows * sizes[0] > 1 << 18:
+        pytest.skip("slow, and no other code than that of fewer rows")
+    x, weight, w, bias = make(rows, *sizes, dtype)
+    bias = paddle.to_tensor(bias)
+    exact = x.numpy().astype(np.float64) @ w.astype(np.float64) + bias.numpy()
+    fast = linear_w16(x, weight, bias, sizes[1])
+    assert_as_exact(fast, on_reference(x, weight, bias, sizes[1]), exact)
+
+
+@pytest.mark.parametrize("rows", [1, 6, 40])
+def test_rows_of_very_different_size_are_each_exact(instruction_set, rows):
+    x, weight, w, _ = make(rows, 512, 40, "bfloat16")
+    x = x * paddle.to_tensor(np.logspace(-25, 25, rows).astype(np.float32)).unsqueeze(1)
+    exact = x.numpy().astype(np.float64) @ w.astype(np.float64)
+    error = np.abs(linear_w16(x, weight, None, 40).numpy() - exact).max(1) / np.abs(exact).max(1)
+    assert error.max() < 1e-6
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rows", [1, 8, 40, 1030])
+def test_the_number_of_threads_does_not_change_a_bit(instruction_set, rows, dtype):
+    x, weight, _, bias = make(rows, 1090, 200, dtype)
+    bias = paddle.to_tensor(bias)
+    before = omp_threads(1)
+    results = []
+    for threads in (1, 2, 3):
+        omp_threads(threads)
+        results.append(linear_w16(x, weight, bias, 200).numpy())
+    omp_threads(before)
+    np.testing.assert_array_equal(results[0], results[1])
+    np.testing.assert_array_equal(results[0], results[2])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rows", [1, 5, 20])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_travels_as_in_float32(instruction_set, rows, dtype, value):
+    x = np.ones((rows, 64), np.float32)
+    w = np.abs(draw(64, 36))
+    x[rows // 2, 3] = value
+    w[5, 30] = np.inf
+    w[7, 31], w[9, 31] = np.inf, -np.inf
+    expected = x @ w
+    actual = linear_w16(paddle.to_tensor(x), pack_w16(paddle.to_tensor(w), dtype), None, 36).numpy()
+    np.testing.assert_array_equal(np.isnan(actual), np.isnan(expected))
+    np.testing.assert_array_equal(np.isinf(actual), np.isinf(expected))
+    infinite = np.isinf(expected)
+    np.testing.assert_array_equal(actual[infinite], expected[infinite])
+    finite = np.isfinite(expected)
+    np.testing.assert_allclose(actual[finite], expected[finite], rtol=2e-2)
+
+
+def test_the_largest_float_does_not_overflow(instruction_set):
+    x = np.full((20, 32), np.finfo(np.float32).max, np.float32)
+    w = np.zeros((32, 16), np.float32)
+    w[3] = 0.5
+    actual = linear_w16(paddle.to_tensor(x), pack_w16(paddle.to_tensor(w), "bfloat16"), None, 16)
+    np.testing.assert_array_equal(actual.numpy(), x[:, :16] * np.float32(0.5))
+
+
+def test_takes_views(instruction_set):
+    x, weight, w, _ = make(9, 80, 33, "bfloat16")
+    wide = paddle.to_tensor(draw(81, 12))
+    view = wide[1:, 1:10].transpose([1, 0])  # neither contiguous nor aligned
+    np.testing.assert_allclose(linear_w16(view, weight, None, 33).numpy(), view.numpy() @ w, rtol=0, atol=3e-6)
+
+
+@pytest.mark.parametrize("rows", [1, 4, 20])
+def test_the_gradient_goes_to_the_activation(any_backend, rows):
+    x, weight, w, bias = make(rows, 50, 21, "bfloat16")
+    x.stop_gradient = False
+    coefficients = draw(rows, 21, seed=5)
+    (linear_w16(x, weight, paddle.to_tensor(bias), 21) * paddle.to_tensor(coefficients)).sum().backward()
+    np.testing.assert_allclose(x.grad.numpy(), coefficients @ w.T, rtol=0, atol=2e-6)
+
+
+def test_can_be_saved_in_a_program(any_backend, tmp_path):
+    _, weight, w, bias = make(1, 40, 20, "bfloat16")
+
+    class Linear(paddle.nn.Layer):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("weight", weight)
+            self.register_buffer("bias", paddle.to_tensor(bias))
+
+        def forward(self, x):
+            return linear_w16(x, self.weight, self.bias, 20)
+
+    path = str(tmp_path / "linear")
+    paddle.jit.save(Linear(), path, input_spec=[paddle.static.InputSpec([None, 40], "float32")])
+    x = draw(3, 40)
+    loaded = paddle.jit.load(path)(paddle.to_tensor(x))
+    np.testing.assert_allclose(loaded.numpy(), x @ w + bias, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda x, weight, bias: (x[:, :30], weight, bias), "weight has shape"),
+        (lambda x, weight, bias: (x, weight[:1], bias), "weight has shape"),
+        (lambda x, weight, bias: (x, weight.astype("float32"), bias), "bfloat16 or float16"),
+    ],
+)
+def test_refuses_what_does_not_fit(any_backend, change, words):
+    x, weight, _, bias = make(2, 40, 20, "bfloat16")
+    with pytest.raises(OperatorError, match=words):
+        linear_w16(*change(x, weight, paddle.to_tensor(bias)), 20)
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda x, bias: (x, bias[:19]), "bias has shape"),
+        (lambda x, bias: (x, bias.astype("float64")), "bias has another dtype"),
+    ],
+)
+def test_kernel_refuses_a_bias_that_does_not_fit(fused, change, words):
+    x, weight, _, bias = make(2, 40, 20, "bfloat16")
+    x, bias = change(x, paddle.to_tensor(bias))
+    with pytest.raises(OperatorError, match=words):
+        linear_w16(x, weight, bias, 20)
+
+
+def test_packing_refuses_other_dtypes_and_shapes():
+    with pytest.raises(OperatorError, match="dtype must be bfloat16 or float16"):
+        pack_w16(paddle.zeros([4, 4]), "int8")
+    for w in (paddle.zeros([4]), paddle.zeros([0, 4]), paddle.zeros([4, 4], dtype="int32")):
+        with pytest.raises(OperatorError, match="w must be float32"):
+            pack_w16(w, "bfloat16")
+    with pytest.raises(OperatorError, match="weight has shape"):
+        dequantize_w16(pack_w16(paddle.zeros([4, 4]), "bfloat16"), 40, 4)
