@@ -200,9 +200,10 @@ def limit_instruction_set(name: str) -> str:
 
 def device_of(x: paddle.Tensor) -> str:
     """``"cpu"`` or ``"cuda"``."""
-    if not hasattr(x, "place"):  # a value of a program that is being traced has no place yet
+    place = getattr(x, "place", None)
+    if place is None:  # a value of a program that is being traced has no place yet
         return "cpu" if paddle.get_device() == "cpu" else "cuda"
-    return "cpu" if x.place.is_cpu_place() else "cuda"
+    return "cpu" if place.is_cpu_place() else "cuda"
 
 
 _mode: str | None = None  # read from the environment when it is first asked for
