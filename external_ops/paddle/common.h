@@ -72,6 +72,11 @@ inline std::vector<int64_t> leading_shape(const std::vector<int64_t>& shape) {
   return {shape.begin(), shape.empty() ? shape.end() : shape.end() - 1};
 }
 
+// Paddle passes no tensor where nothing that was differentiated depends on an output.
+inline Tensor or_zeros(const Tensor& grad, const Tensor& like) {
+  return grad.initialized() ? grad : paddle::full(like.shape(), 0, like.dtype(), like.place());
+}
+
 #ifdef PADDLEMIX_WITH_CUDA
 inline void* stream_of(const Tensor& tensor) { return reinterpret_cast<void*>(tensor.stream()); }
 

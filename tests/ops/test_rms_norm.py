@@ -98,6 +98,21 @@ def test_gradients_match_finite_differences(any_backend, with_residual, frozen):
     check_gradients(both_outputs, inputs, frozen)
 
 
+@pytest.mark.parametrize("output", [0, 1])
+def test_gradients_reach_both_terms_when_only_one_output_is_used(any_backend, output):
+    arrays = make(4, 6)
+    single = [paddle.to_tensor(array, stop_gradient=False) for array in arrays]
+    both = [paddle.to_tensor(array, stop_gradient=False) for array in arrays]
+
+    def outputs(x, weight, residual):
+        return ops.rms_norm(x, weight, EPSILON, residual)
+
+    outputs(*single)[output].sum().backward()
+    (outputs(*both)[output].sum() + 0.0 * outputs(*both)[1 - output].sum()).backward()
+    for one, other in zip((single[0], single[-1]), (both[0], both[-1])):
+        np.testing.assert_array_equal(one.grad.numpy(), other.grad.numpy())
+
+
 @pytest.mark.parametrize(
     "x, weight, residual, message",
     [
