@@ -13,7 +13,7 @@ from .linear_w16 import linear_w16
 from .linear_w4 import linear_w4
 from .linear_w8 import linear_w8
 from .rms_norm import rms_norm
-from .rotary import apply_rotary, rotary_tables
+from .rotary_qkv import apply_rotary, rotary_qkv, rotary_qkv_cache, rotary_tables
 from .swiglu import swiglu
 
 __all__ = [
@@ -29,6 +29,8 @@ __all__ = [
     "merge_heads",
     "mode",
     "rms_norm",
+    "rotary_qkv",
+    "rotary_qkv_cache",
     "rotary_tables",
     "set_mode",
     "split_heads",
