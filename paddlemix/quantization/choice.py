@@ -7,7 +7,7 @@ from typing import Any
 
 from ..checkpoint.readers import Checkpoint
 from ..errors import CheckpointError
-from . import gptq_format
+from .gptq_format import read_layers
 from .plan import GPTQ_METHOD, METHOD, QuantizationPlan, plan_for, quant_method
 
 
@@ -20,8 +20,7 @@ def plan_of(
         ConfigurationError: options that do not fit the checkpoint.
         CheckpointError: ``quantization_config`` and the files disagree.
     """
-    layers = checkpoint.gptq_layers()
-    stored = METHOD if checkpoint.packed else GPTQ_METHOD if layers else None
+    stored = METHOD if checkpoint.packed else GPTQ_METHOD if checkpoint.gptq_layers() else None
     said = quant_method(section)
     if stored != said:
         raise CheckpointError(
@@ -31,7 +30,7 @@ def plan_of(
         )
     embedding = checkpoint.our_names().get("transformer.wte.weight")
     is_half = embedding is not None and checkpoint.dtype(embedding) == "float16"
-    exact = all(gptq_format.read_layer(checkpoint, name).fits_tiles() for name in layers.values())
+    exact = all(layer.fits_tiles() for layer in read_layers(checkpoint).values())
     return plan_for(
         section,
         quantization,

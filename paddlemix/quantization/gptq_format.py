@@ -12,12 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..checkpoint import dtypes
-from ..checkpoint.readers import Checkpoint
+from ..checkpoint.readers import Checkpoint, raise_listed
 from .plan import GROUP
 
 #: values in a word
 PER_WORD = 8
 SYMMETRIC_ZERO = 8
+_DTYPES = {"qweight": ("int32", 2), "qzeros": ("int32", 2), "scales": ("float16", 2), "g_idx": ("int32", 1)}
 _SHIFTS = np.arange(0, 32, 4, dtype=np.uint32)
 
 
@@ -38,12 +39,11 @@ class GPTQLinear:
     def out_features(self) -> int:
         return self.qweight.shape[1]
 
-    def problems(self, name: str, shape: tuple[int, int]) -> list[str]:
-        """What is wrong with the arrays of the layer ``name``, whose weight should be ``shape`` ``[in, out]``."""
-        in_features, out_features = shape
+    def problems(self, name: str) -> list[str]:
+        """What is wrong with the arrays of the layer ``name``, beside each other."""
+        in_features, out_features = self.in_features, self.out_features
         groups = len(self.scales)
         expected = {
-            "qweight": (in_features // PER_WORD, out_features),
             "qzeros": (groups, out_features // PER_WORD),
             "scales": (groups, out_features),
             "g_idx": (in_features,),
@@ -70,7 +70,7 @@ class GPTQLinear:
     def dequantized(self, columns: slice = slice(None)) -> np.ndarray:
         """The weight, float32 ``[in, columns]``, exact: a product of 11 and 5 bits fits into 24."""
         scales = self.scales[:, columns].astype(np.float32)
-        return scales[self.g_idx] * (self.integers(columns) - self.zeros(columns)[self.g_idx])
+        return scales[self.g_idx] * (self.integers(columns) - self.zeros(columns)[self.g_idx]).astype(np.float32)
 
     def fits_tiles(self) -> bool:
         """Whether our int4 holds exactly this: zero points in the middle, inputs in the order of their groups, groups
@@ -97,10 +97,26 @@ def _pack(values: np.ndarray) -> np.ndarray:
     return np.bitwise_or.reduce(parts, axis=1).view(np.int32)
 
 
-def read_layer(checkpoint: Checkpoint, name: str) -> GPTQLinear:
-    """The layer called ``name`` in ``checkpoint``, as views of its file."""
-    arrays = (checkpoint.read(f"{name}.{part}") for part in ("qweight", "qzeros", "scales", "g_idx"))
-    return GPTQLinear(*arrays)
+def read_layers(checkpoint: Checkpoint) -> dict[str, GPTQLinear]:
+    """Our weight's name -> the GPTQ layer that holds it, as views of the files.
+
+    Raises CheckpointError with everything that is missing or not as it should be.
+    """
+    layers, problems = {}, []
+    for ours, name in checkpoint.gptq_layers().items():
+        parts = [f"{name}.{part}" for part in _DTYPES]
+        missing = [f"{part!r} is missing" for part in parts if part not in checkpoint]
+        wrong = [
+            f"{part!r} is {checkpoint.dtype(part)} {list(checkpoint.shape(part))}, expected {rank}-d {dtype}"
+            for part, (dtype, rank) in zip(parts, _DTYPES.values())
+            if part in checkpoint and (checkpoint.dtype(part), len(checkpoint.shape(part))) != (dtype, rank)
+        ]
+        problems += missing + wrong
+        if not missing and not wrong:
+            layer = layers[ours] = GPTQLinear(*map(checkpoint.read, parts))
+            problems += layer.problems(name)
+    raise_listed(f"{checkpoint.path}: damaged", problems)
+    return layers
 
 
 def symmetric_layer(q: np.ndarray, scales: np.ndarray, group_size: int = GROUP) -> GPTQLinear:

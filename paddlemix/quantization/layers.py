@@ -9,9 +9,11 @@ import paddle
 import paddle.nn as nn
 import paddle.nn.functional as F
 
-from .. import ops
 from ..models.qwen_vl.resampler import CrossAttention
 from ..models.qwen_vl.vision import VisionTransformer
+from ..ops.linear_w4 import linear_w4
+from ..ops.linear_w8 import linear_w8
+from ..ops.linear_w16 import linear_w16
 from .plan import INT4, INT8, QuantizationPlan, tile_dtypes, tile_shapes
 
 
@@ -39,10 +41,10 @@ class QuantizedLinear(nn.Layer):
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         """``[..., in_features]`` to ``[..., out_features]``, in the dtype of ``x``."""
         if self.kind == INT4:
-            return ops.linear_w4(x, self.qweight, self.scales, self.bias, self.out_features)
+            return linear_w4(x, self.qweight, self.scales, self.bias, self.out_features)
         if self.kind == INT8:
-            return ops.linear_w8(x, self.qweight, self.scales, self.bias, self.out_features)
-        return ops.linear_w16(x, self.qweight, self.bias, self.out_features)
+            return linear_w8(x, self.qweight, self.scales, self.bias, self.out_features)
+        return linear_w16(x, self.qweight, self.bias, self.out_features)
 
     def expected(self) -> dict[str, tuple[tuple[int, ...], str]]:
         """Shape and dtype of ``qweight`` and, where there are, ``scales``."""

@@ -10,11 +10,10 @@ import paddle.nn as nn
 
 from ..checkpoint import dtypes, layouts, load_into
 from ..checkpoint.readers import Checkpoint, raise_listed
-from . import gptq_format
-from .gptq_format import GPTQLinear
+from .gptq_format import PER_WORD, SYMMETRIC_ZERO, GPTQLinear, read_layers
 from .layers import Place, QuantizedLinear, replace_layers
 from .plan import INT4, SIXTEEN_BIT, QuantizationPlan
-from .tiles import PackedWeight, aligned_empty, as_tensor, fill_float
+from .tiles import STRIP, PackedWeight, aligned_empty, as_tensor, fill_float
 
 
 def load_quantized(
@@ -99,7 +98,7 @@ class _FloatSource:
 
     def __init__(self, checkpoint: Checkpoint, check_finite: bool) -> None:
         self.checkpoint, self.check_finite = checkpoint, check_finite
-        self.names, self.gptq = checkpoint.our_names(), checkpoint.gptq_layers()
+        self.names, self.gptq = checkpoint.our_names(), read_layers(checkpoint)
         self.damaged: list[str] = []
 
     def problems(self, places: list[Place]) -> list[str]:
@@ -113,8 +112,12 @@ class _FloatSource:
             else:
                 shape = (layer.in_features, 3 * layer.out_features)
             if place.weight in self.gptq:
-                stored = gptq_format.read_layer(self.checkpoint, self.gptq[place.weight])
-                found += stored.problems(self.gptq[place.weight], shape)
+                stored = self.gptq[place.weight]
+                if (stored.in_features, stored.out_features) != shape:
+                    came = [stored.in_features // PER_WORD, stored.out_features]
+                    found.append(
+                        f"'{place.path}.qweight' has shape {came}, expected {[shape[0] // PER_WORD, shape[1]]}"
+                    )
             elif place.weight not in self.names:
                 found.append(f"{place.weight!r} is missing")
             else:
@@ -128,9 +131,9 @@ class _FloatSource:
         layer = place.layer
         packed = PackedWeight(layer.kind, layer.in_features, layer.out_features)
         if place.weight in self.gptq:
-            stored = gptq_format.read_layer(self.checkpoint, self.gptq[place.weight])
+            stored = self.gptq[place.weight]
             if layer.kind == INT4:
-                _take_integers(packed, stored)
+                take_integers(packed, stored)
             else:
                 fill_float(packed, stored.dequantized)
         else:
@@ -143,13 +146,17 @@ class _FloatSource:
         layer.fill(*tensors, _bias(self.checkpoint, self.names.get(place.bias), dtype, place.columns))
 
     def fill_embedding(self, place: Place) -> None:
+        """A table that has the right dtype stays in its file, of which an answer needs a few rows."""
         name, layer = self.names[place.weight], place.layer
         stored, table = self.checkpoint.dtype(name), self.checkpoint.read(name)
-        values = aligned_empty(table.shape, layer.kind)
-        rows = max(1, (8 << 20) // layer.embedding_dim)
+        mapped = stored == layer.kind
+        values = self.checkpoint.map_writable(name) if mapped else aligned_empty(table.shape, layer.kind)
+        rows = max(1, STRIP // layer.embedding_dim)
         for start in range(0, len(table), rows):
-            values[start : start + rows] = dtypes.cast(table[start : start + rows], stored, layer.kind)
-            self._check(name, values[start : start + rows], layer.kind)
+            part = slice(start, start + rows)
+            if not mapped:
+                values[part] = dtypes.cast(table[part], stored, layer.kind)
+            self._check(name, values[part], layer.kind)
         layer.weight = as_tensor(values, layer.kind)
 
     def _strip(self, place: Place, columns: slice) -> np.ndarray:
@@ -175,8 +182,8 @@ class _FloatSource:
         return layouts.is_transposed(weight, self.checkpoint.layout, layouts.PADDLE)
 
 
-def _take_integers(packed: PackedWeight, stored: GPTQLinear) -> None:
+def take_integers(packed: PackedWeight, stored: GPTQLinear) -> None:
     scales = stored.group_scales()
     for columns in packed.strips():
-        q = (stored.integers(columns) - gptq_format.SYMMETRIC_ZERO).astype(np.int8)
+        q = (stored.integers(columns) - SYMMETRIC_ZERO).astype(np.int8)
         packed.put_int4(columns, q, scales[:, columns])

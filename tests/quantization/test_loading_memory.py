@@ -1,0 +1,60 @@
+"""How much memory loading takes beside the quantised model, measured on matrices of the published width."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from paddlemix.checkpoint import layouts
+from paddlemix.quantization.plan import plan_for, weight_bytes
+from tests.checkpoint.building import CONFIG as SMALL
+
+CONFIG = {
+    "hidden_size": 4096, "num_hidden_layers": 1, "num_attention_heads": 32, "kv_channels": 128,
+    "intermediate_size": 2 * 11008, "vocab_size": 16384,
+    "visual": {**SMALL["visual"], "output_dim": 4096, "image_start_id": 100},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def large_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One decoder layer of the published width, a head and embeddings of 16,384 tokens: 0.4 billion bfloat16 zeros,
+    which take no room on the disk."""
+    folder = tmp_path_factory.mktemp("large")
+    if shutil.disk_usage(folder).free < 3e9:
+        pytest.skip("less than 3 GB of disk are free; memory while loading was not measured")
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    header, at = {}, 0
+    for name, shape in layouts.expected_shapes(CONFIG, layouts.HF).items():
+        size = 2 * int(np.prod(shape))
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [at, at + size]}
+        at += size
+    text = json.dumps(header).encode()
+    with open(folder / "model.safetensors", "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.truncate(file.tell() + at)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def memory(*arguments: object) -> dict[str, int]:
+    command = [sys.executable, "-m", "tests.quantization.load_large", *map(str, arguments)]
+    return json.loads(subprocess.run(command, capture_output=True, encoding="utf-8", check=True).stdout)
+
+
+def test_loading_takes_the_quantised_model_and_a_few_strips_and_loading_it_again_nothing(large_model, tmp_path):
+    size = weight_bytes(CONFIG, "float32", plan_for(None, "int4", None))
+    embeddings = 2 * CONFIG["vocab_size"] * CONFIG["hidden_size"]  # these stay in the file
+    floats = weight_bytes(CONFIG, "float32")
+    first = memory(large_model, "int4", tmp_path / "saved")
+    assert first["after"] - first["before"] < size - embeddings + 150_000_000
+    assert first["peak"] - first["before"] < size - embeddings + 800_000_000 < floats
+    again = memory(tmp_path / "saved", "")
+    assert again["peak"] - again["before"] < 100_000_000
