@@ -175,12 +175,12 @@ __device__ __forceinline__ float block_sum(float value) {
 // ----------------------------------------------------------------------------------------------------------- launches
 
 template <typename Integer>
-constexpr Integer ceil_div(Integer a, Integer b) {
+__host__ __device__ constexpr Integer ceil_div(Integer a, Integer b) {
   return (a + b - 1) / b;
 }
 
 template <typename Integer>
-constexpr Integer round_up(Integer a, Integer multiple) {
+__host__ __device__ constexpr Integer round_up(Integer a, Integer multiple) {
   return ceil_div(a, multiple) * multiple;
 }
 

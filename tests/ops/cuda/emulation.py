@@ -10,6 +10,8 @@ as NaN. For an exact answer run the tests under AddressSanitizer, without the co
 Arithmetic, indexing and barriers are proven here; speed, and races between warps beyond two orders of running, are not.
 """
 
+from __future__ import annotations
+
 import ctypes
 import functools
 import importlib.util
@@ -87,6 +89,7 @@ class Arrays:
     def place(self, array: np.ndarray, offset: int = 0) -> np.ndarray:
         """A copy of ``array``, aligned to 16 bytes plus ``offset`` elements."""
         array = np.ascontiguousarray(array)
+        assert array.dtype != np.float64, "no kernel takes float64"
         start = offset * array.itemsize
         margin = 0 if SANITIZE else MARGIN
         total = margin + start + array.nbytes + margin
@@ -124,6 +127,12 @@ class Launchers:
         error = getattr(self.library, f"paddlemix_cuda_{name}")(*map(as_argument, arguments), None)
         assert error == 0, f"{name} returned the CUDA error {error}"
 
+    def call_int64(self, name: str, *arguments) -> int:
+        """The result of a function that launches nothing."""
+        function = getattr(self.library, f"paddlemix_cuda_{name}")
+        function.restype = Int64
+        return function(*map(as_argument, arguments))
+
     def set_descending(self, descending: bool) -> None:
         ctypes.c_int.in_dll(self.library, "paddlemix_emulation_descending").value = int(descending)
 
@@ -145,6 +154,73 @@ def as_argument(value):
     if isinstance(value, float):
         return Double(value)
     return value
+
+
+class Strides(ctypes.Structure):
+    """paddlemix_strides, in elements."""
+
+    _fields_ = [("batch", Int64), ("head", Int64), ("position", Int64)]
+
+
+class KeyValueDescription(ctypes.Structure):
+    """paddlemix_kv."""
+
+    _fields_ = [
+        ("keys", Address), ("values", Address), ("dtype", Int), ("block_stride", Int64), ("head_stride", Int64),
+        ("slot_stride", Int64), ("block_size", Int64), ("block_table", Address), ("table_width", Int64),
+    ]  # fmt: skip
+
+
+class Visibility(ctypes.Structure):
+    """paddlemix_visibility."""
+
+    _fields_ = [
+        ("query_starts", Address), ("kv_starts", Address), ("kv_lengths", Address), ("mask", Address),
+        ("mask_batch", Int64), ("mask_width", Int64),
+    ]  # fmt: skip
+
+
+class KeyValues:
+    """Keys and values for the kernels, contiguous [batch, heads, capacity, head_dim] or in shuffled blocks."""
+
+    def __init__(self, arrays: Arrays, dtype: DType, stored: list[np.ndarray], table: np.ndarray | None, offset: int):
+        self.dtype, self.table = dtype, None if table is None else arrays.place(table)
+        self.keys, self.values = (arrays.place(array, offset) for array in stored)
+        _, heads, block_size, head_dim = self.keys.shape
+        self.description = KeyValueDescription(
+            self.keys.ctypes.data, self.values.ctypes.data, dtype.code, heads * block_size * head_dim,
+            block_size * head_dim, head_dim, block_size, None if table is None else self.table.ctypes.data,
+            0 if table is None else table.shape[1],
+        )  # fmt: skip
+
+    @classmethod
+    def empty(cls, arrays, dtype, batch, heads, capacity, head_dim, block_size, random, offset=0) -> KeyValues:
+        """All NaN. ``block_size`` divides ``capacity``, or is None: not paged. There is one block more than needed."""
+        shape, table = (batch, heads, capacity, head_dim), None
+        if block_size is not None:
+            per_row = capacity // block_size
+            shape = (batch * per_row + 1, heads, block_size, head_dim)
+            table = random.permutation(shape[0])[:-1].reshape(batch, per_row).astype(np.int32)
+        nan = dtype.encode(np.full(shape, np.nan))
+        return cls(arrays, dtype, [nan, nan], table, offset)
+
+    def blocks(self, row: int):
+        """Indices of the blocks of a row, in order."""
+        return [row] if self.table is None else list(self.table[row])
+
+    def read(self, row: int) -> tuple[np.ndarray, np.ndarray]:
+        """Keys and values of a row, [heads, capacity, head_dim] in float64."""
+        both = (np.concatenate([array[b] for b in self.blocks(row)], 1) for array in (self.keys, self.values))
+        return tuple(map(self.dtype.decode, both))
+
+    def write(self, row: int, start: int, keys: np.ndarray, values: np.ndarray) -> None:
+        """Put [heads, slots, head_dim] at the slots of a row from ``start`` on."""
+        block_size = self.keys.shape[2]
+        for array, new in ((self.keys, keys), (self.values, values)):
+            encoded = self.dtype.encode(new)
+            for i in range(encoded.shape[1]):
+                block = self.blocks(row)[(start + i) // block_size]
+                array[block, :, (start + i) % block_size] = encoded[:, i]
 
 
 def assert_accurate(result, exact, plain, dtype: DType, scale=None) -> None:
