@@ -21,6 +21,9 @@ namespace paddlemix {
 constexpr float kLog2E = 1.44269504088896340736f;
 constexpr float kNothing = -std::numeric_limits<float>::infinity();  // score of what is not seen
 
+// Queries that attention_decode takes in one pass over the cache.
+constexpr int64_t kDecodeQueries = 8;
+
 // Slots [begin, end) that a query may see.
 struct SlotRange {
   int64_t begin, end;

@@ -19,7 +19,6 @@ namespace paddlemix {
 namespace {
 
 constexpr int64_t kPiece = 256;              // slots; K of a piece is 128 KB at head_dim 128
-constexpr int64_t kQueries = 8;              // queries that share one pass over the cache; more take more passes
 constexpr int64_t kStretch = 32;             // slots whose values several passes over head_dim find in the first cache
 constexpr int64_t kLeastElements = 1 << 16;  // of K per thread, below which starting one costs more than it saves
 constexpr int64_t kPad = 16;                 // rows of queries and partial results are filled up to a multiple of this
@@ -396,7 +395,7 @@ void attend(const Attention& a, int64_t row, int64_t head, int64_t first, int64_
 template <typename T>
 void attend_piece(const Attention& a, int64_t row, int64_t head, int64_t begin, int64_t count, float* scratch,
                   float* partial) {
-  for (int64_t first = 0; first < a.length; first += kQueries, partial += kQueries * a.partial) {
+  for (int64_t first = 0; first < a.length; first += kDecodeQueries, partial += kDecodeQueries * a.partial) {
     const int64_t left = a.length - first;
     auto attend_some = left > 4 ? attend<T, 8> : left > 2 ? attend<T, 4> : left > 1 ? attend<T, 2> : attend<T, 1>;
     attend_some(a, row, head, first, begin, count, scratch, partial);
@@ -446,7 +445,7 @@ void paddlemix_cpu_attention_decode(const float* query, paddlemix_strides query_
   const int64_t per_task = elements / std::max<int64_t>(tasks, 1);
   parallel_for(tasks, ceil_div(kLeastElements, std::max<int64_t>(per_task, 1)), [&](int64_t begin, int64_t end) {
     static thread_local Scratch memory;
-    float* scratch = memory.floats(kQueries * (2 * padded + kPiece));
+    float* scratch = memory.floats(kDecodeQueries * (2 * padded + kPiece));
     int64_t row = std::upper_bound(first_task.begin(), first_task.end(), begin) - first_task.begin() - 1;
     for (int64_t task = begin; task < end; ++task) {
       while (task >= first_task[row + 1]) ++row;

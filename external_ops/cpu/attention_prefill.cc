@@ -13,9 +13,9 @@
 //
 // Tiles: 6 rows x 4 vectors (64 queries) give 24 independent sums, 10 loads for 24 FMAs, in 29 of 32 registers (AVX2: 6
 // x 2 in 15 of 16). kSlots = 64 slots of K and V are gathered from wherever they lie into rows side by side (bf16
-// becomes float32 on the way), 32 KB each at head_dim 128. A score is summed up in stretches of kDepth products: as exact
-// as the dot products of others, which have several partial sums, and the 16 KB of the queries that a stretch reads
-// stay in the first-level cache while keys stream past. kPanels panels use the gathered block before it is replaced.
+// becomes float32 on the way), 32 KB each at head_dim 128. A score is summed up in stretches of kDepth products: as
+// exact as dot products that keep several partial sums, and the 16 KB of queries that a stretch reads stay in the
+// first-level cache while keys stream past. kPanels panels use the gathered block before it is replaced.
 #include "attention.h"
 
 namespace paddlemix {
@@ -466,6 +466,10 @@ void paddlemix_cpu_attention_prefill(const float* query, paddlemix_strides query
                                      const paddlemix_visibility* visibility, float scale, float* out, int64_t batch,
                                      int64_t heads, int64_t length, int64_t head_dim) {
   using namespace paddlemix;
+  if (length <= kDecodeQueries) {  // the panels would be nearly empty
+    return paddlemix_cpu_attention_decode(query, query_strides, kv, visibility, scale, out, batch, heads, length,
+                                          head_dim);
+  }
   const Attention a{query, query_strides, kv, visibility, scale, out, heads, length, head_dim};
   const Body body = body_in_use();
   const int64_t block = kPanels * kLanes, blocks = ceil_div(length, block);

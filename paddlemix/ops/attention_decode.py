@@ -1,0 +1,31 @@
+"""Attention of one step of generation: one to eight queries per row over the cache."""
+
+from __future__ import annotations
+
+import paddle
+
+from . import backend
+from .attention_prefill import attention_reference
+
+
+def attention_decode(
+    query: paddle.Tensor,
+    key: paddle.Tensor,
+    value: paddle.Tensor,
+    *,
+    kv_lengths: paddle.Tensor,
+    query_starts: paddle.Tensor | None = None,
+    kv_starts: paddle.Tensor | None = None,
+    block_table: paddle.Tensor | None = None,
+    mask: paddle.Tensor | None = None,
+) -> paddle.Tensor:
+    """``attention_prefill`` for few queries: arguments, result and errors are the same.
+
+    The slots are split among the processors, and each comes from memory once for up to eight queries of its row. More
+    queries are right as well, but slower than in ``attention_prefill``.
+    """
+    rest = {"kv_lengths": kv_lengths, "query_starts": query_starts, "kv_starts": kv_starts}
+    rest.update(block_table=block_table, mask=mask)
+    if not backend.use_kernel("attention_decode", query):
+        return attention_reference(query, key, value, **rest)
+    return backend.run("paddlemix_attention_decode", query, key, value, *rest.values())[0]

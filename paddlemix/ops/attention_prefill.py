@@ -1,0 +1,170 @@
+"""Attention without a gradient: of many queries over keys and values or a cache, and over the ViT's packed projection.
+
+Training, which needs a gradient and dropout, uses ``attention``.
+"""
+
+from __future__ import annotations
+
+import paddle
+import paddle.nn.functional as F
+
+from ..errors import OperatorError
+from . import backend
+from .attention import attention, merge_heads, split_heads
+
+
+def attention_prefill(
+    query: paddle.Tensor,
+    key: paddle.Tensor,
+    value: paddle.Tensor,
+    *,
+    kv_lengths: paddle.Tensor,
+    query_starts: paddle.Tensor | None = None,
+    kv_starts: paddle.Tensor | None = None,
+    block_table: paddle.Tensor | None = None,
+    mask: paddle.Tensor | None = None,
+) -> paddle.Tensor:
+    """Return ``softmax(query keyᵀ / sqrt(head_dim) + mask) value``, the softmax in float32.
+
+    Query ``t`` of row ``r`` stands at slot ``query_starts[r] + t`` and sees the slots ``s`` with
+    ``kv_starts[r] <= s < kv_lengths[r]`` and, where ``query_starts`` is given (causal), ``s <= query_starts[r] + t``.
+    One that sees nothing gives zeros.
+
+    Tensors are best contiguous: Paddle copies views before it calls the kernel, so pass a whole cache, not a slice.
+
+    Args:
+        query: ``[batch, heads, length, head_dim]``; float32 on the CPU.
+        key, value: ``[batch, heads, slots, head_dim]``, of the dtype of ``query``, on the CPU also bfloat16; with
+            ``block_table`` ``[blocks, heads, block_size, head_dim]``.
+        kv_lengths, query_starts, kv_starts: int32 ``[batch]``.
+        block_table: int32 ``[batch, blocks of a row]``: slot ``s`` of row ``r`` is slot ``s % block_size`` of block
+            ``block_table[r, s // block_size]``.
+        mask: additive float32 ``[batch or 1, length, slots]``, at least as wide as every length.
+
+    Returns:
+        ``[batch, length, heads * head_dim]``.
+
+    Raises:
+        OperatorError: shapes, dtypes, lengths or table do not fit.
+    """
+    rest = {"kv_lengths": kv_lengths, "query_starts": query_starts, "kv_starts": kv_starts}
+    rest.update(block_table=block_table, mask=mask)
+    if not backend.use_kernel("attention_prefill", query):
+        return attention_reference(query, key, value, **rest)
+    if backend.device_of(query) == "cuda":
+        return attention_by_paddle(query, key, value, **rest)
+    return backend.run("paddlemix_attention_prefill", query, key, value, *rest.values())[0]
+
+
+def attention_interleaved(qkv: paddle.Tensor, heads: int) -> paddle.Tensor:
+    """Full attention over a packed projection ``[n, length, 3 * width]`` that is interleaved per head.
+
+    Args:
+        qkv: the last axis is ``[q0 k0 v0 q1 k1 v1 …]``, each of ``width / heads`` elements.
+
+    Returns:
+        ``[n, length, width]``.
+
+    Raises:
+        OperatorError: the width does not fit.
+    """
+    if qkv.ndim != 3 or heads < 1 or qkv.shape[2] % (3 * heads):
+        raise OperatorError(
+            f"attention_interleaved: qkv has shape {list(qkv.shape)}, expected [n, length, 3 * heads * head_dim] with "
+            f"{heads} heads"
+        )
+    if not backend.use_kernel("attention_prefill", qkv):
+        return merge_heads(attention(*(split_heads(part, heads) for part in _unpack(qkv, heads))))
+    if backend.device_of(qkv) == "cuda":  # not run yet: no GPU with Paddle's build for it was at hand
+        n, length, packed = qkv.shape
+        parts = (part.reshape([n, length, heads, -1]) for part in _unpack(qkv, heads))
+        return F.scaled_dot_product_attention(*parts, training=False).reshape([n, length, packed // 3])
+    return backend.run("paddlemix_attention_interleaved", qkv, heads)[0]
+
+
+def _unpack(qkv: paddle.Tensor, heads: int) -> list[paddle.Tensor]:
+    """Query, key and value ``[n, length, width]``."""
+    n, length, packed = qkv.shape
+    parts = qkv.reshape([n, length, heads, 3, packed // (3 * heads)]).chunk(3, axis=3)
+    return [part.reshape([n, length, packed // 3]) for part in parts]
+
+
+def attention_reference(
+    query: paddle.Tensor,
+    key: paddle.Tensor,
+    value: paddle.Tensor,
+    *,
+    kv_lengths: paddle.Tensor,
+    query_starts: paddle.Tensor | None = None,
+    kv_starts: paddle.Tensor | None = None,
+    block_table: paddle.Tensor | None = None,
+    mask: paddle.Tensor | None = None,
+) -> paddle.Tensor:
+    """``attention_prefill`` and ``attention_decode`` in plain Paddle."""
+    batch, heads, length, head_dim = query.shape
+    key, value, slots = _gather_rows(key, value, query.dtype, kv_lengths, block_table)
+    if 0 in (batch, length, slots):
+        return paddle.zeros([batch, length, heads * head_dim], dtype=query.dtype)
+    bias, seen = _visible(query, slots, kv_lengths, query_starts, kv_starts, mask)
+    if batch > 1 or kv_starts is not None:
+        # Slots outside of a row may hold anything, NaN from fresh memory included, and 0 * NaN is NaN.
+        used = seen.any(axis=1).reshape([batch, 1, slots, 1])
+        key, value = (paddle.where(used, x, paddle.zeros([], dtype=x.dtype)) for x in (key, value))
+    scores = paddle.matmul(query * (head_dim**-0.5), key, transpose_y=True).astype("float32") + bias
+    # The softmax of nothing but -inf is not zero; a query that sees nothing is to give zeros.
+    something = (bias > -float("inf")).any(axis=-1, keepdim=True).astype("float32")
+    scores = paddle.where(something > 0, scores, paddle.zeros([], dtype="float32"))
+    weights = F.softmax(scores, axis=-1) * something
+    return merge_heads(paddle.matmul(weights.astype(query.dtype), value))
+
+
+def attention_by_paddle(query, key, value, *, kv_lengths, query_starts, kv_starts, block_table, mask) -> paddle.Tensor:
+    """``attention_prefill`` on CUDA: Paddle's own tiled kernels.
+
+    The same call runs on the CPU, where it was tried; no GPU with Paddle's build for it was at hand.
+    """
+    batch, heads, length, head_dim = query.shape
+    key, value, slots = _gather_rows(key, value, query.dtype, kv_lengths, block_table)
+    bias, seen = _visible(query, slots, kv_lengths, query_starts, kv_starts, mask)
+    used = seen.any(axis=1).reshape([batch, 1, slots, 1])
+    key, value = (paddle.where(used, x, paddle.zeros([], dtype=x.dtype)) for x in (key, value))
+    something = (bias > -float("inf")).any(axis=-1, keepdim=True)  # [batch, 1, length, 1]
+    bias = paddle.where(something, bias, paddle.zeros([], dtype="float32")).astype(query.dtype)
+    query, key, value = (x.transpose([0, 2, 1, 3]) for x in (query, key, value))
+    out = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, training=False)
+    out = out * something.transpose([0, 2, 1, 3]).astype(out.dtype)
+    return out.reshape([batch, length, heads * head_dim])
+
+
+def _gather_rows(key, value, dtype, kv_lengths, block_table) -> tuple[paddle.Tensor, paddle.Tensor, int]:
+    """Keys and values ``[batch, heads, slots, head_dim]`` in ``dtype``, and their slots: as many as the longest row."""
+    heads, block_size, head_dim = key.shape[1:]
+    slots = block_size * (1 if block_table is None else block_table.shape[1])
+    if paddle.in_dynamic_mode() and kv_lengths.shape[0]:  # a program that is being traced does not know the lengths
+        slots = min(slots, int(kv_lengths.max()))
+    if block_table is not None:
+        batch, pages = block_table.shape
+        blocks = block_table.flatten()
+        shape = [batch, heads, pages * block_size, head_dim]
+        key, value = (
+            cache[blocks].reshape([batch, pages, *cache.shape[1:]]).transpose([0, 2, 1, 3, 4]).reshape(shape)
+            for cache in (key, value)
+        )
+    return key[:, :, :slots].astype(dtype), value[:, :, :slots].astype(dtype), slots
+
+
+def _visible(query, slots, kv_lengths, query_starts, kv_starts, mask) -> tuple[paddle.Tensor, paddle.Tensor]:
+    """What is added to the scores, float32 ``[batch, 1, length, slots]``, and which slots may be seen at all."""
+    batch, _, length, _ = query.shape
+    slot = paddle.arange(slots, dtype="int32").reshape([1, 1, slots])
+    seen = slot < kv_lengths.reshape([batch, 1, 1])
+    if kv_starts is not None:
+        seen = paddle.logical_and(seen, slot >= kv_starts.reshape([batch, 1, 1]))
+    if query_starts is not None:
+        position = query_starts.reshape([batch, 1, 1]) + paddle.arange(length, dtype="int32").reshape([1, length, 1])
+        seen = paddle.logical_and(seen, slot <= position)
+    seen = seen.expand([batch, length, slots])
+    bias = paddle.where(seen, paddle.zeros([], dtype="float32"), paddle.full([], -float("inf"), dtype="float32"))
+    if mask is not None:
+        bias = bias + mask[:, :, :slots]
+    return bias.unsqueeze(1), seen
