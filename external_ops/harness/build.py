@@ -54,14 +54,14 @@ def build(archs: list[str] | None = None, folder: Path | None = None) -> Path:
     """Compile what has changed and link; returns the library's path.
 
     archs: compute capabilities such as ["80", "90a"]; default: those of the GPUs at hand.
-    folder: of the objects and the library; default: harness/build.
+    folder: of the objects and the library; default: external_ops/build/harness.
     """
     nvcc = find_nvcc()
     if nvcc is None:
         raise BuildError("nvcc not found; install the CUDA toolkit, or name its folder in CUDA_HOME")
     archs = archs or gpu_archs()
     gencode = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in archs]
-    folder = folder or HARNESS / "build"
+    folder = folder or HARNESS.parent / "build" / "harness"
     folder.mkdir(parents=True, exist_ok=True)
     headers = b"".join(path.read_bytes() for path in sorted([*CUDA.glob("*.cuh"), *CUDA.glob("*.h")]))
 
