@@ -6,12 +6,14 @@ what is chosen here.
 
 from . import _import_paddle  # noqa: F401
 from .attention import attention, merge_heads, split_heads
+from .attention_decode import attention_decode
+from .attention_prefill import attention_interleaved, attention_prefill
 from .backend import INSTRUCTION_SETS, limit_instruction_set, mode, set_mode, using
 from .gelu_bias import gelu_bias
 from .layer_norm import layer_norm
-from .linear_w16 import linear_w16
 from .linear_w4 import linear_w4
 from .linear_w8 import linear_w8
+from .linear_w16 import linear_w16
 from .rms_norm import rms_norm
 from .rotary_qkv import apply_rotary, rotary_qkv, rotary_qkv_cache, rotary_tables
 from .swiglu import swiglu
@@ -20,6 +22,9 @@ __all__ = [
     "INSTRUCTION_SETS",
     "apply_rotary",
     "attention",
+    "attention_decode",
+    "attention_interleaved",
+    "attention_prefill",
     "gelu_bias",
     "layer_norm",
     "limit_instruction_set",
