@@ -80,7 +80,6 @@ def pack_w16(w: paddle.Tensor, dtype: str) -> paddle.Tensor:
     return padded.reshape([pairs, 2, tiles, TILE]).transpose([2, 0, 3, 1])
 
 
-@paddle.no_grad()
 def dequantize_w16(weight: paddle.Tensor, in_features: int, out_features: int) -> paddle.Tensor:
     """The inverse of :func:`pack_w16`: ``W [in_features, out_features]`` in float32.
 
@@ -104,7 +103,8 @@ def _check(weight: paddle.Tensor, in_features: int, out_features: int) -> None:
         )
 
 
+@paddle.no_grad()
 def _unpacked(weight: paddle.Tensor, in_features: int, out_features: int) -> paddle.Tensor:
     tiles, pairs, _, _ = weight.shape
-    w = weight.detach().astype("float32").transpose([1, 3, 0, 2]).reshape([2 * pairs, tiles * TILE])
+    w = weight.astype("float32").transpose([1, 3, 0, 2]).reshape([2 * pairs, tiles * TILE])
     return w[:in_features, :out_features]

@@ -40,7 +40,21 @@ def test_packing_is_rounding_and_its_inverse_gives_the_rounded_weight(any_backen
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_kernel_and_reference_pack_the_same_bits(fused, dtype):
-    special = [0.0, -0.0, 1e-45, 6e-8, 3e-8, 6.1e-5, 65504.0, 65520.0, 3.4e38, np.inf, -np.inf, 1 + 2**-8, 1 + 3 * 2**-8]
+    special = [
+        0.0,
+        -0.0,
+        1e-45,
+        6e-8,
+        3e-8,
+        6.1e-5,
+        65504.0,
+        65520.0,
+        3.4e38,
+        np.inf,
+        -np.inf,
+        1 + 2**-8,
+        1 + 3 * 2**-8,
+    ]
     w = paddle.to_tensor(np.concatenate([np.array(special, np.float32), draw(62) * 1e-4]).reshape(15, 5))
     with ops.using("reference"):
         expected = pack_w16(w, dtype)
@@ -64,10 +78,10 @@ def test_multiplies_the_last_axis_and_adds_the_bias(any_backend, dtype, shape):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("rows", [1, 2, 5, 9, 15, 16, 17, 123, 288])
-@pytest.mark.parametrize("sizes", [(1, 1), (33, 17), (104, 312), (984, 104), (1664, 100), (4096, 48), (11008, 33)])
+@pytest.mark.parametrize("rows", [1, 2, 5, 9, 16, 17, 123, 288])
+@pytest.mark.parametrize("sizes", [(1, 1), (33, 17), (104, 312), (984, 104), (1664, 40), (4096, 33), (11008, 20)])
 def test_kernel_is_as_exact_as_float32(instruction_set, rows, sizes, dtype):
-    if instruction_set == "portable" and rows * sizes[0] > 1 << 18:
+    if instruction_set == "portable" and rows > 17:
         pytest.skip("slow, and no other code than that of fewer rows")
     x, weight, w, bias = make(rows, *sizes, dtype)
     bias = paddle.to_tensor(bias)
@@ -86,15 +100,15 @@ def test_rows_of_very_different_size_are_each_exact(instruction_set, rows):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("rows", [1, 8, 40, 1030])
+@pytest.mark.parametrize("rows", [1, 8, 40, 280])
 def test_the_number_of_threads_does_not_change_a_bit(instruction_set, rows, dtype):
-    x, weight, _, bias = make(rows, 1090, 200, dtype)
+    x, weight, _, bias = make(rows, 1090, 120, dtype)
     bias = paddle.to_tensor(bias)
     before = omp_threads(1)
     results = []
     for threads in (1, 2, 3):
         omp_threads(threads)
-        results.append(linear_w16(x, weight, bias, 200).numpy())
+        results.append(linear_w16(x, weight, bias, 120).numpy())
     omp_threads(before)
     np.testing.assert_array_equal(results[0], results[1])
     np.testing.assert_array_equal(results[0], results[2])
@@ -109,7 +123,8 @@ def test_what_is_not_finite_travels_as_in_float32(instruction_set, rows, dtype, 
     x[rows // 2, 3] = value
     w[5, 30] = np.inf
     w[7, 31], w[9, 31] = np.inf, -np.inf
-    expected = x @ w
+    with np.errstate(invalid="ignore"):
+        expected = x @ w
     actual = linear_w16(paddle.to_tensor(x), pack_w16(paddle.to_tensor(w), dtype), None, 36).numpy()
     np.testing.assert_array_equal(np.isnan(actual), np.isnan(expected))
     np.testing.assert_array_equal(np.isinf(actual), np.isinf(expected))
@@ -158,8 +173,8 @@ def test_can_be_saved_in_a_program(any_backend, tmp_path):
     path = str(tmp_path / "linear")
     paddle.jit.save(Linear(), path, input_spec=[paddle.static.InputSpec([None, 40], "float32")])
     x = draw(3, 40)
-    loaded = paddle.jit.load(path)(paddle.to_tensor(x))
-    np.testing.assert_allclose(loaded.numpy(), x @ w + bias, rtol=0, atol=2e-6)
+    loaded = paddle.jit.load(path)
+    np.testing.assert_allclose(loaded(paddle.to_tensor(x)).numpy(), x @ w + bias, rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize(
