@@ -76,7 +76,8 @@ std::vector<Tensor> run_grad(const Tensor& x, const Tensor& weight, const Tensor
 #endif
 }
 
-std::vector<Tensor> forward(const Tensor& x, const Tensor& weight, const Tensor& bias, double epsilon) {
+// Programs that Paddle saves hold no attributes of type double.
+std::vector<Tensor> forward(const Tensor& x, const Tensor& weight, const Tensor& bias, float epsilon) {
   Outputs o = run(x, nullptr, weight, bias, epsilon);
   return {o.out, o.mean, o.inverse_std};
 }
@@ -87,7 +88,7 @@ std::vector<Tensor> backward(const Tensor& x, const Tensor& weight, const Tensor
 }
 
 std::vector<Tensor> add_forward(const Tensor& x, const Tensor& residual, const Tensor& weight, const Tensor& bias,
-                                double epsilon) {
+                                float epsilon) {
   Outputs o = run(x, &residual, weight, bias, epsilon);
   return {o.out, o.sum, o.mean, o.inverse_std};
 }
@@ -125,7 +126,7 @@ std::vector<DataType> add_dtypes(const DataType& x, const DataType& residual, co
 PD_BUILD_OP(paddlemix_layer_norm)
     .Inputs({"X", "Weight", "Bias"})
     .Outputs({"Out", "Mean", "InverseStd"})
-    .Attrs({"epsilon: double"})
+    .Attrs({"epsilon: float"})
     .SetKernelFn(PD_KERNEL(paddlemix_ops::layer_norm::forward))
     .SetInferShapeFn(PD_INFER_SHAPE(paddlemix_ops::layer_norm::shapes))
     .SetInferDtypeFn(PD_INFER_DTYPE(paddlemix_ops::layer_norm::dtypes));
@@ -138,7 +139,7 @@ PD_BUILD_GRAD_OP(paddlemix_layer_norm)
 PD_BUILD_OP(paddlemix_add_layer_norm)
     .Inputs({"X", "Residual", "Weight", "Bias"})
     .Outputs({"Out", "Sum", "Mean", "InverseStd"})
-    .Attrs({"epsilon: double"})
+    .Attrs({"epsilon: float"})
     .SetKernelFn(PD_KERNEL(paddlemix_ops::layer_norm::add_forward))
     .SetInferShapeFn(PD_INFER_SHAPE(paddlemix_ops::layer_norm::add_shapes))
     .SetInferDtypeFn(PD_INFER_DTYPE(paddlemix_ops::layer_norm::add_dtypes));

@@ -71,7 +71,8 @@ std::vector<Tensor> run_grad(const Tensor& x, const Tensor& weight, const Tensor
 #endif
 }
 
-std::vector<Tensor> forward(const Tensor& x, const Tensor& weight, double epsilon) {
+// Programs that Paddle saves hold no attributes of type double.
+std::vector<Tensor> forward(const Tensor& x, const Tensor& weight, float epsilon) {
   Outputs o = run(x, nullptr, weight, epsilon);
   return {o.out, o.inverse_rms};
 }
@@ -81,7 +82,7 @@ std::vector<Tensor> backward(const Tensor& x, const Tensor& weight, const Tensor
   return run_grad(x, weight, inverse_rms, grad_out, nullptr);
 }
 
-std::vector<Tensor> add_forward(const Tensor& x, const Tensor& residual, const Tensor& weight, double epsilon) {
+std::vector<Tensor> add_forward(const Tensor& x, const Tensor& residual, const Tensor& weight, float epsilon) {
   Outputs o = run(x, &residual, weight, epsilon);
   return {o.out, o.sum, o.inverse_rms};
 }
@@ -116,7 +117,7 @@ std::vector<DataType> add_dtypes(const DataType& x, const DataType& residual, co
 PD_BUILD_OP(paddlemix_rms_norm)
     .Inputs({"X", "Weight"})
     .Outputs({"Out", "InverseRms"})
-    .Attrs({"epsilon: double"})
+    .Attrs({"epsilon: float"})
     .SetKernelFn(PD_KERNEL(paddlemix_ops::rms_norm::forward))
     .SetInferShapeFn(PD_INFER_SHAPE(paddlemix_ops::rms_norm::shapes))
     .SetInferDtypeFn(PD_INFER_DTYPE(paddlemix_ops::rms_norm::dtypes));
@@ -129,7 +130,7 @@ PD_BUILD_GRAD_OP(paddlemix_rms_norm)
 PD_BUILD_OP(paddlemix_add_rms_norm)
     .Inputs({"X", "Residual", "Weight"})
     .Outputs({"Out", "Sum", "InverseRms"})
-    .Attrs({"epsilon: double"})
+    .Attrs({"epsilon: float"})
     .SetKernelFn(PD_KERNEL(paddlemix_ops::rms_norm::add_forward))
     .SetInferShapeFn(PD_INFER_SHAPE(paddlemix_ops::rms_norm::add_shapes))
     .SetInferDtypeFn(PD_INFER_DTYPE(paddlemix_ops::rms_norm::add_dtypes));

@@ -144,6 +144,7 @@ def using(name: str) -> Iterator[None]:
         set_mode(before)
 
 
+@paddle.jit.not_to_static  # a traced copy would keep the choice that was in force when it was made
 def use_kernel(operator: str, x: paddle.Tensor) -> bool:
     """Whether ``operator`` on ``x`` runs its fused kernel; ``False`` means plain Paddle.
 
