@@ -72,7 +72,7 @@ def aligned_empty(shape: tuple[int, ...], dtype: str) -> np.ndarray:
         room = np.empty(size + 64, np.uint8)
         start = -room.ctypes.data % 64
         return room[start : start + size].view(kind).reshape(shape)
-    pages = mmap.mmap(-1, size)
+    pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         pages.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(pages, kind).reshape(shape)

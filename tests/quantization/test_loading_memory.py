@@ -1,4 +1,4 @@
-"""How much memory loading takes beside the quantised model, measured on matrices of the published width."""
+"""How much memory loading takes beside the quantised model."""
 
 from __future__ import annotations
 
@@ -17,19 +17,16 @@ from paddlemix.quantization.plan import plan_for, weight_bytes
 from tests.checkpoint.building import CONFIG as SMALL
 
 CONFIG = {
-    "hidden_size": 4096, "num_hidden_layers": 1, "num_attention_heads": 32, "kv_channels": 128,
-    "intermediate_size": 2 * 11008, "vocab_size": 16384,
-    "visual": {**SMALL["visual"], "output_dim": 4096, "image_start_id": 100},
+    "hidden_size": 1024, "num_hidden_layers": 2, "num_attention_heads": 8, "kv_channels": 128,
+    "intermediate_size": 2 * 4096, "vocab_size": 32768,
+    "visual": {**SMALL["visual"], "output_dim": 1024, "image_start_id": 100},
 }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def large_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One decoder layer of the published width, a head and embeddings of 16,384 tokens: 0.4 billion bfloat16 zeros,
-    which take no room on the disk."""
+    """0.1 billion bfloat16 zeros, which take no room on the disk."""
     folder = tmp_path_factory.mktemp("large")
-    if shutil.disk_usage(folder).free < 3e9:
-        pytest.skip("less than 3 GB of disk are free; memory while loading was not measured")
     (folder / "config.json").write_text(json.dumps(CONFIG))
     header, at = {}, 0
     for name, shape in layouts.expected_shapes(CONFIG, layouts.HF).items():
@@ -54,7 +51,7 @@ def test_loading_takes_the_quantised_model_and_a_few_strips_and_loading_it_again
     embeddings = 2 * CONFIG["vocab_size"] * CONFIG["hidden_size"]  # these stay in the file
     floats = weight_bytes(CONFIG, "float32")
     first = memory(large_model, "int4", tmp_path / "saved")
-    assert first["after"] - first["before"] < size - embeddings + 150_000_000
-    assert first["peak"] - first["before"] < size - embeddings + 800_000_000 < floats
+    assert first["after"] - first["before"] < size - embeddings + 60_000_000
+    assert first["peak"] - first["before"] < size - embeddings + 120_000_000 < floats
     again = memory(tmp_path / "saved", "")
-    assert again["peak"] - again["before"] < 100_000_000
+    assert again["peak"] - again["before"] < size / 2
