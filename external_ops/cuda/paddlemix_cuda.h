@@ -3,7 +3,8 @@
 // The functions of cpu/paddlemix_cpu.h over device memory, launched on `stream` without waiting for it; they return the
 // cudaError_t of the launch as an int (0: launched). What the arguments mean is written there; what differs:
 //   - dtype is FLOAT32, FLOAT16 or BFLOAT16 for x, weight, bias and out alike; statistics and tables are float32;
-//   - norms cast the normalised value to dtype before it meets the weight, as the original does;
+//   - rms_norm casts the normalised value to dtype before it meets the weight, as the original does; everything else is
+//     computed in float32 and rounded once;
 //   - keys and values have the dtype of the query;
 //   - low-bit products take x, bias and out in dtype and do not round the activations.
 #pragma once
@@ -18,14 +19,15 @@ extern "C" {
 
 int paddlemix_cuda_rms_norm(int dtype, const void* x, const void* residual, const void* weight, double epsilon,
                             void* out, void* sum, float* inverse_rms, int64_t rows, int64_t width, void* stream);
-// grad_weight: float32 [width], zeroed by the caller; partial sums are added to it.
+// grad_weight: float32 [width], to which the gradient is added (zero it first), in an order that depends on the shape
+// alone. NULL: not wanted; so may grad_x be.
 int paddlemix_cuda_rms_norm_grad(int dtype, const void* x, const void* weight, const float* inverse_rms,
                                  const void* grad_out, const void* grad_sum, void* grad_x, float* grad_weight,
                                  int64_t rows, int64_t width, void* stream);
 int paddlemix_cuda_layer_norm(int dtype, const void* x, const void* residual, const void* weight, const void* bias,
                               double epsilon, void* out, void* sum, float* mean, float* inverse_std, int64_t rows,
                               int64_t width, void* stream);
-// grad_weight, grad_bias: float32 [width], zeroed by the caller; partial sums are added to them.
+// grad_weight, grad_bias: likewise.
 int paddlemix_cuda_layer_norm_grad(int dtype, const void* x, const void* weight, const float* mean,
                                    const float* inverse_std, const void* grad_out, const void* grad_sum, void* grad_x,
                                    float* grad_weight, float* grad_bias, int64_t rows, int64_t width, void* stream);
@@ -35,7 +37,7 @@ int paddlemix_cuda_swiglu_grad(int dtype, const void* gate, const void* up, int6
                                void* grad_gate, void* grad_up, int64_t rows, int64_t width, void* stream);
 int paddlemix_cuda_gelu_bias(int dtype, const void* x, const void* bias, void* out, int64_t rows, int64_t width,
                              void* stream);
-// grad_bias: float32 [width], zeroed by the caller, or NULL.
+// grad_bias: likewise.
 int paddlemix_cuda_gelu_bias_grad(int dtype, const void* x, const void* bias, const void* grad_out, void* grad_x,
                                   float* grad_bias, int64_t rows, int64_t width, void* stream);
 
@@ -50,7 +52,8 @@ int paddlemix_cuda_rotary_qkv_grad(int dtype, const void* grad_query, const void
                                    void* grad_qkv, int64_t batch, int64_t length, int64_t heads, int64_t head_dim,
                                    void* stream);
 
-// Bytes of scratch that attention_decode needs for its partial results.
+// Bytes of scratch that attention_decode needs on the current device for its partial results; may be 0. At most eight
+// queries per row; head_dim is a multiple of 8, at most 256.
 int64_t paddlemix_cuda_attention_decode_workspace(int64_t batch, int64_t heads, int64_t length, int64_t head_dim,
                                                   int64_t longest_kv);
 // longest_kv: the largest of kv_lengths, known to the host (they lie on the device).

@@ -121,22 +121,35 @@ void wait_for(const uint64_t* round) {
   switch_to_scheduler(current);
 }
 
-// Runs all threads of the block to their ends; false if some wait for others that will not come.
+// Runs each thread of a warp to its next meeting; false if all wait or are done.
+bool run_warp(unsigned warp) {
+  bool progress = false;
+  const unsigned first = warp * kWarp, count = threads - first < kWarp ? threads - first : kWarp;
+  for (unsigned i = 0; i < count; ++i) {
+    Fiber* fiber = fibers[first + (paddlemix_emulation_descending ? count - 1 - i : i)].get();
+    if (fiber->done || (fiber->waits_for != nullptr && *fiber->waits_for == fiber->seen)) continue;
+    fiber->waits_for = nullptr;
+    current = fiber;
+    threadIdx = fiber->index;
+    switch_to_fiber(fiber);
+    progress = true;
+  }
+  return progress;
+}
+
+// Runs all threads of the block to their ends; false if some wait for others that will not come. A warp runs as far as
+// it can before the next one does, so that a barrier that should have held it back is missed.
 bool run_block() {
-  unsigned left = threads;
-  while (left > 0) {
-    bool progress = false;
-    for (unsigned i = 0; i < threads; ++i) {
-      Fiber* fiber = fibers[paddlemix_emulation_descending ? threads - 1 - i : i].get();
-      if (fiber->done || (fiber->waits_for != nullptr && *fiber->waits_for == fiber->seen)) continue;
-      fiber->waits_for = nullptr;
-      current = fiber;
-      threadIdx = fiber->index;
-      switch_to_fiber(fiber);
-      progress = true;
-      if (fiber->done) --left;
+  const unsigned warps = (threads + kWarp - 1) / kWarp;
+  bool progress = true;
+  while (progress) {
+    progress = false;
+    for (unsigned i = 0; i < warps; ++i) {
+      while (run_warp(paddlemix_emulation_descending ? warps - 1 - i : i)) progress = true;
     }
-    if (!progress) return false;
+  }
+  for (unsigned i = 0; i < threads; ++i) {
+    if (!fibers[i]->done) return false;
   }
   return true;
 }

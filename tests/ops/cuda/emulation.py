@@ -65,7 +65,8 @@ class DType:
     def decode(self, stored: np.ndarray) -> np.ndarray:
         if self.name != "bfloat16":
             return stored.astype(np.float64)
-        return (stored.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+        with np.errstate(invalid="ignore"):  # signalling NaN
+            return (stored.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
 
     def round(self, values: np.ndarray) -> np.ndarray:
         return self.decode(self.encode(values))
