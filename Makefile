@@ -9,11 +9,19 @@ BIN    := $(VENV)/bin
 CREATED  := $(VENV)/.created
 RUN_DEPS := $(VENV)/.installed-run
 DEV_DEPS := $(VENV)/.installed-dev
+OPS      := $(VENV)/.installed-ops
 PINS     := setup.py constraints.txt
+OPS_SOURCES := $(wildcard external_ops/setup.py external_ops/pyproject.toml external_ops/cpu/* external_ops/cuda/* \
+                 external_ops/paddle/* external_ops/python/paddlemix_ops/*.py)
 
 # The pinned set exists for Python 3.11 and newer; an older interpreter gets what the bounds of setup.py resolve to.
 CONSTRAINTS  = $(shell $(BIN)/python -c 'import sys; print("-c constraints.txt" if sys.version_info >= (3, 11) else "")')
 PIP_INSTALL  = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS)
+
+# Whoever only wants an answer gets one without a compiler too, and without a wait where plain Paddle was asked for.
+ifneq ($(PADDLEMIX_OPS),reference)
+OPS_IF_POSSIBLE := $(if $(shell command -v $(firstword $(CXX))),$(OPS),no-compiler)
+endif
 
 # Only values given on the command line count (a shell may well export PROMPT), and they reach the program unexpanded.
 ifeq ($(origin IMAGE),command line)
@@ -29,7 +37,9 @@ override export MODEL := $(value MODEL)
 PREDICT_ARGS += --model_name_or_path "$$MODEL"
 endif
 
-.PHONY: help predict test lint format check-install wheel wheel-check clean clean-venv
+.PHONY: help predict test lint format check-install ops sanitize cuda-check cuda-check-bindings wheel wheel-check clean \
+        clean-venv no-compiler
+.NOTPARALLEL:
 
 help:
 	@echo "make predict [IMAGE=picture] [PROMPT=text] [MODEL=name or directory]"
@@ -38,17 +48,23 @@ help:
 	@echo "make lint            ruff check and ruff format --check"
 	@echo "make format          let ruff mend and format the files"
 	@echo "make check-install   report what is installed, which device Paddle uses, and try a tiny model"
+	@echo "make ops             build the operators of external_ops and install them (predict and test do so too)"
+	@echo "make sanitize        test the CPU operators under AddressSanitizer and UBSan; ARGS are passed to pytest"
+	@echo "make cuda-check      compile every CUDA kernel, warnings as errors; without nvcc it says so and passes"
+	@echo "make cuda-check-bindings"
+	@echo "                     compile, link and load the CUDA build beside Paddle's CPU build; needs nvcc, no GPU"
 	@echo "make wheel           build the wheel into dist/"
 	@echo "make wheel-check     build the wheel, install it elsewhere and run the bundled model from there"
 	@echo "make clean           remove build products and caches; make clean-venv removes $(VENV) as well"
 	@echo
 	@echo "PYTHON=…             the interpreter that a new $(VENV) is made with (Python 3.9 to 3.12; now: $(PYTHON))"
+	@echo "CXX=…                the C++ compiler of the operators (now: $(CXX))"
 
-predict: $(RUN_DEPS)
+predict: $(RUN_DEPS) $(OPS_IF_POSSIBLE)
 	@$(BIN)/python examples/qwen_vl/run_predict.py $(PREDICT_ARGS)
 
-test: lint
-	PADDLEMIX_REQUIRE_REAL_VOCAB=1 $(BIN)/python -m pytest -q --durations=15 -n $(JOBS) $(ARGS)
+test: lint $(OPS)
+	PADDLEMIX_REQUIRE_REAL_VOCAB=1 PADDLEMIX_REQUIRE_OPS=1 $(BIN)/python -m pytest -q --durations=15 -n $(JOBS) $(ARGS)
 
 lint: $(DEV_DEPS)
 	$(BIN)/ruff check .
@@ -58,8 +74,27 @@ format: $(DEV_DEPS)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-check-install: $(RUN_DEPS)
+check-install: $(RUN_DEPS) $(OPS_IF_POSSIBLE)
 	@$(BIN)/python examples/check_install.py
+
+ops: $(OPS)
+
+# Paddle's allocator would hide what is written past a tensor, hence the system's. The sanitizer's library must come
+# first and must find libstdc++ there; it loads libraries in Paddle's place, so it has to be told where they are.
+sanitize: $(DEV_DEPS)
+	cd external_ops && PADDLEMIX_SANITIZE=address,undefined ../$(BIN)/python setup.py -q build \
+		--build-base ../$(VENV)/sanitize/build --build-lib ../$(VENV)/sanitize/site
+	PADDLEMIX_REQUIRE_OPS=1 PYTHONPATH=$(VENV)/sanitize/site FLAGS_use_system_allocator=1 \
+	LD_LIBRARY_PATH="$$($(BIN)/python -W ignore -c 'import paddle; print(paddle.sysconfig.get_lib())')" \
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so.6)" \
+	ASAN_OPTIONS=detect_leaks=0:alloc_dealloc_mismatch=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	$(BIN)/python -m pytest -q --capture=sys -n $(JOBS) tests/ops $(ARGS)
+
+cuda-check:
+	@"$(PYTHON)" -m external_ops.harness.cuda_check
+
+cuda-check-bindings: $(RUN_DEPS)
+	@$(BIN)/python -m external_ops.harness.bindings_check
 
 # build/ is removed first: setuptools would put files into the wheel that the tree no longer has.
 wheel: $(CREATED)
@@ -79,6 +114,8 @@ wheel-check: wheel
 
 clean:
 	rm -rf build dist *.egg-info .hypothesis .pytest_cache .ruff_cache
+	rm -rf external_ops/build external_ops/dist external_ops/harness/build external_ops/python/*.egg-info \
+		external_ops/python/paddlemix_ops/*.so
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 clean-venv: clean
@@ -102,3 +139,12 @@ $(DEV_DEPS): $(CREATED) $(PINS)
 	@echo "Installing Paddle, PaddleNLP, paddlemix and the test tools into $(VENV) (first time: a few minutes)"
 	@$(PIP_INSTALL) -e '.[cpu,test,dev]'
 	@touch $(RUN_DEPS) $@
+
+$(OPS): $(RUN_DEPS) $(OPS_SOURCES)
+	@echo "Building the operators and installing them into $(VENV) (first time: a few minutes)"
+	@$(PIP_INSTALL) setuptools wheel
+	@$(PIP_INSTALL) --no-build-isolation --no-deps ./external_ops
+	@touch $@
+
+no-compiler:
+	@echo "There is no $(CXX) here to build the operators with: plain Paddle is used, which is several times slower" >&2

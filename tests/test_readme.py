@@ -19,7 +19,7 @@ from paddlemix.zoo import DEFAULT_MODEL_DIR
 
 ROOT = Path(__file__).resolve().parents[1]
 READMES = ("README.md", "README_cn.md")
-_FOLDERS_OF_DOCUMENTS = ("*.md", "docs/*.md", "benchmarks/**/*.md", "paddlemix/**/*.md")
+_FOLDERS_OF_DOCUMENTS = ("*.md", "docs/*.md", "benchmarks/**/*.md", "external_ops/*.md", "paddlemix/**/*.md")
 DOCUMENTS = sorted({str(path.relative_to(ROOT)) for pattern in _FOLDERS_OF_DOCUMENTS for path in ROOT.glob(pattern)})
 
 # Names in backticks that look like paths of the project and are none: what programs write or read elsewhere, and names
