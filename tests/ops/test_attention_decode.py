@@ -12,8 +12,8 @@ from tests.ops.exactness import assert_as_exact
 from tests.ops.test_attention_prefill import exact, int32, make, run, scenarios
 
 
-@pytest.mark.parametrize("head_dim", [1, 7, 16, 64, 104, 128, 260])
-@pytest.mark.parametrize("length", [1, 2, 3, 5, 8, 11])
+@pytest.mark.parametrize("head_dim", [1, 7, 64, 104, 260])
+@pytest.mark.parametrize("length", [1, 2, 3, 8, 11])
 @pytest.mark.parametrize("name", ["padded on the left", "mask"])
 def test_decode_is_as_exact_as_paddle(instruction_set, head_dim, length, name):
     query, key, value = make(length, 700, head_dim)

@@ -84,8 +84,8 @@ def test_matches_a_plain_loop(any_backend, attend, name, length):
     np.testing.assert_allclose(actual.numpy(), exact(query, key, value, **rest), rtol=0, atol=5e-6)
 
 
-@pytest.mark.parametrize("head_dim", [1, 7, 64, 104, 128, 260])
-@pytest.mark.parametrize("length", [1, 5, 9, 33, 123, 288])
+@pytest.mark.parametrize("head_dim", [1, 7, 104, 128])
+@pytest.mark.parametrize("length", [1, 9, 123, 288])
 @pytest.mark.parametrize("name", ["everything", "padded on the left", "mask"])
 def test_prefill_is_as_exact_as_paddle(instruction_set, head_dim, length, name):
     query, key, value = make(length, length + 100, head_dim)
