@@ -1,6 +1,6 @@
 """Compiles every CUDA kernel for each GPU architecture, warnings as errors, and prints what the assembler says of it.
 
-    python external_ops/harness/cuda_check.py [--arch 80 --arch 90a] [FILES]
+    python -m external_ops.harness.cuda_check [--arch 80 --arch 90a] [FILES]
 
 No GPU is needed. Fails if a file does not compile or a kernel spills registers; passes, saying so, without nvcc.
 """
@@ -16,8 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from build import NVCC_FLAGS, cuda_sources, find_nvcc, jobs_at_once  # noqa: E402
+from .build import NVCC_FLAGS, cuda_sources, find_nvcc, jobs_at_once
 
 DEFAULT_ARCHS = ("80", "90a")
 STRICT_FLAGS = ["-Xcompiler", "-Wall,-Wextra,-Werror", "-Werror", "all-warnings", "-Xptxas", "-v"]
