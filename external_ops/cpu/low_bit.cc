@@ -30,14 +30,16 @@ PADDLEMIX_BODY void round_body(const Rounding& a, int64_t begin, int64_t end) {
     int32_t& sum = out.sums[out.entry(block, group) + line];
 
     float values[kGroup];
-    const int64_t inputs = row < out.rows ? a.in_features - group * kGroup : 0;
-    if (inputs > 0) memcpy(values, a.x + row * a.stride + group * kGroup, sizeof(float) * (inputs < kGroup ? inputs : kGroup));
-    for (int64_t i = inputs > 0 ? inputs : 0; i < kGroup; ++i) values[i] = 0;
+    const int64_t left = row < out.rows ? a.in_features - group * kGroup : 0;
+    const int64_t inputs = left < 0 ? 0 : left < kGroup ? left : kGroup;
+    if (inputs > 0) memcpy(values, a.x + row * a.stride + group * kGroup, sizeof(float) * inputs);
+    for (int64_t i = inputs; i < kGroup; ++i) values[i] = 0;
 
-    int32_t bits[kGroup], largest = 0;
-    memcpy(bits, values, sizeof bits);
+    int32_t largest = 0;
     for (int64_t i = 0; i < kGroup; ++i) {
-      const int32_t magnitude = bits[i] & 0x7fffffff;
+      int32_t magnitude;
+      memcpy(&magnitude, values + i, sizeof magnitude);
+      magnitude &= 0x7fffffff;
       largest = magnitude > largest ? magnitude : largest;
     }
     float maximum;
@@ -50,14 +52,20 @@ PADDLEMIX_BODY void round_body(const Rounding& a, int64_t begin, int64_t end) {
     } else if (!(factor <= 3.4e38f)) {
       factor = scale = 0;
     }
-    for (int64_t i = 0; i < kGroup; ++i) values[i] = values[i] * factor + kRoundingBias;
-    memcpy(bits, values, sizeof bits);
+    const int32_t kept = largest <= kLargestFinite ? -1 : 0;
     int32_t total = 0;
-    const bool finite = largest <= kLargestFinite;
-    for (int64_t i = 0; i < kGroup; ++i) {
-      const int32_t rounded = finite ? bits[i] - kRoundingBits : 0;
-      total += rounded;
-      q[i / kStep * kStep * out.height + i % kStep] = static_cast<int8_t>(rounded);
+    for (int64_t step = 0; step < kGroup / kStep; ++step) {
+      const float* from = values + step * kStep;
+      int8_t rounded[kStep];
+      for (int64_t i = 0; i < kStep; ++i) {
+        const float biased = from[i] * factor + kRoundingBias;
+        int32_t integer;
+        memcpy(&integer, &biased, sizeof integer);
+        integer = (integer - kRoundingBits) & kept;
+        total += integer;
+        rounded[i] = static_cast<int8_t>(integer);
+      }
+      memcpy(q + step * kStep * out.height, rounded, kStep);
     }
     sum = total;
   }

@@ -11,13 +11,15 @@
 namespace paddlemix {
 namespace low_bit {
 
+constexpr int64_t at_most(int64_t value, int64_t limit) { return value < limit ? value : limit; }
+
 constexpr int64_t kRowBlock = 16;   // rows of one matrix tile
 constexpr int64_t kLine = 64;       // bytes: one vector, one row of a matrix tile, and one line of the cache
 constexpr int64_t kStep = 64;       // inputs that one matrix tile covers
 
-// Activations rounded to 8 bits in groups of 128 inputs: x = q * scale, q in [-127, 127]. The rows are cut into blocks of
-// 16, and each block stores 64 inputs of all its rows together, so that a matrix tile is 1 KB in one piece. A block has
-// `height` rows: 16, the rows that are missing being zero, or, if there is only one block, as many as there are.
+// Activations rounded to 8 bits in groups of 128 inputs: x = q * scale, q in [-127, 127]. The rows are cut into blocks
+// of 16, and each block stores 64 inputs of all its rows together, so that a matrix tile is 1 KB in one piece. A block
+// has `height` rows: 16, the rows that are missing being zero, or, if there is only one block, as many as there are.
 //   q: [blocks, in / 64, height, 64]; scales, sums (of q, over a group): [blocks, groups, height]
 // A group that holds NaN or Inf has the scale NaN, which makes all outputs of its row NaN. One whose largest magnitude
 // is below 4e-37, where 127 / maximum is no longer finite, is taken for zero.
@@ -28,7 +30,7 @@ struct Activations {
   int32_t* sums = nullptr;
 
   int64_t blocks() const { return ceil_div(rows, kRowBlock); }
-  int64_t rows_of(int64_t block) const { return rows - block * kRowBlock < kRowBlock ? rows - block * kRowBlock : kRowBlock; }
+  int64_t rows_of(int64_t block) const { return at_most(rows - block * kRowBlock, kRowBlock); }
   const int8_t* group(int64_t block, int64_t index) const { return q + (block * groups + index) * kGroup * height; }
   int64_t entry(int64_t block, int64_t index) const { return (block * groups + index) * height; }
 };
@@ -41,8 +43,8 @@ Activations round_activations(const float* x, int64_t stride, int64_t rows, int6
 template <typename T>
 PADDLEMIX_BODY void read_block(const T* w, int64_t stride, int64_t in_features, int64_t out_features, int64_t group,
                                int64_t tile, T (*block)[kOutputTile]) {
-  const int64_t inputs = in_features - group * kGroup < kGroup ? in_features - group * kGroup : kGroup;
-  const int64_t outputs = out_features - tile * kOutputTile < kOutputTile ? out_features - tile * kOutputTile : kOutputTile;
+  const int64_t inputs = at_most(in_features - group * kGroup, kGroup);
+  const int64_t outputs = at_most(out_features - tile * kOutputTile, kOutputTile);
   const T* source = w + group * kGroup * stride + tile * kOutputTile;
   for (int64_t i = 0; i < kGroup; ++i, source += stride) {
     if (i < inputs && outputs == kOutputTile) {
@@ -59,7 +61,8 @@ PADDLEMIX_BODY void read_block(const T* w, int64_t stride, int64_t in_features, 
 template <typename Function>
 void for_groups(int64_t in_features, int64_t out_features, Function&& body) {
   const int64_t work = kGroup * (out_features > 0 ? out_features : 1);
-  parallel_for(out_features > 0 ? ceil_div(in_features, kGroup) : 0, ceil_div(1 << 16, work), std::forward<Function>(body));
+  const int64_t groups = out_features > 0 ? ceil_div(in_features, kGroup) : 0;
+  parallel_for(groups, ceil_div(1 << 16, work), std::forward<Function>(body));
 }
 
 // 16 floats, in as many registers as the instruction set needs. Only for local variables: as an argument its passing

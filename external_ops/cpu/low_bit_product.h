@@ -8,7 +8,7 @@ namespace paddlemix {
 namespace low_bit {
 
 // From this many rows on the matrix tiles, whose work is the same for 1 and for 16 rows, beat the vector body.
-constexpr int64_t kAmxRows = 6;
+constexpr int64_t kAmxRows = kRowBlock;
 
 template <typename W>
 void linear(const W& weight, const float* x, int64_t x_stride, const float* bias, float* out, int64_t rows,

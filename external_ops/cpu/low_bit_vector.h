@@ -21,10 +21,6 @@
 
 #include "low_bit.h"
 
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12 means the undefined registers of its own intrinsics
-#endif
-
 namespace paddlemix {
 namespace low_bit {
 

@@ -24,8 +24,8 @@ struct LowBit {
   }
 
   static void check_packed(const Tensor& weight, const Tensor& scales, int64_t in_features, int64_t out_features) {
-    PD_CHECK(in_features > 0 && out_features > 0, Format::kName, ": in_features and out_features must be positive, got ",
-             in_features, " and ", out_features);
+    PD_CHECK(in_features > 0 && out_features > 0, Format::kName,
+             ": in_features and out_features must be positive, got ", in_features, " and ", out_features);
     check_shape(Format::kName, "weight", weight, weight_shape(in_features, out_features));
     check_dtype(Format::kName, "weight", weight, DataType::UINT8, "uint8 tiles");
     const Shape per_group{blocks(out_features, kTile), blocks(in_features, kGroup), kTile};
@@ -63,8 +63,9 @@ struct LowBit {
     const int dtype = kernel_dtype(x, op);
     if (rows <= PADDLEMIX_CUDA_FEW_ROWS) {
       Tensor out = paddle::empty(shape, x.dtype(), x.place());
-      check_launch(op, Format::cuda_linear(dtype, x.data(), weight.data<uint8_t>(), scales, bias ? bias->data() : nullptr,
-                                           out.data(), rows, in_features, out_features, stream_of(x)));
+      const void* bias_data = bias ? bias->data() : nullptr;
+      check_launch(op, Format::cuda_linear(dtype, x.data(), weight.data<uint8_t>(), scales, bias_data, out.data(), rows,
+                                           in_features, out_features, stream_of(x)));
       return {out};
     }
     Tensor out = paddle::matmul(x, unpacked(weight, scales, in_features, out_features, x.dtype()));
