@@ -4,7 +4,7 @@
 //   Vec, kWidth                 a vector of floats and how many it holds (16, or 8: half a tile)
 //   zero, broadcast, load, store, add, multiply_add (a * b + c)
 //   unpack<dtype>(line, part, &even, &odd)   outputs [part * kWidth, + kWidth) of a line: its even and its odd input
-//   kFewRows                    rows that few_rows() takes at a time
+//   kFewRows, kSums             rows that few_rows() takes at a time, vectors that it sums up in
 //   kPanelRows                  rows of a register block of many_rows(); its columns are two vectors
 
 constexpr int kParts = static_cast<int>(kOutputTile) / kWidth;
@@ -35,7 +35,7 @@ W16_TARGET void dot_tiles(const Layer& layer, int64_t row, int64_t tile) {
 #pragma GCC unroll 4
       for (int t = 0; t < kTiles; ++t) {
         const uint16_t* line = weight + t * layer.tile_size() + k * kOutputTile;
-        if (kRows <= 2) _mm_prefetch(reinterpret_cast<const char*>(line + kAhead), _MM_HINT_T0);
+        _mm_prefetch(reinterpret_cast<const char*>(line + kAhead), _MM_HINT_T0);
 #pragma GCC unroll 2
         for (int part = 0; part < kParts; ++part) {
           Vec even, odd;
@@ -76,7 +76,7 @@ W16_TARGET void dot_tiles(const Layer& layer, int64_t row, int64_t tile) {
 
 template <int kDtype, int kRows>
 W16_TARGET void dot_rows(const Layer& layer, int64_t row, int64_t tile, int64_t tile_end) {
-  constexpr int kTiles = std::max(1, std::min(4, 8 / kRows / kParts));
+  constexpr int kTiles = std::max(1, std::min(4, kSums / kRows / kParts));
   for (; tile + kTiles <= tile_end; tile += kTiles) dot_tiles<kDtype, kRows, kTiles>(layer, row, tile);
   for (; tile < tile_end; ++tile) dot_tiles<kDtype, kRows, 1>(layer, row, tile);
 }
