@@ -78,19 +78,8 @@ class KVCache:
                 shape = [tensor.shape[0], tensor.shape[1], missing, tensor.shape[3]]
                 tensors[layer] = paddle.concat([tensor, paddle.zeros(shape, dtype=tensor.dtype)], axis=2)
 
-    def write(self, layer: int, key: paddle.Tensor, value: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
-        """Store ``[batch, heads, new, head_dim]`` behind the current length; return all keys and values, unused room
-        included.
-
-        The caller masks the unused room: on a CPU, cutting it off would copy the whole cache in every layer of every
-        step. ``advance`` moves the length once all layers have written.
-        """
-        end = self.length + key.shape[2]
-        self.keys[layer][:, :, self.length : end] = key
-        self.values[layer][:, :, self.length : end] = value
-        return self.keys[layer], self.values[layer]
-
     def advance(self, count: int) -> None:
+        """Count ``count`` more positions as held, once all layers have written theirs."""
         self.length += count
 
     def truncate(self, length: int) -> None:

@@ -6,7 +6,6 @@ linear weights are in Paddle's ``[in, out]`` order.
 
 from __future__ import annotations
 
-import numpy as np
 import paddle
 import paddle.nn as nn
 import paddle.nn.functional as F
@@ -16,20 +15,14 @@ from paddlenlp.transformers.model_outputs import CausalLMOutputWithPast
 from paddlenlp.transformers.model_utils import PretrainedModel
 
 from ...errors import PromptError
+from .attention_inputs import AttentionInputs, attention_inputs
 from .batching import IGNORED_LABEL
 from .configuration import QWenVLConfig
 from .generation import QWenVLGenerationMixin
 from .kv_cache import KVCache, ntk_alpha
-from .language import (
-    AttentionInputs,
-    QWenBlock,
-    RMSNorm,
-    attention_mask,
-    drop_single_row,
-    logn_inputs,
-    rotary_inputs,
-)
+from .language import QWenBlock
 from .loading import QWenVLCheckpointMixin
+from .norms import RMSNorm
 from .picture_spans import picture_slots, refuse_empty_spans
 from .resampler import CrossAttention, Resampler, sine_positions
 from .vision import VisionTransformer
@@ -103,20 +96,20 @@ class QWenModel(nn.Layer):
         The second result holds the input of the first layer and every layer's output before the final norm, if asked
         for.
         """
-        x = self.drop(inputs_embeds)
+        x, residual = self.drop(inputs_embeds), None
         inputs = self._attention_inputs(x, attention_mask, position_ids, past_key_values)
         hidden_states = [x] if output_hidden_states else None
         for block in self.h:
             if self.enable_recompute and self.training:
                 # The re-entrant form gives no gradient at all when its input needs none, as with a frozen embedding.
-                x = recompute(block, x, inputs, use_reentrant=False)
+                x, residual = recompute(block, x, residual, inputs, use_reentrant=False)
             else:
-                x = block(x, inputs, past_key_values)
+                x, residual = block(x, residual, inputs, past_key_values)
             if hidden_states is not None:
-                hidden_states.append(x)
+                hidden_states.append(x + residual)
         if past_key_values is not None:
             past_key_values.advance(x.shape[1])
-        return self.ln_f(x), hidden_states
+        return self.ln_f(x, residual)[0], hidden_states
 
     def _attention_inputs(
         self,
@@ -125,25 +118,25 @@ class QWenModel(nn.Layer):
         position_ids: paddle.Tensor | None,
         cache: KVCache | None,
     ) -> AttentionInputs:
-        length = x.shape[1]
-        past = 0 if cache is None else cache.length
-        if cache is not None:
+        batch, length, _ = x.shape
+        if cache is None:
+            # Neither scaling exists in training, as in the original.
+            past, alpha = 0, 1.0 if self.training else ntk_alpha(length, self.config)
+        else:
+            past, alpha = cache.length, cache.ntk_alpha
             cache.reserve(past + length)
-        kv_length = length if cache is None else cache.capacity
-        if position_ids is None:
-            # Slots are counted with the padding, as in the original.
-            positions = np.arange(past, past + length)[None]
-        else:
-            positions = position_ids.numpy()
-        # Neither scaling exists in training, as in the original.
-        if cache is not None:
-            alpha = cache.ntk_alpha
-        else:
-            alpha = 1.0 if self.training else ntk_alpha(length, self.config)
-        cos, sin = rotary_inputs(positions, self.config, alpha)
-        logn = None if self.training else logn_inputs(positions, self.config)
-        mask = attention_mask(length, past, kv_length, padding_mask, x.dtype)
-        return AttentionInputs(*map(drop_single_row, (cos, sin, logn, mask)))
+        return attention_inputs(
+            self.config,
+            batch,
+            length,
+            past,
+            alpha,
+            scale_queries=not self.training,
+            padding_mask=padding_mask,
+            position_ids=position_ids,
+            with_gradients=cache is None and paddle.is_grad_enabled(),
+            dtype=x.dtype,
+        )
 
     def _needs_picture_gradients(self) -> bool:
         return self.training and any(not parameter.stop_gradient for parameter in self.visual.parameters())

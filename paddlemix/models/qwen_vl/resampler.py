@@ -11,6 +11,7 @@ import paddle.nn.functional as F
 
 from ... import ops
 from .configuration import QWenVLVisionConfig
+from .norms import LayerNorm
 
 LAYER_NORM_EPSILON = 1e-6
 
@@ -32,7 +33,10 @@ class CrossAttention(nn.Layer):
     def forward(self, query: paddle.Tensor, key: paddle.Tensor, value: paddle.Tensor) -> paddle.Tensor:
         """query ``[n, queries, width]``, key and value ``[n, patches, width]`` to ``[n, queries, width]``."""
         projected = [ops.split_heads(x, self.heads) for x in self._project(query, key, value)]
-        return self.out_proj(ops.merge_heads(ops.attention(*projected)))
+        if paddle.is_grad_enabled():
+            return self.out_proj(ops.merge_heads(ops.attention(*projected)))
+        kv_lengths = paddle.full([key.shape[0]], key.shape[1], dtype="int32")
+        return self.out_proj(ops.attention_prefill(*projected, kv_lengths=kv_lengths))
 
     def _project(self, *inputs: paddle.Tensor) -> list[paddle.Tensor]:
         """Query, key and value, each through its third of the packed projection."""
@@ -59,13 +63,13 @@ class Resampler(nn.Layer):
         self.pos_embed.trainable = False
         self.kv_proj = nn.Linear(config.width, dim, bias_attr=False)
         self.attn = CrossAttention(dim, config.resampler_heads)
-        self.ln_q = nn.LayerNorm(dim, epsilon=LAYER_NORM_EPSILON)
-        self.ln_kv = nn.LayerNorm(dim, epsilon=LAYER_NORM_EPSILON)
+        self.ln_q = LayerNorm(dim, LAYER_NORM_EPSILON)
+        self.ln_kv = LayerNorm(dim, LAYER_NORM_EPSILON)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        value = self.ln_kv(self.kv_proj(x))
+        value, _ = self.ln_kv(self.kv_proj(x))
         key = value + resize_positions(self.pos_embed, x.shape[1])
-        query = (self.ln_q(self.query) + self.pos_embed).unsqueeze(0).expand([x.shape[0], -1, -1])
+        query = (self.ln_q(self.query)[0] + self.pos_embed).unsqueeze(0).expand([x.shape[0], -1, -1])
         return self.attn(query, key, value)
 
 

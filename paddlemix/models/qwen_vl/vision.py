@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import paddle
 import paddle.nn as nn
-import paddle.nn.functional as F
 from paddle.distributed.fleet.utils import recompute
 
 from ... import ops
 from ...errors import ImageError
 from .configuration import QWenVLVisionConfig
+from .norms import LayerNorm
+from .projections import without_bias
 from .resampler import LAYER_NORM_EPSILON, Resampler, resize_positions
 
 
@@ -24,10 +25,7 @@ class VisualAttention(nn.Layer):
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         """``[n, patches, width]`` to the same shape."""
-        n, length, width = x.shape
-        packed = self.in_proj(x).reshape([n, length, self.heads, 3, -1]).chunk(3, axis=3)
-        query, key, value = (ops.split_heads(part.reshape([n, length, width]), self.heads) for part in packed)
-        return self.out_proj(ops.merge_heads(ops.attention(query, key, value)))
+        return self.out_proj(ops.attention_interleaved(self.in_proj(x), self.heads))
 
 
 class VisualMLP(nn.Layer):
@@ -39,22 +37,24 @@ class VisualMLP(nn.Layer):
         self.c_proj = nn.Linear(mlp_width, width)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        return self.c_proj(F.gelu(self.c_fc(x)))
+        return self.c_proj(ops.gelu_bias(*without_bias(self.c_fc, x)))
 
 
 class VisualAttentionBlock(nn.Layer):
-    """Pre-norm transformer block."""
+    """Pre-norm transformer block; the sum of its output and its residual is left to whatever follows."""
 
     def __init__(self, config: QWenVLVisionConfig) -> None:
         super().__init__()
-        self.ln_1 = nn.LayerNorm(config.width, epsilon=LAYER_NORM_EPSILON)
-        self.ln_2 = nn.LayerNorm(config.width, epsilon=LAYER_NORM_EPSILON)
+        self.ln_1 = LayerNorm(config.width, LAYER_NORM_EPSILON)
+        self.ln_2 = LayerNorm(config.width, LAYER_NORM_EPSILON)
         self.attn = VisualAttention(config.width, config.heads)
         self.mlp = VisualMLP(config.width, config.mlp_width)
 
-    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        x = x + self.attn(self.ln_1(x))
-        return x + self.mlp(self.ln_2(x))
+    def forward(self, x: paddle.Tensor, residual: paddle.Tensor | None) -> tuple[paddle.Tensor, paddle.Tensor]:
+        """Output and residual of the block before, to those of this one: ``[n, patches, width]`` each."""
+        normalized, residual = self.ln_1(x, residual)
+        normalized, residual = self.ln_2(self.attn(normalized), residual)
+        return self.mlp(normalized), residual
 
 
 class VisualTransformer(nn.Layer):
@@ -66,13 +66,14 @@ class VisualTransformer(nn.Layer):
         self.resblocks = nn.LayerList([VisualAttentionBlock(config) for _ in range(config.layers)])
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        residual = None
         for block in self.resblocks:
             if self.enable_recompute and self.training:
                 # The re-entrant form gives no gradient at all when its input needs none, as with a frozen embedding.
-                x = recompute(block, x, use_reentrant=False)
+                x, residual = recompute(block, x, residual, use_reentrant=False)
             else:
-                x = block(x)
-        return x
+                x, residual = block(x, residual)
+        return x if residual is None else x + residual
 
 
 class VisionTransformer(nn.Layer):
@@ -87,16 +88,16 @@ class VisionTransformer(nn.Layer):
         self.config = config
         self.conv1 = nn.Conv2D(3, config.width, config.patch_size, stride=config.patch_size, bias_attr=False)
         self.positional_embedding = self.create_parameter([config.num_positions, config.width])
-        self.ln_pre = nn.LayerNorm(config.width, epsilon=LAYER_NORM_EPSILON)
+        self.ln_pre = LayerNorm(config.width, LAYER_NORM_EPSILON)
         self.transformer = VisualTransformer(config)
         self.attn_pool = Resampler(config)
-        self.ln_post = nn.LayerNorm(config.output_dim, epsilon=LAYER_NORM_EPSILON)
+        self.ln_post = LayerNorm(config.output_dim, LAYER_NORM_EPSILON)
         # Used as `x @ proj`: stored [in, out] in the original as well, so never transposed by a converter.
         self.proj = self.create_parameter([config.output_dim, config.output_dim])
 
     def forward(self, images: paddle.Tensor) -> paddle.Tensor:
-        x = self.ln_pre(self.embed_patches(images))
-        x = self.ln_post(self.attn_pool(self.transformer(x)))
+        x, _ = self.ln_pre(self.embed_patches(images))
+        x, _ = self.ln_post(self.attn_pool(self.transformer(x)))
         # quantised, it is a layer
         return self.proj(x) if isinstance(self.proj, nn.Layer) else x @ self.proj
 

@@ -77,8 +77,8 @@ class TrainingModel(nn.Layer):
             **targets: for the heads, see :class:`~paddlemix.zoo.training.dataset.HeadTargets`, a batch of them.
         """
         visual = self.model.visual
-        patch_states = visual.transformer(visual.ln_pre(visual.embed_patches(images)))
-        features = visual.ln_post(visual.attn_pool(patch_states)) @ visual.proj
+        patch_states = visual.transformer(visual.ln_pre(visual.embed_patches(images))[0])
+        features = visual.ln_post(visual.attn_pool(patch_states))[0] @ visual.proj
         parts = self.head_losses(patch_states, features, **targets)
         loss = sum(parts.values()) * self.head_weight
         if input_ids is not None:

@@ -105,8 +105,9 @@ def test_rows_can_be_chosen_and_repeated():
 def test_grows_in_steps_and_keeps_what_it_holds():
     cache = KVCache(golden_config(), 2, 4, 4)
     key = paddle.rand([2, 4, 4, 64])
-    for layer in range(3):
-        cache.write(layer, key, key)
+    for tensors in (cache.keys, cache.values):
+        for tensor in tensors:
+            tensor.set_value(key)
     cache.advance(4)
     cache.reserve(5)
     assert cache.capacity == 4 + GROWTH

@@ -17,10 +17,12 @@ def intermediates(picture):
     stages = {}
     with paddle.no_grad():
         stages["embed"] = visual.embed_patches(paddle.to_tensor(golden_pixels(picture)[None]))
-        stages["ln_pre"] = x = visual.ln_pre(stages["embed"])
+        stages["ln_pre"], _ = visual.ln_pre(stages["embed"])
+        x, residual = stages["ln_pre"], None
         for index, block in enumerate(visual.transformer.resblocks):
-            stages[f"block{index}"] = x = block(x)
-        stages["resampler"] = visual.attn_pool(x)
+            x, residual = block(x, residual)
+            stages[f"block{index}"] = x + residual
+        stages["resampler"] = visual.attn_pool(x + residual)
         stages["encode"] = visual(paddle.to_tensor(golden_pixels(picture)[None]))
     return {name: stage[0].numpy() for name, stage in stages.items()}
 

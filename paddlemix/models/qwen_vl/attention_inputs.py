@@ -1,0 +1,149 @@
+"""What the attention of every decoder layer needs besides the hidden states; computed once for all layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import paddle
+
+from ... import ops
+from .configuration import QWenVLConfig
+
+
+@dataclass(frozen=True)
+class AttentionInputs:
+    """Where the new positions stand, and what they may see.
+
+    Query ``t`` of row ``r`` stands at slot ``slots[r] + t``. It sees the slots from ``kv_starts[r]`` to its own, with
+    ``mask`` added to the scores where those two cannot say it.
+
+    Attributes:
+        cos, sin: float32 ``[1, table_length, head_dim]``, for the rotation.
+        positions: int32 ``[batch, length]``, rows of the tables.
+        logn: float32 ``[table_length]``, factors for the queries by position; ``None`` where all are 1.
+        slots: int32 ``[batch]``, the cache slot of each row's first new position.
+        kv_lengths: int32 ``[batch]``, slots in use, the new ones included.
+        kv_starts: int32 ``[batch]``, first slot that is no padding; ``None``: 0.
+        mask: additive float32 ``[batch or 1, length, kv_length]`` or ``None``.
+        dense_mask: all of that as one additive float32 ``[(batch, 1,) length, kv_length]``, for attention with
+            gradients; ``None`` where none are wanted.
+    """
+
+    cos: paddle.Tensor
+    sin: paddle.Tensor
+    positions: paddle.Tensor
+    logn: paddle.Tensor | None
+    slots: paddle.Tensor
+    kv_lengths: paddle.Tensor
+    kv_starts: paddle.Tensor | None
+    mask: paddle.Tensor | None
+    dense_mask: paddle.Tensor | None
+
+
+def attention_inputs(
+    config: QWenVLConfig,
+    batch: int,
+    length: int,
+    past: int,
+    alpha: float,
+    scale_queries: bool,
+    padding_mask: paddle.Tensor | None,
+    position_ids: paddle.Tensor | None,
+    with_gradients: bool,
+    dtype: paddle.dtype,
+) -> AttentionInputs:
+    """Inputs for ``length`` new positions of each of ``batch`` rows behind ``past`` cached ones.
+
+    Args:
+        alpha: NTK factor of the rotary base.
+        scale_queries: whether log-n scaling applies.
+        padding_mask: see ``visible_slots``.
+        position_ids: int ``[batch, length]``; by default the slots are counted with the padding, as in the original.
+        with_gradients: whether ``dense_mask`` is wanted.
+        dtype: the model's dtype, whose lowest finite value masks.
+    """
+    if position_ids is None:
+        positions = np.broadcast_to(np.arange(past, past + length), [batch, length])
+    else:
+        positions = np.broadcast_to(position_ids.numpy(), [batch, length])
+    # Rounded up, so that a conversation of growing length reuses one table.
+    table_length = -(-(int(positions.max(initial=0)) + 1) // 1024) * 1024
+    place = paddle.get_device()
+    cos, sin = rotary_tensors(table_length, config.kv_channels, rotary_base(config, alpha), place)
+    scaled = scale_queries and config.use_logn_attn and positions.max(initial=0) >= config.seq_length
+    starts, mask = visible_slots(padding_mask, batch, length, past, dtype)
+    return AttentionInputs(
+        cos=cos,
+        sin=sin,
+        positions=paddle.to_tensor(positions, dtype="int32"),
+        logn=logn_tensor(table_length, config.seq_length, place) if scaled else None,
+        slots=paddle.full([batch], past, dtype="int32"),
+        kv_lengths=paddle.full([batch], past + length, dtype="int32"),
+        kv_starts=starts,
+        mask=mask,
+        dense_mask=dense_mask(length, padding_mask, dtype) if with_gradients else None,
+    )
+
+
+def rotary_base(config: QWenVLConfig, alpha: float) -> float:
+    """The rotary base stretched by the NTK factor (``base * alpha ** (d / (d - 2))``)."""
+    return float(config.rotary_emb_base * alpha ** (config.kv_channels / (config.kv_channels - 2)))
+
+
+@lru_cache(maxsize=8)
+def rotary_tensors(length: int, head_dim: int, base: float, place: str) -> tuple[paddle.Tensor, paddle.Tensor]:
+    """Cosines and sines on ``place``, two float32 ``[1, length, head_dim]``."""
+    return tuple(paddle.to_tensor(table[None], place=place) for table in ops.rotary_tables(length, head_dim, base))
+
+
+@lru_cache(maxsize=8)
+def logn_tensor(length: int, seq_length: int, place: str) -> paddle.Tensor:
+    """Query factors ``max(1, log(p + 1) / log(seq_length))`` for positions ``0 .. length - 1``, float32 ``[length]``."""
+    factors = np.maximum(1.0, np.log(np.arange(length) + 1.0) / np.log(seq_length))
+    return paddle.to_tensor(factors.astype(np.float32), place=place)
+
+
+def visible_slots(
+    padding_mask: paddle.Tensor | None, batch: int, length: int, past: int, dtype: paddle.dtype
+) -> tuple[paddle.Tensor | None, paddle.Tensor | None]:
+    """``kv_starts`` and ``mask`` of ``AttentionInputs``: padding on the left needs only the first of them.
+
+    Args:
+        padding_mask: ``[batch, up to past + length]`` of ones and zeros, or bool ``[batch, length, past + length]``
+            (true: may be seen), with which several samples share a row. Slots behind its end may be seen.
+    """
+    if padding_mask is None:
+        return None, None
+    allowed = padding_mask.numpy().astype(bool)
+    if allowed.ndim == 2:
+        if allowed.all():
+            return None, None
+        if (allowed[:, 1:] >= allowed[:, :-1]).all() and allowed[:, -1].all():
+            return paddle.to_tensor(allowed.argmax(axis=1).astype(np.int32)), None
+        allowed = np.broadcast_to(allowed[:, None], [batch, length, allowed.shape[1]])
+    lowest = float(paddle.finfo(dtype).min)
+    mask = np.zeros([*allowed.shape[:2], past + length], dtype=np.float32)
+    mask[:, :, : allowed.shape[2]][~allowed] = lowest
+    return None, paddle.to_tensor(mask)
+
+
+def dense_mask(length: int, padding_mask: paddle.Tensor | None, dtype: paddle.dtype) -> paddle.Tensor:
+    """The additive float32 mask ``[(batch, 1,) length, length]`` without a cache: causal, pictures included.
+
+    Axes of 1 are left out: Paddle broadcasts several times faster over missing ones on a CPU.
+
+    Args:
+        padding_mask: ``[batch, length]`` of ones and zeros, or bool ``[batch, length, length]`` (true: may be seen).
+        dtype: the model's dtype, whose lowest finite value is the mask; a row without any visible key stays finite.
+    """
+    lowest = float(paddle.finfo(dtype).min)
+    visible = paddle.to_tensor(np.tri(length, dtype=bool))
+    if padding_mask is not None:
+        allowed = padding_mask.astype("bool")
+        if allowed.ndim == 2:
+            allowed = allowed[:, None, :]
+        visible = paddle.logical_and(visible, allowed)
+        visible = visible[0] if visible.shape[0] == 1 else visible[:, None]
+    return (1.0 - visible.astype("float32")) * lowest
