@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from .checkpoint.dtypes import TARGETS
+from .checkpoint.dtypes import KV_CACHE_DTYPES, TARGETS
 from .dependencies import ignore_import_warnings
 from .errors import PaddleMixError
 from .inference import GENERATION_OPTIONS, check_generation_options
@@ -35,7 +35,7 @@ def boolean(text: str) -> bool:
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """``--model_name_or_path --dtype --quantization --vision_quantization --device --seed --system --trusted_tags``."""
+    """Which model, in which number formats, on which device, and what it is told before the conversation."""
     group = parser.add_argument_group("model")
     group.add_argument(
         "--model_name_or_path",
@@ -57,6 +57,11 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--vision_quantization",
         choices=VISION_QUANTIZATIONS,
         help="another format for the picture encoder (default: int8 with int4 and int8)",
+    )
+    group.add_argument(
+        "--kv_cache_dtype",
+        choices=KV_CACHE_DTYPES,
+        help="number format of cached keys and values (default: as the activations; on a CPU bfloat16 halves them)",
     )
     group.add_argument("--device", metavar="cpu|gpu|gpu:N", help="where to run (default: the first GPU, else the CPU)")
     group.add_argument(

@@ -85,6 +85,7 @@ def load_model(
     *,
     quantization: str | None = None,
     vision_quantization: str | None = None,
+    kv_cache_dtype: str | None = None,
 ) -> LoadedModel:
     """Load a model and its processor.
 
@@ -96,6 +97,7 @@ def load_model(
         from_hf_hub: take the name as one of the Hugging Face hub.
         quantization, vision_quantization: formats of the linear weights, of ``quantization.plan.QUANTIZATIONS`` and
             ``VISION_QUANTIZATIONS``; see ``QWenLMHeadModel.from_pretrained``.
+        kv_cache_dtype: of cached keys and values; ``None``: that of the activations.
 
     Raises:
         ConfigurationError, ModelNotFoundError, CheckpointError, NotEnoughMemoryError, MissingDependencyError.
@@ -116,7 +118,11 @@ def load_model(
     if dtype is None and device.startswith("gpu"):
         dtype = DEFAULT_DTYPE
     model = QWenLMHeadModel.from_pretrained(
-        directory, dtype=dtype, quantization=quantization, vision_quantization=vision_quantization
+        directory,
+        dtype=dtype,
+        quantization=quantization,
+        vision_quantization=vision_quantization,
+        **({} if kv_cache_dtype is None else {"kv_cache_dtype": kv_cache_dtype}),
     )
     processor = QwenVLProcessor.from_pretrained(directory)
     if device == "cpu":

@@ -53,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         device=options.device,
         quantization=options.quantization,
         vision_quantization=options.vision_quantization,
+        kv_cache_dtype=options.kv_cache_dtype,
         system=options.system,
         trusted_tags=options.trusted_tags,
         seed=options.seed,

@@ -25,6 +25,7 @@ class QwenVLChatTask(AppTask):
         "dtype": "bfloat16 (default), float16 or float32; a CPU always computes in float32",
         "quantization": "int8, int4 or bf16: round the weights to this format while loading (default: as they are)",
         "vision_quantization": "int8 or bf16: another format for the picture encoder",
+        "kv_cache_dtype": "float32 or bfloat16: of cached keys and values (default: as the activations)",
         "system": "system text of chat models",
         "trusted_tags": "True reads <ref> <box> <quad> out of prompts; by default text is only text",
         "image_policy": "a paddlemix.media.ImagePolicy: what may be read (default: files and public addresses)",
@@ -51,6 +52,7 @@ class QwenVLChatTask(AppTask):
         dtype: str | None = None,
         quantization: str | None = None,
         vision_quantization: str | None = None,
+        kv_cache_dtype: str | None = None,
         system: str | None = None,
         trusted_tags: bool = False,
         image_policy: ImagePolicy | None = None,
@@ -63,7 +65,13 @@ class QwenVLChatTask(AppTask):
         self._system = system
         self._trusted_tags = trusted_tags
         self._loaded = load_model(
-            model, dtype, device, from_hf_hub, quantization=quantization, vision_quantization=vision_quantization
+            model,
+            dtype,
+            device,
+            from_hf_hub,
+            quantization=quantization,
+            vision_quantization=vision_quantization,
+            kv_cache_dtype=kv_cache_dtype,
         )
         self._session = self._loaded.new_session(system, self._policy, trusted_tags)
 

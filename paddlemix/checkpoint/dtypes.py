@@ -25,6 +25,8 @@ STORAGE: dict[str, np.dtype] = {
 FLOATING = ("float64", "float32", "float16", "bfloat16")
 #: what weights can be converted to, and models run in
 TARGETS = ("bfloat16", "float16", "float32")
+#: what cached keys and values can be held in, where not in the dtype of the activations
+KV_CACHE_DTYPES = ("bfloat16", "float32")
 
 #: tag -> code in a safetensors header, and back
 TO_SAFETENSORS = {

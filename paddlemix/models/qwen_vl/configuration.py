@@ -13,6 +13,7 @@ from typing import Any
 from paddlenlp.generation import GenerationConfig
 from paddlenlp.transformers.configuration_utils import PretrainedConfig
 
+from ...checkpoint.dtypes import KV_CACHE_DTYPES
 from ...checks import check_integer
 from ...errors import CheckpointError, ConfigurationError
 from ...files import CONFIG_FILE, read_json_object
@@ -162,6 +163,7 @@ class QWenVLConfig(PretrainedConfig):
         fp16: bool = False,
         fp32: bool = False,
         recompute: bool = False,
+        kv_cache_dtype: str | None = None,
         visual: dict[str, Any] | QWenVLVisionConfig | None = None,
         quantization_config: Mapping[str, Any] | None = None,
         **kwargs: Any,
@@ -192,6 +194,7 @@ class QWenVLConfig(PretrainedConfig):
         self.fp16 = fp16
         self.fp32 = fp32
         self.recompute = recompute
+        self.kv_cache_dtype = kv_cache_dtype
         if not isinstance(visual, QWenVLVisionConfig):
             if not isinstance(visual, (dict, type(None))):
                 raise ConfigurationError(f"visual: expected a dict of its fields, got {visual!r}")
@@ -254,6 +257,10 @@ class QWenVLConfig(PretrainedConfig):
         for name in ("use_cache", "use_dynamic_ntk", "use_logn_attn", "bf16", "fp16", "fp32", "recompute"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigurationError(f"{name}: expected true or false, got {getattr(self, name)!r}")
+        if self.kv_cache_dtype not in (None, *KV_CACHE_DTYPES):
+            raise ConfigurationError(
+                f"kv_cache_dtype: expected one of {', '.join(KV_CACHE_DTYPES)}, got {self.kv_cache_dtype!r}"
+            )
         if self.kv_channels * self.num_attention_heads != self.hidden_size:
             raise ConfigurationError(
                 f"kv_channels: {self.kv_channels} × num_attention_heads={self.num_attention_heads} "

@@ -14,7 +14,7 @@ from paddlenlp.generation import GenerationConfig
 from paddlenlp.transformers.model_outputs import CausalLMOutputWithPast
 from paddlenlp.transformers.model_utils import PretrainedModel
 
-from ...errors import PromptError
+from ...errors import ConfigurationError, PromptError
 from .attention_inputs import AttentionInputs, attention_inputs
 from .batching import IGNORED_LABEL
 from .configuration import QWenVLConfig
@@ -171,9 +171,17 @@ class QWenLMHeadModel(QWenVLGenerationMixin, QWenVLCheckpointMixin, PretrainedMo
         return self.lm_head
 
     def new_cache(self, batch_size: int, prompt_length: int, capacity: int | None = None) -> KVCache:
-        """An empty cache for a prompt of ``prompt_length`` positions (with padding), with room for ``capacity``."""
+        """An empty cache for a prompt of ``prompt_length`` positions (with padding), with room for ``capacity``.
+
+        Raises:
+            ConfigurationError: ``kv_cache_dtype`` asks for another dtype than the activations' on a GPU.
+        """
         capacity = max(capacity or prompt_length, prompt_length)
-        return KVCache(self.config, batch_size, capacity, prompt_length, self.transformer.ln_f.weight.dtype)
+        activations = str(self.transformer.ln_f.weight.dtype).rpartition(".")[2]
+        dtype = self.config.kv_cache_dtype or activations
+        if dtype != activations and paddle.get_device() != "cpu":
+            raise ConfigurationError(f"kv_cache_dtype: a GPU's cache has the model's dtype {activations}, got {dtype!r}")
+        return KVCache(self.config, batch_size, capacity, prompt_length, dtype)
 
     def freeze_vit(self) -> None:
         """Freeze what the original's ``fix_vit`` freezes: everything visual except the resampler's own parameters.
