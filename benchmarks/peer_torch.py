@@ -1,4 +1,5 @@
-"""The same layers in plain PyTorch (2.4 or newer), as the peer of ``bench_model.py``; needs no Paddle.
+"""The same layers in plain PyTorch (2.4 or newer), as the peer of ``bench_model.py`` and ``bench_cpu.py``; needs no
+Paddle.
 
 As one would write it in PyTorch: fused attention, RMSNorm and layer norm, weights ``[out, in]``, a preallocated cache.
 """
@@ -113,7 +114,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Time the layers for bench_model.py: a round for each line read.")
     for name in ("--lm-layers", "--vit-layers", "--threads", "--shrink"):
         parser.add_argument(name, type=int, required=True)
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     options = parser.parse_args()
+    torch.set_default_dtype(getattr(torch, options.dtype))
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     torch.set_grad_enabled(False)
@@ -133,7 +136,7 @@ def main() -> None:
     }
     for run, _, _ in work.values():
         run()
-    print(f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads", flush=True)
+    print(f"PyTorch {torch.__version__}, {options.dtype}, {torch.get_num_threads()} threads", flush=True)
     for _ in sys.stdin:
         print(json.dumps({name: seconds(*workload) for name, workload in work.items()}), flush=True)
 

@@ -1,0 +1,123 @@
+"""A conversation of two turns with a model of the published size: 9.6 billion random weights, made in memory.
+
+``python benchmarks/bench_7b.py --quantization int4``
+
+The words are nonsense, the work is real: one picture of 448 × 448, the published vocabulary, ``ChatSession`` with its
+caches. Prints what a user waits for and what it costs: seconds to the first token of both turns, tokens per second, the
+share of the memory's bandwidth that decoding reaches (weights, keys and values), and the peak of the memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.bench_model import READ_PROBE_BYTES, positive, probes, time_round  # noqa: E402
+from benchmarks.process_memory import peak_gigabytes  # noqa: E402
+from benchmarks.shapes import Shapes  # noqa: E402
+
+QUESTIONS = ("What is in the picture? Describe it and box every object.", "Which of them is the largest?")
+LM_LAYERS, VIT_LAYERS = 32, 48
+VOCABULARY = 151936
+
+
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Two turns with a model of the published size and random weights, on the CPU.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--quantization", choices=["int4", "int8", "bf16"], default="int4")
+    parser.add_argument("--vision_quantization", choices=["int8", "bf16"], help="int8 with int4 and int8")
+    parser.add_argument("--kv_cache_dtype", choices=["bfloat16", "float32"], default="bfloat16")
+    parser.add_argument("--new-tokens", type=positive, default=48, help="of each answer")
+    parser.add_argument("--lm-layers", type=positive, default=LM_LAYERS)
+    parser.add_argument("--vit-layers", type=positive, default=VIT_LAYERS)
+    parser.add_argument("--shrink", type=positive, default=1, help="divide heads and widths by this; 16: quick trial")
+    parser.add_argument("--threads", type=positive, default=os.cpu_count())
+    parser.add_argument("--vocabulary", type=Path, default=published_vocabulary(), help="qwen.tiktoken")
+    options = parser.parse_args(arguments)
+    if options.vocabulary is None:
+        parser.error("argument --vocabulary: needed, because the package dashscope, which has it, is not installed")
+    return options
+
+
+def published_vocabulary() -> Path | None:
+    """qwen.tiktoken, where the package dashscope brings it."""
+    spec = importlib.util.find_spec("dashscope")
+    return None if spec is None else Path(spec.origin).parent / "resources" / "qwen.tiktoken"
+
+
+def bytes_per_step(model, positions: float) -> float:
+    """What one step of decoding reads: the weights of the decoder and of the head, and the keys and values."""
+    weights = 0
+    for part in (*model.transformer.h, model.lm_head):
+        weights += sum(tensor.size * tensor.element_size() for tensor in (*part.parameters(), *part.buffers()))
+    cached = 2 if model.config.kv_cache_dtype == "bfloat16" else 4
+    return weights + 2 * cached * model.config.hidden_size * len(model.transformer.h) * positions
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = parse_arguments(arguments)
+    os.environ["OMP_NUM_THREADS"] = str(options.threads)  # read when Paddle is imported
+    import numpy as np
+    import paddle
+    from PIL import Image
+
+    from benchmarks.random_weights import config_of, random_model
+    from paddlemix import ops
+    from paddlemix.chat import ChatSession
+    from paddlemix.memory import keep_freed_memory
+    from paddlemix.models.qwen_vl import QwenVLProcessor, QWenVLTokenizer
+    from paddlemix.quantization.plan import plan_for
+
+    paddle.set_device("cpu")
+    keep_freed_memory()
+    start = time.perf_counter()
+    plan = plan_for(None, options.quantization, options.vision_quantization)
+    config = config_of(Shapes().shrunk(options.shrink), options.lm_layers, options.vit_layers, VOCABULARY)
+    config.kv_cache_dtype = options.kv_cache_dtype
+    model = random_model(config, plan)
+    print(
+        f"Paddle {paddle.__version__}, operators: {ops.mode()}, {options.threads} thread(s); {plan}; keys and values "
+        f"{options.kv_cache_dtype}; {options.lm_layers} decoder and {options.vit_layers} ViT layers, made in "
+        f"{time.perf_counter() - start:.0f} s."
+    )
+    session = ChatSession(model, QwenVLProcessor(QWenVLTokenizer(options.vocabulary)))
+    noise = np.random.default_rng(0).integers(0, 256, (448, 448, 3), dtype=np.uint8)
+    probe = probes(options.threads)["read"]
+    reads, lines, first_tokens = time_round(probe), [], []
+    for turn, question in enumerate(QUESTIONS):
+        images = [Image.fromarray(noise)] if turn == 0 else []
+        # Nothing is a stop token: random weights must not end the answer early.
+        reply = session.ask(
+            question, images, max_new_tokens=options.new_tokens, do_sample=False, eos_token_id=-1, stop_strings=[]
+        )
+        reads += time_round(probe)
+        times, steps = reply.timings, reply.new_tokens - 1
+        first = times["total"] - times["decode"]
+        first_tokens.append(first)
+        step = times["decode"] / steps
+        positions = reply.prompt_tokens + reply.new_tokens / 2
+        bandwidth = bytes_per_step(model, positions) / step / 1e9
+        lines.append(
+            [turn + 1, reply.prompt_tokens, reply.reused_tokens, f"{times.get('encode', 0):.2f}",
+             f"{times['prefill']:.2f}", f"{first:.2f}", f"{1 / step:.2f}", f"{bandwidth:.1f}"]
+        )  # fmt: skip
+    read = READ_PROBE_BYTES / min(reads) / 1e9
+    print(f"Memory read probe: {read:.1f} GB/s. Peak memory: {peak_gigabytes():.2f} GB.")
+    print(f"Second turn's first token after {first_tokens[1] / first_tokens[0]:.1%} of the first turn's.")
+    print()
+    names = ("turn", "prompt", "reused", "encode s", "prefill s", "first token s", "tokens/s", "GB/s", "of probe")
+    print("| " + " | ".join(names) + " |\n" + "| --: " * len(names) + "|")
+    for line in lines:
+        print("| " + " | ".join(map(str, [*line, f"{float(line[-1]) / read:.0%}"])) + " |")
+
+
+if __name__ == "__main__":
+    main()
