@@ -192,8 +192,8 @@ def main(arguments: list[str] | None = None) -> None:
                 for name, values in peer.time_round().items():
                     seconds.setdefault(prefix + name, []).extend(values)
     print(
-        f"Paddle {paddle.__version__}, operators: {ops.mode()}, {options.threads} thread(s), {options.lm_layers} decoder "
-        f"and {options.vit_layers} ViT layer(s), {options.repeats} rounds."
+        f"Paddle {paddle.__version__}, operators: {ops.mode()}, {options.threads} thread(s), {options.lm_layers} "
+        f"decoder and {options.vit_layers} ViT layer(s), {options.repeats} rounds."
     )
     for prefix, peer in running.items():
         print(f"{prefix.strip() or 'bundled'}: {peer.description}.")

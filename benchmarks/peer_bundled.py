@@ -41,8 +41,7 @@ def main() -> None:
     loaded = load_model(DEFAULT_MODEL, device="cpu")
     model, processor = loaded.model, loaded.processor
     picture = options.checkout / "paddlemix" / "zoo" / "demo.png"
-    content = [{"type": "image", "image": str(picture)}, {"type": "text", "text": "Describe the picture with boxes."}]
-    inputs = processor.apply_chat_template([{"role": "user", "content": content}], return_tensors="pd")
+    inputs = processor("Describe the picture with boxes.", str(picture), return_tensors="pd")
     pictures = paddle.concat([inputs["images"]] * PICTURES)
     generate = {"max_new_tokens": NEW_TOKENS, "do_sample": False, "eos_token_id": -1}
 

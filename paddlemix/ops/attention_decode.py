@@ -7,6 +7,9 @@ import paddle
 from . import backend
 from .attention_prefill import attention_reference
 
+FEW_QUERIES = 8
+"""Up to so many queries per row ``attention_decode`` is the faster of the two."""
+
 
 def attention_decode(
     query: paddle.Tensor,
