@@ -8,21 +8,23 @@ import paddle.nn.functional as F
 from . import backend
 
 
-def gelu_bias(x: paddle.Tensor, bias: paddle.Tensor) -> paddle.Tensor:
+def gelu_bias(x: paddle.Tensor, bias: paddle.Tensor | None) -> paddle.Tensor:
     """Return ``gelu(x + bias)`` with the exact normal distribution, not its tanh approximation.
 
     Args:
         x: ``[..., width]``, a product without its bias.
-        bias: ``[width]``, of the dtype of ``x``.
+        bias: ``[width]``, of the dtype of ``x``; ``None``: none is left to add.
 
     Raises:
         OperatorError: shapes or dtypes do not fit.
     """
     if backend.use_kernel("gelu_bias", x):
+        if bias is None:
+            return backend.run("paddlemix_gelu", x)[0]
         return backend.run("paddlemix_gelu_bias", x, bias)[0]
     return gelu_bias_reference(x, bias)
 
 
-def gelu_bias_reference(x: paddle.Tensor, bias: paddle.Tensor) -> paddle.Tensor:
+def gelu_bias_reference(x: paddle.Tensor, bias: paddle.Tensor | None) -> paddle.Tensor:
     """The same in plain Paddle."""
-    return F.gelu(x + bias)
+    return F.gelu(x if bias is None else x + bias)

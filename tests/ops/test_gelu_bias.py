@@ -104,3 +104,13 @@ def test_wrong_shapes_and_dtypes_are_refused(fused):
         ops.gelu_bias(paddle.zeros([2, 8]), paddle.zeros([7]))
     with pytest.raises(OperatorError, match="bias has another dtype"):
         ops.gelu_bias(paddle.zeros([2, 8]), paddle.zeros([8], dtype="float64"))
+
+
+def test_without_a_bias_nothing_is_added(any_backend):
+    x, _ = make(5, 104)
+    actual = ops.gelu_bias(paddle.to_tensor(x), None).numpy()
+    np.testing.assert_array_equal(actual, ops.gelu_bias(paddle.to_tensor(x), paddle.zeros([104])).numpy())
+
+
+def test_gradient_without_a_bias_matches_finite_differences(any_backend):
+    check_gradients(lambda x: ops.gelu_bias(x, None), [make(3, 5)[0]])
