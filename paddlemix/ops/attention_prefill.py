@@ -1,6 +1,6 @@
-"""Attention without a gradient: of many queries over keys and values or a cache, and over the ViT's packed projection.
+"""Attention of many queries over keys and values or a cache, without a gradient, and over the ViT's packed projection.
 
-Training, which needs a gradient and dropout, uses ``attention``.
+The decoder's training, which needs a gradient and dropout, uses ``attention``.
 """
 
 from __future__ import annotations
@@ -59,6 +59,8 @@ def attention_prefill(
 def attention_interleaved(qkv: paddle.Tensor, heads: int) -> paddle.Tensor:
     """Full attention over a packed projection ``[n, length, 3 * width]`` that is interleaved per head.
 
+    Where a gradient is wanted it is computed as ``attention`` does.
+
     Args:
         qkv: the last axis is ``[q0 k0 v0 q1 k1 v1 …]``, each of ``width / heads`` elements.
 
@@ -73,9 +75,12 @@ def attention_interleaved(qkv: paddle.Tensor, heads: int) -> paddle.Tensor:
             f"attention_interleaved: qkv has shape {list(qkv.shape)}, expected [n, length, 3 * heads * head_dim] with "
             f"{heads} heads"
         )
-    if not backend.use_kernel("attention_prefill", qkv):
+    fused = backend.use_kernel("attention_prefill", qkv)
+    on_cuda = fused and backend.device_of(qkv) == "cuda"
+    # The CPU's kernel has no gradient.
+    if not fused or (not on_cuda and paddle.is_grad_enabled() and not qkv.stop_gradient):
         return merge_heads(attention(*(split_heads(part, heads) for part in _unpack(qkv, heads))))
-    if backend.device_of(qkv) == "cuda":  # not run yet: no GPU with Paddle's build for it was at hand
+    if on_cuda:  # not run yet: no GPU with Paddle's build for it was at hand
         n, length, packed = qkv.shape
         parts = (part.reshape([n, length, heads, -1]) for part in _unpack(qkv, heads))
         return F.scaled_dot_product_attention(*parts, training=False).reshape([n, length, packed // 3])

@@ -301,3 +301,15 @@ def test_other_dtypes_are_refused(fused, attend):
 def test_entries_of_a_table_beyond_the_length_may_be_anything(fused, attend):
     table = paddle.to_tensor(np.array([[1, 999], [0, -5]], np.int32))
     attend(**call_with(block_table=table))
+
+
+def test_gradients_of_the_packed_projection_are_those_of_plain_attention(any_backend):
+    qkv = np.random.default_rng(0).normal(size=(2, 5, 3 * 16)).astype(np.float32)
+    gradients = []
+    for mode in (any_backend, "reference"):
+        tensor = paddle.to_tensor(qkv, stop_gradient=False)
+        with ops.using(mode):
+            (ops.attention_interleaved(tensor, 2) ** 2).sum().backward()
+        gradients.append(tensor.grad.numpy())
+    assert np.abs(gradients[0]).max() > 0
+    np.testing.assert_allclose(*gradients, rtol=1e-5, atol=1e-6)
