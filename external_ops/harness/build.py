@@ -25,9 +25,11 @@ def cuda_sources() -> list[Path]:
 
 
 def find_nvcc() -> str | None:
-    """nvcc of CUDA_HOME or CUDA_PATH, else the first on PATH."""
+    """nvcc of CUDA_HOME or CUDA_PATH, else the first on PATH, else that of the usual folder."""
     home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
-    return shutil.which("nvcc", path=os.path.join(home, "bin")) if home else shutil.which("nvcc")
+    if home:
+        return shutil.which("nvcc", path=os.path.join(home, "bin"))
+    return shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
 
 
 def jobs_at_once() -> int:
