@@ -12,8 +12,8 @@ constexpr int64_t kPanelColumns = 2 * kWidth, kPanelTiles = kPanelColumns / kOut
 
 // ---------------------------------------------------------------------------------------------------- one to few rows
 
-// kRows rows by kTiles tiles. Several tiles are several streams of reads: with one, the fetch of the next page waits for
-// the end of the last (24 GB/s instead of 30); asking for lines ahead of time gives another fifth.
+// kRows rows by kTiles tiles. Several tiles are several streams of reads: with one, the fetch of the next page waits
+// for the end of the last (24 GB/s instead of 30); asking for lines ahead of time gives another fifth.
 template <int kDtype, int kRows, int kTiles>
 W16_TARGET void dot_tiles(const Layer& layer, int64_t row, int64_t tile) {
   constexpr int64_t kAhead = 1024;  // weights: two kilobytes
@@ -120,10 +120,11 @@ W16_TARGET static void multiply_panels(const float* a, const float* b, int64_t i
   }
 }
 
-// Weights of `tiles` tiles from input `begin` to panel [inputs][kPanelColumns]; `begin` is even, an odd number of inputs
-// is rounded up.
+// Weights of `tiles` tiles from input `begin` to panel [inputs][kPanelColumns]; `begin` is even, an odd number of
+// inputs is rounded up.
 template <int kDtype>
-W16_TARGET void unpack_panel(const Layer& layer, int64_t tile, int64_t tiles, int64_t begin, int64_t end, float* panel) {
+W16_TARGET void unpack_panel(const Layer& layer, int64_t tile, int64_t tiles, int64_t begin, int64_t end,
+                             float* panel) {
   for (int64_t t = 0; t < tiles; ++t) {
     const uint16_t* weight = layer.tile(tile + t);
     for (int64_t k = begin; k < end; k += 2) {

@@ -115,7 +115,7 @@ def test_the_number_of_threads_does_not_change_a_bit(instruction_set, rows, dtyp
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("rows", [1, 5, 20])
+@pytest.mark.parametrize("rows", [1, 5, 12, 20])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_what_is_not_finite_travels_as_in_float32(instruction_set, rows, dtype, value):
     x = np.ones((rows, 64), np.float32)
