@@ -111,7 +111,7 @@ __device__ __forceinline__ void multiply_accumulate(float (&c)[4], uint32_t a0, 
 // 4 (g % 4) … + 3. Two of these are the rows g and g + 8 of one matrix instruction, the other two of a second one; the
 // words' pairs are its inputs, and column n is row n of x, so that one to eight rows cost the same. Unpacking int4 into
 // float32 for plain multiplications would take 100 instructions per 16 bytes and already bound one row on an H200.
-template <typename T, typename Format>
+template <typename T, typename Format, bool kXPacked>
 __global__ void __launch_bounds__(kMatrixWarps * kWarp) few_rows_by_matrix(const Product<T, Format> p) {
   constexpr int kPairs = Format::kInputs / 2;
   constexpr int kLoads = kChunkLines / 4;
@@ -138,7 +138,7 @@ __global__ void __launch_bounds__(kMatrixWarps * kWarp) few_rows_by_matrix(const
 #pragma unroll
     for (int i = 0; i < kLoads; ++i) {
       const int line = chunk * kChunkLines + i * 4 + t;
-      next_x[i] = inputs_of<Format::kInputs>(row, line * Format::kInputs, p.in_features, p.x_packed);
+      next_x[i] = inputs_of<Format::kInputs>(row, line * Format::kInputs, p.in_features, kXPacked);
     }
   };
 
@@ -272,7 +272,11 @@ void launch_few_rows(const Product<T, Format>& p, void* stream) {
     if (capability >= 8) {
       const int blocks = ceil_div(p.tiles, 2);
       const int warps = warps_of(blocks, p.chunks, kMatrixWarps, multiprocessors);
-      PADDLEMIX_LAUNCH((few_rows_by_matrix<T, Format>), blocks, warps * kWarp, 0, stream, p);
+      if (p.x_packed) {
+        PADDLEMIX_LAUNCH((few_rows_by_matrix<T, Format, true>), blocks, warps * kWarp, 0, stream, p);
+      } else {
+        PADDLEMIX_LAUNCH((few_rows_by_matrix<T, Format, false>), blocks, warps * kWarp, 0, stream, p);
+      }
       return;
     }
   }
