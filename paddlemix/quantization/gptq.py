@@ -72,13 +72,13 @@ def calibrate(
         raise ConfigurationError("model: is quantised already; calibrate one with float weights")
     rounded: dict[str, RoundedWeight] = {}
     with paddle.no_grad():
-        inputs = [_arguments_of(blocks[0], partial(model, **sample, use_cache=False)) for sample in samples]
+        inputs = [_arguments_of(blocks, "0", partial(model, **sample, use_cache=False)) for sample in samples]
         if not inputs:
             raise ConfigurationError("samples: got none, expected at least one conversation")
         for number, block in enumerate(blocks):
             for stage in STAGES:
                 computations = [partial(block, *arguments) for arguments in inputs]
-                hessian = _hessian(attrgetter(stage[0])(block), computations)
+                hessian = _hessian(block, stage[0], computations)
                 for name in stage:
                     path = f"transformer.h.{number}.{name}"
                     weight = attrgetter(name)(block).weight
@@ -150,33 +150,40 @@ def best_scales(w: np.ndarray, importance: np.ndarray) -> np.ndarray:
     return best
 
 
-class _StopError(Exception):
-    """What was wanted of a computation is known."""
+class _ReachedError(Exception):
+    """A computation has reached the layer that it was run for."""
+
+    def __init__(self, arguments: tuple[Any, ...]) -> None:
+        self.arguments = arguments
 
 
-def _arguments_of(layer: nn.Layer, compute: Callable[[], Any]) -> tuple[Any, ...]:
-    """What ``layer`` is called with in a computation, which goes no further."""
-    caught: list[tuple[Any, ...]] = []
+class _Probe(nn.Layer):
+    """Stands in for a layer and ends the computation. (A hook on the layer would miss uses of its weight alone.)"""
 
-    def catch(_: nn.Layer, arguments: tuple[Any, ...]) -> None:
-        caught.append(arguments)
-        raise _StopError
+    def forward(self, *arguments: Any) -> None:
+        raise _ReachedError(arguments)
 
-    hook = layer.register_forward_pre_hook(catch)
+
+def _arguments_of(model: nn.Layer, name: str, compute: Callable[[], Any]) -> tuple[Any, ...]:
+    """What the layer ``name`` of ``model`` is called with in a computation, which goes no further."""
+    path, _, last = name.rpartition(".")
+    parent = attrgetter(path)(model) if path else model
+    layer = getattr(parent, last)
+    setattr(parent, last, _Probe())
     try:
         compute()
-    except _StopError:
-        pass
+    except _ReachedError as reached:
+        return reached.arguments
     finally:
-        hook.remove()
-    return caught[0]
+        setattr(parent, last, layer)
+    raise RuntimeError(f"{name} takes no part in the computation")
 
 
-def _hessian(layer: nn.Layer, computations: Sequence[Callable[[], Any]]) -> np.ndarray:
-    """The sum of ``xᵀ x`` over the inputs of ``layer`` in all computations, float64 ``[in, in]``."""
-    total = np.zeros(2 * [layer.weight.shape[0]])
+def _hessian(block: nn.Layer, name: str, computations: Sequence[Callable[[], Any]]) -> np.ndarray:
+    """The sum of ``xᵀ x`` over the inputs of the linear layer ``name`` in all computations, float64 ``[in, in]``."""
+    total = np.zeros(2 * [attrgetter(name)(block).weight.shape[0]])
     for compute in computations:
-        x = _arguments_of(layer, compute)[0].astype("float32").flatten(0, -2)
+        x = _arguments_of(block, name, compute)[0].astype("float32").flatten(0, -2)
         total += paddle.matmul(x, x, transpose_x=True).numpy()
     return total
 

@@ -61,7 +61,20 @@ def _packed_problems(places: list[Place], checkpoint: Checkpoint) -> list[str]:
             elif checkpoint.shape(name) != shape or checkpoint.dtype(name) != dtype:
                 came = f"{checkpoint.dtype(name)} {list(checkpoint.shape(name))}"
                 problems.append(f"{name!r} is {came}, expected {dtype} {list(shape)}")
+        bias = f"{place.path}.bias"
+        if bias in checkpoint:
+            wanted = [place.layer.out_features]
+            if list(checkpoint.shape(bias)) != wanted:
+                problems.append(f"{bias!r} has shape {list(checkpoint.shape(bias))}, expected {wanted}")
+        elif needs_bias(place):
+            problems.append(f"{bias!r} is missing")
     return problems
+
+
+def needs_bias(place: Place) -> bool:
+    """Whether the layer has a bias in the float model. (GPTQ's layers have more.)"""
+    found = layouts.find_rule(place.bias, layouts.PADDLE)
+    return found is not None and not found[0].optional_bias
 
 
 def _expected(place: Place) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -91,6 +104,8 @@ def _bias(checkpoint: Checkpoint, name: str | None, dtype: str, columns: slice |
 
 
 # ---------------------------------------------------------------------------------------------------- float and GPTQ
+
+_TRANSPOSED_ROWS = 256
 
 
 class _FloatSource:
@@ -125,7 +140,16 @@ class _FloatSource:
                 wanted = shape[::-1] if self._transposed(place.weight) else shape
                 if self.checkpoint.shape(name) != wanted:
                     found.append(f"{name!r} has shape {list(self.checkpoint.shape(name))}, expected {list(wanted)}")
+            if needs_bias(place) or place.bias in self.names:
+                found += self._bias_problems(place, shape[1])
         return list(dict.fromkeys(found))
+
+    def _bias_problems(self, place: Place, size: int) -> list[str]:
+        name = self.names.get(place.bias)
+        if name is None:
+            return [f"{place.bias!r} is missing"]
+        shape = self.checkpoint.shape(name)
+        return [] if shape == (size,) else [f"{name!r} has shape {list(shape)}, expected [{size}]"]
 
     def fill_linear(self, place: Place, dtype: str) -> None:
         layer = place.layer
@@ -143,7 +167,10 @@ class _FloatSource:
         kinds = layer.expected()
         tensors = [as_tensor(packed.weight, kinds["qweight"][1])]
         tensors.append(None if packed.scales is None else as_tensor(packed.scales, kinds["scales"][1]))
-        layer.fill(*tensors, _bias(self.checkpoint, self.names.get(place.bias), dtype, place.columns))
+        bias = self.names.get(place.bias)
+        if bias is not None:
+            self._check(bias, self.checkpoint.read(bias), self.checkpoint.dtype(bias))
+        layer.fill(*tensors, _bias(self.checkpoint, bias, dtype, place.columns))
 
     def fill_embedding(self, place: Place) -> None:
         """A table that has the right dtype stays in its file, of which an answer needs a few rows."""
@@ -165,8 +192,8 @@ class _FloatSource:
         first = place.columns.start if place.columns is not None else 0
         columns = slice(first + columns.start, first + columns.stop)
         array, stored = self.checkpoint.read(name), self.checkpoint.dtype(name)
-        part = array[columns].T if self._transposed(place.weight) else array[:, columns]
-        values = dtypes.to_float32(np.ascontiguousarray(part), stored)
+        part = _transpose(array[columns]) if self._transposed(place.weight) else np.ascontiguousarray(array[:, columns])
+        values = dtypes.to_float32(part, stored)
         self._check(name, values, "float32")
         if place.layer.kind in SIXTEEN_BIT and stored == "float32" and self.check_finite:
             self._check(name, dtypes.from_float32(values, place.layer.kind), place.layer.kind)
@@ -180,6 +207,16 @@ class _FloatSource:
 
     def _transposed(self, weight: str) -> bool:
         return layouts.is_transposed(weight, self.checkpoint.layout, layouts.PADDLE)
+
+
+def _transpose(rows: np.ndarray) -> np.ndarray:
+    """``[columns, in]`` as contiguous ``[in, columns]``, a few rows at a time: ten times as fast as all at once, which
+    walks through the memory in large steps."""
+    result = np.empty(rows.shape[::-1], rows.dtype)
+    for start in range(0, len(rows), _TRANSPOSED_ROWS):
+        part = slice(start, start + _TRANSPOSED_ROWS)
+        result[:, part] = rows[part].T
+    return result
 
 
 def take_integers(packed: PackedWeight, stored: GPTQLinear) -> None:

@@ -111,4 +111,5 @@ def fill_float(packed: PackedWeight, strip: Callable[[slice], np.ndarray]) -> No
 
 
 def _tensor(array: np.ndarray) -> paddle.Tensor:
-    return paddle.to_tensor(np.ascontiguousarray(array), place=paddle.CPUPlace())
+    """On the CPU, whatever the device."""
+    return paddle.from_dlpack(np.require(array, requirements="CW"))

@@ -12,6 +12,7 @@ import paddle
 import pytest
 
 from paddlemix.checkpoint import convert_checkpoint, layouts, open_checkpoint
+from paddlemix.checkpoint.writer import TensorSource, write_checkpoint
 from paddlemix.errors import CheckpointError, ConfigurationError, NotEnoughMemoryError
 from paddlemix.models.qwen_vl.modeling import QWenLMHeadModel
 from paddlemix.quantization.layers import QuantizedLinear, SixteenBitEmbedding
@@ -63,10 +64,12 @@ def damage(folder: Path, name: str) -> None:
     """Write the checkpoint of ``folder`` again without the tensor ``name``."""
     checkpoint = open_checkpoint(folder)
     kept = {other: checkpoint.read(other) for other in checkpoint.names() if other != name}
-    by_dtype = {other: checkpoint.dtype(other) for other in kept}
-    assert "bfloat16" not in by_dtype.values()
+    sources = [
+        TensorSource(other, array.shape, checkpoint.dtype(other), lambda array=array: [np.array(array)])
+        for other, array in kept.items()
+    ]
     metadata = {layouts.MARKER: checkpoint.layout, layouts.PACKING_MARKER: layouts.PACKING}
-    write_safetensors(folder / "model.safetensors", kept, metadata if checkpoint.packed else None)
+    write_checkpoint(folder, sources, metadata if checkpoint.packed else {})
 
 
 # ---------------------------------------------------------------- formats
@@ -213,6 +216,14 @@ def test_what_is_missing_or_misshapen_in_a_saved_model_is_listed(tmp_path):
         QWenLMHeadModel.from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize("name", [f"{C_ATTN}.bias", f"{THIRD}.bias", f"{C_ATTN}.scales", "transformer.ln_f.weight"])
+def test_a_tensor_missing_from_a_saved_model_is_named(tmp_path, name):
+    QWenLMHeadModel.from_pretrained(FOLDER / "ckpt_bin", quantization="int8").save_pretrained(tmp_path / "model")
+    damage(tmp_path / "model", name)
+    with pytest.raises(CheckpointError, match=f"'{name}' is missing"):
+        QWenLMHeadModel.from_pretrained(tmp_path / "model")
+
+
 def test_another_dtype_or_format_for_a_quantised_model_is_refused(tmp_path):
     model = QWenLMHeadModel.from_pretrained(FOLDER / "ckpt_bin", quantization="int4")
     with pytest.raises(ConfigurationError, match="dtype: got 'bfloat16', but a quantised model is saved as it is"):
@@ -316,6 +327,13 @@ def test_weights_that_are_not_finite_are_named(tmp_path):
     shutil.copyfile(FOLDER / "ckpt_safetensors" / "config.json", tmp_path / "model" / "config.json")
     with pytest.raises(CheckpointError, match="damaged: 'lm_head.weight' holds NaN"):
         QWenLMHeadModel.from_pretrained(tmp_path / "model", quantization="int8")
+
+
+def test_a_missing_bias_is_named_whatever_holds_the_weight(published, tmp_path):
+    shutil.copytree(published[0], tmp_path / "model")
+    damage(tmp_path / "model", "transformer.visual.transformer.resblocks.0.mlp.c_fc.bias")
+    with pytest.raises(CheckpointError, match="resblocks.0.mlp.c_fc.bias' is missing"):
+        QWenLMHeadModel.from_pretrained(tmp_path / "model")
 
 
 def test_missing_and_misshapen_float_weights_are_listed_before_anything_is_rounded(tmp_path):
