@@ -154,7 +154,7 @@ def use_kernel(operator: str, x: paddle.Tensor) -> bool:
     chosen = mode()
     if chosen == "reference":
         return False
-    reason = why_not(operator, device_of(x), x.dtype)
+    reason = _why_not(operator, device_of(x), x.dtype, chosen)
     if chosen == "auto" or reason is None:
         return reason is None
     raise OperatorError(f"PADDLEMIX_OPS={chosen}: {operator} cannot run there: {reason}")
@@ -162,7 +162,12 @@ def use_kernel(operator: str, x: paddle.Tensor) -> bool:
 
 def why_not(operator: str, device: str, dtype: paddle.dtype = paddle.float32) -> str | None:
     """Why the fused kernel is not used for a tensor of this dtype on ``"cpu"`` or ``"cuda"``; ``None`` if it is."""
-    if mode() in ("cpu", "cuda") and device != mode():
+    return _why_not(operator, device, dtype, mode())
+
+
+@cache  # asked in every call of every operator
+def _why_not(operator: str, device: str, dtype: paddle.dtype, chosen: str) -> str | None:
+    if chosen in ("cpu", "cuda") and device != chosen:
         return f"the tensor lies on {device}"
     available = library()
     if available.missing is not None:

@@ -10,7 +10,7 @@ from .attention_inputs import AttentionInputs
 from .configuration import QWenVLConfig
 from .kv_cache import KVCache
 from .norms import RMSNorm
-from .projections import without_bias
+from .projections import Linear, without_bias
 
 
 class QWenAttention(nn.Layer):
@@ -21,8 +21,8 @@ class QWenAttention(nn.Layer):
         self.layer = layer
         self.heads = config.num_attention_heads
         self.dropout = config.attn_dropout_prob
-        self.c_attn = nn.Linear(config.hidden_size, 3 * config.hidden_size)
-        self.c_proj = nn.Linear(config.hidden_size, config.hidden_size, bias_attr=False)
+        self.c_attn = Linear(config.hidden_size, 3 * config.hidden_size)
+        self.c_proj = Linear(config.hidden_size, config.hidden_size, bias_attr=False)
 
     def forward(self, x: paddle.Tensor, inputs: AttentionInputs, cache: KVCache | None) -> paddle.Tensor:
         """``[batch, length, hidden]`` to the same shape."""
@@ -55,9 +55,9 @@ class QWenMLP(nn.Layer):
     def __init__(self, config: QWenVLConfig) -> None:
         super().__init__()
         width = config.intermediate_size // 2
-        self.w1 = nn.Linear(config.hidden_size, width, bias_attr=False)
-        self.w2 = nn.Linear(config.hidden_size, width, bias_attr=False)
-        self.c_proj = nn.Linear(width, config.hidden_size, bias_attr=False)
+        self.w1 = Linear(config.hidden_size, width, bias_attr=False)
+        self.w2 = Linear(config.hidden_size, width, bias_attr=False)
+        self.c_proj = Linear(width, config.hidden_size, bias_attr=False)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         return self.c_proj(ops.swiglu(self.w2(x), self.w1(x)))

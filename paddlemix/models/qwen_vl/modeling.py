@@ -24,6 +24,7 @@ from .language import QWenBlock
 from .loading import QWenVLCheckpointMixin
 from .norms import RMSNorm
 from .picture_spans import picture_slots, refuse_empty_spans
+from .projections import Linear
 from .resampler import CrossAttention, Resampler, sine_positions
 from .vision import VisionTransformer
 
@@ -157,7 +158,7 @@ class QWenLMHeadModel(QWenVLGenerationMixin, QWenVLCheckpointMixin, PretrainedMo
         # PaddleNLP gives one only to models that generate in its own way.
         self.generation_config = GenerationConfig(eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id)
         self.transformer = QWenModel(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias_attr=False)
+        self.lm_head = Linear(config.hidden_size, config.vocab_size, bias_attr=False)
 
     @property
     def visual(self) -> VisionTransformer:
@@ -180,7 +181,9 @@ class QWenLMHeadModel(QWenVLGenerationMixin, QWenVLCheckpointMixin, PretrainedMo
         activations = str(self.transformer.ln_f.weight.dtype).rpartition(".")[2]
         dtype = self.config.kv_cache_dtype or activations
         if dtype != activations and paddle.get_device() != "cpu":
-            raise ConfigurationError(f"kv_cache_dtype: a GPU's cache has the model's dtype {activations}, got {dtype!r}")
+            raise ConfigurationError(
+                f"kv_cache_dtype: a GPU's cache has the model's dtype {activations}, got {dtype!r}"
+            )
         return KVCache(self.config, batch_size, capacity, prompt_length, dtype)
 
     def freeze_vit(self) -> None:

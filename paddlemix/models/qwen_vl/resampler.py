@@ -12,6 +12,7 @@ import paddle.nn.functional as F
 from ... import ops
 from .configuration import QWenVLVisionConfig
 from .norms import LayerNorm
+from .projections import Linear
 
 LAYER_NORM_EPSILON = 1e-6
 
@@ -28,7 +29,7 @@ class CrossAttention(nn.Layer):
         self.in_proj: nn.LayerList | None = None
         self.in_proj_weight = self.create_parameter([width, 3 * width])
         self.in_proj_bias = self.create_parameter([3 * width], is_bias=True)
-        self.out_proj = nn.Linear(width, width)
+        self.out_proj = Linear(width, width)
 
     def forward(self, query: paddle.Tensor, key: paddle.Tensor, value: paddle.Tensor) -> paddle.Tensor:
         """query ``[n, queries, width]``, key and value ``[n, patches, width]`` to ``[n, queries, width]``."""
@@ -61,7 +62,7 @@ class Resampler(nn.Layer):
         # A constant of the architecture that checkpoints carry along; the original freezes it too.
         self.pos_embed.stop_gradient = True
         self.pos_embed.trainable = False
-        self.kv_proj = nn.Linear(config.width, dim, bias_attr=False)
+        self.kv_proj = Linear(config.width, dim, bias_attr=False)
         self.attn = CrossAttention(dim, config.resampler_heads)
         self.ln_q = LayerNorm(dim, LAYER_NORM_EPSILON)
         self.ln_kv = LayerNorm(dim, LAYER_NORM_EPSILON)

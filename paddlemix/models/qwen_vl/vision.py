@@ -10,7 +10,7 @@ from ... import ops
 from ...errors import ImageError
 from .configuration import QWenVLVisionConfig
 from .norms import LayerNorm
-from .projections import without_bias
+from .projections import Linear, without_bias
 from .resampler import LAYER_NORM_EPSILON, Resampler, resize_positions
 
 
@@ -20,8 +20,8 @@ class VisualAttention(nn.Layer):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.in_proj = nn.Linear(width, 3 * width)
-        self.out_proj = nn.Linear(width, width)
+        self.in_proj = Linear(width, 3 * width)
+        self.out_proj = Linear(width, width)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         """``[n, patches, width]`` to the same shape."""
@@ -33,8 +33,8 @@ class VisualMLP(nn.Layer):
 
     def __init__(self, width: int, mlp_width: int) -> None:
         super().__init__()
-        self.c_fc = nn.Linear(width, mlp_width)
-        self.c_proj = nn.Linear(mlp_width, width)
+        self.c_fc = Linear(width, mlp_width)
+        self.c_proj = Linear(mlp_width, width)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         return self.c_proj(ops.gelu_bias(*without_bias(self.c_fc, x)))
