@@ -100,7 +100,7 @@ def rotary_tensors(length: int, head_dim: int, base: float, place: str) -> tuple
 
 @lru_cache(maxsize=8)
 def logn_tensor(length: int, seq_length: int, place: str) -> paddle.Tensor:
-    """Query factors ``max(1, log(p + 1) / log(seq_length))`` for positions ``0 .. length - 1``, float32 ``[length]``."""
+    """Query factors ``max(1, log(p + 1) / log(seq_length))`` by position ``p``, float32 ``[length]``."""
     factors = np.maximum(1.0, np.log(np.arange(length) + 1.0) / np.log(seq_length))
     return paddle.to_tensor(factors.astype(np.float32), place=place)
 
