@@ -7,11 +7,11 @@
 #include <cmath>
 
 #include "runtime.h"
+#include "vector_math.h"
 
 namespace paddlemix {
 namespace {
 
-constexpr int kLanes = 16;
 constexpr int64_t kGrain = 16384;  // elements per thread below which starting one costs more than it saves
 
 template <typename T>
@@ -28,16 +28,6 @@ struct NormGrad {
   T *grad_x, *grad_weight;
   int64_t rows, width;
 };
-
-template <typename T>
-PADDLEMIX_BODY T add_lanes(const T* lanes) {
-  T total[kLanes];
-  for (int i = 0; i < kLanes; ++i) total[i] = lanes[i];
-  for (int half = kLanes / 2; half; half /= 2) {
-    for (int i = 0; i < half; ++i) total[i] += total[i + half];
-  }
-  return total[0];
-}
 
 template <typename T>
 PADDLEMIX_BODY void normalize_rows(const Norm<T>& n, int64_t begin, int64_t end) {

@@ -72,9 +72,10 @@ int max_threads();
 void run_pieces(int64_t count, int64_t grain, void (*task)(void* context, int64_t begin, int64_t end), void* context);
 
 template <typename Function>  // void(int64_t begin, int64_t end)
-void parallel_for(int64_t count, int64_t grain, Function&& function) {
+void parallel_for(int64_t count, int64_t grain, const Function& function) {
   run_pieces(
-      count, grain, [](void* context, int64_t begin, int64_t end) { (*static_cast<Function*>(context))(begin, end); },
+      count, grain,
+      [](void* context, int64_t begin, int64_t end) { (*static_cast<const Function*>(context))(begin, end); },
       const_cast<void*>(static_cast<const void*>(&function)));
 }
 

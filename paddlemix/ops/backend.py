@@ -178,10 +178,10 @@ def _why_not(operator: str, device: str, dtype: paddle.dtype, chosen: str) -> st
     return None if dtype in dtypes else f"no {device} kernel for {str(dtype).rpartition('.')[2]}"
 
 
-def run(name: str, *arguments):
+def run(name: str, *arguments: object) -> list[paddle.Tensor]:
     """Call a registered operator: its tensors (``None`` where an optional one is left out), then its attributes.
 
-    Returns a tensor, or a list where it has several outputs.
+    Returns its outputs, also where there is only one.
 
     Raises:
         OperatorError: shapes or dtypes that the operator refuses.

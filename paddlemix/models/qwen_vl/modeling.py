@@ -181,9 +181,7 @@ class QWenLMHeadModel(QWenVLGenerationMixin, QWenVLCheckpointMixin, PretrainedMo
         activations = str(self.transformer.ln_f.weight.dtype).rpartition(".")[2]
         dtype = self.config.kv_cache_dtype or activations
         if dtype != activations and paddle.get_device() != "cpu":
-            raise ConfigurationError(
-                f"kv_cache_dtype: a GPU's cache has the model's dtype {activations}, got {dtype!r}"
-            )
+            raise ConfigurationError(f"kv_cache_dtype: on a GPU it is the model's, {activations}; got {dtype!r}")
         return KVCache(self.config, batch_size, capacity, prompt_length, dtype)
 
     def freeze_vit(self) -> None:
