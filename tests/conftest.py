@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.backends import any_backend, fused, instruction_set  # noqa: F401 (fixtures)
+
 ROOT = Path(__file__).resolve().parent.parent
 
 # Before anything imports numpy or Paddle: the thread pools are sized at import. Small models are fastest on one thread.

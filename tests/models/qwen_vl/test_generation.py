@@ -12,6 +12,8 @@ from paddlemix.models.qwen_vl.generation_options import GenerationOptions, resol
 from tests.golden_model import FOLDER, LANGUAGE_CASES, golden_arrays, golden_model, new_golden_model, prompt
 from tests.random_model import random_model
 
+pytestmark = pytest.mark.usefixtures("any_backend")
+
 GREEDY = GenerationConfig(eos_token_id=290, pad_token_id=290)
 
 

@@ -15,6 +15,8 @@ from tests.golden_model import (
     prompt,
 )
 
+pytestmark = pytest.mark.usefixtures("any_backend")
+
 
 @pytest.fixture(autouse=True)
 def no_gradients():

@@ -1,7 +1,10 @@
 import numpy as np
 import paddle
+import pytest
 
 from tests.golden_model import FINAL_HIDDEN, HIDDEN, compare, golden_arrays, golden_model, prompt
+
+pytestmark = pytest.mark.usefixtures("any_backend")
 
 
 def hidden_states(case):

@@ -15,6 +15,8 @@ from tests.golden_model import (
     prompt,
 )
 
+pytestmark = pytest.mark.usefixtures("any_backend")
+
 IMG, END, PAD = 300, 301, 302
 
 

@@ -5,6 +5,8 @@ import pytest
 from paddlemix.models.qwen_vl.resampler import bicubic_matrix, resize_positions, sine_positions
 from tests.golden_model import golden_arrays, golden_model
 
+pytestmark = pytest.mark.usefixtures("any_backend")
+
 
 def test_position_tables_are_resized_as_by_the_original():
     visual = golden_model().visual

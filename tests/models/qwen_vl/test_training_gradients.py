@@ -10,15 +10,18 @@ import numpy as np
 import paddle
 import pytest
 
+from paddlemix import ops
 from tests.golden_model import FOLDER, LOGITS, golden_arrays, images_of, new_golden_model
+
+pytestmark = pytest.mark.usefixtures("any_backend")
 
 CASES = ("train_a", "train_b")  # with a picture in one of two rows; text only
 STEPS = 3
 
 
-@lru_cache(maxsize=2)
-def train(case):
-    """Train a fresh model: losses, first logits, first gradients, and the parameters before and after."""
+@lru_cache(maxsize=4)
+def train_on(backend, case):
+    """Train a fresh model on the backend in force: losses, first logits and gradients, parameters before and after."""
     arrays = golden_arrays("train")
     ids = arrays[f"{case}.input_ids"].astype(np.int64)
     batch = {
@@ -49,6 +52,10 @@ def train(case):
     losses.append(float(model(**batch).loss))
     after = torch_layout(model, {name: p.numpy() for name, p in model.named_parameters()})
     return losses, logits, gradients, before, after
+
+
+def train(case):
+    return train_on(ops.mode(), case)
 
 
 def torch_layout(model, values):

@@ -4,15 +4,18 @@ import numpy as np
 import paddle
 import pytest
 
+from paddlemix import ops
 from paddlemix.errors import ImageError
 from tests.golden_model import golden_arrays, golden_model, golden_pixels
+
+pytestmark = pytest.mark.usefixtures("any_backend")
 
 PICTURES = ("a.jpg", "b.png", "c.png", "d.png")
 
 
-@lru_cache(maxsize=4)
-def intermediates(picture):
-    """Every stage of the picture encoder, each ``[positions, width]``."""
+@lru_cache(maxsize=8)
+def intermediates_on(backend, picture):
+    """Every stage of the picture encoder on the backend in force, each ``[positions, width]``."""
     visual = golden_model().visual
     stages = {}
     with paddle.no_grad():
@@ -25,6 +28,10 @@ def intermediates(picture):
         stages["resampler"] = visual.attn_pool(x + residual)
         stages["encode"] = visual(paddle.to_tensor(golden_pixels(picture)[None]))
     return {name: stage[0].numpy() for name, stage in stages.items()}
+
+
+def intermediates(picture):
+    return intermediates_on(ops.mode(), picture)
 
 
 @pytest.mark.parametrize("picture", PICTURES)

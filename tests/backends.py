@@ -1,4 +1,7 @@
-"""Fixtures of the operators' tests: each runs on plain Paddle and on the fused kernels of the CPU."""
+"""Fixtures with which a test runs on plain Paddle, on the fused kernels of the CPU, or on both.
+
+Paddle is imported where they are used, so that other tests need not wait for it.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from paddlemix.ops import backend
-
 
 def require_library() -> None:
     """Skip without the built operators; fail instead when PADDLEMIX_REQUIRE_OPS=1, as ``make test`` sets."""
+    from paddlemix.ops import backend
+
     missing = backend.library().missing
     if missing is not None:
         if os.environ.get("PADDLEMIX_REQUIRE_OPS") == "1":
@@ -22,6 +25,8 @@ def require_library() -> None:
 @pytest.fixture
 def fused() -> Iterator[None]:
     """The test runs on the CPU's fused kernels, and fails where one of them cannot run."""
+    from paddlemix.ops import backend
+
     require_library()
     with backend.using("cpu"):
         yield
@@ -30,6 +35,8 @@ def fused() -> Iterator[None]:
 @pytest.fixture(params=["reference", "cpu"])
 def any_backend(request: pytest.FixtureRequest) -> Iterator[str]:
     """The test runs twice: in plain Paddle, and on the CPU's fused kernels."""
+    from paddlemix.ops import backend
+
     if request.param == "cpu":
         require_library()
     with backend.using(request.param):
@@ -39,6 +46,8 @@ def any_backend(request: pytest.FixtureRequest) -> Iterator[str]:
 @pytest.fixture(params=["portable", "avx2", "avx512", "amx"])
 def instruction_set(request: pytest.FixtureRequest, fused: None) -> Iterator[str]:
     """The test runs on each of the CPU's instruction sets that this machine has."""
+    from paddlemix.ops import backend
+
     if backend.limit_instruction_set(request.param) != request.param:
         backend.limit_instruction_set("amx")
         pytest.skip(f"this processor has no {request.param}")
