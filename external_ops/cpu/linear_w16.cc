@@ -32,6 +32,9 @@ constexpr int64_t kLine = 32;  // weights of a line: two inputs by 16 outputs
 constexpr int64_t kInputPadding = 32;
 constexpr int64_t kSumBlock = 512;  // inputs summed in a row before the sum is set aside
 constexpr int64_t kManyRows = 16;   // from here on unpacking the weights first pays
+// Bounds what many rows take of scratch(): as many inputs as fit are prepared at once, since threads wait for each
+// other between that and the product.
+constexpr int64_t kMostRows = 1024, kScratchBytes = int64_t{24} << 20;
 
 struct Layer {
   const float* x;
@@ -58,6 +61,14 @@ struct Layer {
     }
     if (bias && end >= in_features) {
       for (int64_t c = 0; c < count; ++c) to[c] += bias[tile * kOutputTile + c];
+    }
+  }
+  // Asks for the outputs that the next sums go to. They are far apart, no processor guesses them.
+  void expect(int64_t row, int64_t row_count, int64_t tile, int64_t tile_count) const {
+    for (int64_t r = row; r < std::min(row + row_count, rows); ++r) {
+      for (int64_t t = tile; t < tile + tile_count; ++t) {
+        __builtin_prefetch(out + r * out_features + t * kOutputTile, 1);
+      }
     }
   }
   void finish(int64_t row, int64_t tile, const float* sum) const { accumulate(row, tile, sum, 0, in_features); }
@@ -181,7 +192,7 @@ namespace amx {
 #endif
 #endif
 
-// At most kMostRows rows, which bounds the scratch memory.
+// At most kMostRows rows.
 template <int kDtype>
 void multiply(const Layer& layer) {
   auto few_rows = portable::few_rows<kDtype>;
@@ -205,7 +216,6 @@ void multiply(const Layer& layer) {
 
 template <int kDtype>
 void linear(Layer layer) {
-  constexpr int64_t kMostRows = 1024;
   for (int64_t left = layer.rows; left > 0; left -= kMostRows) {
     layer.rows = std::min(kMostRows, left);
     multiply<kDtype>(layer);

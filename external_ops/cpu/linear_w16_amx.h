@@ -125,12 +125,13 @@ PADDLEMIX_TARGET_AMX void finish(const Layer& layer, int64_t row, int64_t tile, 
 // go to memory once per block. 512 to 2048 inputs and 16 to 64 tiles differ by less than the noise.
 constexpr int64_t kBlockInputs = 1024, kBlockTiles = 32;
 
-PADDLEMIX_TARGET_AMX void multiply(const Layer& layer, const uint16_t* slices, int64_t begin, int64_t end,
-                                   int64_t tile_begin, int64_t tile_end) {
+// All rows by the given tiles, over inputs [begin, end). slices: of these inputs; the next 16 rows come `row_stride` later.
+PADDLEMIX_TARGET_AMX void multiply(const Layer& layer, const uint16_t* slices, int64_t row_stride, int64_t begin,
+                                   int64_t end, int64_t tile_begin, int64_t tile_end) {
   static const TileConfig config;
   _tile_loadconfig(&config);
   alignas(64) float sum[4][kTileRows * kOutputTile];
-  const int64_t steps = ceil_div(end - begin, kStep), row_stride = steps * kSlice;
+  const int64_t steps = (end - begin) / kStep;
   const uint16_t* last_tile = layer.tile(tile_end - 1) + begin * kOutputTile;
   for (int64_t first = tile_begin; first < tile_end; first += kBlockTiles) {
     const int64_t block_end = std::min(first + kBlockTiles, tile_end);
@@ -140,6 +141,7 @@ PADDLEMIX_TARGET_AMX void multiply(const Layer& layer, const uint16_t* slices, i
       for (int64_t tile = first; tile < block_end; tile += 2) {
         const uint16_t* b = layer.tile(tile) + begin * kOutputTile;
         const int64_t tiles = std::min<int64_t>(2, block_end - tile);
+        layer.expect(row, 2 * kTileRows, tile, tiles);
         multiply_2x2(a, row_stride, b, tiles > 1 ? b + layer.tile_size() : last_tile, steps, sum[0]);
         for (int64_t t = 0; t < tiles; ++t) {
           finish(layer, row, tile + t, sum[t], begin, end);
@@ -169,16 +171,19 @@ PADDLEMIX_TARGET_AMX void multiply(const Layer& layer, const uint16_t* slices, i
 // More than 16 rows pass over the weights block by block of inputs; up to 16 go through them in one stream.
 void many_rows(const Layer& layer) {
   const int64_t padded = round_up(layer.in_features, kStep), row_tiles = ceil_div(layer.rows, kTileRows);
-  const int64_t inputs = row_tiles == 1 ? padded : std::min(padded, kBlockInputs);
-  uint16_t* slices = static_cast<uint16_t*>(scratch(row_tiles * kTileRows * inputs * kTerms * sizeof(uint16_t)));
-  for (int64_t begin = 0; begin < layer.in_features; begin += inputs) {
-    const int64_t end = std::min(begin + inputs, padded);
+  const int64_t block_inputs = row_tiles == 1 ? padded : kBlockInputs, bytes = row_tiles * kSlice * 2 / kStep;
+  const int64_t at_once = std::min(padded, std::max(int64_t{1}, kScratchBytes / bytes / block_inputs) * block_inputs);
+  uint16_t* slices = static_cast<uint16_t*>(scratch(at_once * bytes));
+  for (int64_t begin = 0; begin < padded; begin += at_once) {
+    const int64_t end = std::min(begin + at_once, padded), row_stride = (end - begin) / kStep * kSlice;
     parallel_for(row_tiles, 1, [&](int64_t first, int64_t last) {
-      for (; first < last; ++first) {
-        split_rows(layer, first * kTileRows, begin, end, slices + first * ceil_div(end - begin, kStep) * kSlice);
+      for (; first < last; ++first) split_rows(layer, first * kTileRows, begin, end, slices + first * row_stride);
+    });
+    parallel_for(layer.tiles(), 2, [&](int64_t first, int64_t last) {
+      for (int64_t k = begin; k < end; k += block_inputs) {
+        const uint16_t* from = slices + (k - begin) / kStep * kSlice;
+        multiply(layer, from, row_stride, k, std::min(k + block_inputs, end), first, last);
       }
     });
-    parallel_for(layer.tiles(), 2,
-                 [&](int64_t first, int64_t last) { multiply(layer, slices, begin, end, first, last); });
   }
 }

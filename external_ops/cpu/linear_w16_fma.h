@@ -139,35 +139,45 @@ W16_TARGET void unpack_panel(const Layer& layer, int64_t tile, int64_t tiles, in
   }
 }
 
+// kPanelRows rows from `row`, zeros where there are fewer, and inputs [begin, end) to [inputs][kPanelRows].
+static void transpose_rows(const Layer& layer, int64_t row, int64_t begin, int64_t end, float* to) {
+  for (int64_t r = 0; r < kPanelRows; ++r) {
+    const float* x = layer.x + (row + r) * layer.x_stride;
+    for (int64_t k = begin; k < end; ++k) to[(k - begin) * kPanelRows + r] = row + r < layer.rows ? x[k] : 0.0f;
+  }
+}
+
 // Inputs go in blocks of kSumBlock / 2: a panel of weights, unpacked once for all rows, then lies in the first-level
 // cache (32 KB) while the rows, transposed beforehand, stream past it.
 template <int kDtype>
 void many_rows(const Layer& layer) {
   constexpr int64_t kInputs = kSumBlock / 2;
-  const int64_t row_blocks = ceil_div(layer.rows, kPanelRows), panels = ceil_div(layer.tiles(), kPanelTiles);
-  float* rows = static_cast<float*>(scratch(row_blocks * kPanelRows * kInputs * sizeof(float)));
-  for (int64_t begin = 0; begin < layer.in_features; begin += kInputs) {
-    const int64_t end = std::min(begin + kInputs, layer.in_features);
+  const int64_t row_blocks = ceil_div(layer.rows, kPanelRows), bytes = row_blocks * kPanelRows * sizeof(float);
+  const int64_t at_once = std::min(round_up(layer.in_features, kInputs), kScratchBytes / bytes / kInputs * kInputs);
+  float* rows = static_cast<float*>(scratch(at_once * bytes));
+  for (int64_t start = 0; start < layer.in_features; start += at_once) {
+    const int64_t stop = std::min(start + at_once, layer.in_features);
     parallel_for(row_blocks, 1, [&](int64_t block, int64_t block_end) {
       for (; block < block_end; ++block) {
-        float* to = rows + block * kPanelRows * kInputs;
-        const int64_t there = std::min<int64_t>(kPanelRows, layer.rows - block * kPanelRows);
-        for (int64_t r = 0; r < kPanelRows; ++r) {
-          const float* x = layer.x + (block * kPanelRows + r) * layer.x_stride;
-          for (int64_t k = begin; k < end; ++k) to[(k - begin) * kPanelRows + r] = r < there ? x[k] : 0.0f;
-        }
+        transpose_rows(layer, block * kPanelRows, start, stop, rows + block * kPanelRows * at_once);
       }
     });
-    parallel_for(panels, 1, [&](int64_t panel, int64_t panel_end) {
+    parallel_for(ceil_div(layer.tiles(), kPanelTiles), 1, [&](int64_t panel_begin, int64_t panel_end) {
       alignas(64) float weights[kInputs * kPanelColumns] = {}, sum[kPanelRows * kPanelColumns];
-      for (; panel < panel_end; ++panel) {
-        const int64_t tile = panel * kPanelTiles, tiles = std::min(kPanelTiles, layer.tiles() - tile);
-        unpack_panel<kDtype>(layer, tile, tiles, begin, end, weights);
-        for (int64_t block = 0; block < row_blocks; ++block) {
-          multiply_panels(rows + block * kPanelRows * kInputs, weights, end - begin, sum);
-          for (int64_t r = 0; r < std::min<int64_t>(kPanelRows, layer.rows - block * kPanelRows); ++r) {
-            for (int64_t t = 0; t < tiles; ++t) {
-              layer.accumulate(block * kPanelRows + r, tile + t, sum + r * kPanelColumns + t * kOutputTile, begin, end);
+      for (int64_t begin = start; begin < stop; begin += kInputs) {
+        const int64_t end = std::min(begin + kInputs, stop);
+        for (int64_t panel = panel_begin; panel < panel_end; ++panel) {
+          const int64_t tile = panel * kPanelTiles, tiles = std::min(kPanelTiles, layer.tiles() - tile);
+          unpack_panel<kDtype>(layer, tile, tiles, begin, end, weights);
+          for (int64_t block = 0; block < row_blocks; ++block) {
+            const float* from = rows + block * kPanelRows * at_once + (begin - start) * kPanelRows;
+            layer.expect(block * kPanelRows, kPanelRows, tile, tiles);
+            multiply_panels(from, weights, end - begin, sum);
+            for (int64_t r = 0; r < std::min<int64_t>(kPanelRows, layer.rows - block * kPanelRows); ++r) {
+              for (int64_t t = 0; t < tiles; ++t) {
+                const float* part = sum + r * kPanelColumns + t * kOutputTile;
+                layer.accumulate(block * kPanelRows + r, tile + t, part, begin, end);
+              }
             }
           }
         }
