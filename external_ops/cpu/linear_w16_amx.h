@@ -125,7 +125,7 @@ PADDLEMIX_TARGET_AMX void finish(const Layer& layer, int64_t row, int64_t tile, 
 // go to memory once per block. 512 to 2048 inputs and 16 to 64 tiles differ by less than the noise.
 constexpr int64_t kBlockInputs = 1024, kBlockTiles = 32;
 
-// All rows by the given tiles, over inputs [begin, end). slices: of these inputs; the next 16 rows come `row_stride` later.
+// All rows by the given tiles, over inputs [begin, end). slices: of these inputs; the next 16 rows `row_stride` later.
 PADDLEMIX_TARGET_AMX void multiply(const Layer& layer, const uint16_t* slices, int64_t row_stride, int64_t begin,
                                    int64_t end, int64_t tile_begin, int64_t tile_end) {
   static const TileConfig config;
