@@ -20,7 +20,7 @@ PIP_INSTALL  = $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 
 # Whoever only wants an answer gets one without a compiler too, and without a wait where plain Paddle was asked for.
 ifneq ($(PADDLEMIX_OPS),reference)
-OPS_IF_POSSIBLE := $(if $(shell command -v $(firstword $(CXX))),$(OPS),no-compiler)
+OPS_IF_POSSIBLE := $(if $(shell command -v $(firstword $(CXX))),$(OPS),$(if $(wildcard $(OPS)),,no-compiler))
 endif
 
 # Only values given on the command line count (a shell may well export PROMPT), and they reach the program unexpanded.
@@ -79,12 +79,12 @@ check-install: $(RUN_DEPS) $(OPS_IF_POSSIBLE)
 
 ops: $(OPS)
 
-# Paddle's allocator would hide what is written past a tensor, hence the system's. The sanitizer's library must come
-# first and must find libstdc++ there; it loads libraries in Paddle's place, so it has to be told where they are.
+# The sanitizer's library must come first and must find libstdc++ there; it loads libraries in Paddle's place, so it has
+# to be told where they are. What it reports of Paddle itself (leaks, mixed kinds of delete) is left out.
 sanitize: $(DEV_DEPS)
 	cd external_ops && PADDLEMIX_SANITIZE=address,undefined ../$(BIN)/python setup.py -q build \
 		--build-base ../$(VENV)/sanitize/build --build-lib ../$(VENV)/sanitize/site
-	PADDLEMIX_REQUIRE_OPS=1 PYTHONPATH=$(VENV)/sanitize/site FLAGS_use_system_allocator=1 \
+	PADDLEMIX_REQUIRE_OPS=1 PYTHONPATH=$(VENV)/sanitize/site \
 	LD_LIBRARY_PATH="$$($(BIN)/python -W ignore -c 'import paddle; print(paddle.sysconfig.get_lib())')" \
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so.6)" \
 	ASAN_OPTIONS=detect_leaks=0:alloc_dealloc_mismatch=0 UBSAN_OPTIONS=print_stacktrace=1 \

@@ -117,6 +117,16 @@ def report_device() -> None:
         line("bfloat16 on GPU", "yes" if paddle.amp.is_bfloat16_supported() else "no: float16 will be used instead")
 
 
+def operators() -> str:
+    from paddlemix.ops import backend
+
+    library = backend.library()
+    if library.missing is not None:
+        return f"plain Paddle: {library.missing}"
+    used = backend.INSTRUCTION_SETS[library.functions.paddlemix_cpu_isa()]
+    return f"fused kernels for {' and '.join(library.devices)} ({used}), PADDLEMIX_OPS={backend.mode()}"
+
+
 def run_tiny_model() -> str:
     """One forward pass over a prompt with a picture; returns words about it, raises when the numbers are unusable."""
     import paddle
@@ -149,6 +159,7 @@ def main() -> int:
     if not problems:
         try:
             report_device()
+            line("operators", operators())
             line("tiny model", run_tiny_model())
         except Exception as error:  # whatever breaks here is what the report is for
             traceback.print_exc()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ def test_a_working_install_is_reported_with_versions_device_and_a_tiny_run():
     assert paddlemix.__version__ in done.stdout
     assert "paddlenlp              3.0.0b4" in done.stdout
     assert "device of paddle       cpu" in done.stdout
+    assert re.search(r"^operators  .*(fused kernels for cpu|plain Paddle: )", done.stdout, re.MULTILINE)
     assert "logits [1, 14, 512]" in done.stdout
     assert done.stdout.endswith("result: ready\n")
 

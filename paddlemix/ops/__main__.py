@@ -37,22 +37,22 @@ def table() -> list[tuple[str, str, str, str]]:
     return rows
 
 
-def report() -> int:
-    """Print the table; returns 1 if an implementation was asked for by name and an operator does not have it."""
-    print(f"PADDLEMIX_OPS={backend.mode()}, Paddle {paddle.__version__} on {paddle.get_device()}")
+def report() -> tuple[str, int]:
+    """What to print, and 1 if an implementation was asked for by name that an operator does not have."""
+    lines = [f"PADDLEMIX_OPS={backend.mode()}, Paddle {paddle.__version__} on {paddle.get_device()}"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # the library's trouble is told here, once
         library = backend.library()
     if library.missing is None:
-        print(f"CPU kernels: instruction set {backend.INSTRUCTION_SETS[library.functions.paddlemix_cpu_isa()]}")
+        lines.append(f"CPU kernels: instruction set {backend.INSTRUCTION_SETS[library.functions.paddlemix_cpu_isa()]}")
     else:
-        print(f"no kernels: {library.missing}")
+        lines.append(f"no kernels: {library.missing}")
     heading = ("operator", "available", "chosen", "why not the others")
     rows = table() if library.missing is None else [(*row[:3], "no kernels") for row in table()]
     widths = [max(len(row[column]) for row in (heading, *rows)) for column in range(3)]
     for row in (heading, *rows):
-        print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths)), row[3]]).rstrip())
-    return 1 if any(chosen.startswith("none") for _, _, chosen, _ in rows) else 0
+        lines.append("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths)), row[3]]).rstrip())
+    return "\n".join(lines), int(any(chosen.startswith("none") for _, _, chosen, _ in rows))
 
 
 def main() -> int:
@@ -63,10 +63,12 @@ def main() -> int:
     )
     parser.parse_args()
     try:
-        return report()
+        text, status = report()
     except PaddleMixError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    print(text)
+    return status
 
 
 if __name__ == "__main__":
