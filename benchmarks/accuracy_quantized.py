@@ -64,7 +64,7 @@ class Kind:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=200, help="questions per task and language (default: %(default)s)")
+    parser.add_argument("--count", type=int, default=100, help="questions per task and language (default: %(default)s)")
     parser.add_argument("--scenes", type=int, default=200, help="scenes for the divergence (default: %(default)s)")
     parser.add_argument("--calibration", type=int, default=200, help="scenes for GPTQ (default: %(default)s)")
     options = parser.parse_args(arguments)
