@@ -83,6 +83,7 @@ def predict(
     device: str | None = None,
     quantization: str | None = None,
     vision_quantization: str | None = None,
+    kv_cache_dtype: str | None = None,
     system: str | None = None,
     trusted_tags: bool = False,
     seed: int | None = None,
@@ -94,7 +95,8 @@ def predict(
     Args:
         prompt: the question; with a picture it may be None, which is :data:`.inference.CAPTION`.
         images: paths, http(s) addresses, PIL images …, shown before the question in this order.
-        model, dtype, device, quantization, vision_quantization: see :func:`paddlemix.inference.load_model`.
+        model, dtype, device, quantization, vision_quantization, kv_cache_dtype: see
+            :func:`paddlemix.inference.load_model`.
         system: system text of chat models.
         trusted_tags: read ``<ref> <box> <quad>`` out of the prompt; otherwise text is only text.
         seed: of the random draws, for models that draw.
@@ -109,7 +111,14 @@ def predict(
     check_options(quantization, vision_quantization)
     policy = image_policy or ImagePolicy.scripts()
     pictures = [load_image(source, policy) for source in images]
-    loaded = load_model(model, dtype, device, quantization=quantization, vision_quantization=vision_quantization)
+    loaded = load_model(
+        model,
+        dtype,
+        device,
+        quantization=quantization,
+        vision_quantization=vision_quantization,
+        kv_cache_dtype=kv_cache_dtype,
+    )
     session = loaded.new_session(system, policy, trusted_tags)
     reply = session.ask(CAPTION if prompt is None else prompt, pictures, **with_seed(generation))
     return Prediction(

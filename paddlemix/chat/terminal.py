@@ -64,6 +64,7 @@ class TerminalChat:
         device: str | None = None,
         quantization: str | None = None,
         vision_quantization: str | None = None,
+        kv_cache_dtype: str | None = None,
         system: str | None = None,
         trusted_tags: bool = False,
         seed: int | None = None,
@@ -76,7 +77,14 @@ class TerminalChat:
             ConfigurationError: a base model, which knows no chat; and what loading raises.
         """
         generation = check_generation_options(generation)
-        loaded = load_model(model, dtype, device, quantization=quantization, vision_quantization=vision_quantization)
+        loaded = load_model(
+            model,
+            dtype,
+            device,
+            quantization=quantization,
+            vision_quantization=vision_quantization,
+            kv_cache_dtype=kv_cache_dtype,
+        )
         if loaded.is_base:
             raise ConfigurationError(
                 f"model {str(model)!r}: a base model, which knows no chat; use a chat model here, or run_predict.py"
