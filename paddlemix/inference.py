@@ -111,9 +111,11 @@ def load_model(
 
     directory = hub.resolve(name_or_dir, store="huggingface") if from_hf_hub else hub.resolve(name_or_dir)
     require("paddlenlp", "running a model")
+    from . import ops
     from .models.qwen_vl.modeling import QWenLMHeadModel
     from .models.qwen_vl.processing import QwenVLProcessor
 
+    ops.mode()  # a wrong PADDLEMIX_OPS is told before the weights are read
     require("paddle", "running a model").set_device(device)
     if dtype is None and device.startswith("gpu"):
         dtype = DEFAULT_DTYPE

@@ -14,6 +14,8 @@ import pytest
 
 from paddlemix import ops
 from paddlemix.errors import ConfigurationError, OperatorError
+from paddlemix.inference import load_model
+from paddlemix.models.qwen_vl.modeling import QWenLMHeadModel
 from paddlemix.ops import __main__ as report_of_operators
 from paddlemix.ops import backend
 
@@ -185,6 +187,14 @@ def test_a_wrong_choice_in_the_environment_is_one_line():
     done = run_python("-m", "paddlemix.ops", PADDLEMIX_OPS="fast")
     assert done.returncode == 1
     assert done.stderr == "error: PADDLEMIX_OPS: expected one of auto, reference, cpu, cuda, got 'fast'\n"
+
+
+def test_a_wrong_choice_in_the_environment_is_told_before_weights_are_read(monkeypatch):
+    monkeypatch.setattr(backend, "_mode", None)
+    monkeypatch.setenv("PADDLEMIX_OPS", "fast")
+    monkeypatch.setattr(QWenLMHeadModel, "from_pretrained", lambda *_, **__: pytest.fail("weights were read"))
+    with pytest.raises(ConfigurationError, match="PADDLEMIX_OPS"):
+        load_model()
 
 
 # ---------------------------------------------------------------- without the library
