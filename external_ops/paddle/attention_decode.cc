@@ -1,5 +1,6 @@
 // Paddle operator paddlemix_attention_decode: one to eight queries per row over the cache.
 #include "attention.h"
+#include "direct.h"
 
 namespace paddlemix_ops {
 namespace attention_decode {
@@ -43,3 +44,4 @@ PD_BUILD_OP(paddlemix_attention_decode)
     .SetKernelFn(PD_KERNEL(paddlemix_ops::attention_decode::forward))
     .SetInferShapeFn(PD_INFER_SHAPE(paddlemix_ops::attention::shapes))
     .SetInferDtypeFn(PD_INFER_DTYPE(paddlemix_ops::attention::dtypes));
+PADDLEMIX_DIRECT(paddlemix_attention_decode, paddlemix_ops::attention_decode::forward);

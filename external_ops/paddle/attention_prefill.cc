@@ -1,6 +1,7 @@
 // Paddle operators paddlemix_attention_prefill, over caches or tensors, and paddlemix_attention_interleaved, over the
 // ViT's packed projection. Forward only, on the CPU only: on CUDA paddlemix/ops takes Paddle's own attention.
 #include "attention.h"
+#include "direct.h"
 
 namespace paddlemix_ops {
 namespace attention_prefill {
@@ -58,6 +59,7 @@ PD_BUILD_OP(paddlemix_attention_prefill)
     .SetKernelFn(PD_KERNEL(paddlemix_ops::attention_prefill::forward))
     .SetInferShapeFn(PD_INFER_SHAPE(paddlemix_ops::attention::shapes))
     .SetInferDtypeFn(PD_INFER_DTYPE(paddlemix_ops::attention::dtypes));
+PADDLEMIX_DIRECT(paddlemix_attention_prefill, paddlemix_ops::attention_prefill::forward);
 
 PD_BUILD_OP(paddlemix_attention_interleaved)
     .Inputs({"Qkv"})
@@ -66,3 +68,4 @@ PD_BUILD_OP(paddlemix_attention_interleaved)
     .SetKernelFn(PD_KERNEL(paddlemix_ops::attention_prefill::interleaved))
     .SetInferShapeFn(PD_INFER_SHAPE(paddlemix_ops::attention_prefill::interleaved_shapes))
     .SetInferDtypeFn(PD_INFER_DTYPE(paddlemix_ops::attention_prefill::interleaved_dtypes));
+PADDLEMIX_DIRECT(paddlemix_attention_interleaved, paddlemix_ops::attention_prefill::interleaved);

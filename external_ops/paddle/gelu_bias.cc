@@ -1,5 +1,6 @@
 // Paddle operators paddlemix_gelu_bias (x, bias) and paddlemix_gelu (x), with gradients.
 #include "common.h"
+#include "direct.h"
 
 namespace paddlemix_ops {
 namespace gelu_bias {
@@ -81,6 +82,7 @@ PD_BUILD_OP(paddlemix_gelu_bias)
     .SetKernelFn(PD_KERNEL(paddlemix_ops::gelu_bias::forward))
     .SetInferShapeFn(PD_INFER_SHAPE(paddlemix_ops::gelu_bias::shapes))
     .SetInferDtypeFn(PD_INFER_DTYPE(paddlemix_ops::gelu_bias::dtypes));
+PADDLEMIX_DIRECT(paddlemix_gelu_bias, paddlemix_ops::gelu_bias::forward);
 
 PD_BUILD_GRAD_OP(paddlemix_gelu_bias)
     .Inputs({"X", "Bias", paddle::Grad("Out")})
@@ -93,6 +95,7 @@ PD_BUILD_OP(paddlemix_gelu)
     .SetKernelFn(PD_KERNEL(paddlemix_ops::gelu_bias::plain_forward))
     .SetInferShapeFn(PD_INFER_SHAPE(paddlemix_ops::gelu_bias::plain_shapes))
     .SetInferDtypeFn(PD_INFER_DTYPE(paddlemix_ops::gelu_bias::plain_dtypes));
+PADDLEMIX_DIRECT(paddlemix_gelu, paddlemix_ops::gelu_bias::plain_forward);
 
 PD_BUILD_GRAD_OP(paddlemix_gelu)
     .Inputs({"X", paddle::Grad("Out")})

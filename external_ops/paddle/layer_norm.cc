@@ -1,6 +1,7 @@
 // Paddle operators paddlemix_layer_norm (x, weight, bias) and paddlemix_add_layer_norm (x, residual, weight, bias), with
 // gradients.
 #include "common.h"
+#include "direct.h"
 
 namespace paddlemix_ops {
 namespace layer_norm {
@@ -130,6 +131,7 @@ PD_BUILD_OP(paddlemix_layer_norm)
     .SetKernelFn(PD_KERNEL(paddlemix_ops::layer_norm::forward))
     .SetInferShapeFn(PD_INFER_SHAPE(paddlemix_ops::layer_norm::shapes))
     .SetInferDtypeFn(PD_INFER_DTYPE(paddlemix_ops::layer_norm::dtypes));
+PADDLEMIX_DIRECT(paddlemix_layer_norm, paddlemix_ops::layer_norm::forward);
 
 PD_BUILD_GRAD_OP(paddlemix_layer_norm)
     .Inputs({"X", "Weight", "Mean", "InverseStd", paddle::Grad("Out")})
@@ -143,6 +145,7 @@ PD_BUILD_OP(paddlemix_add_layer_norm)
     .SetKernelFn(PD_KERNEL(paddlemix_ops::layer_norm::add_forward))
     .SetInferShapeFn(PD_INFER_SHAPE(paddlemix_ops::layer_norm::add_shapes))
     .SetInferDtypeFn(PD_INFER_DTYPE(paddlemix_ops::layer_norm::add_dtypes));
+PADDLEMIX_DIRECT(paddlemix_add_layer_norm, paddlemix_ops::layer_norm::add_forward);
 
 PD_BUILD_GRAD_OP(paddlemix_add_layer_norm)
     .Inputs({"Weight", "Sum", "Mean", "InverseStd", paddle::Grad("Out"), paddle::Grad("Sum")})

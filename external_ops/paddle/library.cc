@@ -1,5 +1,6 @@
 // What the library says of itself, before any operator is used.
 #include "common.h"
+#include "direct.h"
 
 extern "C" {
 
@@ -16,5 +17,18 @@ int paddlemix_ops_with_cuda(void) {
   return 0;
 #endif
 }
+
+#if PADDLEMIX_WITH_PYTHON
+// A new reference to a dict: name of an operator -> the function that is the short way to it (direct.h).
+PyObject* paddlemix_ops_direct(void) {
+  PyObject* table = PyDict_New();
+  for (PyMethodDef& function : paddlemix_ops::direct_functions()) {
+    PyObject* object = PyCFunction_New(&function, nullptr);
+    PyDict_SetItemString(table, function.ml_name, object);
+    Py_DECREF(object);
+  }
+  return table;
+}
+#endif
 
 }  // extern "C"

@@ -2,6 +2,7 @@
 // (cpu/paddlemix_cpu.h): paddlemix_linear_w16 (x, weight, bias or none) with a gradient to x, paddlemix_pack_w16 (w) and
 // paddlemix_dequantize_w16 (weight).
 #include "common.h"
+#include "direct.h"
 
 namespace paddlemix_ops {
 namespace linear_w16 {
@@ -151,6 +152,7 @@ PD_BUILD_OP(paddlemix_linear_w16)
     .SetKernelFn(PD_KERNEL(paddlemix_ops::linear_w16::forward))
     .SetInferShapeFn(PD_INFER_SHAPE(paddlemix_ops::linear_w16::shapes))
     .SetInferDtypeFn(PD_INFER_DTYPE(paddlemix_ops::linear_w16::dtypes));
+PADDLEMIX_DIRECT(paddlemix_linear_w16, paddlemix_ops::linear_w16::forward);
 
 PD_BUILD_GRAD_OP(paddlemix_linear_w16)
     .Inputs({"Weight", paddle::Grad("Out")})

@@ -1,4 +1,5 @@
 // Paddle operators of the int4 linear layer: paddlemix_linear_w4 with its gradient; quantising, packing, dequantising.
+#include "direct.h"
 #include "low_bit.h"
 
 namespace paddlemix_ops {
@@ -48,3 +49,4 @@ struct Int4 {
 }  // namespace paddlemix_ops
 
 PADDLEMIX_LOW_BIT_OPERATORS(w4, Int4);
+PADDLEMIX_DIRECT(paddlemix_linear_w4, paddlemix_ops::low_bit::LowBit<paddlemix_ops::low_bit::Int4>::forward);

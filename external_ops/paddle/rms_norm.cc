@@ -1,5 +1,6 @@
 // Paddle operators paddlemix_rms_norm (x, weight) and paddlemix_add_rms_norm (x, residual, weight), with gradients.
 #include "common.h"
+#include "direct.h"
 
 namespace paddlemix_ops {
 namespace rms_norm {
@@ -121,6 +122,7 @@ PD_BUILD_OP(paddlemix_rms_norm)
     .SetKernelFn(PD_KERNEL(paddlemix_ops::rms_norm::forward))
     .SetInferShapeFn(PD_INFER_SHAPE(paddlemix_ops::rms_norm::shapes))
     .SetInferDtypeFn(PD_INFER_DTYPE(paddlemix_ops::rms_norm::dtypes));
+PADDLEMIX_DIRECT(paddlemix_rms_norm, paddlemix_ops::rms_norm::forward);
 
 PD_BUILD_GRAD_OP(paddlemix_rms_norm)
     .Inputs({"X", "Weight", "InverseRms", paddle::Grad("Out")})
@@ -134,6 +136,7 @@ PD_BUILD_OP(paddlemix_add_rms_norm)
     .SetKernelFn(PD_KERNEL(paddlemix_ops::rms_norm::add_forward))
     .SetInferShapeFn(PD_INFER_SHAPE(paddlemix_ops::rms_norm::add_shapes))
     .SetInferDtypeFn(PD_INFER_DTYPE(paddlemix_ops::rms_norm::add_dtypes));
+PADDLEMIX_DIRECT(paddlemix_add_rms_norm, paddlemix_ops::rms_norm::add_forward);
 
 PD_BUILD_GRAD_OP(paddlemix_add_rms_norm)
     .Inputs({"Weight", "Sum", "InverseRms", paddle::Grad("Out"), paddle::Grad("Sum")})

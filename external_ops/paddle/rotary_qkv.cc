@@ -1,6 +1,7 @@
 // Paddle operators paddlemix_rotary_qkv, with the gradient of qkv, and paddlemix_rotary_qkv_cache, which writes the
 // caches in place.
 #include "common.h"
+#include "direct.h"
 
 namespace paddlemix_ops {
 namespace rotary_qkv {
@@ -253,6 +254,7 @@ PD_BUILD_OP(paddlemix_rotary_qkv)
     .SetKernelFn(PD_KERNEL(paddlemix_ops::rotary_qkv::forward))
     .SetInferShapeFn(PD_INFER_SHAPE(paddlemix_ops::rotary_qkv::shapes))
     .SetInferDtypeFn(PD_INFER_DTYPE(paddlemix_ops::rotary_qkv::dtypes));
+PADDLEMIX_DIRECT(paddlemix_rotary_qkv, paddlemix_ops::rotary_qkv::forward);
 
 PD_BUILD_GRAD_OP(paddlemix_rotary_qkv)
     .Inputs({"Cos", "Sin", "Positions", paddle::Optional("Logn"), paddle::Optional("TableIndex"),
@@ -271,3 +273,4 @@ PD_BUILD_OP(paddlemix_rotary_qkv_cache)
     .SetKernelFn(PD_KERNEL(paddlemix_ops::rotary_qkv::cache_forward))
     .SetInferShapeFn(PD_INFER_SHAPE(paddlemix_ops::rotary_qkv::cache_shapes))
     .SetInferDtypeFn(PD_INFER_DTYPE(paddlemix_ops::rotary_qkv::cache_dtypes));
+PADDLEMIX_DIRECT(paddlemix_rotary_qkv_cache, paddlemix_ops::rotary_qkv::cache_forward);

@@ -1,6 +1,7 @@
 // Paddle operators paddlemix_swiglu (gate, up) and paddlemix_swiglu_packed (x: gate, then up, in the last axis), with
 // gradients.
 #include "common.h"
+#include "direct.h"
 
 namespace paddlemix_ops {
 namespace swiglu {
@@ -101,6 +102,7 @@ PD_BUILD_OP(paddlemix_swiglu)
     .SetKernelFn(PD_KERNEL(paddlemix_ops::swiglu::forward))
     .SetInferShapeFn(PD_INFER_SHAPE(paddlemix_ops::swiglu::shapes))
     .SetInferDtypeFn(PD_INFER_DTYPE(paddlemix_ops::swiglu::dtypes));
+PADDLEMIX_DIRECT(paddlemix_swiglu, paddlemix_ops::swiglu::forward);
 
 PD_BUILD_GRAD_OP(paddlemix_swiglu)
     .Inputs({"Gate", "Up", paddle::Grad("Out")})
@@ -113,6 +115,7 @@ PD_BUILD_OP(paddlemix_swiglu_packed)
     .SetKernelFn(PD_KERNEL(paddlemix_ops::swiglu::packed_forward))
     .SetInferShapeFn(PD_INFER_SHAPE(paddlemix_ops::swiglu::packed_shapes))
     .SetInferDtypeFn(PD_INFER_DTYPE(paddlemix_ops::swiglu::packed_dtypes));
+PADDLEMIX_DIRECT(paddlemix_swiglu_packed, paddlemix_ops::swiglu::packed_forward);
 
 PD_BUILD_GRAD_OP(paddlemix_swiglu_packed)
     .Inputs({"X", paddle::Grad("Out")})

@@ -12,9 +12,9 @@ import ctypes
 import importlib.util
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -72,11 +72,14 @@ class Library:
         missing: one line that says why the library cannot be used; ``None`` where it can.
         devices: of ``"cpu"`` and ``"cuda"``, those it has kernels for.
         functions: its C interface, for what is no Paddle operator.
+        direct: operators that can be called without the way through Paddle's registry (external_ops/paddle/direct.h);
+            none where the library was built without Python's headers.
     """
 
     missing: str | None
     devices: tuple[str, ...] = ()
     functions: ctypes.CDLL | None = None
+    direct: Mapping[str, Callable[..., list[paddle.Tensor]]] = field(default_factory=dict)
 
 
 @cache
@@ -107,7 +110,16 @@ def _load(path: Path) -> Library:
     if version != paddle.__version__:
         return Library(f"{path} was built for Paddle {version}, this is {paddle.__version__}; {BUILD_HINT} anew")
     load_op_meta_info_and_register_op(str(path))
-    return Library(None, ("cpu", "cuda") if functions.paddlemix_ops_with_cuda() else ("cpu",), functions)
+    devices = ("cpu", "cuda") if functions.paddlemix_ops_with_cuda() else ("cpu",)
+    return Library(None, devices, functions, _direct_functions(path))
+
+
+def _direct_functions(path: Path) -> Mapping[str, Callable[..., list[paddle.Tensor]]]:
+    functions = ctypes.PyDLL(str(path))  # keeps the interpreter's lock, unlike CDLL
+    if not hasattr(functions, "paddlemix_ops_direct"):
+        return {}
+    functions.paddlemix_ops_direct.restype = ctypes.py_object
+    return functions.paddlemix_ops_direct()
 
 
 def mode() -> str:
@@ -187,6 +199,11 @@ def run(name: str, *arguments: object) -> list[paddle.Tensor]:
         OperatorError: shapes or dtypes that the operator refuses.
     """
     try:
+        direct = library().direct.get(name)
+        if direct is not None and not paddle.is_grad_enabled() and paddle.in_dynamic_mode():
+            outputs = direct(*arguments)
+            if outputs is not NotImplemented:
+                return outputs
         return _C_ops._run_custom_op(name, *arguments)
     except OSError as error:  # how Paddle passes on a failed check; the file and line of the check follow the message
         raise OperatorError(str(error).partition("\n")[0]) from None
