@@ -14,6 +14,7 @@ from .layer_norm import layer_norm
 from .linear_w4 import linear_w4
 from .linear_w8 import linear_w8
 from .linear_w16 import linear_w16
+from .linear_w32 import linear_w32
 from .rms_norm import rms_norm
 from .rotary_qkv import apply_rotary, rotary_qkv, rotary_qkv_cache, rotary_tables
 from .swiglu import swiglu
@@ -30,6 +31,7 @@ __all__ = [
     "layer_norm",
     "limit_instruction_set",
     "linear_w16",
+    "linear_w32",
     "linear_w4",
     "linear_w8",
     "merge_heads",

@@ -40,10 +40,12 @@ class Operator:
 
     Attributes:
         cpu_dtypes: dtypes of the activations that the CPU kernel takes; on CUDA it is float32, float16 and bfloat16.
+        on_cuda: whether it has a CUDA kernel; otherwise Paddle's own serves there as well.
     """
 
     name: str
     cpu_dtypes: tuple[paddle.dtype, ...] = _FLOAT
+    on_cuda: bool = True
 
 
 OPERATORS = {
@@ -56,6 +58,7 @@ OPERATORS = {
         Operator("gelu_bias", _FLOAT_AND_DOUBLE),
         Operator("attention_prefill"),
         Operator("attention_decode"),
+        Operator("linear_w32", _FLOAT_AND_DOUBLE, on_cuda=False),
         Operator("linear_w16"),
         Operator("linear_w8"),
         Operator("linear_w4"),
@@ -186,6 +189,8 @@ def _why_not(operator: str, device: str, dtype: paddle.dtype, chosen: str) -> st
         return available.missing
     if device not in available.devices:
         return f"the library was built without {device} kernels"
+    if device == "cuda" and not OPERATORS[operator].on_cuda:
+        return "Paddle's own kernel is as good"
     dtypes = OPERATORS[operator].cpu_dtypes if device == "cpu" else _CUDA_DTYPES
     return None if dtype in dtypes else f"no {device} kernel for {str(dtype).rpartition('.')[2]}"
 

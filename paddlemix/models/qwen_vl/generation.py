@@ -248,9 +248,7 @@ def _steps(
                 chosen, padding_mask = _select_rows(kept, cache, chosen, padding_mask)
                 seen = None if seen is None else paddle.index_select(seen, paddle.to_tensor(kept), axis=0)
                 batch = batch[kept]
-            logits = model(
-                chosen.unsqueeze(1), attention_mask=padding_mask, past_key_values=cache, logits_to_keep=1
-            ).logits[:, -1]
+            logits = _next_logits(model, model.transformer.embed(chosen.unsqueeze(1)), padding_mask, cache)
 
 
 def _prefill(
@@ -272,8 +270,19 @@ def _prefill(
     step = chunk or length
     for start in range(0, length, step):
         part = embeddings[:, start : start + step]
-        output = model(inputs_embeds=part, attention_mask=padding_mask, past_key_values=cache, logits_to_keep=1)
-    return output.logits[:, -1]
+        logits = _next_logits(model, part, padding_mask, cache)
+    return logits
+
+
+def _next_logits(
+    model: QWenLMHeadModel, embeddings: paddle.Tensor, padding_mask: paddle.Tensor | None, cache: KVCache
+) -> paddle.Tensor:
+    """Feed ``[batch, length, hidden]`` and return the logits ``[batch, vocab]`` of the last position.
+
+    Without the model's own ``forward``, whose output object takes longer than a layer of a small model.
+    """
+    hidden, _ = model.transformer(embeddings, padding_mask, None, cache)
+    return model.lm_head(hidden[:, -1])
 
 
 def _pictures(given: paddle.Tensor | None, wanted: np.ndarray) -> paddle.Tensor | None:
