@@ -16,7 +16,7 @@ from tests.backends import any_backend, fused, instruction_set  # noqa: F401 (fi
 ROOT = Path(__file__).resolve().parent.parent
 
 # Before anything imports numpy or Paddle: the thread pools are sized at import. Small models are fastest on one thread.
-for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+for _name in ("PADDLEMIX_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 # Programs that tests start run this checkout, not an installed copy.

@@ -35,6 +35,9 @@ int paddlemix_cpu_isa(void);
 // Use at most this set; returns the one now in use. For tests and measurements.
 int paddlemix_cpu_limit_isa(int isa);
 
+// Use at most this many threads, 0: as many as OpenMP would. Returns what was set before; 0 at first.
+int paddlemix_cpu_set_threads(int count);
+
 // ---------------------------------------------------------------------------------------------- norms, activations
 
 // out = x / sqrt(mean(x^2) + epsilon) * weight over the last axis, where x is first replaced by x + residual if a

@@ -57,6 +57,11 @@ std::atomic<int>& isa_in_use() {
   return isa;
 }
 
+std::atomic<int>& thread_limit() {
+  static std::atomic<int> limit{0};
+  return limit;
+}
+
 }  // namespace
 
 int paddlemix_cpu_best_isa(void) {
@@ -72,11 +77,15 @@ int paddlemix_cpu_limit_isa(int isa) {
   return isa;
 }
 
+int paddlemix_cpu_set_threads(int count) { return thread_limit().exchange(count, std::memory_order_relaxed); }
+
 namespace paddlemix {
 
 int max_threads() {
 #ifdef _OPENMP
-  return omp_in_parallel() ? 1 : omp_get_max_threads();
+  if (omp_in_parallel()) return 1;
+  const int limit = thread_limit().load(std::memory_order_relaxed);
+  return limit > 0 ? limit : omp_get_max_threads();
 #else
   return 1;
 #endif

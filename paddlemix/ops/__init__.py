@@ -8,7 +8,7 @@ from . import _import_paddle  # noqa: F401
 from .attention import attention, merge_heads, split_heads
 from .attention_decode import FEW_QUERIES, attention_decode
 from .attention_prefill import attention_interleaved, attention_prefill
-from .backend import INSTRUCTION_SETS, limit_instruction_set, mode, set_mode, using
+from .backend import INSTRUCTION_SETS, limit_instruction_set, mode, set_mode, set_threads, using
 from .gelu_bias import gelu_bias
 from .layer_norm import layer_norm
 from .linear_w4 import linear_w4
@@ -41,6 +41,7 @@ __all__ = [
     "rotary_qkv_cache",
     "rotary_tables",
     "set_mode",
+    "set_threads",
     "split_heads",
     "swiglu",
     "using",

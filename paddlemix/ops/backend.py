@@ -113,6 +113,7 @@ def _load(path: Path) -> Library:
     if version != paddle.__version__:
         return Library(f"{path} was built for Paddle {version}, this is {paddle.__version__}; {BUILD_HINT} anew")
     load_op_meta_info_and_register_op(str(path))
+    functions.paddlemix_cpu_set_threads(default_threads())
     devices = ("cpu", "cuda") if functions.paddlemix_ops_with_cuda() else ("cpu",)
     return Library(None, devices, functions, _direct_functions(path))
 
@@ -123,6 +124,45 @@ def _direct_functions(path: Path) -> Mapping[str, Callable[..., list[paddle.Tens
         return {}
     functions.paddlemix_ops_direct.restype = ctypes.py_object
     return functions.paddlemix_ops_direct()
+
+
+def default_threads() -> int:
+    """Threads of the CPU kernels: ``PADDLEMIX_NUM_THREADS``, else ``OMP_NUM_THREADS``, else one for each processor.
+
+    Paddle writes ``OMP_NUM_THREADS=1`` into an environment that lacks it, hence the look at what the process was given.
+
+    Raises:
+        ConfigurationError: ``PADDLEMIX_NUM_THREADS`` is no positive number.
+    """
+    asked = os.environ.get("PADDLEMIX_NUM_THREADS")
+    if asked:
+        if not asked.isdecimal() or int(asked) < 1:
+            raise ConfigurationError(f"PADDLEMIX_NUM_THREADS: expected a positive number, got {asked!r}")
+        return int(asked)
+    given = _environment_at_start().get("OMP_NUM_THREADS", "").partition(",")[0]
+    if given.isdecimal() and int(given) > 0:
+        return int(given)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _environment_at_start() -> Mapping[str, str]:
+    try:
+        entries = Path("/proc/self/environ").read_bytes().split(b"\0")
+    except OSError:  # not Linux
+        return os.environ
+    return dict(os.fsdecode(entry).partition("=")[::2] for entry in entries)
+
+
+def set_threads(count: int) -> int:
+    """Let the CPU kernels use at most ``count`` threads; returns how many they might use before.
+
+    Raises:
+        OperatorError: there are no CPU kernels here.
+    """
+    functions = library().functions
+    if functions is None:
+        raise OperatorError(f"no CPU kernels: {library().missing}")
+    return functions.paddlemix_cpu_set_threads(count)
 
 
 def mode() -> str:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from paddlemix.ops import backend
-
 GROUP = 128
 # rows: one, few, those where another kernel body begins, several blocks of 16, more than one pass over the weights
 ROWS = [1, 2, 5, 8, 15, 16, 17, 123, 288]
@@ -41,11 +39,3 @@ def largest_rounding(x, w):
         [np.abs(x[:, i : i + GROUP]).max(1, keepdims=True).repeat(x[:, i : i + GROUP].shape[1], 1) / 127
          for i in range(0, inputs, GROUP)], axis=1)  # fmt: skip
     return (steps.astype(np.float64) / 2) @ np.abs(w.astype(np.float64))
-
-
-def omp_threads(count):
-    """Let the kernels use this many threads; returns how many it was before."""
-    functions = backend.library().functions  # finds the OpenMP runtime that the library is linked to
-    before = functions.omp_get_max_threads()
-    functions.omp_set_num_threads(count)
-    return before

@@ -207,3 +207,23 @@ def test_the_model_answers_the_same_without_the_library():
     with_kernels = run_python("-c", ANSWER, PADDLEMIX_OPS="auto")
     assert "<box>" in hidden.stdout
     assert hidden.stdout == with_kernels.stdout
+
+
+def threads_of(**environment):
+    code = "from paddlemix.ops import backend; print(backend.default_threads())"
+    wanted = {k: v for k, v in os.environ.items() if k not in ("OMP_NUM_THREADS", "PADDLEMIX_NUM_THREADS")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**wanted, **environment}, capture_output=True, text=True, timeout=120
+    )
+    return done.stdout.strip() or done.stderr.strip().splitlines()[-1]
+
+
+def test_kernels_use_every_processor_unless_told_otherwise():
+    assert threads_of() == str(len(os.sched_getaffinity(0)))
+    assert threads_of(OMP_NUM_THREADS="3") == "3"
+    assert threads_of(OMP_NUM_THREADS="3", PADDLEMIX_NUM_THREADS="5") == "5"
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "many"])
+def test_a_number_of_threads_that_is_none_is_refused(value):
+    assert "PADDLEMIX_NUM_THREADS: expected a positive number" in threads_of(PADDLEMIX_NUM_THREADS=value)

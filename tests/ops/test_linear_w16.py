@@ -8,7 +8,6 @@ from paddlemix import ops
 from paddlemix.errors import OperatorError
 from paddlemix.ops.linear_w16 import dequantize_w16, linear_w16, pack_w16
 from tests.ops.exactness import assert_as_exact
-from tests.ops.low_bit_cases import omp_threads
 
 DTYPES = ["bfloat16", "float16"]
 
@@ -104,12 +103,12 @@ def test_rows_of_very_different_size_are_each_exact(instruction_set, rows):
 def test_the_number_of_threads_does_not_change_a_bit(instruction_set, rows, dtype):
     x, weight, _, bias = make(rows, 1090, 120, dtype)
     bias = paddle.to_tensor(bias)
-    before = omp_threads(1)
+    before = ops.set_threads(1)
     results = []
     for threads in (1, 2, 3):
-        omp_threads(threads)
+        ops.set_threads(threads)
         results.append(linear_w16(x, weight, bias, 120).numpy())
-    omp_threads(before)
+    ops.set_threads(before)
     np.testing.assert_array_equal(results[0], results[1])
     np.testing.assert_array_equal(results[0], results[2])
 

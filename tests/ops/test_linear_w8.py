@@ -8,7 +8,7 @@ from paddlemix import ops
 from paddlemix.errors import OperatorError
 from paddlemix.ops.linear_w8 import dequantize_w8, pack_w8, quantize_w8
 from tests.ops.exactness import assert_as_exact
-from tests.ops.low_bit_cases import ROWS, SHAPES, largest_rounding, make, omp_threads, rounded_activations
+from tests.ops.low_bit_cases import ROWS, SHAPES, largest_rounding, make, rounded_activations
 
 
 def packed(w, groups=1):
@@ -70,17 +70,17 @@ def test_a_row_gives_the_same_bits_alone_and_among_others_on_every_instruction_s
 def test_the_number_of_threads_does_not_matter(fused):
     x, w, _ = make(33, 512, 400)
     weight, scales, _ = packed(w)
-    before = omp_threads(1)
+    before = ops.set_threads(1)
     try:
         for rows in (1, 4, 33):
             results = []
             for threads in (1, 2, 3):
-                omp_threads(threads)
+                ops.set_threads(threads)
                 results.append(ops.linear_w8(paddle.to_tensor(x[:rows]), weight, scales, None, 400).numpy())
             np.testing.assert_array_equal(results[1], results[0])
             np.testing.assert_array_equal(results[2], results[0])
     finally:
-        omp_threads(before)
+        ops.set_threads(before)
 
 
 def test_leading_axes_are_rows(any_backend):

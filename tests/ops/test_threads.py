@@ -7,7 +7,6 @@ import paddle
 import pytest
 
 from paddlemix import ops
-from tests.ops.low_bit_cases import omp_threads
 
 # Enough elements for several threads, in numbers that do not divide evenly.
 ROWS, WIDTH = 97, 1666
@@ -33,18 +32,18 @@ CASES = {
 def test_the_number_of_threads_changes_no_bit(fused, name):
     generator = np.random.default_rng(0)
     arrays = [generator.normal(size=shape).astype(np.float32) for shape in [(ROWS, WIDTH)] * 2 + [(WIDTH,)] * 2]
-    before = omp_threads(1)
+    before = ops.set_threads(1)
     results = []
     try:
         for threads in (1, 2, 3):
-            omp_threads(threads)
+            ops.set_threads(threads)
             inputs = [paddle.to_tensor(array, stop_gradient=False) for array in arrays]
             outputs = CASES[name](*inputs)
             sum((output * output).sum() for output in outputs).backward()
             gradients = [tensor.grad for tensor in inputs if tensor.grad is not None]
             results.append([tensor.numpy() for tensor in (*outputs, *gradients)])
     finally:
-        omp_threads(before)
+        ops.set_threads(before)
     for other in results[1:]:
         assert len(other) == len(results[0]) > 1
         for one, another in zip(results[0], other):
