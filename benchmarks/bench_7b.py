@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.bench_model import READ_PROBE_BYTES, positive, probes, time_round  # noqa: E402
+from benchmarks.bench_model import READ_PROBE_BYTES, divisor, positive, read_probe, time_round, use_threads  # noqa: E402
 from benchmarks.process_memory import peak_gigabytes  # noqa: E402
 from benchmarks.shapes import Shapes  # noqa: E402
 
@@ -36,13 +36,15 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--quantization", choices=["int4", "int8", "bf16"], default="int4")
     parser.add_argument("--vision_quantization", choices=["int8", "bf16"], help="int8 with int4 and int8")
     parser.add_argument("--kv_cache_dtype", choices=["bfloat16", "float32"], default="bfloat16")
-    parser.add_argument("--new-tokens", type=positive, default=48, help="of each answer")
+    parser.add_argument("--new-tokens", type=positive, default=48, help="of each answer; at least 2")
     parser.add_argument("--lm-layers", type=positive, default=LM_LAYERS)
     parser.add_argument("--vit-layers", type=positive, default=VIT_LAYERS)
-    parser.add_argument("--shrink", type=positive, default=1, help="divide heads and widths by this; 16: quick trial")
+    parser.add_argument("--shrink", type=divisor, default=1, help="divide heads and widths by this; 16: quick trial")
     parser.add_argument("--threads", type=positive, default=os.cpu_count())
     parser.add_argument("--vocabulary", type=Path, default=published_vocabulary(), help="qwen.tiktoken")
     options = parser.parse_args(arguments)
+    if options.new_tokens < 2:
+        parser.error("argument --new-tokens: got 1, expected at least 2: the first token is prefill, not decoding")
     if options.vocabulary is None:
         parser.error("argument --vocabulary: needed, because the package dashscope, which has it, is not installed")
     return options
@@ -89,7 +91,7 @@ def speak_only(head, tile: int) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     options = parse_arguments(arguments)
-    os.environ["OMP_NUM_THREADS"] = str(options.threads)  # read when Paddle is imported
+    use_threads(options.threads)
     import numpy as np
     import paddle
     from PIL import Image
@@ -117,7 +119,8 @@ def main(arguments: list[str] | None = None) -> None:
     speak_only(model.lm_head, plain_tile(tokenizer))
     session = ChatSession(model, QwenVLProcessor(tokenizer))
     noise = np.random.default_rng(0).integers(0, 256, (448, 448, 3), dtype=np.uint8)
-    probe = probes(options.threads)["read"]
+    loading = peak_gigabytes()
+    probe = read_probe(options.threads)
     reads, lines, first_tokens = time_round(probe), [], []
     for turn, question in enumerate(QUESTIONS):
         images = [Image.fromarray(noise)] if turn == 0 else []
@@ -137,7 +140,8 @@ def main(arguments: list[str] | None = None) -> None:
              f"{times['prefill']:.2f}", f"{first:.2f}", f"{1 / step:.2f}", f"{bandwidth:.1f}"]
         )  # fmt: skip
     read = READ_PROBE_BYTES / min(reads) / 1e9
-    print(f"Memory read probe: {read:.1f} GB/s. Peak memory: {peak_gigabytes():.2f} GB.")
+    peak = max(loading, peak_gigabytes() - READ_PROBE_BYTES / 1e9)
+    print(f"Memory read probe: {read:.1f} GB/s. Peak memory without the probe's: {peak:.2f} GB.")
     print(f"Second turn's first token after {first_tokens[1] / first_tokens[0]:.1%} of the first turn's.")
     print()
     names = ("turn", "prompt", "reused", "encode s", "prefill s", "first token s", "tokens/s", "GB/s", "of probe")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import statistics
 import sys
 from contextlib import ExitStack
@@ -21,7 +22,7 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.bench_model import READ_PROBE_BYTES, Workload, positive, probes, time_round  # noqa: E402
+from benchmarks.bench_model import READ_PROBE_BYTES, Workload, divisor, positive, probes, time_round, use_threads  # noqa: E402
 from benchmarks.peer import Peer  # noqa: E402
 from benchmarks.shapes import CACHED, PATCHES, PROMPT, Part, Shapes, parts  # noqa: E402
 
@@ -63,14 +64,11 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--vit-layers", type=positive, default=2, help="ViT layers in each format")
     parser.add_argument("--threads", type=positive, default=os.cpu_count())
     parser.add_argument("--repeats", type=positive, default=8, help="rounds")
-    parser.add_argument("--shrink", type=positive, default=1, help="divide heads and widths by this; 16: quick trial")
+    parser.add_argument("--shrink", type=divisor, default=1, help="divide heads and widths by this; 16: quick trial")
     parser.add_argument("--llama", metavar="COMMAND", help="peer_llama.py in an environment with llama-cpp-python")
     parser.add_argument("--torch", metavar="COMMAND", help="peer_torch.py in an environment with torch")
     parser.add_argument("--baseline", metavar="DIR", help="an older checkout, for the bundled model's speed")
-    options = parser.parse_args(arguments)
-    if 16 % options.shrink:
-        parser.error(f"argument --shrink: got {options.shrink}, expected a divisor of 16")
-    return options
+    return parser.parse_args(arguments)
 
 
 def workloads(shapes: Shapes, lm_layers: int, vit_layers: int) -> dict[str, Workload]:
@@ -110,16 +108,16 @@ def peers(options: argparse.Namespace) -> dict[str, str]:
     """Command of each process that is timed beside this one, by the prefix of its figures."""
     sizes = ("lm_layers", "vit_layers", "threads", "shrink")
     same = " ".join(f"--{name.replace('_', '-')} {getattr(options, name)}" for name in sizes)
+    here, script = shlex.quote(sys.executable), Path(__file__).resolve().parent / "peer_bundled.py"
     commands = {}
     if options.llama:
         commands["llama "] = f"{options.llama} {same}"
     if options.torch:
         for dtype in ("float32", "bfloat16"):
             commands[f"torch {dtype} "] = f"{options.torch} {same} --dtype {dtype}"
-    script = Path(__file__).resolve().parent / "peer_bundled.py"
-    commands[""] = f"'{sys.executable}' '{script}'"
+    commands[""] = f"{here} {shlex.quote(str(script))}"
     if options.baseline:
-        commands["baseline "] = f"'{sys.executable}' '{script}' --checkout '{options.baseline}'"
+        commands["baseline "] = f"{commands['']} --checkout {shlex.quote(options.baseline)}"
     return commands
 
 
@@ -170,7 +168,7 @@ def _rates(name: str, best: float, read: float, shape_of: dict[str, Part], hidde
 
 def main(arguments: list[str] | None = None) -> None:
     options = parse_arguments(arguments)
-    os.environ["OMP_NUM_THREADS"] = str(options.threads)  # read when Paddle is imported
+    use_threads(options.threads)
     import paddle
 
     from paddlemix import ops

@@ -24,7 +24,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.peer import Peer  # noqa: E402
+from benchmarks.peer import SETTLE_SECONDS, Peer  # noqa: E402
 from benchmarks.shapes import CACHED, PATCHES, PROMPT, Shapes, parts  # noqa: E402
 
 # Positions the cache has room for besides the prompt: decoding attends over unused room too.
@@ -34,11 +34,15 @@ MATMUL_PROBE_SIDE = 2048
 
 
 class Workload(NamedTuple):
-    """Something to time: ``run`` does the work of ``layers`` layers, ``times`` of it in each round."""
+    """Something to time: ``run`` does the work of ``layers`` layers, ``times`` of it in each round.
+
+    ``settle``: seconds to wait first, until threads of an earlier step that wait actively have given up the processor.
+    """
 
     run: Callable[[], object]
     layers: int
     times: int
+    settle: float = 0.0
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -56,18 +60,23 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--threads", type=positive, default=os.cpu_count(), help="threads for matrix products")
     parser.add_argument("--repeats", type=positive, default=8, help="rounds")
-    parser.add_argument("--shrink", type=positive, default=1, help="divide heads and widths by this; 16: quick trial")
+    parser.add_argument("--shrink", type=divisor, default=1, help="divide heads and widths by this; 16: quick trial")
     parser.add_argument("--peer", help="command that times the same shapes elsewhere, such as peer_torch.py in a venv")
-    options = parser.parse_args(arguments)
-    if 16 % options.shrink:
-        parser.error(f"argument --shrink: got {options.shrink}, expected a divisor of 16")
-    return options
+    return parser.parse_args(arguments)
 
 
 def positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"got {value}, expected a positive number")
+    return value
+
+
+def divisor(text: str) -> int:
+    """Of all numbers of heads."""
+    value = positive(text)
+    if 16 % value:
+        raise argparse.ArgumentTypeError(f"got {value}, expected a divisor of 16")
     return value
 
 
@@ -118,23 +127,31 @@ def workloads(shapes: Shapes, lm_layers: int, vit_layers: int, dtype: str) -> di
     }
 
 
+def use_threads(count: int) -> None:
+    """Of Paddle when it is imported, of the kernels when they are loaded, and of processes that are started."""
+    os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "PADDLEMIX_NUM_THREADS"), str(count)))
+
+
+def read_probe(threads: int) -> Workload:
+    """A plain read of memory by all threads."""
+    # Ones: pages that were never written would all be the same page of zeros, read from the processor's cache.
+    chunks = np.array_split(np.ones(READ_PROBE_BYTES // 4, np.float32), threads)
+    pool = ThreadPoolExecutor(threads)
+    return Workload(lambda: list(pool.map(lambda chunk: np.dot(chunk, chunk), chunks)), 1, 3, SETTLE_SECONDS)
+
+
 def probes(threads: int) -> dict[str, Workload]:
     """A plain read of memory by all threads, and a square float32 matrix product."""
     import paddle
 
-    # Ones: pages that were never written would all be the same page of zeros, read from the processor's cache.
-    chunks = np.array_split(np.ones(READ_PROBE_BYTES // 4, np.float32), threads)
-    pool = ThreadPoolExecutor(threads)
     square = paddle.randn([MATMUL_PROBE_SIDE, MATMUL_PROBE_SIDE], dtype="float32")
-    return {
-        "read": Workload(lambda: list(pool.map(lambda chunk: np.dot(chunk, chunk), chunks)), 1, 3),
-        "matmul": Workload(lambda: paddle.matmul(square, square), 1, 2),
-    }
+    return {"read": read_probe(threads), "matmul": Workload(lambda: paddle.matmul(square, square), 1, 2)}
 
 
 def time_round(work: Workload) -> list[float]:
     """Seconds per layer of each run in this round."""
     seconds = []
+    time.sleep(work.settle)
     for _ in range(work.times):
         start = time.perf_counter()
         output = work.run()
@@ -196,8 +213,7 @@ def table(shapes: Shapes, ours: dict[str, list[float]], theirs: dict[str, list[f
 
 def main(arguments: list[str] | None = None) -> None:
     options = parse_arguments(arguments)
-    # Read by the mathematics library when Paddle is imported.
-    os.environ["OMP_NUM_THREADS"] = str(options.threads)
+    use_threads(options.threads)
     import paddle
 
     from paddlemix.memory import keep_freed_memory

@@ -11,6 +11,7 @@ import json
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Callable
 
@@ -24,6 +25,7 @@ from benchmarks.shapes import CACHED, PROMPT, Shapes  # noqa: E402
 
 # The head is no part of a layer; a small one hardly counts.
 VOCABULARY = 256
+BLOCK = 32  # inputs that share a scale in Q4_0 and Q8_0
 FILE_TYPES = {
     "Q4_0": gguf.LlamaFileType.MOSTLY_Q4_0,
     "Q8_0": gguf.LlamaFileType.MOSTLY_Q8_0,
@@ -89,11 +91,15 @@ class Model:
         parameters = llama_cpp.llama_model_default_params()
         parameters.n_gpu_layers = 0
         self.model = llama_cpp.llama_model_load_from_file(str(path).encode(), parameters)
+        if not self.model:
+            raise SystemExit(f"llama.cpp cannot load the model that was made, {path.name}")
         context = llama_cpp.llama_context_default_params()
         context.n_ctx = 2 * (CACHED + PROMPT)
         context.n_batch = context.n_ubatch = 512
         context.n_threads = context.n_threads_batch = threads
         self.context = llama_cpp.llama_init_from_model(self.model, context)
+        if not self.context:
+            raise SystemExit(f"llama.cpp makes no context for {path.name}")
 
     def feed(self, count: int, position: int) -> None:
         memory = llama_cpp.llama_get_memory(self.context)
@@ -129,6 +135,7 @@ def main() -> None:
     parser.add_argument("--formats", nargs="+", choices=FILE_TYPES, default=list(FILE_TYPES))
     options = parser.parse_args()
     shapes = Shapes().shrunk(options.shrink)
+    shapes = replace(shapes, ffn=shapes.ffn // BLOCK * BLOCK)  # a multiple already at the published width
     silent = llama_cpp.llama_log_callback(lambda level, text, data: None)
     llama_cpp.llama_log_set(silent, None)
     llama_cpp.llama_backend_init()

@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.bench_model import positive  # noqa: E402
+from benchmarks.bench_model import divisor, positive, use_threads  # noqa: E402
 from benchmarks.process_memory import peak_gigabytes, reset_peak  # noqa: E402
 from benchmarks.shapes import Shapes  # noqa: E402
 
@@ -40,7 +40,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--every-step", action="store_true", help="generate every token on a CPU as well")
     parser.add_argument("--lm-layers", type=positive, default=32, help="of the random model")
     parser.add_argument("--vit-layers", type=positive, default=48, help="of the random model")
-    parser.add_argument("--shrink", type=positive, default=1, help="divide the random model's widths by this")
+    parser.add_argument("--shrink", type=divisor, default=1, help="divide the random model's widths by this")
     parser.add_argument("--threads", type=positive, default=os.cpu_count())
     options = parser.parse_args(arguments)
     if min(options.lengths) <= CONTEXT:
@@ -113,7 +113,7 @@ def seconds_per_token(model, length: int, every_step: bool) -> float:
 
 def main(arguments: list[str] | None = None) -> None:
     options = parse_arguments(arguments)
-    os.environ["OMP_NUM_THREADS"] = str(options.threads)  # read when Paddle is imported
+    use_threads(options.threads)
     import paddle
 
     from paddlemix import ops

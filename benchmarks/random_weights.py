@@ -55,7 +55,7 @@ def random_model(config: QWenVLConfig, plan: QuantizationPlan | None, seed: int 
     generator = np.random.default_rng(seed)
     for place in replace_layers(model, plan, dtype):
         if isinstance(place.layer, QuantizedLinear):
-            place.layer.fill(*_random_arrays(place.layer, generator))
+            fill(place.layer, generator)
         else:
             shape = (place.layer.num_embeddings, place.layer.embedding_dim)
             place.layer.weight = _sixteen_bit(shape, place.layer.kind, generator)
@@ -68,17 +68,19 @@ def random_model(config: QWenVLConfig, plan: QuantizationPlan | None, seed: int 
     return model
 
 
-def _random_arrays(layer: QuantizedLinear, generator: np.random.Generator) -> tuple[paddle.Tensor | None, ...]:
+def fill(layer: QuantizedLinear, generator: np.random.Generator) -> None:
+    """Give the layer random weights, and no bias."""
     expected = layer.expected()
     shape, kind = expected["qweight"]
     if layer.kind not in (INT4, INT8):
-        return _sixteen_bit(shape, kind, generator), None, None
+        layer.fill(_sixteen_bit(shape, kind, generator), None, None)
+        return
     weight = aligned_empty(shape, kind)
     _repeat(weight, generator.integers(0 if layer.kind == INT4 else 1, 256, _PATTERN, dtype=np.uint8))
     shape, kind = expected["scales"]
     scales = aligned_empty(shape, kind)
     scales[...] = STANDARD_DEVIATION / (_INT4_DEVIATION if layer.kind == INT4 else _INT8_DEVIATION)
-    return as_tensor(weight, "uint8"), as_tensor(scales, kind), None
+    layer.fill(as_tensor(weight, "uint8"), as_tensor(scales, kind), None)
 
 
 def _sixteen_bit(shape: tuple[int, ...], kind: str, generator: np.random.Generator) -> paddle.Tensor:

@@ -1,46 +1,21 @@
 import re
-import shlex
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from benchmarks.bench_model import parse_arguments
 from benchmarks.peer import Peer
 from benchmarks.shapes import Shapes, parts
-
-ROOT = Path(__file__).resolve().parents[2]
-SMALL = ["--shrink", "16", "--lm-layers", "1", "--vit-layers", "1", "--repeats", "2", "--threads", "1"]
-PEER = """
-import json, sys
-print("twice as slow", flush=True)
-for _ in sys.stdin:
-    print(json.dumps({name: [2.0, 1.0] for name in ("vit", "resampler", "prefill", "decode")}), flush=True)
-"""
+from tests.benchmarks.programs import ONE_LAYER, by, run, tables, write_peer
 
 
-@pytest.fixture
-def peer_command(tmp_path):
-    script = tmp_path / "peer script.py"
-    script.write_text(PEER)
-    return shlex.join([sys.executable, str(script)])
-
-
-def rows(output):
-    lines = [line for line in output.splitlines() if line.startswith("|")]
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    return cells[0], {row[0]: dict(zip(cells[0], row)) for row in cells[2:]}
-
-
-def test_prints_a_row_for_each_part_beside_the_peer(peer_command):
-    command = [sys.executable, "benchmarks/bench_model.py", *SMALL, "--peer", peer_command]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    header, table = rows(done.stdout)
+def test_prints_a_row_for_each_part_beside_the_peer(tmp_path):
+    seconds = dict.fromkeys(("vit", "resampler", "prefill", "decode"), [2.0, 1.0])
+    peer = write_peer(tmp_path, "twice as slow", seconds)
+    printed = run("bench_model.py", *ONE_LAYER, "--repeats", "2", "--peer", peer)
+    table = by("part", *tables(printed))
     assert list(table) == ["ViT, 1024 patches", "resampler, 1024 patches", "prefill of 288", "decode after 288"]
-    assert "Peer: twice as slow." in done.stdout
-    assert re.search(r"memory read \d+\.\d GB/s, float32 matrix product \d+ GFLOPS", done.stdout)
+    assert "Peer: twice as slow." in printed
+    assert re.search(r"memory read \d+\.\d GB/s, float32 matrix product \d+ GFLOPS", printed)
     for row in table.values():
         assert 0 < float(row["ms/layer"]) and float(row["layer-tokens/s"]) > 0
         assert row["peer ms/layer"] == "1000.0" and float(row["ours/peer"]) < 100
