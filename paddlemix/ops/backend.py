@@ -206,7 +206,7 @@ def use_kernel(operator: str, x: paddle.Tensor) -> bool:
     Raises:
         OperatorError: the kernel was asked for by name and cannot run.
     """
-    chosen = mode()
+    chosen = _mode or mode()
     if chosen == "reference":
         return False
     reason = _why_not(operator, device_of(x), x.dtype, chosen)
@@ -268,10 +268,13 @@ def limit_instruction_set(name: str) -> str:
 
 def device_of(x: paddle.Tensor) -> str:
     """``"cpu"`` or ``"cuda"``."""
+    if not _HAS_CUDA:
+        return "cpu"
     place = getattr(x, "place", None)
     if place is None:  # a value of a program that is being traced has no place yet
         return "cpu" if paddle.get_device() == "cpu" else "cuda"
     return "cpu" if place.is_cpu_place() else "cuda"
 
 
+_HAS_CUDA = paddle.is_compiled_with_cuda()
 _mode: str | None = None  # read from the environment when it is first asked for

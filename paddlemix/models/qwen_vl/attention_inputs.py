@@ -64,23 +64,29 @@ def attention_inputs(
         with_gradients: whether ``dense_mask`` is wanted.
         dtype: the model's dtype, whose lowest finite value masks.
     """
-    if position_ids is None:
-        positions = np.broadcast_to(np.arange(past, past + length), [batch, length])
+    slots = paddle.full([batch], past, dtype="int32")
+    if position_ids is not None:
+        last = int(position_ids.max()) if length else 0
+        positions = position_ids.astype("int32").expand([batch, length])
+    elif length == 1:
+        last, positions = past, slots.unsqueeze(1)
     else:
-        positions = np.broadcast_to(position_ids.numpy(), [batch, length])
+        last = past + length - 1
+        counted = np.arange(past, past + length, dtype=np.int32)
+        positions = paddle.to_tensor(np.broadcast_to(counted, [batch, length]))
     # Rounded up, so that a conversation of growing length reuses one table.
-    table_length = -(-(int(positions.max(initial=0)) + 1) // 1024) * 1024
+    table_length = -(-(last + 1) // 1024) * 1024
     place = paddle.get_device()
     cos, sin = rotary_tensors(table_length, config.kv_channels, rotary_base(config, alpha), place)
-    scaled = scale_queries and config.use_logn_attn and positions.max(initial=0) >= config.seq_length
+    scaled = scale_queries and config.use_logn_attn and last >= config.seq_length
     starts, mask = visible_slots(padding_mask, batch, length, past, dtype)
     return AttentionInputs(
         cos=cos,
         sin=sin,
-        positions=paddle.to_tensor(positions, dtype="int32"),
+        positions=positions,
         logn=logn_tensor(table_length, config.seq_length, place) if scaled else None,
-        slots=paddle.full([batch], past, dtype="int32"),
-        kv_lengths=paddle.full([batch], past + length, dtype="int32"),
+        slots=slots,
+        kv_lengths=slots + length,
         kv_starts=starts,
         mask=mask,
         dense_mask=dense_mask(length, padding_mask, dtype) if with_gradients else None,

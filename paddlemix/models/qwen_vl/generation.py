@@ -15,7 +15,7 @@ from ...errors import ConfigurationError, NumericalError, PromptError
 from .generation_inputs import IdsLike, id_array, left_padding, load_images_of_ids, spans_from
 from .generation_options import GenerationOptions, resolve_options
 from .kv_cache import GROWTH, KVCache, ntk_alpha
-from .sampling import greedy, row_generators, sample, token_log_probs
+from .sampling import fetch_choice, greedy, row_generators, sample
 from .stopping import StopChecker
 
 if TYPE_CHECKING:
@@ -220,19 +220,17 @@ def _steps(
                 chosen = sample(logits, uniforms, options.temperature, options.top_k, options.top_p)
             else:
                 chosen = greedy(logits)
-            # One transfer from the device in each step. Ids are exact in float64.
-            chosen_log_probs = token_log_probs(logits, chosen)
-            fetched = paddle.stack([chosen.astype("float64"), chosen_log_probs.astype("float64")]).numpy()
+            new_tokens, new_log_probs = fetch_choice(logits, chosen)
         live = np.flatnonzero(~finished[batch])
-        if np.isnan(fetched[1, live]).any():
+        if np.isnan(new_log_probs[live]).any():
             raise NumericalError(
                 f"logits: not a number at new token {count}; the weights or the pictures' pixels are damaged, or the "
                 f"dtype {cache.keys[0].dtype} is too narrow for them"
             )
         tokens = np.full(rows, options.pad_token_id or 0, dtype=np.int64)
         log_probs = np.zeros(rows)
-        tokens[batch[live]] = fetched[0, live].astype(np.int64)
-        log_probs[batch[live]] = fetched[1, live]
+        tokens[batch[live]] = new_tokens[live]
+        log_probs[batch[live]] = new_log_probs[live]
         finished = finished.copy()
         for row in batch[live]:
             finished[row] = stops[row].push(int(tokens[row]))
@@ -282,7 +280,7 @@ def _next_logits(
     Without the model's own ``forward``, whose output object takes longer than a layer of a small model.
     """
     hidden, _ = model.transformer(embeddings, padding_mask, None, cache)
-    return model.lm_head(hidden[:, -1])
+    return model.lm_head(hidden[:, -1] if hidden.shape[1] > 1 else hidden.squeeze(1))
 
 
 def _pictures(given: paddle.Tensor | None, wanted: np.ndarray) -> paddle.Tensor | None:
