@@ -60,7 +60,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         description="Time low-bit layers of the published widths on the CPU (random weights).",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--lm-layers", type=positive, default=2, help="decoder layers in each format")
+    parser.add_argument("--lm-layers", type=positive, default=4, help="decoder layers in each format")
     parser.add_argument("--vit-layers", type=positive, default=2, help="ViT layers in each format")
     parser.add_argument("--threads", type=positive, default=os.cpu_count())
     parser.add_argument("--repeats", type=positive, default=8, help="rounds")

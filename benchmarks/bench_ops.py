@@ -38,6 +38,7 @@ from benchmarks.peer import SETTLE_SECONDS  # noqa: E402
 from benchmarks.shapes import Shapes  # noqa: E402
 
 COPY_PROBE_BYTES = 2**24  # beyond the second-level caches, as what an operator of 1024 rows leaves to the next
+PROBE_EVERY = 9  # kernels: the probes need as many chances of a quiet moment as these
 TURN_SECONDS, LEAST_TIMES, MOST_TIMES = 0.1, 2, 200  # of a kernel in a round
 # Operations that an instruction set does in the time of a float32 multiply-add. Matrix tiles multiply 16 times as many
 # bf16 numbers, but linear_w16 needs three such products for one of float32.
@@ -107,9 +108,10 @@ def measure(listed: list[Kernel], threads: int, repeats: int) -> tuple[dict[str,
     probed = {name: float("inf") for name in probe}
     best = [(float("inf"), float("inf"))] * len(listed)
     for _ in range(repeats):
-        for name, work in probe.items():
-            probed[name] = min(probed[name], *time_round(work))
         for index, (ours, plain) in enumerate(runs):
+            if index % PROBE_EVERY == 0:
+                for name, work in probe.items():
+                    probed[name] = min(probed[name], *time_round(work))
             best[index] = min(best[index][0], *time_round(ours)), min(best[index][1], *time_round(plain))
     return probed, best
 
