@@ -76,7 +76,8 @@ def plain_tile(tokenizer) -> int:
     generator = np.random.default_rng(0)
     for tile in range(200, tokenizer.vocab_size // TILE):
         ids = [int(token) for token in generator.integers(TILE * tile, TILE * (tile + 1), 64)]
-        if tokenizer.encode(tokenizer.decode(ids)) == ids:
+        text = tokenizer.decode(ids)
+        if text == text.strip() and tokenizer.encode(text) == ids:
             return tile
     raise SystemExit("no tile of the vocabulary survives decoding and encoding")
 
