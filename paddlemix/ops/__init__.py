@@ -16,13 +16,12 @@ from .linear_w8 import linear_w8
 from .linear_w16 import linear_w16
 from .linear_w32 import linear_w32
 from .rms_norm import rms_norm
-from .rotary_qkv import apply_rotary, rotary_qkv, rotary_qkv_cache, rotary_tables
+from .rotary_qkv import rotary_qkv, rotary_qkv_cache, rotary_tables
 from .swiglu import swiglu
 
 __all__ = [
     "FEW_QUERIES",
     "INSTRUCTION_SETS",
-    "apply_rotary",
     "attention",
     "attention_decode",
     "attention_interleaved",

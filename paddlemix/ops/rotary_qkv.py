@@ -152,7 +152,7 @@ def rotary_qkv_reference(
     if bias is not None:
         qkv = qkv + bias
     query, key, value = (split_heads(part, heads) for part in qkv.chunk(3, axis=-1))
-    query, key = apply_rotary(query, cos, sin), apply_rotary(key, cos, sin)
+    query, key = _apply_rotary(query, cos, sin), _apply_rotary(key, cos, sin)
     if logn is not None:
         query = query * by_position(logn, positions, 1).astype(query.dtype)
     if real is not None:
@@ -197,7 +197,7 @@ def write_cache_reference(
                 done += taken
 
 
-def apply_rotary(x: paddle.Tensor, cos: paddle.Tensor, sin: paddle.Tensor) -> paddle.Tensor:
+def _apply_rotary(x: paddle.Tensor, cos: paddle.Tensor, sin: paddle.Tensor) -> paddle.Tensor:
     """Rotate ``x``, computing in float32 (float64 for float64) and returning the dtype of ``x``.
 
     Args:
