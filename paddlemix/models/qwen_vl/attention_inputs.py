@@ -117,7 +117,7 @@ def visible_slots(
     """``kv_starts`` and ``mask`` of ``AttentionInputs``: padding on the left needs only the first of them.
 
     Args:
-        padding_mask: ``[batch, up to past + length]`` of ones and zeros, or bool ``[batch, length, past + length]``
+        padding_mask: ``[batch, slots]`` of ones and zeros, or bool ``[batch, length, past + length]``
             (true: may be seen), with which several samples share a row. Slots behind its end may be seen.
     """
     if padding_mask is None:
@@ -129,6 +129,7 @@ def visible_slots(
         if (allowed[:, 1:] >= allowed[:, :-1]).all() and allowed[:, -1].all():
             return paddle.to_tensor(allowed.argmax(axis=1).astype(np.int32)), None
         allowed = np.broadcast_to(allowed[:, None], [batch, length, allowed.shape[1]])
+    allowed = allowed[:, :, : past + length]  # of a prompt that is fed in parts
     lowest = float(paddle.finfo(dtype).min)
     mask = np.zeros([*allowed.shape[:2], past + length], dtype=np.float32)
     mask[:, :, : allowed.shape[2]][~allowed] = lowest

@@ -2,7 +2,7 @@ import numpy as np
 import paddle
 import pytest
 
-from tests.golden_model import FINAL_HIDDEN, HIDDEN, compare, golden_arrays, golden_model, prompt
+from tests.golden_model import FINAL_HIDDEN, HIDDEN, LOGITS, compare, golden_arrays, golden_model, prompt
 
 pytestmark = pytest.mark.usefixtures("any_backend")
 
@@ -30,6 +30,15 @@ def test_hidden_states_with_a_picture_equal_the_original():
     ):
         expected = arrays[f"one_image.hidden.{name}.slice"]
         np.testing.assert_allclose(state[::5, ::3], expected, rtol=0, atol=tolerance)
+
+
+def test_a_mask_with_a_hole_may_be_longer_than_what_is_fed_of_the_prompt():
+    model, ids = golden_model(), paddle.to_tensor([[1, 2, 3, 4, 5, 6]])
+    mask = paddle.to_tensor([[1, 0, 1, 1, 0, 1]])
+    with paddle.no_grad():
+        whole = model(ids, attention_mask=mask).logits[0, :3].numpy()
+        part = model(ids[:, :3], attention_mask=mask).logits[0].numpy()
+    np.testing.assert_allclose(part, whole, rtol=0, atol=LOGITS)
 
 
 def test_a_row_without_anything_visible_stays_finite():
