@@ -24,6 +24,18 @@ def ntk_alpha(length: int, config: QWenVLConfig) -> float:
     return float(2 ** (math.ceil(math.log2(length / config.seq_length)) + 1) - 1)
 
 
+def cache_dtype(config: QWenVLConfig, activations: str) -> str:
+    """The dtype of keys and values in a model whose activations are ``activations``.
+
+    Raises:
+        ConfigurationError: ``kv_cache_dtype`` asks for another one on a GPU.
+    """
+    dtype = config.kv_cache_dtype or activations
+    if dtype != activations and paddle.get_device() != "cpu":
+        raise ConfigurationError(f"kv_cache_dtype: on a GPU it is the model's, {activations}; got {dtype!r}")
+    return dtype
+
+
 class KVCache:
     """Preallocated cache, written in place.
 

@@ -13,6 +13,7 @@ from ...checkpoint import dtypes
 from ...errors import CheckpointError
 from ...files import CONFIG_FILE, GENERATION_CONFIG_FILE, read_json_object, write_text
 from .configuration import QWenVLConfig
+from .kv_cache import cache_dtype
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +98,7 @@ class QWenVLCheckpointMixin:
         config = QWenVLConfig.from_pretrained(directory, **overrides)
         dtype = choose_dtype(dtype, config)
         config.dtype = dtype
+        cache_dtype(config, dtype)  # what cannot be is told before the weights are read
         checkpoint = open_checkpoint(directory)
         plan = plan_of(checkpoint, config.quantization, quantization, vision_quantization)
         config.quantization = None if plan is None else plan.to_config()

@@ -14,12 +14,12 @@ from paddlenlp.generation import GenerationConfig
 from paddlenlp.transformers.model_outputs import CausalLMOutputWithPast
 from paddlenlp.transformers.model_utils import PretrainedModel
 
-from ...errors import ConfigurationError, PromptError
+from ...errors import PromptError
 from .attention_inputs import AttentionInputs, attention_inputs
 from .batching import IGNORED_LABEL
 from .configuration import QWenVLConfig
 from .generation import QWenVLGenerationMixin
-from .kv_cache import KVCache, ntk_alpha
+from .kv_cache import KVCache, cache_dtype, ntk_alpha
 from .language import QWenBlock
 from .loading import QWenVLCheckpointMixin
 from .norms import RMSNorm
@@ -179,10 +179,7 @@ class QWenLMHeadModel(QWenVLGenerationMixin, QWenVLCheckpointMixin, PretrainedMo
         """
         capacity = max(capacity or prompt_length, prompt_length)
         activations = str(self.transformer.ln_f.weight.dtype).rpartition(".")[2]
-        dtype = self.config.kv_cache_dtype or activations
-        if dtype != activations and paddle.get_device() != "cpu":
-            raise ConfigurationError(f"kv_cache_dtype: on a GPU it is the model's, {activations}; got {dtype!r}")
-        return KVCache(self.config, batch_size, capacity, prompt_length, dtype)
+        return KVCache(self.config, batch_size, capacity, prompt_length, cache_dtype(self.config, activations))
 
     def freeze_vit(self) -> None:
         """Freeze what the original's ``fix_vit`` freezes: everything visual except the resampler's own parameters.
@@ -217,10 +214,12 @@ class QWenLMHeadModel(QWenVLGenerationMixin, QWenVLCheckpointMixin, PretrainedMo
                 bool ``[batch, length, past + length]`` (true: may be seen), always combined with the causal mask.
             labels: int ``[batch, length]``, not shifted; −100 is ignored. The loss is a float32 mean.
             position_ids: int ``[batch, length]``; by default the slots are counted from the start, padding included.
-            past_key_values: the cache to read and extend; one to many tokens may be fed with it.
+            past_key_values: the cache to read and extend; one to many tokens may be fed with it. No gradient passes
+                through it.
             image_features: ``[n, n_queries, hidden]`` instead of ``images``, for pictures that are encoded already.
             logits_to_keep: compute logits for so many last positions only; 0 means all.
-            use_cache: start a cache where none was given; by default ``config.use_cache`` in evaluation without labels.
+            use_cache: start a cache where none was given; by default ``config.use_cache`` in evaluation, under
+                ``paddle.no_grad`` and without labels.
             output_hidden_states: also return the input of the first layer and the output of each.
             token_type_ids: not used; the tokenizer returns them, as the original's does.
 
@@ -237,7 +236,8 @@ class QWenLMHeadModel(QWenVLGenerationMixin, QWenVLCheckpointMixin, PretrainedMo
         elif images is not None or image_features is not None:
             raise PromptError("images: with inputs_embeds the pictures must be in the embeddings already; use embed()")
         if use_cache is None:
-            use_cache = self.config.use_cache and not self.training and labels is None
+            wanted = not self.training and labels is None and not paddle.is_grad_enabled()
+            use_cache = self.config.use_cache and wanted
         if use_cache and past_key_values is None:
             past_key_values = self.new_cache(inputs_embeds.shape[0], inputs_embeds.shape[1])
         hidden, hidden_states = self.transformer(

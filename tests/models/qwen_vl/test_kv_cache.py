@@ -3,7 +3,7 @@ import paddle
 import pytest
 
 from paddlemix.errors import ConfigurationError
-from paddlemix.models.qwen_vl.kv_cache import GROWTH, KVCache, ntk_alpha
+from paddlemix.models.qwen_vl.kv_cache import GROWTH, KVCache, cache_dtype, ntk_alpha
 from tests.golden_model import (
     CACHES,
     LANGUAGE_CASES,
@@ -102,6 +102,26 @@ def test_rows_can_be_chosen_and_repeated():
     mask = paddle.index_select(inputs["attention_mask"], rows)
     chosen = model(paddle.index_select(token, rows), attention_mask=mask, past_key_values=cache).logits
     np.testing.assert_allclose(chosen.numpy(), separate.numpy()[[2, 0, 2]], rtol=0, atol=LOGITS)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_rows_of_either_dtype_can_be_chosen_and_grow(dtype):
+    cache = KVCache(golden_config(), 2, 4, 4, dtype)
+    cache.keys[1].set_value(paddle.rand(cache.keys[1].shape).astype(dtype))
+    before = cache.keys[1].astype("float32").numpy()
+    cache.select_rows(paddle.to_tensor([1, 0, 1]))
+    cache.reserve(5)
+    assert str(cache.keys[1].dtype) == f"paddle.{dtype}"
+    np.testing.assert_array_equal(cache.keys[1][:, :, :4].astype("float32").numpy(), before[[1, 0, 1]])
+
+
+def test_another_dtype_than_the_models_is_refused_on_a_gpu(monkeypatch):
+    config = golden_config()
+    monkeypatch.setattr(config, "kv_cache_dtype", "float32")
+    assert cache_dtype(config, "bfloat16") == "float32"
+    monkeypatch.setattr(paddle, "get_device", lambda: "gpu:0")
+    with pytest.raises(ConfigurationError, match="kv_cache_dtype: on a GPU it is the model's, bfloat16; got 'float32'"):
+        cache_dtype(config, "bfloat16")
 
 
 def test_grows_in_steps_and_keeps_what_it_holds():

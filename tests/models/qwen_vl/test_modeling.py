@@ -98,9 +98,26 @@ def test_only_the_logits_asked_for_are_computed():
 @pytest.mark.parametrize("use_cache", [True, False])
 def test_the_configuration_decides_whether_evaluation_starts_a_cache(use_cache):
     model, inputs = new_golden_model(use_cache=use_cache), prompt("text_short")
-    assert (model(**inputs).past_key_values is not None) == use_cache
-    assert model(**inputs, labels=inputs["input_ids"]).past_key_values is None
-    assert model(**inputs, use_cache=not use_cache).past_key_values is None or not use_cache
+    with paddle.no_grad():
+        assert (model(**inputs).past_key_values is not None) == use_cache
+        assert model(**inputs, labels=inputs["input_ids"]).past_key_values is None
+        assert model(**inputs, use_cache=not use_cache).past_key_values is None or not use_cache
+
+
+def test_gradients_of_logits_are_those_of_the_loss_in_evaluation_too():
+    """A cache, through which none pass, is not started where they are wanted."""
+    model, inputs = new_golden_model(), prompt("text_short")
+    weight = model.transformer.h[0].attn.c_attn.weight
+    gradients = []
+    for loss in (
+        lambda: model(**inputs, labels=inputs["input_ids"]).loss,
+        lambda: next_token_loss(model(**inputs).logits, inputs["input_ids"]),
+    ):
+        loss().backward()
+        gradients.append(weight.grad.numpy())
+        model.clear_gradients()
+    assert np.abs(gradients[0]).max() > 0
+    np.testing.assert_array_equal(*gradients)
 
 
 @pytest.mark.parametrize("count", [1, 3])
