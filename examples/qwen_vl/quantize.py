@@ -59,10 +59,13 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
-    from paddlemix.quantization import calibrate, save_gptq  # need what --help does not
+    # need what --help does not
+    from paddlemix.quantization.export import check_export, save_gptq
+    from paddlemix.quantization.gptq import calibrate, layer_shapes
 
     conversations = read_conversations(options.data)[: options.max_samples]
     loaded = load_model(options.model_name_or_path, device=options.device)
+    check_export(loaded.directory, layer_shapes(loaded.model), options.output_dir)
     samples = list(model_inputs(conversations, loaded.processor, max_length=options.max_length))
     cli.note(f"note: {len(samples)} of {len(conversations)} conversations have at most {options.max_length} ids.")
     rounded = calibrate(loaded.model, samples, progress=cli.note)

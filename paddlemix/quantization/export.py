@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,18 +42,8 @@ def save_gptq(
         CheckpointError: a source that is quantised or damaged, values too large for float16, a folder that cannot be
             written.
     """
-    checkpoint, target = open_checkpoint(source), Path(target)
-    folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
-    if checkpoint.packed or checkpoint.gptq_layers():
-        raise CheckpointError(f"{checkpoint.path}: is quantised already; give the unquantised weights")
-    if target.exists() and folder.resolve() == target.resolve():
-        raise CheckpointError(f"{target}: is the folder of the source itself; name another one")
-    for name, weight in rounded.items():
-        if any(size % MULTIPLE for size in weight.q.shape):
-            raise ConfigurationError(
-                f"{name}: has {' x '.join(map(str, weight.q.shape))} weights, but GPTQ's format needs multiples of "
-                f"{MULTIPLE}; use quantization='int4', which does not"
-            )
+    checkpoint = check_export(source, {name: weight.q.shape for name, weight in rounded.items()}, target)
+    target, folder = Path(target), _folder(checkpoint)
     conversion = Conversion(checkpoint, layouts.HF, "float16", check_finite=True)
     tensors = [*_tensors(checkpoint, rounded, conversion)]
     writer.write_checkpoint(
@@ -77,6 +67,31 @@ def save_gptq(
     )
     write_json(target / QUANTIZE_CONFIG_FILE, settings)
     return target
+
+
+def check_export(
+    source: str | os.PathLike[str], shapes: Mapping[str, Sequence[int]], target: str | os.PathLike[str]
+) -> Checkpoint:
+    """Open ``source``, whose layers of ``shapes`` (name to ``[in, out]``) are to be written to ``target``.
+
+    Calibration takes long, so whoever calibrates asks before it. Raises what :func:`save_gptq` raises for arguments.
+    """
+    checkpoint, target = open_checkpoint(source), Path(target)
+    if checkpoint.packed or checkpoint.gptq_layers():
+        raise CheckpointError(f"{checkpoint.path}: is quantised already; give the unquantised weights")
+    if target.exists() and _folder(checkpoint).resolve() == target.resolve():
+        raise CheckpointError(f"{target}: is the folder of the source itself; name another one")
+    for name, shape in shapes.items():
+        if any(size % MULTIPLE for size in shape):
+            raise ConfigurationError(
+                f"{name}: has {' x '.join(map(str, shape))} weights, but GPTQ's format needs multiples of {MULTIPLE}; "
+                "use quantization='int4', which does not"
+            )
+    return checkpoint
+
+
+def _folder(checkpoint: Checkpoint) -> Path:
+    return checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
 
 
 def quantize_config(damping: float = DAMPING) -> dict[str, Any]:

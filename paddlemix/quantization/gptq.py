@@ -63,13 +63,10 @@ def calibrate(
 
     Raises:
         ConfigurationError: no samples, or a model that is quantised already.
-        NumericalError: activations that are not finite.
+        NumericalError: activations that are not finite, or too few of them for this damping.
     """
     blocks = model.transformer.h
-    if not all(
-        isinstance(attrgetter(name)(block), nn.Linear) for block in blocks for stage in STAGES for name in stage
-    ):
-        raise ConfigurationError("model: is quantised already; calibrate one with float weights")
+    layer_shapes(model)
     rounded: dict[str, RoundedWeight] = {}
     with paddle.no_grad():
         inputs = [_arguments_of(blocks, "0", partial(model, **sample, use_cache=False)) for sample in samples]
@@ -89,6 +86,23 @@ def calibrate(
     return rounded
 
 
+def layer_shapes(model: nn.Layer) -> dict[str, list[int]]:
+    """The layers of a float model that :func:`calibrate` rounds: name to ``[in, out]``.
+
+    Raises:
+        ConfigurationError: a model that is quantised already.
+    """
+    layers = {
+        f"transformer.h.{number}.{name}": attrgetter(name)(block)
+        for number, block in enumerate(model.transformer.h)
+        for stage in STAGES
+        for name in stage
+    }
+    if not all(isinstance(layer, nn.Linear) for layer in layers.values()):
+        raise ConfigurationError("model: is quantised already; calibrate one with float weights")
+    return {name: layer.weight.shape for name, layer in layers.items()}
+
+
 def round_weight(
     weight: np.ndarray, hessian: np.ndarray, damping: float = DAMPING, name: str = "weight"
 ) -> RoundedWeight:
@@ -100,7 +114,7 @@ def round_weight(
         name: for the error.
 
     Raises:
-        NumericalError: a Hessian that is not finite.
+        NumericalError: a Hessian that is not finite, or with this damping not positive definite.
     """
     if not np.isfinite(hessian).all():
         raise NumericalError(f"{name}: its calibration inputs hold NaN or infinite values")
@@ -109,7 +123,13 @@ def round_weight(
     unused = diagonal == 0  # inputs that are always 0: any weight will do, and 0 is exact
     diagonal[unused] = 1.0
     np.fill_diagonal(hessian, diagonal + damping * diagonal.mean())
-    spread = np.linalg.cholesky(np.linalg.inv(hessian)).T.astype(np.float32)  # upper triangle
+    try:
+        spread = np.linalg.cholesky(np.linalg.inv(hessian)).T.astype(np.float32)  # upper triangle
+    except np.linalg.LinAlgError:
+        raise NumericalError(
+            f"{name}: its calibration inputs do not tell all weights apart with damping={damping:g}; use more samples "
+            "or a larger damping"
+        ) from None
     q = np.empty(weight.shape, np.int8)
     scales = np.empty((-(-len(weight) // GROUP), weight.shape[1]), np.float16)
     for start in range(0, weight.shape[1], _STRIP):

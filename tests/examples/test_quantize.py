@@ -18,6 +18,10 @@ def test_a_calibrated_model_answers(run_example, tiny_model_dir, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout == "int4: 10 layers in int4\n"
     assert done.stderr.splitlines()[-1] == "block 2 of 2 is calibrated"
+    again = run_example("quantize.py", *options, "--output_dir", tiny_model_dir)
+    assert again.returncode == 1
+    assert again.stderr.splitlines()[-1].endswith("is the folder of the source itself; name another one")
+    assert "is calibrated" not in again.stderr, "told before the work"
     answered = run_example("run_predict.py", "--model_name_or_path", "int4", "--prompt", "Where?")
     assert answered.returncode == 0, answered.stderr
     assert answered.stdout.startswith("response: ")

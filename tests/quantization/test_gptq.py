@@ -68,6 +68,11 @@ def test_inputs_that_are_not_finite_are_refused_by_layer():
         round_weight(np.ones((8, 8), np.float32), hessian, name="h.0.c_attn")
 
 
+def test_too_few_inputs_for_the_damping_are_told():
+    with pytest.raises(NumericalError, match="w1: its calibration inputs do not tell .* damping=0; use more samples"):
+        round_weight(np.ones((8, 8), np.float32), np.ones((8, 8)), damping=0, name="w1")
+
+
 # ---------------------------------------------------------------- whole models
 
 
