@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 from ..checkpoint.readers import Checkpoint
 from ..errors import CheckpointError
 from .gptq_format import read_layers
-from .plan import GPTQ_METHOD, METHOD, QuantizationPlan, plan_for, quant_method
+from .plan import GPTQ_METHOD, INT4, METHOD, QuantizationPlan, plan_for, quant_method
+
+logger = logging.getLogger(__name__)
 
 
 def plan_of(
@@ -31,10 +34,13 @@ def plan_of(
     embedding = checkpoint.our_names().get("transformer.wte.weight")
     is_half = embedding is not None and checkpoint.dtype(embedding) == "float16"
     exact = all(layer.fits_tiles() for layer in read_layers(checkpoint).values())
-    return plan_for(
+    plan = plan_for(
         section,
         quantization,
         vision_quantization,
         sixteen_bit="float16" if is_half else "bfloat16",
         exact_int4=exact,
     )
+    if stored == GPTQ_METHOD and quantization == INT4 and plan.blocks != INT4:
+        logger.warning("quantization int4: this kind of GPTQ does not fit it; decoder layers are in %s.", plan.blocks)
+    return plan

@@ -289,6 +289,13 @@ def test_other_kinds_of_gptq_are_kept_in_16_bits(tmp_path, kind):
     np.testing.assert_array_equal(weight_of(layer), exact.astype(np.float16).astype(np.float32))
 
 
+def test_int4_that_cannot_be_had_exactly_is_told(tmp_path, caplog):
+    write_gptq_model(tmp_path, FOLDER / "ckpt_bin", sym=False)
+    model = QWenLMHeadModel.from_pretrained(tmp_path, quantization="int4")
+    assert quantized_layers(model)[C_ATTN].kind == "float16"
+    assert "this kind of GPTQ does not fit it; decoder layers are in float16" in caplog.text
+
+
 def test_a_loaded_gptq_model_is_saved_as_ours(published, tmp_path):
     first = QWenLMHeadModel.from_pretrained(published[0])
     first.save_pretrained(tmp_path)
