@@ -361,8 +361,8 @@ def _check_cache(cache: KVCache, ids: np.ndarray, options: GenerationOptions, mo
             f"and fewer than the {length} positions of input_ids"
         )
     alpha = ntk_alpha(length, model.config)
-    if cache.length and cache.ntk_alpha != alpha:
+    if cache.ntk_alpha != alpha:
         raise ConfigurationError(
-            f"past_key_values: was filled with NTK factor {cache.ntk_alpha:g}, but a prompt of {length} positions has "
-            f"{alpha:g}; feed the whole prompt to a new cache"
+            f"past_key_values: was made for NTK factor {cache.ntk_alpha:g}, but a prompt of {length} positions has "
+            f"{alpha:g}; feed the whole prompt to a cache made for its length"
         )

@@ -119,10 +119,12 @@ def test_pictures_in_a_cached_prefix_are_not_needed_again(given_pictures):
     np.testing.assert_array_equal(new.numpy(), golden_tokens("two_images")[:, :6])
 
 
-def test_a_cache_of_another_ntk_factor_is_refused():
+@pytest.mark.parametrize("filled", [True, False])
+def test_a_cache_of_another_ntk_factor_is_refused(filled):
     cache = golden_model().new_cache(1, 100)
-    with paddle.no_grad():
-        golden_model()(prompt("long_a3")["input_ids"][:, :100], past_key_values=cache)
+    if filled:
+        with paddle.no_grad():
+            golden_model()(prompt("long_a3")["input_ids"][:, :100], past_key_values=cache)
     with pytest.raises(ConfigurationError, match="NTK factor 1, but a prompt of 200 positions has 3"):
         generate("long_a3", past_key_values=cache)
 
