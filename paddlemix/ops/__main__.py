@@ -44,7 +44,8 @@ def report() -> tuple[str, int]:
         warnings.simplefilter("ignore", RuntimeWarning)  # the library's trouble is told here, once
         library = backend.library()
     if library.missing is None:
-        lines.append(f"CPU kernels: instruction set {backend.INSTRUCTION_SETS[library.functions.paddlemix_cpu_isa()]}")
+        used = backend.INSTRUCTION_SETS[library.functions.paddlemix_cpu_isa()]
+        lines.append(f"CPU kernels: instruction set {used}, {backend.default_threads()} thread(s)")
     else:
         lines.append(f"no kernels: {library.missing}")
     heading = ("operator", "available", "chosen", "why not the others")
