@@ -16,11 +16,27 @@
 #include <utility>
 #include <vector>
 
-#include "paddle/utils/pybind.h"
+// Two functions of paddle/utils/pybind.h. The header itself would bring pybind11 along and, in a CUDA build, the headers
+// of cuBLAS, cuSOLVER and others, which a toolkit need not have.
+namespace paddle {
+namespace pybind {
+Tensor& CastPyArg2Tensor(PyObject* object, Py_ssize_t position);
+PyObject* ToPyObject(const Tensor& value, bool return_py_none_if_not_initialize);
+}  // namespace pybind
+}  // namespace paddle
 
 namespace paddlemix_ops {
 
 struct LeftToPaddle {};
+
+// Lets other threads of Python run while an operator computes, as Paddle's way does.
+struct InterpreterReleased {
+  InterpreterReleased() : state(PyEval_SaveThread()) {}
+  ~InterpreterReleased() { PyEval_RestoreThread(state); }
+  InterpreterReleased(const InterpreterReleased&) = delete;
+  InterpreterReleased& operator=(const InterpreterReleased&) = delete;
+  PyThreadState* state;
+};
 
 inline Tensor& plain_tensor(PyObject* object, Py_ssize_t position) {
   Tensor& tensor = paddle::pybind::CastPyArg2Tensor(object, position);
@@ -39,12 +55,12 @@ T argument(PyObject* object, Py_ssize_t position) {
     return plain_tensor(object, position);
   } else if constexpr (std::is_floating_point_v<Value>) {
     const double value = PyFloat_AsDouble(object);
-    if (PyErr_Occurred()) throw std::invalid_argument("expected a number");
+    if (PyErr_Occurred()) throw LeftToPaddle();
     return static_cast<T>(value);
   } else {
     static_assert(std::is_integral_v<Value>, "no conversion for this type of argument");
     const long long value = PyLong_AsLongLong(object);
-    if (PyErr_Occurred()) throw std::invalid_argument("expected an integer");
+    if (PyErr_Occurred()) throw LeftToPaddle();
     return static_cast<T>(value);
   }
 }
@@ -57,24 +73,35 @@ template <typename... Parameters, size_t... I>
 std::vector<Tensor> call(std::vector<Tensor> (*function)(Parameters...), PyObject* const* objects,
                          std::index_sequence<I...>) {
   std::tuple<Held<Parameters>...> held{argument<Held<Parameters>>(objects[I], I)...};
+  const InterpreterReleased released;
   return function(std::get<I>(held)...);
+}
+
+// A new reference, or null with Python's error set.
+inline PyObject* to_list(const std::vector<Tensor>& tensors) {
+  PyObject* list = PyList_New(tensors.size());
+  for (size_t i = 0; list && i < tensors.size(); ++i) {
+    PyObject* object = paddle::pybind::ToPyObject(tensors[i], false);
+    if (object) {
+      PyList_SET_ITEM(list, i, object);
+    } else {
+      Py_CLEAR(list);
+    }
+  }
+  return list;
 }
 
 template <typename... Parameters>
 PyObject* call_python(std::vector<Tensor> (*function)(Parameters...), PyObject* const* objects, Py_ssize_t count) {
   try {
-    if (count != sizeof...(Parameters)) throw std::invalid_argument("wrong number of arguments");
-    const std::vector<Tensor> outputs = call(function, objects, std::index_sequence_for<Parameters...>());
-    PyObject* list = PyList_New(outputs.size());
-    for (size_t i = 0; list && i < outputs.size(); ++i) {
-      PyList_SET_ITEM(list, i, paddle::pybind::ToPyObject(outputs[i]));
-    }
-    return list;
-  } catch (const LeftToPaddle&) {
-    Py_RETURN_NOTIMPLEMENTED;
-  } catch (const std::exception& error) {
-    if (!PyErr_Occurred()) PyErr_SetString(PyExc_OSError, error.what());  // the type that Paddle's way raises
+    PD_CHECK(count == sizeof...(Parameters), "expected ", sizeof...(Parameters), " arguments, got ", count);
+    return to_list(call(function, objects, std::index_sequence_for<Parameters...>()));
+  } catch (const common::PD_Exception& error) {
+    PyErr_SetString(PyExc_OSError, error.what());  // the type that Paddle's way raises
     return nullptr;
+  } catch (...) {
+    PyErr_Clear();
+    Py_RETURN_NOTIMPLEMENTED;
   }
 }
 

@@ -112,8 +112,8 @@ def _load(path: Path) -> Library:
     version = functions.paddlemix_ops_paddle_version().decode()
     if version != paddle.__version__:
         return Library(f"{path} was built for Paddle {version}, this is {paddle.__version__}; {BUILD_HINT} anew")
-    load_op_meta_info_and_register_op(str(path))
     functions.paddlemix_cpu_set_threads(default_threads())
+    load_op_meta_info_and_register_op(str(path))  # last: Paddle cannot forget operators
     devices = ("cpu", "cuda") if functions.paddlemix_ops_with_cuda() else ("cpu",)
     return Library(None, devices, functions, _direct_functions(path))
 

@@ -6,6 +6,7 @@ import importlib.machinery
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -227,3 +228,29 @@ def test_kernels_use_every_processor_unless_told_otherwise():
 @pytest.mark.parametrize("value", ["0", "-1", "many"])
 def test_a_number_of_threads_that_is_none_is_refused(value):
     assert "PADDLEMIX_NUM_THREADS: expected a positive number" in threads_of(PADDLEMIX_NUM_THREADS=value)
+
+
+# ---------------------------------------------------------------- calls past Paddle's registry
+
+
+def test_an_argument_of_another_type_gets_the_words_of_paddle(fused):
+    with paddle.no_grad(), pytest.raises(ValueError, match="must be Tensor"):
+        ops.rms_norm(paddle.ones([2, 4]), [1.0] * 4, 1e-6)
+
+
+def test_other_threads_run_while_an_operator_computes(fused):
+    query, lengths = paddle.ones([1, 4, 2000, 64]), paddle.to_tensor([2000], dtype="int32")
+    go, ran = threading.Event(), []
+    other = threading.Thread(target=lambda: (go.wait(), ran.append(True)))
+    other.start()
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(600)  # no thread runs before the one that does lets go
+    try:
+        with paddle.no_grad():
+            go.set()
+            ops.attention_prefill(query, query, query, kv_lengths=lengths)
+            ran_meanwhile = bool(ran)
+    finally:
+        sys.setswitchinterval(before)
+        other.join()
+    assert ran_meanwhile
