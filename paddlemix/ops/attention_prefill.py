@@ -31,6 +31,7 @@ def attention_prefill(
     One that sees nothing gives zeros.
 
     Tensors are best contiguous: Paddle copies views before it calls the kernel, so pass a whole cache, not a slice.
+    The CPU's kernel has no gradient: where one is wanted, plain Paddle computes.
 
     Args:
         query: ``[batch, heads, length, head_dim]``; float32 on the CPU.
@@ -49,10 +50,11 @@ def attention_prefill(
     """
     rest = {"kv_lengths": kv_lengths, "query_starts": query_starts, "kv_starts": kv_starts}
     rest.update(block_table=block_table, mask=mask)
-    if not backend.use_kernel("attention_prefill", query):
-        return attention_reference(query, key, value, **rest)
-    if backend.device_of(query) == "cuda":
+    fused = backend.use_kernel("attention_prefill", query)
+    if fused and backend.device_of(query) == "cuda":
         return attention_by_paddle(query, key, value, **rest)
+    if not fused or wants_gradient(query, key, value):
+        return attention_reference(query, key, value, **rest)
     return backend.run("paddlemix_attention_prefill", query, key, value, *rest.values())[0]
 
 
@@ -78,13 +80,18 @@ def attention_interleaved(qkv: paddle.Tensor, heads: int) -> paddle.Tensor:
     fused = backend.use_kernel("attention_prefill", qkv)
     on_cuda = fused and backend.device_of(qkv) == "cuda"
     # The CPU's kernel has no gradient.
-    if not fused or (not on_cuda and paddle.is_grad_enabled() and not qkv.stop_gradient):
+    if not fused or (not on_cuda and wants_gradient(qkv)):
         return merge_heads(attention(*(split_heads(part, heads) for part in _unpack(qkv, heads))))
     if on_cuda:  # not run yet: no GPU with Paddle's build for it was at hand
         n, length, packed = qkv.shape
         parts = (part.reshape([n, length, heads, -1]) for part in _unpack(qkv, heads))
         return F.scaled_dot_product_attention(*parts, training=False).reshape([n, length, packed // 3])
     return backend.run("paddlemix_attention_interleaved", qkv, heads)[0]
+
+
+def wants_gradient(*tensors: paddle.Tensor) -> bool:
+    """Whether a gradient is to reach one of these tensors."""
+    return paddle.is_grad_enabled() and not all(tensor.stop_gradient for tensor in tensors)
 
 
 def _unpack(qkv: paddle.Tensor, heads: int) -> list[paddle.Tensor]:
