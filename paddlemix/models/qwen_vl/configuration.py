@@ -229,8 +229,13 @@ class QWenVLConfig(PretrainedConfig):
         return self._with_quantization(fields)
 
     def to_diff_dict(self, saving_file: bool = False) -> dict[str, Any]:
-        """The fields that differ from their defaults: what is written to ``config.json``."""
-        return self._with_quantization(super().to_diff_dict(saving_file))
+        """The fields that differ from their defaults: what is written to ``config.json``.
+
+        Without ``kv_cache_dtype``, which suits a machine and not the weights.
+        """
+        fields = self._with_quantization(super().to_diff_dict(saving_file))
+        fields.pop("kv_cache_dtype", None)
+        return fields
 
     def _with_quantization(self, fields: dict[str, Any]) -> dict[str, Any]:
         fields.pop("quantization", None)

@@ -115,3 +115,8 @@ def test_vision_defaults_divide_evenly():
     config = QWenVLVisionConfig()
     assert config.width // config.heads == 104
     assert (config.image_size // config.patch_size) ** 2 == 1024
+
+
+def test_the_dtype_of_the_cache_is_not_saved(tmp_path):
+    QWenVLConfig(kv_cache_dtype="bfloat16").save_pretrained(tmp_path)
+    assert QWenVLConfig.from_pretrained(tmp_path).kv_cache_dtype is None
