@@ -10,10 +10,18 @@ from ..quantization.plan import QUANTIZATIONS, QuantizationPlan, plan_for, weigh
 from . import dtypes
 
 
-def check_memory(config: Any, dtype: str, available: int | None = None, plan: QuantizationPlan | None = None) -> None:
+def check_memory(
+    config: Any,
+    dtype: str,
+    available: int | None = None,
+    plan: QuantizationPlan | None = None,
+    *,
+    stored_quantized: bool = False,
+) -> None:
     """Raise NotEnoughMemoryError, with the numbers, if the weights of a model with ``config`` do not fit into memory as
     ``dtype``, or, those that it names, in the formats of ``plan``. ``available`` is in bytes; without it, the machine's
-    available memory and the limit of the control group, if there is one, count."""
+    available memory and the limit of the control group, if there is one, count. ``stored_quantized``: the files hold
+    the formats of ``plan``, and cannot be quantised again."""
     needed = weight_bytes(config, dtypes.check_target(dtype), plan)
     if available is None:
         available = available_memory()
@@ -22,6 +30,8 @@ def check_memory(config: Any, dtype: str, available: int | None = None, plan: Qu
     smaller = {name: weight_bytes(config, dtype, plan_for(None, name, None)) for name in QUANTIZATIONS}
     fitting = [f"{name!r} ({size / 1e9:.1f} GB)" for name, size in smaller.items() if size <= available]
     advice = f"quantization= {' or '.join(fitting)} would fit" if fitting else "use a larger machine"
+    if fitting and stored_quantized:
+        advice = f"the model's float weights with {advice}"
     if dtype == "float32" and plan is None:
         advice += ", and on a GPU bfloat16 takes half"
     kind = dtype if plan is None else f"quantised ({plan})"

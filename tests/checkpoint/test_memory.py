@@ -6,6 +6,7 @@ import pytest
 
 from paddlemix.checkpoint import memory
 from paddlemix.errors import NotEnoughMemoryError
+from paddlemix.quantization.plan import plan_for
 from tests.checkpoint.building import CONFIG
 from tests.checkpoint.test_layouts import PUBLISHED
 
@@ -16,6 +17,14 @@ def test_weights_that_do_not_fit_are_refused_with_the_numbers(monkeypatch: pytes
         memory.check_memory(PUBLISHED, "float32")
     memory.check_memory(PUBLISHED, "bfloat16")
     memory.check_memory(CONFIG, "float32")
+
+
+def test_advice_for_a_quantised_model_names_its_float_weights() -> None:
+    plan = plan_for(None, "int8", None)
+    with pytest.raises(NotEnoughMemoryError, match="; quantization= 'int4' .7.2 GB. would fit"):
+        memory.check_memory(PUBLISHED, "float32", 9_000_000_000, plan)
+    with pytest.raises(NotEnoughMemoryError, match="; the model's float weights with quantization= 'int4'"):
+        memory.check_memory(PUBLISHED, "float32", 9_000_000_000, plan, stored_quantized=True)
 
 
 def test_unknown_amount_of_memory_refuses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

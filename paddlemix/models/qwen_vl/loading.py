@@ -102,7 +102,7 @@ class QWenVLCheckpointMixin:
         checkpoint = open_checkpoint(directory)
         plan = plan_of(checkpoint, config.quantization, quantization, vision_quantization)
         config.quantization = None if plan is None else plan.to_config()
-        check_memory(config, dtype, _gpu_memory(), plan)
+        check_memory(config, dtype, _gpu_memory(), plan, stored_quantized=checkpoint.packed)
         previous = paddle.get_default_dtype()
         paddle.set_default_dtype(dtype)
         try:
