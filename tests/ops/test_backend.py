@@ -178,6 +178,14 @@ def test_without_the_library_the_table_says_so_once(no_library, name, chosen, st
     assert actual_status == status
 
 
+def test_an_operator_that_is_paddles_own_on_cuda_is_no_failure_there(monkeypatch, no_memory):
+    monkeypatch.setattr(backend, "library", lambda: backend.Library(None, ("cpu", "cuda")))
+    monkeypatch.setattr(report_of_operators.paddle, "get_device", lambda: "gpu:0")
+    with backend.using("cuda"):
+        chosen = {name: choice for name, _, choice, _ in report_of_operators.table()}
+    assert chosen.pop("linear_w32") == "reference" and set(chosen.values()) == {"cuda"}
+
+
 def test_the_program_prints_the_table():
     done = run_python("-m", "paddlemix.ops", PADDLEMIX_OPS="reference")
     assert done.returncode == 0 and done.stderr == ""
