@@ -2,8 +2,4 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 __version__ = "0.1.0"
-
-LIBRARY = Path(__file__).resolve().parent / "libpaddlemix_ops.so"
