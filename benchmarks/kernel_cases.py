@@ -13,7 +13,6 @@ from .shapes import PATCHES, PROMPT, Shapes
 # A model's weights and cache come from memory for every layer; so do these, in turns, as many as no cache can hold.
 COLD_BYTES, MOST_COPIES = 2**29, 64
 LONG = 2048  # slots
-SMALL = (192, 576)  # inputs and outputs
 
 Run = Callable[[], object]
 
@@ -22,8 +21,8 @@ class Kernel(NamedTuple):
     """A kernel at one shape.
 
     Attributes:
-        moved: bytes that must be read and written, from ``source``: ``"memory"``; ``"cache"``, where the operator
-            before has left them; or ``"near"``, the second-level cache, whose bandwidth never decides.
+        moved: bytes that must be read and written, from ``source``: ``"memory"``, or ``"cache"``, where the operator
+            before has left them.
         operations: multiplications and additions.
         make: makes the arrays; returns what calls the kernel and what calls plain Paddle.
         rows: of activations.
@@ -53,7 +52,6 @@ def kernels(shapes: Shapes) -> list[Kernel]:
     for name in ("linear_w4", "linear_w8", "linear_w16"):
         listed += [linear(name, rows, hidden, ffn) for rows in (1, 8, PROMPT)]
     listed += [linear(name, PATCHES, width, shapes.vit_mlp) for name in ("linear_w8", "linear_w16")]
-    listed.append(small_linear())
     return listed
 
 
@@ -194,22 +192,6 @@ def linear(name: str, rows: int, inputs: int, outputs: int) -> Kernel:
     shape = f"{rows} × {inputs} → {outputs}"
     moved = weight_bytes(kind, inputs, outputs)  # activations lie in the cache
     return Kernel(name, shape, moved, "memory", 2 * rows * inputs * outputs, make, rows)
-
-
-def small_linear() -> Kernel:
-    """The bundled model's packed projection, at any ``--shrink``: the kernel is for small weights alone."""
-    inputs, outputs = SMALL
-
-    def make() -> tuple[Run, Run]:
-        import paddle
-
-        from paddlemix import ops
-
-        x, weight = paddle.randn([1, inputs]), paddle.randn([inputs, outputs])
-        return both(lambda: ops.linear_w32(x, weight, None))
-
-    size = inputs * outputs
-    return Kernel("linear_w32", f"1 × {inputs} → {outputs}", 4 * size, "near", 2 * size, make, 1)
 
 
 def weight_bytes(kind: str, inputs: int, outputs: int) -> int:

@@ -115,7 +115,9 @@ def load_model(
     from .models.qwen_vl.modeling import QWenLMHeadModel
     from .models.qwen_vl.processing import QwenVLProcessor
 
-    ops.mode()  # a wrong PADDLEMIX_OPS is told before the weights are read
+    # A wrong PADDLEMIX_OPS or PADDLEMIX_NUM_THREADS is told before the weights are read.
+    ops.mode()
+    ops.default_threads()
     require("paddle", "running a model").set_device(device)
     if dtype is None and device.startswith("gpu"):
         dtype = DEFAULT_DTYPE

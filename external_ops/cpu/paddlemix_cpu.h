@@ -163,11 +163,6 @@ void paddlemix_cpu_linear_w8(const float* x, int64_t x_stride, const uint8_t* we
 void paddlemix_cpu_linear_w4(const float* x, int64_t x_stride, const uint8_t* weight, const uint16_t* scales,
                              const float* bias, float* out, int64_t rows, int64_t in_features, int64_t out_features);
 
-// y = x W + b with plain W [in_features, out_features], for few rows and a small W. FLOAT32 or FLOAT64.
-//   x: [rows, in_features], bias: [out_features] or NULL, out: [rows, out_features], all contiguous
-void paddlemix_cpu_linear_w32(int dtype, const void* x, const void* weight, const void* bias, void* out, int64_t rows,
-                              int64_t in_features, int64_t out_features);
-
 // From float32 W [in_features, out_features], rows w_stride apart, to the tiles above. `weight` and `scales` hold
 // ceil(out_features / 16) tiles. w8: round to nearest, one scale per output (groups = 1) or per 128 inputs. w4: round to
 // nearest with, per group, the clipping factor of the grid 1.00, 0.95 … 0.60 whose squared error is least.

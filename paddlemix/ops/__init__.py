@@ -8,13 +8,12 @@ from . import _import_paddle  # noqa: F401
 from .attention import attention, merge_heads, split_heads
 from .attention_decode import FEW_QUERIES, attention_decode
 from .attention_prefill import attention_interleaved, attention_prefill
-from .backend import INSTRUCTION_SETS, limit_instruction_set, mode, set_mode, set_threads, using
+from .backend import INSTRUCTION_SETS, default_threads, limit_instruction_set, mode, set_mode, set_threads, using
 from .gelu_bias import gelu_bias
 from .layer_norm import layer_norm
 from .linear_w4 import linear_w4
 from .linear_w8 import linear_w8
 from .linear_w16 import linear_w16
-from .linear_w32 import linear_w32
 from .rms_norm import rms_norm
 from .rotary_qkv import rotary_qkv, rotary_qkv_cache, rotary_tables
 from .swiglu import swiglu
@@ -26,11 +25,11 @@ __all__ = [
     "attention_decode",
     "attention_interleaved",
     "attention_prefill",
+    "default_threads",
     "gelu_bias",
     "layer_norm",
     "limit_instruction_set",
     "linear_w16",
-    "linear_w32",
     "linear_w4",
     "linear_w8",
     "merge_heads",

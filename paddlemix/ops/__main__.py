@@ -31,10 +31,8 @@ def table() -> list[tuple[str, str, str, str]]:
             reasons[here] = reasons[here] or "plain Paddle was asked for"
         elif kernel_runs:
             chosen = here
-        elif mode == "auto" or (mode == here == "cuda" and not backend.OPERATORS[name].on_cuda):
-            chosen = "reference"
         else:
-            chosen = f"none, {mode} was asked for"
+            chosen = "reference" if mode == "auto" else f"none, {mode} was asked for"
         rows.append((name, ", ".join(available), chosen, "; ".join(f"{k}: {v}" for k, v in reasons.items() if v)))
     return rows
 

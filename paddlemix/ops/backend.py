@@ -40,12 +40,10 @@ class Operator:
 
     Attributes:
         cpu_dtypes: dtypes of the activations that the CPU kernel takes; on CUDA it is float32, float16 and bfloat16.
-        on_cuda: whether it has a CUDA kernel; otherwise Paddle's own serves there as well.
     """
 
     name: str
     cpu_dtypes: tuple[paddle.dtype, ...] = _FLOAT
-    on_cuda: bool = True
 
 
 OPERATORS = {
@@ -58,7 +56,6 @@ OPERATORS = {
         Operator("gelu_bias", _FLOAT_AND_DOUBLE),
         Operator("attention_prefill"),
         Operator("attention_decode"),
-        Operator("linear_w32", _FLOAT_AND_DOUBLE, on_cuda=False),
         Operator("linear_w16"),
         Operator("linear_w8"),
         Operator("linear_w4"),
@@ -142,7 +139,17 @@ def default_threads() -> int:
     given = _environment_at_start().get("OMP_NUM_THREADS", "").partition(",")[0]
     if given.isdecimal() and int(given) > 0:
         return int(given)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(processors, _processor_quota(processors)))
+
+
+def _processor_quota(processors: int, limits: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """Processors' worth of time that a container may use, ``processors`` where there is no limit."""
+    try:
+        quota, period = limits.read_text().split()
+        return processors if quota == "max" else int(quota) // int(period)
+    except (OSError, ValueError):
+        return processors
 
 
 def _environment_at_start() -> Mapping[str, str]:
@@ -229,8 +236,6 @@ def _why_not(operator: str, device: str, dtype: paddle.dtype, chosen: str) -> st
         return available.missing
     if device not in available.devices:
         return f"the library was built without {device} kernels"
-    if device == "cuda" and not OPERATORS[operator].on_cuda:
-        return "Paddle's own kernel is as good"
     dtypes = OPERATORS[operator].cpu_dtypes if device == "cpu" else _CUDA_DTYPES
     return None if dtype in dtypes else f"no {device} kernel for {str(dtype).rpartition('.')[2]}"
 

@@ -178,14 +178,6 @@ def test_without_the_library_the_table_says_so_once(no_library, name, chosen, st
     assert actual_status == status
 
 
-def test_an_operator_that_is_paddles_own_on_cuda_is_no_failure_there(monkeypatch, no_memory):
-    monkeypatch.setattr(backend, "library", lambda: backend.Library(None, ("cpu", "cuda")))
-    monkeypatch.setattr(report_of_operators.paddle, "get_device", lambda: "gpu:0")
-    with backend.using("cuda"):
-        chosen = {name: choice for name, _, choice, _ in report_of_operators.table()}
-    assert chosen.pop("linear_w32") == "reference" and set(chosen.values()) == {"cuda"}
-
-
 def test_the_program_prints_the_table():
     done = run_python("-m", "paddlemix.ops", PADDLEMIX_OPS="reference")
     assert done.returncode == 0 and done.stderr == ""
@@ -231,6 +223,13 @@ def test_kernels_use_every_processor_unless_told_otherwise():
     assert threads_of() == str(len(os.sched_getaffinity(0)))
     assert threads_of(OMP_NUM_THREADS="3") == "3"
     assert threads_of(OMP_NUM_THREADS="3", PADDLEMIX_NUM_THREADS="5") == "5"
+
+
+@pytest.mark.parametrize(("limit", "expected"), [("max 100000", 8), ("200000 100000", 2), ("odd", 8)])
+def test_a_containers_share_of_the_processors_counts(tmp_path, limit, expected):
+    (tmp_path / "cpu.max").write_text(limit)
+    assert backend._processor_quota(8, tmp_path / "cpu.max") == expected
+    assert backend._processor_quota(8, tmp_path / "missing") == 8
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "many"])
