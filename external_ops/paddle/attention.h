@@ -124,6 +124,7 @@ using OptionalDtype = paddle::optional<DataType>;
 
 inline std::vector<Shape> shapes(const Shape& query, const Shape&, const Shape&, const Shape&, const OptionalShape&,
                                  const OptionalShape&, const OptionalShape&, const OptionalShape&) {
+  if (query.size() != 4) return {query};  // the kernel says what is wrong; an error here would end the process
   return {{query[0], query[2], query[1] < 0 || query[3] < 0 ? -1 : query[1] * query[3]}};
 }
 

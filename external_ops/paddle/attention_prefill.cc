@@ -44,6 +44,7 @@ std::vector<Tensor> interleaved(const Tensor& qkv, int heads) {
 }
 
 std::vector<std::vector<int64_t>> interleaved_shapes(const std::vector<int64_t>& qkv) {
+  if (qkv.size() != 3) return {qkv};  // the kernel says what is wrong
   return {{qkv[0], qkv[1], qkv[2] < 0 ? -1 : qkv[2] / 3}};
 }
 

@@ -132,7 +132,10 @@ std::vector<Shape> grad_shapes(const Shape& weight, const Shape& grad_out, int64
 
 std::vector<DataType> grad_dtypes(const DataType& weight, const DataType& grad_out) { return {grad_out}; }
 
-std::vector<Shape> pack_shapes(const Shape& w, const std::string& dtype) { return {packed_shape(w[0], w[1])}; }
+std::vector<Shape> pack_shapes(const Shape& w, const std::string& dtype) {
+  if (w.size() != 2) return {w};  // the kernel says what is wrong
+  return {packed_shape(w[0], w[1])};
+}
 
 std::vector<DataType> pack_dtypes(const DataType& w, const std::string& dtype) { return {packed_dtype(dtype)}; }
 

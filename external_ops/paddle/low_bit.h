@@ -153,10 +153,14 @@ struct LowBit {
   }
   static std::vector<DataType> dequantize_dtypes(const DataType&, const DataType&) { return {DataType::FLOAT32}; }
   static std::vector<Shape> quantize_shapes(const Shape& w, int64_t groups) {
+    if (w.size() != 2) return {w, w};  // the kernel says what is wrong
     return {weight_shape(w[0], w[1]), {blocks(w[1], kTile), groups, kTile}};
   }
   static std::vector<DataType> quantize_dtypes(const DataType&) { return {DataType::UINT8, Format::kScaleType}; }
-  static std::vector<Shape> pack_shapes(const Shape& q) { return {weight_shape(q[0], q[1])}; }
+  static std::vector<Shape> pack_shapes(const Shape& q) {
+    if (q.size() != 2) return {q};
+    return {weight_shape(q[0], q[1])};
+  }
   static std::vector<DataType> pack_dtypes(const DataType&) { return {DataType::UINT8}; }
 };
 
