@@ -34,6 +34,13 @@ def boolean(text: str) -> bool:
     return values[text.lower()]
 
 
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a number of at least 1")
+    return int(text)
+
+
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Which model, in which number formats, on which device, and what it is told before the conversation."""
     group = parser.add_argument_group("model")

@@ -28,12 +28,6 @@ from paddlemix.zoo.scenes.answering import answer_function  # noqa: E402
 from paddlemix.zoo.scenes.lexicon import STYLES  # noqa: E402
 
 
-def positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected a number of at least 1")
-    return int(text)
-
-
 def parser() -> argparse.ArgumentParser:
     result = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     result.add_argument(
@@ -44,13 +38,17 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("--device", metavar="cpu|gpu|gpu:N", help="where to run (default: the first GPU, else the CPU)")
     result.add_argument(
-        "--count", type=positive, default=500, metavar="N", help="scenes per task and language (default: %(default)s)"
+        "--count",
+        type=cli.positive,
+        default=500,
+        metavar="N",
+        help="scenes per task and language (default: %(default)s)",
     )
     names = [task.name for task in evaluate.TASKS]
     result.add_argument("--task", action="append", choices=names, help="only this task; may be repeated (default: all)")
     result.add_argument("--style", choices=STYLES, help="draw all objects in this style (default: a mixture)")
     result.add_argument(
-        "--batch_size", type=positive, default=32, metavar="N", help="questions at once (default: %(default)s)"
+        "--batch_size", type=cli.positive, default=32, metavar="N", help="questions at once (default: %(default)s)"
     )
     result.add_argument("--json", type=Path, metavar="FILE", help="write the scores to this file as well")
     return result

@@ -31,12 +31,6 @@ from paddlemix.quantization.data import model_inputs, read_conversations  # noqa
 from paddlemix.zoo import DEFAULT_MODEL  # noqa: E402
 
 
-def positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected a number of at least 1")
-    return int(text)
-
-
 def parser() -> argparse.ArgumentParser:
     result = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     result.add_argument("--data", required=True, metavar="FILE", help="JSON list of conversations")
@@ -49,10 +43,14 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("--device", metavar="cpu|gpu|gpu:N", help="where to run (default: the first GPU, else the CPU)")
     result.add_argument(
-        "--max_samples", type=positive, default=256, metavar="N", help="conversations to use (default: %(default)s)"
+        "--max_samples", type=cli.positive, default=256, metavar="N", help="conversations to use (default: %(default)s)"
     )
     result.add_argument(
-        "--max_length", type=positive, default=2048, metavar="N", help="longer ones are left out (default: %(default)s)"
+        "--max_length",
+        type=cli.positive,
+        default=2048,
+        metavar="N",
+        help="longer ones are left out (default: %(default)s)",
     )
     return result
 
