@@ -27,8 +27,8 @@ class AttentionInputs:
         kv_lengths: int32 ``[batch]``, slots in use, the new ones included.
         kv_starts: int32 ``[batch]``, first slot that is no padding; ``None``: 0.
         mask: additive float32 ``[batch or 1, length, kv_length]`` or ``None``.
-        dense_mask: all of that as one additive float32 ``[(batch, 1,) length, kv_length]``, for attention with
-            gradients; ``None`` where none are wanted.
+        dense_mask: in place of ``kv_starts`` and ``mask``, all of that as one additive float32 ``[(batch, 1,) length,
+            kv_length]``, for attention with gradients; ``None`` where none are wanted.
     """
 
     cos: paddle.Tensor
@@ -79,7 +79,8 @@ def attention_inputs(
     place = paddle.get_device()
     cos, sin = rotary_tensors(table_length, config.kv_channels, rotary_base(config, alpha), place)
     scaled = scale_queries and config.use_logn_attn and last >= config.seq_length
-    starts, mask = visible_slots(padding_mask, batch, length, past, dtype)
+    # Attention with gradients reads the dense mask and nothing else of what says who sees whom.
+    starts, mask = (None, None) if with_gradients else visible_slots(padding_mask, batch, length, past, dtype)
     return AttentionInputs(
         cos=cos,
         sin=sin,
