@@ -1,14 +1,19 @@
 """Draws the atlases in ``assets/`` from the emoji sets and fonts; needed only when the lexicon or a style changes.
 
-    npm pack emoji-datasource-twitter@16.0.0 && tar xzf emoji-datasource-twitter-16.0.0.tgz
-    python -m paddlemix.zoo.scenes.build_assets --noto-font NotoColorEmoji.ttf --twemoji-folder package/img/twitter/64
+    npm pack emoji-datasource-twitter@16.0.0 @iconify-json/fluent-emoji-flat@1.2.6 && mkdir twemoji fluent
+    tar xzf emoji-datasource-twitter-16.0.0.tgz -C twemoji && tar xzf iconify-json-fluent-emoji-flat-1.2.6.tgz -C fluent
+    pip install resvg-py==0.5.0
+    python -m paddlemix.zoo.scenes.build_assets \\
+        --twemoji-folder twemoji/package/img/twitter/64 --fluent-folder fluent/package
 
+Noto Color Emoji comes from a font, Twemoji as pictures, Fluent Emoji as SVG (which only this program needs resvg for).
 The word atlas is drawn with DejaVu Sans Bold and Noto Sans CJK. Everything else in the project reads the atlases alone.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 from pathlib import Path
 from typing import Callable
@@ -16,11 +21,12 @@ from typing import Callable
 from PIL import Image, ImageDraw, ImageFont
 
 from .glyphs import ASSETS
-from .lexicon import KINDS, WORDS
+from .lexicon import ALL_KINDS, WORDS
 
 NOTO_STRIKE = 109  # the only size that the bitmap font has
 NOTO_CELL = 128
 TWEMOJI_CELL = 64
+FLUENT_CELL = 96
 WORD_HEIGHT = 44
 COLUMNS = 8
 
@@ -45,12 +51,27 @@ def twemoji_drawer(folder: str) -> Callable[[str], Image.Image]:
     return lambda emoji: Image.open(Path(folder) / f"{emoji}.png").convert("RGBA")
 
 
+def fluent_drawer(folder: str) -> Callable[[str], Image.Image]:
+    from resvg_py import svg_to_bytes  # needed for this style only
+
+    names = json.loads((Path(folder) / "chars.json").read_text(encoding="utf-8"))
+    icons = json.loads((Path(folder) / "icons.json").read_text(encoding="utf-8"))
+
+    def draw(emoji: str) -> Image.Image:
+        body = icons["icons"][names[emoji.removesuffix("-fe0f")]]["body"]
+        view = f"0 0 {icons['width']} {icons['height']}"
+        svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{view}">{body}</svg>'
+        return Image.open(io.BytesIO(bytes(svg_to_bytes(svg_string=svg, width=FLUENT_CELL)))).convert("RGBA")
+
+    return draw
+
+
 def build_atlas(style: str, draw: Callable[[str], Image.Image], cell: int) -> None:
     """Writes ``STYLE.png`` and ``STYLE.json`` (kind -> [x, y, width, height] of its drawing, without margins)."""
-    rows = -(-len(KINDS) // COLUMNS)
+    rows = -(-len(ALL_KINDS) // COLUMNS)
     atlas = Image.new("RGBA", (COLUMNS * cell, rows * cell), (0, 0, 0, 0))
     places: dict[str, list[int]] = {}
-    for index, kind in enumerate(KINDS):
+    for index, kind in enumerate(ALL_KINDS):
         glyph = draw(kind.emoji)
         # What is more transparent than opaque (steam, shadows) has no say in the extent of a drawing.
         extent = glyph.getchannel("A").point(lambda a: 255 if a >= 128 else 0).getbbox()
@@ -91,11 +112,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--noto-font", default="/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
     parser.add_argument("--twemoji-folder", required=True, help="folder of 64-px PNGs named by their code points")
+    parser.add_argument("--fluent-folder", required=True, help="folder of chars.json and icons.json")
     parser.add_argument("--latin-font", default="/usr/share/fonts/truetype/dejavu/DejaVuSans-Bold.ttf")
     parser.add_argument("--cjk-font", default="/usr/share/fonts/opentype/noto/NotoSansCJK-Bold.ttc")
     args = parser.parse_args()
     build_atlas("noto", noto_drawer(args.noto_font), NOTO_CELL)
     build_atlas("twemoji", twemoji_drawer(args.twemoji_folder), TWEMOJI_CELL)
+    build_atlas("fluent", fluent_drawer(args.fluent_folder), FLUENT_CELL)
     build_words(args.latin_font, args.cjk_font)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .lexicon import KINDS
+from .lexicon import ALL_KINDS
 from .scene import Scene, generate_scene
 from .tasks import coordinates
 
@@ -31,7 +31,7 @@ def main() -> None:
     scene = demo_scene(args.size) if args.seed is None else generate_scene(args.seed, size=args.size)
     scene.pil().save(args.output, format="PNG", optimize=True)
     for placed in scene.left_to_right():
-        print(KINDS[placed.kind].en, coordinates(placed.box))
+        print(ALL_KINDS[placed.kind].en, coordinates(placed.box))
     if scene.sign is not None:
         print("sign:", scene.sign.word)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .lexicon import COLOURS, KINDS
+from .lexicon import ALL_KINDS, COLOURS
 
 ASSETS = Path(__file__).resolve().parent / "assets"
 MIP_STEP = 0.75  # each level has this fraction of the side of the one before
@@ -81,8 +81,8 @@ def _outline(glyph: Image.Image) -> np.ndarray:
 
 @cache
 def load_glyph(style: str, kind: int, colour: int | None = None) -> Glyph:
-    """The drawing of ``KINDS[kind]`` in ``style``, tinted with ``COLOURS[colour]`` unless that is None."""
-    image = _cut(style, KINDS[kind].en).convert("RGBA")
+    """The drawing of ``ALL_KINDS[kind]`` in ``style``, tinted with ``COLOURS[colour]`` unless that is None."""
+    image = _cut(style, ALL_KINDS[kind].en).convert("RGBA")
     outline = _outline(image)
     if colour is not None:
         image = tint(image, COLOURS[colour].rgb)

@@ -55,9 +55,33 @@ KINDS: tuple[ObjectKind, ...] = (
     ObjectKind("flower", "flowers", "花", "朵", "1f337"),
     ObjectKind("house", "houses", "房子", "座", "1f3e0"),
     ObjectKind("guitar", "guitars", "吉他", "把", "1f3b8"),
+    ObjectKind("truck", "trucks", "卡车", "辆", "1f69a"),
+    ObjectKind("rocket", "rockets", "火箭", "枚", "1f680"),
+    ObjectKind("horse", "horses", "马", "匹", "1f40e"),
+    ObjectKind("rabbit", "rabbits", "兔子", "只", "1f407"),
+    ObjectKind("frog", "frogs", "青蛙", "只", "1f438"),
+    ObjectKind("butterfly", "butterflies", "蝴蝶", "只", "1f98b"),
+    ObjectKind("snail", "snails", "蜗牛", "只", "1f40c"),
+    ObjectKind("strawberry", "strawberries", "草莓", "颗", "1f353"),
+    ObjectKind("carrot", "carrots", "胡萝卜", "根", "1f955"),
+    ObjectKind("mushroom", "mushrooms", "蘑菇", "朵", "1f344"),
+    ObjectKind("cactus", "cacti", "仙人掌", "棵", "1f335"),
+    ObjectKind("camera", "cameras", "相机", "台", "1f4f7"),
+    ObjectKind("gift", "gifts", "礼物", "件", "1f381"),
+    ObjectKind("drum", "drums", "鼓", "面", "1f941"),
+    ObjectKind("bell", "bells", "铃铛", "个", "1f514"),
+    ObjectKind("crown", "crowns", "皇冠", "顶", "1f451"),
 )
+"""What random scenes are made of and the bundled model is trained on."""
 
-KIND_INDEX: dict[str, int] = {kind.en: index for index, kind in enumerate(KINDS)}
+NEW_KINDS: tuple[ObjectKind, ...] = (
+    ObjectKind("robot", "robots", "机器人", "个", "1f916"),
+    ObjectKind("penguin", "penguins", "企鹅", "只", "1f427"),
+)
+"""What training never shows and the vocabulary has no token for: something left to teach by fine-tuning."""
+
+ALL_KINDS: tuple[ObjectKind, ...] = KINDS + NEW_KINDS
+KIND_INDEX: dict[str, int] = {kind.en: index for index, kind in enumerate(ALL_KINDS)}
 
 
 @dataclass(frozen=True)
@@ -81,12 +105,19 @@ COLOURS: tuple[Colour, ...] = (
 )
 
 STYLES: tuple[str, ...] = ("noto", "twemoji")
-"""Drawing styles; each is an atlas in ``assets/``."""
+"""Drawing styles of random scenes; each is an atlas in ``assets/``."""
+HELD_OUT_STYLES: tuple[str, ...] = ("fluent",)
+"""A style that training never shows: does a model know the objects, or their two drawings?"""
+ALL_STYLES: tuple[str, ...] = STYLES + HELD_OUT_STYLES
 
 WORDS_EN: tuple[str, ...] = (
     "STOP", "OPEN", "CAFE", "TAXI", "EXIT", "PARK", "SALE", "FOOD", "BOOK", "SHOP", "GOLD", "MENU",
     "HOT", "NEW", "TEA", "BAR", "ZOO", "GYM", "ICE", "SPA", "ART", "FUN", "BUS", "WAY",
+    "HOTEL", "MARKET", "COFFEE", "BAKERY", "MUSEUM", "SCHOOL", "POLICE", "GARDEN", "TICKET", "BEACH",
 )  # fmt: skip
-WORDS_ZH: tuple[str, ...] = ("出口", "停车", "学校", "银行", "超市", "医院", "书店", "公园")
+WORDS_ZH: tuple[str, ...] = (
+    "出口", "停车", "学校", "银行", "超市", "医院", "书店", "公园",
+    "火车站", "图书馆", "咖啡馆", "洗手间", "小心地滑", "禁止吸烟",
+)  # fmt: skip
 WORDS: tuple[str, ...] = WORDS_EN + WORDS_ZH
 """Words that can stand on a sign."""

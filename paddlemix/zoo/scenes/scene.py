@@ -16,7 +16,7 @@ from PIL import Image
 from ...errors import ConfigurationError
 from . import backgrounds
 from .glyphs import Glyph, load_glyph, load_word
-from .lexicon import COLOURS, KIND_INDEX, KINDS, STYLES, WORDS_EN, WORDS_ZH
+from .lexicon import ALL_STYLES, COLOURS, KIND_INDEX, KINDS, STYLES, WORDS_EN, WORDS_ZH
 
 MIN_SIZE = 32
 MAX_OBJECTS = 5
@@ -25,11 +25,13 @@ MAX_TILT = math.radians(20)
 GRID = 6  # no two objects have their centres in the same cell of a GRID x GRID raster
 MIN_CENTRE_DISTANCE = 0.14
 MAX_OVERLAP = 0.15  # part of the smaller of two boxes that the other may cover
+SIGN_HEIGHTS = (0.12, 0.16)
+MAX_SIGN_WIDTH = 0.6  # a long word gets a lower sign, so that there is room for objects
 
 P_REPEATED_KIND = 0.15
 P_TINTED = 0.5
 P_SIGN = 0.25
-P_CHINESE_SIGN = 0.25
+P_CHINESE_SIGN = 0.3
 P_MIXED_STYLES = 0.3
 
 BoxF = tuple[float, float, float, float]
@@ -37,7 +39,11 @@ BoxF = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class PlacedObject:
-    """An object in a scene: ``box`` is (x1, y1, x2, y2) in [0, 1], ``colour`` an index into ``COLOURS`` or None."""
+    """An object in a scene.
+
+    ``kind`` is an index into ``ALL_KINDS``, ``box`` is (x1, y1, x2, y2) in [0, 1], ``colour`` an index into ``COLOURS``
+    or None.
+    """
 
     kind: int
     box: BoxF
@@ -95,8 +101,8 @@ def generate_scene(
         seed: non-negative; the same seed and arguments always give the same scene.
         size: side of the picture in pixels, at least 32.
         num_objects: 1 to 5; drawn uniformly if None.
-        style: one of ``lexicon.STYLES`` for all objects; a mixture if None.
-        kinds: English names that must be among the objects (the rest is drawn at random).
+        style: one of ``lexicon.ALL_STYLES`` for all objects; a mixture of ``STYLES`` if None.
+        kinds: English names that must be among the objects, out of ``ALL_KINDS``; the rest is drawn from ``KINDS``.
         sign: whether a printed word stands in the scene; in a quarter of the scenes if None.
 
     Raises:
@@ -131,8 +137,8 @@ def _check(size: int, num_objects: int | None, style: str | None, kinds: Sequenc
         raise ConfigurationError(f"num_objects is {num_objects}; a scene has 1 to {MAX_OBJECTS} objects")
     if len(kinds) > MAX_OBJECTS:
         raise ConfigurationError(f"kinds has {len(kinds)} names; a scene has at most {MAX_OBJECTS} objects")
-    if style is not None and style not in STYLES:
-        raise ConfigurationError(f"style is {style!r}; known styles: {', '.join(STYLES)}")
+    if style is not None and style not in ALL_STYLES:
+        raise ConfigurationError(f"style is {style!r}; known styles: {', '.join(ALL_STYLES)}")
     for name in kinds:
         if name not in KIND_INDEX:
             raise ConfigurationError(f"kinds has {name!r}; known kinds: {', '.join(KIND_INDEX)}")
@@ -230,8 +236,9 @@ def _place_sign(rng: np.random.Generator) -> Sign:
     words = WORDS_ZH if rng.random() < P_CHINESE_SIGN else WORDS_EN
     word = words[int(rng.integers(len(words)))]
     mask = load_word(word)
-    height = float(rng.uniform(0.12, 0.16))
-    width = height * (0.62 * mask.width / mask.height + 0.30)
+    shape = 0.62 * mask.width / mask.height + 0.30
+    height = min(float(rng.uniform(*SIGN_HEIGHTS)), MAX_SIGN_WIDTH / shape)
+    width = height * shape
     x, y = float(rng.uniform(0.01, 0.99 - width)), float(rng.uniform(0.01, 0.99 - height))
     return Sign(word, (x, y, x + width, y + height))
 

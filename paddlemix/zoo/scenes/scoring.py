@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .lexicon import COLOURS, KINDS
+from .lexicon import ALL_KINDS, COLOURS
 from .scene import BoxF, Scene
 
 Tallies = dict[str, tuple[float, float]]
@@ -20,7 +20,7 @@ MIN_IOU = 0.5
 
 _TAGGED = re.compile(r"<ref>(.*?)</ref>((?:<box>\(\d+,\d+\),\(\d+,\d+\)</box>)?)")
 _BOX = re.compile(r"<box>\((\d+),(\d+)\),\((\d+),(\d+)\)</box>")
-_FORMS = {form: kind.en for kind in KINDS for form in (kind.plural, kind.en, kind.zh)}
+_FORMS = {form: kind.en for kind in ALL_KINDS for form in (kind.plural, kind.en, kind.zh)}
 _COLOUR_FORMS = {form: colour.en for colour in COLOURS for form in (colour.en, colour.zh)}
 _SIDES = {"left": "left", "right": "right", "左边": "left", "右边": "right"}
 
@@ -90,7 +90,7 @@ def score_refer(question: Question, answer: str) -> Tallies:
 def score_caption(question: Question, answer: str) -> Tallies:
     """Objects named, and named with a box of IoU >= 0.5: recall over what is there, precision over what is named."""
     said = named_boxes_in(answer)
-    there = [(KINDS[placed.kind].en, placed.box) for placed in question.scene.objects]
+    there = [(ALL_KINDS[placed.kind].en, placed.box) for placed in question.scene.objects]
     named = float(sum((Counter(name for name, _ in said) & Counter(name for name, _ in there)).values()))
     unmatched = list(there)
     located = 0.0
