@@ -1,7 +1,8 @@
 """The wording of every question and answer, in English and Chinese.
 
-Slots: ``{kind}`` / ``{kinds}`` name (singular, plural), ``{measure}`` Chinese measure word, ``{other}`` a second name,
-``{n}`` a number. An answer has one wording, so that a small model spends nothing on choosing between synonyms.
+Slots: ``{kind}`` / ``{kinds}`` / ``{a_kind}`` name (singular, plural, with article), ``{measure}`` Chinese measure
+word, ``{other}`` a second name, ``{n}`` a number, ``{ordinal}`` first or second. An answer has one wording, so that a
+small model spends nothing on choosing between synonyms.
 """
 
 from __future__ import annotations
@@ -72,7 +73,28 @@ QUESTIONS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         "zh": ("图中写着什么字？", "牌子上写着什么？", "牌子上写的是什么字？", "读出图中的文字。"),
     },
-    # Only as a second turn about a picture with one object.
+    # About two pictures.
+    "pair_more": {
+        "en": ("Which picture has more objects?", "In which picture are more objects?"),
+        "zh": ("哪张图片里的物体更多？", "哪张图里的物体多？"),
+    },
+    "pair_which": {
+        "en": ("Which picture shows {a_kind}?", "In which picture is {a_kind}?", "Which picture has {a_kind}?"),
+        "zh": ("哪张图片里有{kind}？", "{kind}在哪张图片里？", "哪张图里有{kind}？"),
+    },
+    "pair_both": {
+        "en": ("What is in both pictures?", "What do both pictures show?"),
+        "zh": ("两张图片里都有什么？", "两张图里都有什么？"),
+    },
+    "pair_what": {
+        "en": ("What is in picture {n}?", "What does the {ordinal} picture show?", "What is in the {ordinal} picture?"),
+        "zh": ("图{n}里有什么？", "第{ordinal}张图片里有什么？"),
+    },
+    "pair_count": {
+        "en": ("How many objects are in picture {n}?", "How many objects are in the {ordinal} picture?"),
+        "zh": ("图{n}里有几个物体？", "第{ordinal}张图片里有几个物体？"),
+    },
+    # Only about the thing that the turn before was about.
     "refer_it": {"en": ("Where is it?", "Draw a box around it."), "zh": ("它在哪里？", "框出它的位置")},
     "colour_it": {"en": ("What colour is it?", "What color is it?"), "zh": ("它是什么颜色的？", "它是什么颜色？")},
 }
@@ -89,10 +111,18 @@ ANSWERS: dict[str, dict[str, str]] = {
     "colour_it": {"en": "It is {colour}.", "zh": "它是{colour}的。"},
     "left": {"en": "The {kind} is to the left of the {other}.", "zh": "{kind}在{other}的左边。"},
     "right": {"en": "The {kind} is to the right of the {other}.", "zh": "{kind}在{other}的右边。"},
+    "pair_one": {"en": "Picture {n}.", "zh": "图{n}。"},
+    "pair_which_both": {"en": "Both pictures.", "zh": "两张图片都有。"},
+    "pair_which_none": {"en": "Neither picture.", "zh": "两张图片都没有。"},
+    "pair_both": {"en": "Both pictures show {list}.", "zh": "两张图片里都有{list}。"},
+    "pair_both_none": {"en": "Nothing.", "zh": "没有。"},
+    "pair_what": {"en": "Picture {n} shows {list}.", "zh": "图{n}里有{list}。"},
 }
 
 JOINERS: dict[str, tuple[str, str]] = {"en": (", ", " and "), "zh": ("、", "和")}
 """What stands between the things in a list, and before the last one."""
+
+ORDINALS: dict[str, tuple[str, str]] = {"en": ("first", "second"), "zh": ("一", "二")}
 
 NO_PICTURE: dict[str, str] = {"en": "Please show me a picture.", "zh": "请给我看一张图片。"}
 """The answer to a question about a picture when there is none."""
@@ -121,6 +151,7 @@ OTHER_TEXT: tuple[str, ...] = (
     "user",
     "assistant",
     "Picture 1: ",
+    "Picture 2: ",
     "),(",
     "、",
     ", ",

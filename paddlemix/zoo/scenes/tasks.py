@@ -8,13 +8,14 @@ from typing import Callable
 
 import numpy as np
 
-from .lexicon import COLOURS, KINDS
+from .lexicon import ALL_KINDS, COLOURS, KINDS
 from .phrases import ANSWERS, JOINERS, NO_PICTURE, QUESTIONS, SMALL_TALK
 from .scene import BoxF, PlacedObject, Scene
 
 LANGUAGES = ("en", "zh")
 MIN_SIDE_GAP = 0.08  # left or right is asked only if the centres are at least this far apart
 P_ABSENT_KIND = 0.15  # how often a count asks for a kind that is not in the scene
+MAX_CAPTION_BEFORE = 3  # a dialogue starts with a caption only if that has no more objects: rows of training are short
 
 Turn = tuple[str, str]
 
@@ -23,8 +24,9 @@ Turn = tuple[str, str]
 class Conversation:
     """One or more (question, answer) turns about one scene, or without a picture.
 
-    ``task`` is a key of :data:`TASKS` (``followup`` has two turns), or ``text`` for talk without a picture;
-    ``subject`` is the kind that a ``refer`` conversation asks for, else None.
+    ``task`` is a key of :data:`TASKS` (``followup`` has two turns, ``dialogue`` three), ``pair`` for a question about
+    two pictures, or ``text`` for talk without a picture; ``subject`` is the kind that the last turn is about where that
+    is a single thing in the scene, so that "it" could stand for it, else None.
     """
 
     task: str
@@ -47,18 +49,18 @@ def box_tag(box: BoxF) -> str:
 
 
 def name(kind: int, language: str) -> str:
-    return KINDS[kind].en if language == "en" else KINDS[kind].zh
+    return ALL_KINDS[kind].en if language == "en" else ALL_KINDS[kind].zh
 
 
 def grounded(placed: PlacedObject, language: str, article: bool = False) -> str:
     """``<ref>bus</ref><box>(178,280),(803,894)</box>``; with ``article`` and in English ``<ref>a bus</ref>…``."""
-    label = KINDS[placed.kind].with_article if article and language == "en" else name(placed.kind, language)
+    label = ALL_KINDS[placed.kind].with_article if article and language == "en" else name(placed.kind, language)
     return f"<ref>{label}</ref>{box_tag(placed.box)}"
 
 
 def listing(kinds: Sequence[int], language: str) -> str:
     """``a bus, a dog and a cup`` or ``公交车、狗和杯子``."""
-    names = [KINDS[kind].with_article if language == "en" else KINDS[kind].zh for kind in kinds]
+    names = [ALL_KINDS[kind].with_article if language == "en" else ALL_KINDS[kind].zh for kind in kinds]
     if len(names) == 1:
         return names[0]
     comma, last = JOINERS[language]
@@ -68,7 +70,8 @@ def listing(kinds: Sequence[int], language: str) -> str:
 # --- one function per task: (scene, language, rng) -> conversation, or None where the scene does not allow the question
 
 
-def _question(task: str, language: str, rng: np.random.Generator, **slots: str) -> str:
+def ask(task: str, language: str, rng: np.random.Generator, **slots: str) -> str:
+    """One of the task's wordings in ``phrases.QUESTIONS``, as people may write it."""
     phrasings = QUESTIONS[task][language]
     text = phrasings[int(rng.integers(len(phrasings)))].format(**slots)
     return vary(text, rng)
@@ -99,13 +102,19 @@ def what_answer(scene: Scene, language: str) -> str:
     return ANSWERS["what_one" if len(kinds) == 1 else "what_many"][language].format(list=listing(kinds, language))
 
 
+def _only(scene: Scene) -> int | None:
+    """The kind of the only object, None if there are several."""
+    return scene.objects[0].kind if len(scene.objects) == 1 else None
+
+
 def count_answer(scene: Scene, language: str) -> str:
     n = len(scene.objects)
     return ANSWERS["count_one" if n == 1 else "count_many"][language].format(n=n)
 
 
 def caption(scene: Scene, language: str, rng: np.random.Generator) -> Conversation | None:
-    return Conversation("caption", language, ((_question("caption", language, rng), caption_answer(scene, language)),))
+    turn = (ask("caption", language, rng), caption_answer(scene, language))
+    return Conversation("caption", language, (turn,), _only(scene))
 
 
 def refer(scene: Scene, language: str, rng: np.random.Generator) -> Conversation | None:
@@ -113,22 +122,24 @@ def refer(scene: Scene, language: str, rng: np.random.Generator) -> Conversation
     if not candidates:
         return None
     placed = _pick(rng, candidates)
-    question = _question("refer", language, rng, kind=name(placed.kind, language))
+    question = ask("refer", language, rng, kind=name(placed.kind, language))
     return Conversation("refer", language, ((question, grounded(placed, language)),), placed.kind)
 
 
 def what(scene: Scene, language: str, rng: np.random.Generator) -> Conversation | None:
-    return Conversation("what", language, ((_question("what", language, rng), what_answer(scene, language)),))
+    turn = (ask("what", language, rng), what_answer(scene, language))
+    return Conversation("what", language, (turn,), _only(scene))
 
 
 def describe(scene: Scene, language: str, rng: np.random.Generator) -> Conversation | None:
     kinds = [placed.kind for placed in scene.left_to_right()]
     answer = ANSWERS["describe"][language].format(list=listing(kinds, language))
-    return Conversation("describe", language, ((_question("describe", language, rng), answer),))
+    return Conversation("describe", language, ((ask("describe", language, rng), answer),), _only(scene))
 
 
 def count(scene: Scene, language: str, rng: np.random.Generator) -> Conversation | None:
-    return Conversation("count", language, ((_question("count", language, rng), count_answer(scene, language)),))
+    turn = (ask("count", language, rng), count_answer(scene, language))
+    return Conversation("count", language, (turn,), _only(scene))
 
 
 def count_kind(scene: Scene, language: str, rng: np.random.Generator) -> Conversation | None:
@@ -142,9 +153,10 @@ def count_kind(scene: Scene, language: str, rng: np.random.Generator) -> Convers
     else:
         kind = present[int(rng.integers(len(present)))]
     n = present.count(kind)
-    slots = {"kind": name(kind, language), "kinds": KINDS[kind].plural, "measure": KINDS[kind].measure}
+    slots = {"kind": name(kind, language), "kinds": ALL_KINDS[kind].plural, "measure": ALL_KINDS[kind].measure}
     answer = ANSWERS["count_kind_one" if n == 1 else "count_kind_many"][language].format(n=n, **slots)
-    return Conversation("count_kind", language, ((_question("count_kind", language, rng, **slots), answer),))
+    turn = (ask("count_kind", language, rng, **slots), answer)
+    return Conversation("count_kind", language, (turn,), kind if n == 1 else None)
 
 
 def colour(scene: Scene, language: str, rng: np.random.Generator) -> Conversation | None:
@@ -154,7 +166,7 @@ def colour(scene: Scene, language: str, rng: np.random.Generator) -> Conversatio
     placed = _pick(rng, candidates)
     kind = name(placed.kind, language)
     answer = ANSWERS["colour"][language].format(kind=kind, colour=colour_name(placed.colour, language))
-    return Conversation("colour", language, ((_question("colour", language, rng, kind=kind), answer),))
+    return Conversation("colour", language, ((ask("colour", language, rng, kind=kind), answer),), placed.kind)
 
 
 def colour_name(index: int, language: str) -> str:
@@ -169,32 +181,79 @@ def relation(scene: Scene, language: str, rng: np.random.Generator) -> Conversat
     first, second = pairs[int(rng.integers(len(pairs)))]
     slots = {"kind": name(first.kind, language), "other": name(second.kind, language)}
     side = "left" if first.centre[0] < second.centre[0] else "right"
-    turn = (_question("relation", language, rng, **slots), ANSWERS[side][language].format(**slots))
-    return Conversation("relation", language, (turn,))
+    turn = (ask("relation", language, rng, **slots), ANSWERS[side][language].format(**slots))
+    return Conversation("relation", language, (turn,), first.kind)
 
 
 def word(scene: Scene, language: str, rng: np.random.Generator) -> Conversation | None:
     if scene.sign is None:
         return None
-    return Conversation("word", language, ((_question("word", language, rng), scene.sign.word),))
+    return Conversation("word", language, ((ask("word", language, rng), scene.sign.word),))
+
+
+# --- several turns
+
+
+def _chain(task: str, *parts: Conversation) -> Conversation | None:
+    """The parts as one conversation; None if that would give the same answer twice in a row."""
+    turns = tuple(turn for part in parts for turn in part.turns)
+    if any(before[1] == after[1] for before, after in zip(turns, turns[1:])):
+        return None
+    return Conversation(task, parts[0].language, turns, parts[-1].subject)
+
+
+def where_is_it(scene: Scene, language: str, rng: np.random.Generator) -> Conversation | None:
+    """Two turns: something else about one thing, then where ``it`` is."""
+    before = (colour, relation, count_kind, what)[int(rng.integers(4))](scene, language, rng)
+    if before is None or before.subject is None:
+        return None
+    turn = (ask("refer_it", language, rng), grounded(_unique_of(scene, before.subject), language))
+    return _chain("followup", before, Conversation("refer_it", language, (turn,), before.subject))
+
+
+def what_colour_is_it(scene: Scene, language: str, rng: np.random.Generator) -> Conversation | None:
+    """Two turns: something else about one thing, then what colour ``it`` is."""
+    before = (refer, relation, count_kind, what)[int(rng.integers(4))](scene, language, rng)
+    if before is None or before.subject is None:
+        return None
+    tint = _unique_of(scene, before.subject).colour
+    if tint is None:
+        return None
+    answer = ANSWERS["colour_it"][language].format(colour=colour_name(tint, language))
+    turn = (ask("colour_it", language, rng), answer)
+    return _chain("followup", before, Conversation("colour_it", language, (turn,), before.subject))
+
+
+def _unique_of(scene: Scene, kind: int) -> PlacedObject:
+    return next(placed for placed in scene.unique() if placed.kind == kind)
+
+
+def _about_it(scene: Scene, language: str, rng: np.random.Generator) -> Conversation | None:
+    return (where_is_it, what_colour_is_it)[int(rng.integers(2))](scene, language, rng)
+
+
+def _about_a_part(scene: Scene, language: str, rng: np.random.Generator) -> Conversation | None:
+    return (refer, refer, colour, relation, count_kind, word)[int(rng.integers(6))](scene, language, rng)
 
 
 def followup(scene: Scene, language: str, rng: np.random.Generator) -> Conversation | None:
-    """Two turns: first something about the whole picture, then about one thing in it (``it`` if there is only one)."""
-    if len(scene.objects) == 1 and rng.random() < 0.5:
-        placed = scene.objects[0]
-        opening = what(scene, language, rng)
-        if placed.colour is not None and rng.random() < 0.5:
-            answer = ANSWERS["colour_it"][language].format(colour=colour_name(placed.colour, language))
-            turn = (_question("colour_it", language, rng), answer)
-        else:
-            turn = (_question("refer_it", language, rng), grounded(placed, language))
-        return Conversation("followup", language, opening.turns + (turn,))
+    """Two turns: about the whole picture and then about one thing in it, or about one thing and then about ``it``."""
+    if rng.random() < 0.5:
+        return _about_it(scene, language, rng)
     opening = (what, count, describe)[int(rng.integers(3))](scene, language, rng)
-    second = (refer, refer, colour, relation, count_kind, word)[int(rng.integers(6))](scene, language, rng)
-    if second is None:
-        return None
-    return Conversation("followup", language, opening.turns + second.turns)
+    part = _about_a_part(scene, language, rng)
+    return None if part is None else _chain("followup", opening, part)
+
+
+def dialogue(scene: Scene, language: str, rng: np.random.Generator) -> Conversation | None:
+    """Three turns: about the whole picture, then about a thing and ``it``, or about two things."""
+    openings = (what, count, describe, caption)[: 4 if len(scene.objects) <= MAX_CAPTION_BEFORE else 3]
+    opening = openings[int(rng.integers(len(openings)))](scene, language, rng)
+    if rng.random() < 0.6:
+        rest = (_about_it(scene, language, rng),)
+    else:
+        rest = (_about_a_part(scene, language, rng), _about_a_part(scene, language, rng))
+    return None if None in rest else _chain("dialogue", opening, *rest)
 
 
 TASKS: dict[str, Callable[[Scene, str, np.random.Generator], Conversation | None]] = {
@@ -208,6 +267,7 @@ TASKS: dict[str, Callable[[Scene, str, np.random.Generator], Conversation | None
     "relation": relation,
     "word": word,
     "followup": followup,
+    "dialogue": dialogue,
 }
 
 WEIGHTS: dict[str, float] = {
@@ -221,6 +281,7 @@ WEIGHTS: dict[str, float] = {
     "relation": 1.2,
     "word": 2.0,
     "followup": 1.2,
+    "dialogue": 1.6,
 }
 """How often each task is asked, relative to the others, in training."""
 
@@ -265,7 +326,8 @@ def make_text_conversation(rng: np.random.Generator) -> Conversation:
         talks = SMALL_TALK[language]
         questions, answer = talks[int(rng.integers(len(talks)))]
         return Conversation("text", language, ((vary(questions[int(rng.integers(len(questions)))], rng), answer),))
-    task = tuple(TASKS)[int(rng.integers(len(TASKS) - 1))]
+    tasks = [task for task in TASKS if task in QUESTIONS]
+    task = tasks[int(rng.integers(len(tasks)))]
     kind, other = (int(index) for index in rng.choice(len(KINDS), 2, replace=False))
     slots = {
         "kind": name(kind, language),
@@ -273,4 +335,4 @@ def make_text_conversation(rng: np.random.Generator) -> Conversation:
         "other": name(other, language),
         "measure": KINDS[kind].measure,
     }
-    return Conversation("text", language, ((_question(task, language, rng, **slots), NO_PICTURE[language]),))
+    return Conversation("text", language, ((ask(task, language, rng, **slots), NO_PICTURE[language]),))

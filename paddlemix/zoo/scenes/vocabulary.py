@@ -19,7 +19,7 @@ from ...files import TOKENIZER_CONFIG_FILE, VOCAB_FILE, write_json
 from ...models.qwen_vl.tokenization import TOKENIZER_CLASS
 from ...models.qwen_vl.vocabulary import rank_file_bytes
 from .lexicon import COLOURS, KINDS, WORDS
-from .phrases import ANSWERS, JOINERS, NO_PICTURE, OTHER_TEXT, QUESTIONS, SMALL_TALK
+from .phrases import ANSWERS, JOINERS, NO_PICTURE, ORDINALS, OTHER_TEXT, QUESTIONS, SMALL_TALK
 
 MODEL_MAX_LENGTH = 2048
 IMAGE_SLOTS = 36
@@ -27,7 +27,7 @@ IMAGE_SLOTS = 36
 CHINESE_WORDS: tuple[str, ...] = tuple(
     "中文 描述 图片 图中 所有 物体 框出 位置 哪里 找出 什么 这是 这些 看到 "
     "这张 一张 一下 多少 数一数 颜色 说出 左边 右边 还是 哪一边 写着 牌子 读出 "
-    "文字 你好 我是 一个 模型 谢谢 帮助".split()
+    "文字 两张 哪张 第一张 第二张 没有 你好 我是 一个 模型 谢谢 帮助".split()
 )
 """Words of the Chinese texts beside the names; every single character in them is a token as well."""
 
@@ -43,6 +43,7 @@ def _all_texts() -> list[str]:
     texts += [text for languages in ANSWERS.values() for text in languages.values()]
     texts += [joiner for joiners in JOINERS.values() for joiner in joiners]
     texts += list(NO_PICTURE.values()) + list(OTHER_TEXT)
+    texts += [" " + ordinal for ordinals in ORDINALS.values() for ordinal in ordinals]
     for talks in SMALL_TALK.values():
         for questions, answer in talks:
             texts += [*questions, answer]

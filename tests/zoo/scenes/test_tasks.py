@@ -91,7 +91,7 @@ def test_conversations_about_a_scene_are_many_different_and_deterministic():
         seen |= {conversation.task for conversation in made}
         languages |= {conversation.language for conversation in made}
         for conversation in made:
-            assert len(conversation.turns) == (2 if conversation.task == "followup" else 1)
+            assert len(conversation.turns) == {"followup": 2, "dialogue": 3}.get(conversation.task, 1)
             assert all(question and answer and "{" not in question + answer for question, answer in conversation.turns)
     assert seen == set(tasks.TASKS) and languages == {"en", "zh"}
 
