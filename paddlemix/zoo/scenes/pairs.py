@@ -23,8 +23,8 @@ PairTask = Callable[[Scene, Scene, str, np.random.Generator], "Conversation | No
 def generate_pair(seed: int, *, size: int = 168, style: str | None = None) -> tuple[Scene, Scene]:
     """Two scenes of ``seed``; more often than not they have a kind of object in common.
 
-    ``size`` and ``style`` are those of :func:`~paddlemix.zoo.scenes.scene.generate_scene`; its scene of ``seed`` is the
-    first of the two.
+    The arguments are those of :func:`~paddlemix.zoo.scenes.scene.generate_scene`, whose scene of ``seed`` is the first
+    of the two.
     """
     first = generate_scene(seed, size=size, style=style)
     rng = np.random.default_rng([seed, 3])

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from paddlemix.errors import ConfigurationError
-from paddlemix.zoo.scenes.lexicon import KIND_INDEX, KINDS, STYLES, WORDS
-from paddlemix.zoo.scenes.scene import GRID, MAX_OBJECTS, SIDE_RANGE, generate_scene
+from paddlemix.zoo.scenes.lexicon import ALL_STYLES, KIND_INDEX, KINDS, NEW_KINDS, STYLES, WORDS
+from paddlemix.zoo.scenes.scene import GRID, MAX_OBJECTS, MAX_SIGN_WIDTH, SIDE_RANGE, generate_scene
 from paddlemix.zoo.scenes.scoring import iou
 
 SEEDS = range(2**35, 2**35 + 200)
@@ -64,7 +64,7 @@ def test_all_numbers_of_objects_signs_tints_and_repetitions_occur(scenes):
     assert all(scene.sign.word in WORDS for scene in scenes if scene.sign)
 
 
-@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("style", ALL_STYLES)
 def test_boxes_are_tight_around_what_is_drawn(style):
     """What the object changes in the picture lies inside its box, and reaches the edges of it."""
     for seed in range(2**36, 2**36 + 12):
@@ -89,6 +89,22 @@ def test_a_scene_can_be_asked_for_by_its_contents():
     assert {KIND_INDEX["bus"], KIND_INDEX["dog"]} <= set(kinds) and len(kinds) == 3
     assert {placed.style for placed in scene.objects} == {"twemoji"}
     assert scene.sign is not None
+
+
+@pytest.mark.parametrize("kind", [kind.en for kind in NEW_KINDS])
+def test_a_kind_that_training_never_shows_is_drawn_where_it_is_named(kind):
+    scene = generate_scene(4, kinds=(kind,), num_objects=2, size=64)
+    assert KIND_INDEX[kind] in [placed.kind for placed in scene.objects]
+    assert KIND_INDEX[kind] >= len(KINDS)
+
+
+def test_signs_are_high_enough_to_read_and_leave_room():
+    signs = [generate_scene(seed, size=32, sign=True).sign for seed in range(2**35, 2**35 + 300)]
+    assert {sign.word for sign in signs} == set(WORDS)
+    for sign in signs:
+        x1, y1, x2, y2 = sign.box
+        assert 0 <= x1 and x2 <= 1 and 0 <= y1 and y2 <= 1
+        assert y2 - y1 >= 0.115 and x2 - x1 <= MAX_SIGN_WIDTH + 1e-6
 
 
 @pytest.mark.parametrize(

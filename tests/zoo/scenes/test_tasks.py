@@ -9,6 +9,7 @@ from paddlemix.zoo.scenes import tasks
 from paddlemix.zoo.scenes.lexicon import COLOURS, KINDS
 from paddlemix.zoo.scenes.phrases import QUESTIONS
 from paddlemix.zoo.scenes.scene import PlacedObject, Scene, Sign, generate_scene
+from paddlemix.zoo.scenes.scoring import names_in
 
 
 def place(kind: str, box, colour=None) -> PlacedObject:
@@ -94,6 +95,42 @@ def test_conversations_about_a_scene_are_many_different_and_deterministic():
             assert len(conversation.turns) == {"followup": 2, "dialogue": 3}.get(conversation.task, 1)
             assert all(question and answer and "{" not in question + answer for question, answer in conversation.turns)
     assert seen == set(tasks.TASKS) and languages == {"en", "zh"}
+
+
+def test_it_is_the_thing_that_the_turn_before_was_about():
+    rng = np.random.default_rng(3)
+    seen = set()
+    for seed in range(2**37, 2**37 + 150):
+        scene = generate_scene(seed, size=32)
+        for task in (tasks.where_is_it, tasks.what_colour_is_it):
+            conversation = task(scene, "en", rng)
+            if conversation is None:
+                continue
+            (_, before), (question, answer) = conversation.turns
+            placed = next(placed for placed in scene.unique() if placed.kind == conversation.subject)
+            assert names_in(before)[0] == KINDS[placed.kind].en and " it" in question
+            if task is tasks.where_is_it:
+                assert "box" not in before and answer == tasks.grounded(placed, "en")
+            else:
+                assert answer == f"It is {COLOURS[placed.colour].en}."
+            seen.add((task, len(scene.objects)))
+    assert seen == {(task, n) for task in (tasks.where_is_it, tasks.what_colour_is_it) for n in range(1, 6)}
+
+
+def test_the_turns_of_a_dialogue_do_not_repeat_themselves():
+    rng = np.random.default_rng(4)
+    for seed in range(2**37, 2**37 + 60):
+        conversation = tasks.dialogue(generate_scene(seed, size=32), "zh", rng)
+        if conversation is not None:
+            answers = [answer for _, answer in conversation.turns]
+            assert len(answers) == 3 and answers[0] != answers[1] != answers[2]
+
+
+def test_things_that_training_never_shows_are_named_in_answers(rng):
+    scene = generate_scene(8, size=32, kinds=("robot", "penguin"), num_objects=2)
+    assert {"robot", "penguin"} == set(names_in(tasks.what_answer(scene, "en")))
+    assert {"robot", "penguin"} == set(names_in(tasks.caption_answer(scene, "zh")))
+    assert tasks.refer(scene, "zh", rng).turns[0][1].startswith(("<ref>机器人</ref>", "<ref>企鹅</ref>"))
 
 
 def test_many_conversations_can_be_had_of_the_emptiest_scene():
