@@ -140,7 +140,7 @@ def scores(loaded: LoadedModel, count: int) -> Iterator[float]:
             asked = list(evaluate.questions(task, language, count))
             for start in range(0, len(asked), BATCH):
                 part = asked[start : start + BATCH]
-                texts = answer([question.scene.pil() for question in part], [question.text for question in part])
+                texts = answer([evaluate.prompt(question) for question in part])
                 for question, text in zip(part, texts):
                     got, out_of = task.score(question, text).get(SCORES[task.name], (0.0, 0.0))
                     points, total = points + got, total + out_of

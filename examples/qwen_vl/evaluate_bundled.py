@@ -2,6 +2,7 @@
 
     python evaluate_bundled.py                                  all tasks, 500 scenes for each task and language
     python evaluate_bundled.py --count 50 --task refer          a quick look
+    python evaluate_bundled.py --style fluent                   in a drawing style that training never shows
     python evaluate_bundled.py --model_name_or_path runs/mine --json scores.json
 
 Prints a Markdown table. Beside each score stand two baselines: the same model without a picture (it sees an evenly grey
@@ -25,7 +26,7 @@ from paddlemix.inference import load_model  # noqa: E402
 from paddlemix.zoo import DEFAULT_MODEL  # noqa: E402
 from paddlemix.zoo.scenes import evaluate  # noqa: E402
 from paddlemix.zoo.scenes.answering import answer_function  # noqa: E402
-from paddlemix.zoo.scenes.lexicon import STYLES  # noqa: E402
+from paddlemix.zoo.scenes.lexicon import ALL_STYLES, HELD_OUT_STYLES, STYLES  # noqa: E402
 
 
 def parser() -> argparse.ArgumentParser:
@@ -46,7 +47,12 @@ def parser() -> argparse.ArgumentParser:
     )
     names = [task.name for task in evaluate.TASKS]
     result.add_argument("--task", action="append", choices=names, help="only this task; may be repeated (default: all)")
-    result.add_argument("--style", choices=STYLES, help="draw all objects in this style (default: a mixture)")
+    result.add_argument(
+        "--style",
+        choices=ALL_STYLES,
+        help=f"draw all objects in this style; {', '.join(HELD_OUT_STYLES)} was not trained on (default: a mixture of "
+        f"{', '.join(STYLES)})",
+    )
     result.add_argument(
         "--batch_size", type=cli.positive, default=32, metavar="N", help="questions at once (default: %(default)s)"
     )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-from PIL import Image
-
+from ...chat.messages import user_message
 from ...models.qwen_vl.stopping import answer_end_ids
-from .evaluate import AnswerFunction
+from .evaluate import AnswerFunction, Prompt
 
 if TYPE_CHECKING:
     from ...models.qwen_vl.modeling import QWenLMHeadModel
@@ -20,10 +20,10 @@ MAX_NEW_TOKENS = 160
 def answer_function(
     model: QWenLMHeadModel, processor: QwenVLProcessor, max_new_tokens: int = MAX_NEW_TOKENS
 ) -> AnswerFunction:
-    """Answers greedily, all questions of a call in one batch, each as the first turn of a conversation of its own."""
+    """Answers greedily, all prompts of a call in one batch, each as a conversation of its own."""
 
-    def answer(pictures: list[Image.Image], texts: list[str]) -> list[str]:
-        inputs = processor(texts, images=pictures, return_tensors="pd")
+    def answer(prompts: Sequence[Prompt]) -> list[str]:
+        inputs = processor([messages(prompt) for prompt in prompts], return_tensors="pd")
         ids, _ = model.generate(
             inputs["input_ids"],
             images=inputs["images"],
@@ -35,3 +35,12 @@ def answer_function(
         return processor.batch_decode(ids)
 
     return answer
+
+
+def messages(prompt: Prompt) -> list[dict[str, Any]]:
+    """The prompt in the form that processors take. The pictures stand before the first question."""
+    questions = [question for question, _ in prompt.history] + [prompt.text]
+    conversation = [user_message(questions[0], list(prompt.pictures))]
+    for (_, answer), question in zip(prompt.history, questions[1:]):
+        conversation += [{"role": "assistant", "content": answer}, user_message(question, None)]
+    return conversation

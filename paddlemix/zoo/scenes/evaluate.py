@@ -1,13 +1,17 @@
 """Measures a model on unseen scenes, beside two baselines.
 
-*No picture*: the same model answers the same question about an evenly grey picture.
-*Constant*: what can be had without looking. For ``refer`` a box in the centre; for ``caption`` the model's own names,
-each with a box in the centre; for the other tasks the one answer that is right most often over the questions asked.
+A question may come after others about the same scene, with the right answers given, and may be about two pictures.
+
+*No picture*: the same model answers the same question about evenly grey pictures.
+*Constant*: what can be had without looking. Where a box is asked for, one in the centre; for ``caption`` the model's
+own names, each with a box in the centre; for the other tasks the one answer that is right most often over the
+questions asked.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -15,12 +19,23 @@ from functools import partial
 import numpy as np
 from PIL import Image
 
-from . import scoring, tasks
+from . import pairs, scoring, tasks
+from .pairs import generate_pair
 from .scene import MAX_OBJECTS, Scene, generate_scene
 from .scoring import Question, Tallies
 
-AnswerFunction = Callable[[list[Image.Image], list[str]], list[str]]
-"""Answers one question about each picture; the lists have the same length."""
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a model is asked: pictures, earlier (question, answer) turns about them, and the question ``text``."""
+
+    pictures: tuple[Image.Image, ...]
+    text: str
+    history: tuple[tasks.Turn, ...] = ()
+
+
+AnswerFunction = Callable[[Sequence[Prompt]], "list[str]"]
+"""Answers each prompt by itself, in order."""
 
 FIRST_SEED = 2**40  # training stays below 2**31
 SEEDS_PER_GROUP = 2**24
@@ -30,25 +45,48 @@ CENTRE_BOX = (0.37, 0.37, 0.63, 0.63)  # 0.26 is the mean of the longest sides
 
 @dataclass(frozen=True)
 class Task:
-    """A part of the table: which scenes are asked about, by which task of :mod:`tasks`, and how answers are scored."""
+    """A part of the table: which scenes are asked about, how, and how answers are scored.
+
+    Attributes:
+        ask: (scene, language, rng) -> conversation or None, as in :mod:`tasks`; (first, second, language, rng) as in
+            :mod:`pairs` if there are two scenes. The last turn is asked, the others are its history.
+        score: (question, answer) -> points.
+        scenes: (seed, size, style) -> the scenes asked about; with ``num_objects`` as well where ``objects`` has any.
+        objects: numbers of objects in a scene, evenly; none if they are left to chance.
+        answers: how many different answers there are if each is to be expected equally often, else None.
+    """
 
     name: str
-    ask: Callable[[Scene, str, np.random.Generator], tasks.Conversation | None]
+    ask: Callable[..., tasks.Conversation | None]
     score: Callable[[Question, str], Tallies]
-    scene: Callable[..., Scene]
-    objects: tuple[int, ...] = tuple(range(1, MAX_OBJECTS + 1))  # numbers of objects, evenly
+    scenes: Callable[..., tuple[Scene, ...]]
+    objects: tuple[int, ...] = tuple(range(1, MAX_OBJECTS + 1))
+    answers: int | None = None
 
 
+def _one(seed: int, *, size: int, style: str | None, num_objects: int, sign: bool | None = None) -> tuple[Scene, ...]:
+    return (generate_scene(seed, size=size, style=style, num_objects=num_objects, sign=sign),)
+
+
+SEVERAL = (2, 3, 4, 5)
 TASKS: tuple[Task, ...] = (
-    Task("refer", tasks.refer, scoring.score_refer, generate_scene),
-    Task("caption", tasks.caption, scoring.score_caption, generate_scene),
-    Task("what (one object)", tasks.what, scoring.score_what_one, generate_scene, objects=(1,)),
-    Task("what (2–5 objects)", tasks.what, scoring.score_what_list, generate_scene, objects=(2, 3, 4, 5)),
-    Task("count", tasks.count, scoring.score_count, generate_scene),
-    Task("colour", tasks.colour, scoring.score_colour, generate_scene),
-    Task("left or right", tasks.relation, scoring.score_relation, generate_scene, objects=(2, 3, 4, 5)),
-    Task("word", tasks.word, scoring.score_word, partial(generate_scene, sign=True)),
+    Task("refer", tasks.refer, scoring.score_refer, _one),
+    Task("caption", tasks.caption, scoring.score_caption, _one),
+    Task("what (one object)", tasks.what, scoring.score_what_one, _one, objects=(1,)),
+    Task("what (2–5 objects)", tasks.what, scoring.score_what_list, _one, objects=SEVERAL),
+    Task("count", tasks.count, scoring.score_count, _one),
+    Task("colour", tasks.colour, scoring.score_colour, _one),
+    Task("left or right", tasks.relation, scoring.score_relation, _one, objects=SEVERAL),
+    Task("word", tasks.word, scoring.score_word, partial(_one, sign=True)),
+    Task("where is it", tasks.where_is_it, scoring.score_refer, _one),
+    Task("what colour is it", tasks.what_colour_is_it, scoring.score_colour, _one),
+    Task("pair: which shows", pairs.which, scoring.score_choice, generate_pair, objects=(), answers=4),
+    Task("pair: which has more", pairs.more, scoring.score_choice, generate_pair, objects=(), answers=2),
+    Task("pair: what is in both", pairs.both, scoring.score_shared, generate_pair, objects=()),
+    Task("pair: what is in one", pairs.what, scoring.score_what_list, generate_pair, objects=()),
+    Task("pair: count in one", pairs.count, scoring.score_count, generate_pair, objects=(), answers=MAX_OBJECTS),
 )
+"""To be appended to only: a task's place decides its seeds."""
 
 
 @dataclass(frozen=True)
@@ -68,32 +106,41 @@ def questions(task: Task, language: str, count: int, size: int = 168, style: str
     """``count`` questions, each about a scene of its own that no training has seen; the same ones at every call."""
     group = TASKS.index(task) * len(tasks.LANGUAGES) + tasks.LANGUAGES.index(language)
     seed, made = FIRST_SEED + group * SEEDS_PER_GROUP, 0
+    expected: Counter = Counter()
     while made < count:
-        n = task.objects[made % len(task.objects)]
-        scene = task.scene(seed, size=size, num_objects=n, style=style)
-        conversation = task.ask(scene, language, np.random.default_rng([seed, 2]))
+        number = {"num_objects": task.objects[made % len(task.objects)]} if task.objects else {}
+        scenes = task.scenes(seed, size=size, style=style, **number)
+        conversation = task.ask(*scenes, language, np.random.default_rng([seed, 2]))
         seed += 1
         if conversation is None:
             continue
+        *history, (text, right) = conversation.turns
+        if task.answers is not None and expected[right] >= -(-count // task.answers):
+            continue
+        expected[right] += 1
         made += 1
-        question, expected = conversation.turns[0]
-        yield Question(scene, question, expected, conversation.subject)
+        yield Question(scenes, text, right, conversation.subject, tuple(history))
 
 
-def _ask_all(answer: AnswerFunction, pictures: Sequence[Image.Image], texts: Sequence[str], batch: int) -> list[str]:
+def prompt(question: Question) -> Prompt:
+    return Prompt(tuple(scene.pil() for scene in question.scenes), question.text, question.history)
+
+
+def _ask_all(answer: AnswerFunction, prompts: Sequence[Prompt], batch: int) -> list[str]:
     answers: list[str] = []
-    for start in range(0, len(texts), batch):
-        part = slice(start, start + batch)
-        answers += answer(list(pictures[part]), list(texts[part]))
+    for start in range(0, len(prompts), batch):
+        answers += answer(prompts[start : start + batch])
     return answers
 
 
-def _without_picture(answer: AnswerFunction, texts: Sequence[str], size: int, batch: int) -> list[str]:
-    """Answers about a grey picture; each different question is asked once."""
-    distinct = list(dict.fromkeys(texts))
-    grey = [Image.new("RGB", (size, size), GREY)] * len(distinct)
-    known = dict(zip(distinct, _ask_all(answer, grey, distinct, batch)))
-    return [known[text] for text in texts]
+def _without_picture(answer: AnswerFunction, asked: Sequence[Question], size: int, batch: int) -> list[str]:
+    """Answers about grey pictures; each different question is asked once."""
+    grey = Image.new("RGB", (size, size), GREY)
+    keys = [(len(question.scenes), question.history, question.text) for question in asked]
+    distinct = list(dict.fromkeys(keys))
+    prompts = [Prompt((grey,) * pictures, text, history) for pictures, history, text in distinct]
+    known = dict(zip(distinct, _ask_all(answer, prompts, batch)))
+    return [known[key] for key in keys]
 
 
 def _totals(task: Task, asked: Sequence[Question], answers: Sequence[str]) -> Tallies:
@@ -118,9 +165,9 @@ def _ratio(tally: tuple[float, float]) -> float:
 def _constant_answers(task: Task, asked: Sequence[Question], answers: Sequence[str]) -> dict[str, float]:
     """Metric -> score of the *constant* baseline of this module's docstring."""
     centre = tasks.box_tag(CENTRE_BOX)
-    if task.name == "refer":
+    if task.score is scoring.score_refer:
         candidates = [[centre] * len(asked)]
-    elif task.name == "caption":
+    elif task.score is scoring.score_caption:
         named = [[name for name, _ in scoring.named_boxes_in(answer)] for answer in answers]
         candidates = [["".join(f"<ref>{name}</ref>{centre}" for name in names) for names in named]]
     else:
@@ -131,7 +178,7 @@ def _constant_answers(task: Task, asked: Sequence[Question], answers: Sequence[s
 
 def _shortest_answer(task: Task, question: Question) -> str:
     """The part of an expected answer that is scored, so that few different ones are left to try."""
-    if task.ask is tasks.what:
+    if task.score in (scoring.score_what_one, scoring.score_what_list):
         return scoring.names_in(question.expected)[0]
     return question.expected
 
@@ -149,17 +196,17 @@ def evaluate(
     """Asks ``count`` questions per task and language and scores the answers.
 
     Args:
-        answer: see :data:`AnswerFunction`; called with at most ``batch`` pictures (RGB, ``size`` pixels a side).
-        style: draws all objects in this style, otherwise in all of ``lexicon.STYLES``.
+        answer: see :data:`AnswerFunction`; called with at most ``batch`` prompts (pictures in RGB, ``size`` pixels a
+            side).
+        style: draws all objects in this style, one of ``lexicon.ALL_STYLES``; otherwise in all of ``lexicon.STYLES``.
         progress: told one line after each task and language.
     """
     results: list[Result] = []
     for task in only:
         for language in tasks.LANGUAGES:
             asked = list(questions(task, language, count, size, style))
-            texts = [question.text for question in asked]
-            answers = _ask_all(answer, [question.scene.pil() for question in asked], texts, batch)
-            blind = _totals(task, asked, _without_picture(answer, texts, size, batch))
+            answers = _ask_all(answer, [prompt(question) for question in asked], batch)
+            blind = _totals(task, asked, _without_picture(answer, asked, size, batch))
             constant = _constant_answers(task, asked, answers)
             for metric, tally in sorted(_totals(task, asked, answers).items(), key=_reading_order):
                 score, unseen = _ratio(tally), _ratio(blind.get(metric, (0.0, 0.0)))

@@ -13,26 +13,38 @@ from dataclasses import dataclass
 
 from .lexicon import ALL_KINDS, COLOURS
 from .scene import BoxF, Scene
+from .tasks import Turn
 
 Tallies = dict[str, tuple[float, float]]
 NamedBox = tuple[str, "BoxF | None"]
 MIN_IOU = 0.5
+_ENDS = " .。\n"
 
 _TAGGED = re.compile(r"<ref>(.*?)</ref>((?:<box>\(\d+,\d+\),\(\d+,\d+\)</box>)?)")
 _BOX = re.compile(r"<box>\((\d+),(\d+)\),\((\d+),(\d+)\)</box>")
 _FORMS = {form: kind.en for kind in ALL_KINDS for form in (kind.plural, kind.en, kind.zh)}
 _COLOUR_FORMS = {form: colour.en for colour in COLOURS for form in (colour.en, colour.zh)}
 _SIDES = {"left": "left", "right": "right", "左边": "left", "右边": "right"}
+_CHOICES = {
+    "1": "first", "first": "first", "第一": "first",
+    "2": "second", "second": "second", "第二": "second",
+    "both": "both", "都有": "both",
+    "neither": "neither", "都没有": "neither",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Question:
-    """A question about a scene, the answer that training would give, and for ``refer`` the kind (index) asked for."""
+    """A question about one scene or several, after the turns of ``history``, and the answer that training would give.
 
-    scene: Scene
+    ``subject`` is the kind (index) that the question is about where that is a single thing.
+    """
+
+    scenes: tuple[Scene, ...]
     text: str
     expected: str
     subject: int | None = None
+    history: tuple[Turn, ...] = ()
 
 
 def _finder(forms: Sequence[str]) -> re.Pattern[str]:
@@ -42,6 +54,7 @@ def _finder(forms: Sequence[str]) -> re.Pattern[str]:
 
 
 _NAMES, _COLOUR_NAMES, _SIDE_NAMES = _finder(tuple(_FORMS)), _finder(tuple(_COLOUR_FORMS)), _finder(tuple(_SIDES))
+_CHOICE_NAMES = _finder(tuple(_CHOICES))
 
 
 def names_in(text: str) -> list[str]:
@@ -77,10 +90,11 @@ def iou(a: BoxF, b: BoxF) -> float:
 
 def score_refer(question: Question, answer: str) -> Tallies:
     """Is the first box of the answer the right one? Told apart by the number of objects in the scene."""
-    target = next(placed.box for placed in question.scene.objects if placed.kind == question.subject)
+    (scene,) = question.scenes
+    target = next(placed.box for placed in scene.objects if placed.kind == question.subject)
     boxes = boxes_in(answer)
     hit = float(bool(boxes) and iou(boxes[0], target) >= MIN_IOU)
-    n = len(question.scene.objects)
+    n = len(scene.objects)
     tallies = {"1–5 objects": (hit, 1.0), f"{n} object{'s' if n > 1 else ''}": (hit, 1.0)}
     if n <= 3:
         tallies["1–3 objects"] = (hit, 1.0)
@@ -89,8 +103,9 @@ def score_refer(question: Question, answer: str) -> Tallies:
 
 def score_caption(question: Question, answer: str) -> Tallies:
     """Objects named, and named with a box of IoU >= 0.5: recall over what is there, precision over what is named."""
+    (scene,) = question.scenes
     said = named_boxes_in(answer)
-    there = [(ALL_KINDS[placed.kind].en, placed.box) for placed in question.scene.objects]
+    there = [(ALL_KINDS[placed.kind].en, placed.box) for placed in scene.objects]
     named = float(sum((Counter(name for name, _ in said) & Counter(name for name, _ in there)).values()))
     unmatched = list(there)
     located = 0.0
@@ -146,4 +161,25 @@ def score_relation(question: Question, answer: str) -> Tallies:
 
 
 def score_word(question: Question, answer: str) -> Tallies:
-    return _score_same([answer.strip(" .。\n")], [question.expected])
+    return _score_same([answer.strip(_ENDS)], [question.expected])
+
+
+def score_choice(question: Question, answer: str) -> Tallies:
+    """Which of two pictures: the first, the second, both or neither."""
+
+    def choices(text: str) -> list[str]:
+        return [_CHOICES[form] for form in _CHOICE_NAMES.findall(text.lower())]
+
+    return _score_same(choices(answer), choices(question.expected))
+
+
+def score_shared(question: Question, answer: str) -> Tallies:
+    """What two pictures have in common: the same names in any order, or the sentence that there is nothing."""
+    wanted = set(names_in(question.expected))
+    if wanted:
+        return {"accuracy": (float(set(names_in(answer)) == wanted), 1.0)}
+    return _score_same([_bare(answer)], [_bare(question.expected)])
+
+
+def _bare(text: str) -> str:
+    return text.strip(_ENDS).lower()

@@ -4,7 +4,8 @@ import pytest
 
 from paddlemix import zoo
 from paddlemix.zoo.scenes import evaluate
-from paddlemix.zoo.scenes.answering import answer_function
+from paddlemix.zoo.scenes.answering import answer_function, messages
+from paddlemix.zoo.scenes.evaluate import Prompt
 from paddlemix.zoo.scenes.scene import generate_scene
 
 SIZE = 56
@@ -51,11 +52,29 @@ def model_and_processor():
 
 def test_a_batch_is_answered_as_its_questions_one_by_one(model_and_processor):
     answer = answer_function(*model_and_processor, max_new_tokens=5)
-    pictures = [generate_scene(seed, size=SIZE).pil() for seed in range(2**39, 2**39 + 3)]
-    texts = ["What is this?", "框出图中公交车的位置", "Is the dog to the left or to the right of the cup?"]
-    together = answer(pictures, texts)
-    assert together == [answer([picture], [text])[0] for picture, text in zip(pictures, texts)]
+    pictures = [generate_scene(seed, size=SIZE).pil() for seed in range(2**39, 2**39 + 4)]
+    prompts = [
+        Prompt((pictures[0],), "What is this?"),
+        Prompt((pictures[1],), "框出图中公交车的位置"),
+        Prompt((pictures[2],), "Where is it?", (("What colour is the dog?", "The dog is red."),)),
+        Prompt((pictures[2], pictures[3]), "Which picture shows a dog?"),
+    ]
+    together = answer(prompts)
+    assert together == [answer([prompt])[0] for prompt in prompts]
     assert any(together)
+
+
+def test_a_prompt_is_rendered_as_training_writes_it(model_and_processor):
+    """Pictures first and numbered, then the turns; the boxes of earlier answers are tags again."""
+    _, processor = model_and_processor
+    picture = generate_scene(1, size=SIZE).pil()
+    turn = ("Where is the dog?", "<ref>dog</ref><box>(1,2),(3,4)</box>")
+    ids = processor.render(messages(Prompt((picture, picture), "What colour is it?", (turn,)))).input_ids
+    text = processor.tokenizer.decode(ids, skip_special_tokens=False)
+    first = text.index("Picture 1: ")
+    assert first < text.index("Picture 2: ") < text.index("Where is the dog?") < text.index("<ref>dog</ref><box>(1,2)")
+    assert text.endswith("<|im_start|>user\nWhat colour is it?<|im_end|>\n<|im_start|>assistant\n")
+    assert processor.tokenizer.box_start_id in ids
 
 
 def test_a_model_can_be_evaluated(model_and_processor):

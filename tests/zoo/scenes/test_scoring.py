@@ -12,7 +12,7 @@ from paddlemix.zoo.scenes.scoring import Question
 def question(expected="", subject=None, **objects) -> Question:
     placed = tuple(PlacedObject(KIND_INDEX[name], box, None, "noto", 0.0, False) for name, box in objects.items())
     scene = Scene(0, np.zeros((4, 4, 3), np.uint8), placed, None)
-    return Question(scene, "", expected, None if subject is None else KIND_INDEX[subject])
+    return Question((scene,), "", expected, None if subject is None else KIND_INDEX[subject])
 
 
 def test_names_are_found_in_both_languages_longest_first():
@@ -75,6 +75,15 @@ def test_a_caption_without_a_whole_box_still_names():
         (scoring.score_relation, "杯子在球的左边。", "在左边", "在右边"),
         (scoring.score_word, "STOP", "STOP.", "SHOP"),
         (scoring.score_word, "停车", "停车", "出口"),
+        (scoring.score_choice, "Picture 1.", "picture 1", "Picture 2."),
+        (scoring.score_choice, "Picture 2.", "The second picture.", "Picture 1 or 2"),
+        (scoring.score_choice, "Both pictures.", "Both.", "Neither picture."),
+        (scoring.score_choice, "图2。", "第二张图片。", "图1。"),
+        (scoring.score_choice, "两张图片都有。", "都有", "两张图片都没有。"),
+        (scoring.score_shared, "Both pictures show a dog and a cup.", "A cup and a dog.", "A dog."),
+        (scoring.score_shared, "Nothing.", "nothing", "A dog."),
+        (scoring.score_shared, "没有。", "没有", "两张图片里都有狗。"),
+        (scoring.score_what_one, "This is a robot.", "a robot", "a bus"),
     ],
 )
 def test_answers_count_by_what_they_say(score, expected, right, wrong):
