@@ -5,7 +5,8 @@ which of the feature vectors a question is about. The heads tell each patch and 
 afterwards.
 
 The class head has no weights of its own: a query's feature vector is compared with the decoder's word embeddings of the
-objects' names. A name in a question then already resembles the vector of the object it means.
+objects' names. A name in a question then already resembles the vector of the object it means. Two attention heads of
+the decoder are told where to look (:mod:`.pointers`), and where a name has looked, the object's box must be readable.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import paddle.nn.functional as F
 
 from ...models.qwen_vl.modeling import QWenLMHeadModel
 from ..scenes.lexicon import COLOURS, KINDS, WORDS
+from .pointers import NAMING_LAYER, READING_LAYER, pointer_loss
 
 COORDINATE_DIGITS = 8  # hundreds and tens of four coordinates
 # A coordinate is also learnt as an angle with these periods, in parts of the picture's side. Hundreds can be read off
@@ -47,6 +49,7 @@ class TrainingModel(nn.Layer):
         self.patch_box_head = nn.Linear(width, BOX_OUTPUTS)
         self.object_head = nn.Linear(hidden, 1)
         self.box_head = nn.Linear(hidden, BOX_OUTPUTS)
+        self.named_box_head = nn.Linear(hidden, BOX_OUTPUTS)
         self.digit_head = nn.Linear(hidden, COORDINATE_DIGITS * 10)
         self.colour_head = nn.Linear(hidden, len(COLOURS) + 1)
         self.word_head = nn.Linear(hidden, len(WORDS) + 1)
@@ -63,17 +66,27 @@ class TrainingModel(nn.Layer):
         sources: paddle.Tensor | None = None,
         labels: paddle.Tensor | None = None,
         label_weights: paddle.Tensor | None = None,
+        name_positions: paddle.Tensor | None = None,
+        name_columns: paddle.Tensor | None = None,
+        name_boxes: paddle.Tensor | None = None,
+        read_positions: paddle.Tensor | None = None,
+        read_columns: paddle.Tensor | None = None,
+        read_weights: paddle.Tensor | None = None,
         **targets: paddle.Tensor,
     ) -> dict[str, paddle.Tensor]:
         """The loss of a batch as ``SceneCollator`` makes it.
 
         Args:
             images: float32 ``[n, 3, side, side]``.
-            described: int64 ``[rows with a picture]``, which of the pictures the rows speak of, in order.
+            described: int64 ``[pictures in rows]``, which of the pictures the rows show, in order.
             input_ids, position_ids: int64 ``[rows, length]``; left out in the stage that trains the vision part alone.
             attention_mask: bool ``[rows, length, length]``, who may see whom.
             sources: int64 ``[targets]``, flat indices of the positions that predict.
             labels, label_weights: ``[targets]``, what they should predict and how much it counts.
+            name_positions, name_columns: int64 ``[names]``, flat indices of the names that one object bears, and the
+                column of its vector in the row. ``name_boxes`` float32 ``[names, 4]``: its corners in [0, 1].
+            read_positions, read_columns: the same for positions that predict something of an object or a sign;
+                ``read_weights`` float32 ``[reads]``: how much each counts.
             **targets: for the heads, see :class:`~paddlemix.zoo.training.dataset.HeadTargets`, a batch of them.
         """
         visual = self.model.visual
@@ -84,11 +97,22 @@ class TrainingModel(nn.Layer):
         if input_ids is not None:
             shown = paddle.gather(features, described)
             embeddings = self.model.transformer.embed(input_ids, image_features=shown)
-            hidden, _ = self.model.transformer(embeddings, attention_mask, position_ids)
+            hidden, states = self.model.transformer(embeddings, attention_mask, position_ids, output_hidden_states=True)
             predicting = paddle.gather(hidden.reshape([-1, hidden.shape[-1]]), sources)
             token_losses = F.cross_entropy(self.model.lm_head(predicting), labels, reduction="none").reshape([-1])
             parts["text"] = (token_losses * label_weights).sum() / label_weights.sum()
-            loss = loss + parts["text"]
+            looks = {
+                "naming": (NAMING_LAYER, name_positions, name_columns, paddle.ones_like(name_boxes[:, 0])),
+                "reading": (READING_LAYER, read_positions, read_columns, read_weights),
+            }
+            for part, (layer, *where) in looks.items():
+                block = self.model.transformer.h[layer]
+                parts[part] = pointer_loss(
+                    self.model.config, block, states[layer], position_ids, attention_mask, *where
+                )
+            looked = paddle.gather(states[NAMING_LAYER + 1].reshape([-1, hidden.shape[-1]]), name_positions)
+            parts["named_box"] = box_loss(self.named_box_head(F.layer_norm(looked, looked.shape[-1:])), name_boxes)
+            loss = loss + parts["text"] + (parts["naming"] + parts["reading"] + parts["named_box"]) * self.head_weight
         self.parts = {name: value.detach() for name, value in parts.items()}
         return {"loss": loss}
 
