@@ -13,13 +13,14 @@ from .lexicon import ALL_KINDS
 from .scene import Scene, generate_scene
 from .tasks import coordinates
 
-DEMO_SEED = 1020665  # not among the seeds of training and evaluation scenes, which name no kinds
+DEMO_SEED = 1052064  # not among the seeds of training and evaluation scenes, which name no kinds
 DEMO_SIZE = 672
 
 
 def demo_scene(size: int = DEMO_SIZE) -> Scene:
     """The scene of the bundled demo picture: a bus, a dog, a green cup and a turtle beside a sign."""
-    return generate_scene(DEMO_SEED, size=size, kinds=("bus", "dog", "cup"), num_objects=4, style="noto", sign=True)
+    kinds = ("bus", "dog", "cup", "turtle")
+    return generate_scene(DEMO_SEED, size=size, kinds=kinds, num_objects=len(kinds), style="noto", sign=True)
 
 
 def main() -> None:
