@@ -33,6 +33,7 @@ class HeadTargets:
         words: int64 ``[queries]``, the word whose sign has its centre in the cell.
         patches: int64 ``[patches]``, the object at the patch's centre; 0 is the background, kinds count from 1.
         patch_boxes: float32 ``[patches, 4]``, that object's corners in [0, 1].
+        patch_words: int64 ``[patches]``, the word of the sign at the patch's centre.
     """
 
     kinds: np.ndarray
@@ -42,6 +43,7 @@ class HeadTargets:
     words: np.ndarray
     patches: np.ndarray
     patch_boxes: np.ndarray
+    patch_words: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -58,9 +60,9 @@ class SceneDataset(paddle.io.Dataset):
     """Sample ``i`` is the scene of seed ``first_seed + i``, with up to ``conversations`` of them behind its picture.
 
     Only every second picture has conversations: the vision part is the slower learner, and for it alone a picture is
-    cheap. Of these, one in ``pair_every`` is shown beside a second one and compared with it, and of the others one in
-    ``sign_every`` has a sign for sure (seldom otherwise, and words are the hardest to learn). One sample in
-    ``talk_every`` has an additional row of conversations without a picture. Deterministic in the index, so an
+    cheap. Of these, one in ``pair_every`` is shown beside a second one and compared with it. Of all pictures that stand
+    alone one in ``sign_every`` has a sign for sure (seldom otherwise, and words are the hardest to learn). One sample
+    in ``talk_every`` has an additional row of conversations without a picture. Deterministic in the index, so an
     interrupted training goes on with the same data.
     """
 
@@ -95,14 +97,14 @@ class SceneDataset(paddle.io.Dataset):
     def __getitem__(self, index: int) -> Sample:
         seed = self.first_seed + index
         described, turn = divmod(index, self.conversations_every)
+        sign = True if described % self.sign_every == 0 else None
         if not self.conversations or turn:
-            return self._sample([generate_scene(seed, size=self.image_size)])
+            return self._sample([generate_scene(seed, size=self.image_size, sign=sign)])
         rng = np.random.default_rng([seed, 2])
         if described % self.pair_every == 0:
             scenes = list(generate_pair(seed, size=self.image_size))
             conversations = pair_conversations(scenes[0], scenes[1], rng, self.conversations)
         else:
-            sign = True if described % self.sign_every == 0 else None
             scenes = [generate_scene(seed, size=self.image_size, sign=sign)]
             conversations = make_conversations(scenes[0], rng, self.conversations)
         seen = view(scenes, self.grid)
@@ -136,19 +138,26 @@ def head_targets(scene: Scene, grid: int, patch_grid: int) -> HeadTargets:
     centres = (np.arange(patch_grid) + 0.5) / patch_grid
     patches = np.zeros((patch_grid, patch_grid), np.int64)
     patch_boxes = np.zeros((patch_grid, patch_grid, 4), np.float32)
+    patch_words = np.full((patch_grid, patch_grid), NOTHING, np.int64)
+
+    def covered(box: Sequence[float]) -> np.ndarray:
+        x1, y1, x2, y2 = box
+        return ((centres >= y1) & (centres <= y2))[:, None] & ((centres >= x1) & (centres <= x2))[None, :]
+
     for placed in scene.objects:
         query = cell(placed.box, grid)
         kinds[query] = placed.kind
         colours[query] = len(COLOURS) if placed.colour is None else placed.colour
         boxes[query] = placed.box
         digits[query] = [value for c in coordinates(placed.box) for value in (c // 100, c // 10 % 10)]
-        x1, y1, x2, y2 = placed.box
-        inside = ((centres >= y1) & (centres <= y2))[:, None] & ((centres >= x1) & (centres <= x2))[None, :]
+        inside = covered(placed.box)
         patches[inside] = placed.kind + 1
         patch_boxes[inside] = placed.box
     if scene.sign is not None:
         words[cell(scene.sign.box, grid)] = WORDS.index(scene.sign.word)
-    return HeadTargets(kinds, boxes, digits, colours, words, patches.reshape(-1), patch_boxes.reshape(-1, 4))
+        patch_words[covered(scene.sign.box)] = WORDS.index(scene.sign.word)
+    flat = (patches.reshape(-1), patch_boxes.reshape(-1, 4), patch_words.reshape(-1))
+    return HeadTargets(kinds, boxes, digits, colours, words, *flat)
 
 
 class SceneCollator:

@@ -53,6 +53,7 @@ class TrainingModel(nn.Layer):
         self.digit_head = nn.Linear(hidden, COORDINATE_DIGITS * 10)
         self.colour_head = nn.Linear(hidden, len(COLOURS) + 1)
         self.word_head = nn.Linear(hidden, len(WORDS) + 1)
+        self.patch_word_head = nn.Linear(width, len(WORDS))
         self.parts: dict[str, paddle.Tensor] = {}
 
     def forward(
@@ -127,6 +128,7 @@ class TrainingModel(nn.Layer):
         words: paddle.Tensor,
         patches: paddle.Tensor,
         patch_boxes: paddle.Tensor,
+        patch_words: paddle.Tensor,
     ) -> dict[str, paddle.Tensor]:
         """The heads' losses by name, each a mean over what it speaks of."""
         # The ViT's last states have no norm of their own, and a head must not be at the mercy of their scale.
@@ -138,6 +140,8 @@ class TrainingModel(nn.Layer):
                 self.object_head(features).squeeze(-1), occupied.astype("float32"), pos_weight=paddle.to_tensor(4.0)
             ),
             "word": F.cross_entropy(self.word_head(features), (words + 1).unsqueeze(-1)) * 4.0,
+            "read_word": class_loss(self.word_head(features)[..., 1:], words),
+            "patch_word": class_loss(self.patch_word_head(patch_states), patch_words),
         }
         index = paddle.nonzero(patches.flatten()).flatten()
         covered = paddle.gather(patch_states.reshape([-1, patch_states.shape[-1]]), index)
@@ -158,6 +162,14 @@ class TrainingModel(nn.Layer):
         losses["digit"] = F.cross_entropy(digit_logits, found_digits.unsqueeze(-1))
         losses["colour"] = F.cross_entropy(self.colour_head(found), paddle.gather(colours.flatten(), index)) * 0.5
         return losses
+
+
+def class_loss(logits: paddle.Tensor, classes: paddle.Tensor) -> paddle.Tensor:
+    """Mean cross entropy where there is a class: ``[n, positions, classes]`` against int64 ``[n, positions]``, negative
+    for none; 0 if there is none at all."""
+    losses = F.cross_entropy(logits, classes.clip(min=0).unsqueeze(-1), reduction="none").squeeze(-1)
+    counted = (classes >= 0).astype(losses.dtype)
+    return (losses * counted).sum() / counted.sum().clip(min=1.0)
 
 
 def box_loss(outputs: paddle.Tensor, boxes: paddle.Tensor) -> paddle.Tensor:
