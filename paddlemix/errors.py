@@ -59,3 +59,7 @@ class MissingDependencyError(PaddleMixError, ImportError):
 
 class OperatorError(PaddleMixError, RuntimeError):
     """A fused operator was asked for that is not there, or was called with shapes or dtypes it cannot take."""
+
+
+class TrainingError(PaddleMixError, RuntimeError):
+    """A training cannot start, go on or be resumed as it is: its loss is not finite, its checkpoint is another's."""
