@@ -33,12 +33,25 @@ class PromptError(PaddleMixError, ValueError):
     """A prompt, message or history is malformed, too long or holds too many pictures."""
 
 
+class RecordError(PromptError):
+    """A record of training or calibration data cannot be used; the message has its file and line."""
+
+
+class RecordTooLongError(RecordError):
+    """A record has more ids than may be, and no turns to leave out."""
+
+
 class CheckpointError(PaddleMixError, ValueError):
     """A checkpoint has missing, unexpected, misshapen, truncated or otherwise unusable tensors or files."""
 
 
 class UnsafeCheckpointError(CheckpointError):
     """A checkpoint asks for something that reading weights never needs: code, or files outside its folder."""
+
+
+class AdapterError(PaddleMixError, ValueError):
+    """An adapter cannot be used: of another base model, of a kind that is not supported, or for layers that are not
+    there."""
 
 
 class ModelNotFoundError(PaddleMixError, LookupError):
