@@ -11,7 +11,7 @@ from ...chat.template import render_training
 from ...errors import RecordTooLongError
 from ...models.qwen_vl.batching import IGNORED_LABEL
 from ...models.qwen_vl.codec import QWenVLCodec
-from .problems import RecordLocation
+from .problems import Problem, RecordLocation
 from .records import Record
 
 DROP_TURNS, REFUSE = "drop_turns", "refuse"
@@ -53,7 +53,8 @@ def encode(
     pictures keep their numbers. With ``truncation="refuse"`` nothing is left out.
 
     Raises:
-        RecordTooLongError: the record, or its first turn alone, has more than ``max_length`` ids.
+        RecordTooLongError: the record, or its first turn alone, has more than ``max_length`` ids. Its argument is the
+            :class:`~.problems.Problem`.
     """
     rendered = render_training(tokenizer, record.messages, picture_labels=not record.labelled)
     ids = np.asarray(rendered.input_ids, np.int64)
@@ -65,10 +66,8 @@ def encode(
     turn_ends = np.append(starts, len(ids))[2::2]
     kept = int(np.searchsorted(turn_ends, max_length, side="right"))
     if truncation == REFUSE or kept == 0:
-        came = f"{len(ids)} ids" if truncation == REFUSE else f"{turn_ends[0]} ids up to the first answer's end"
-        raise RecordTooLongError(
-            f"{record.location}: got {came}, expected at most {max_length}; raise max_length, or shorten the record"
-        )
+        came = f"{len(ids)} ids" if truncation == REFUSE else f"{turn_ends[0]} ids until the end of the first answer"
+        raise RecordTooLongError(Problem(record.location, "", came, f"at most max_length, {max_length}"))
     end = int(turn_ends[kept - 1])
     n_images = int((ids[:end] == tokenizer.img_start_id).sum())
     dropped = len(turn_ends) - kept

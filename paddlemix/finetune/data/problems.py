@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-_WIDTHS = (60, 40, 60, 72)
+_WIDTHS = (60, 40, 160, 80)
 
 
 @dataclass(frozen=True, order=True)
