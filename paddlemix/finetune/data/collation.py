@@ -34,13 +34,14 @@ class ExampleBatch:
 class Collator:
     """One :class:`ExampleBatch` to arrays; where ``paddle.io.DataLoader`` has workers, they do it.
 
-    The call takes a list of one batch, as the loader passes it, and returns a dict of
+    The call takes a list of one batch, as the loader passes it, and returns the arguments of
+    :class:`~paddlemix.finetune.model.FinetuneModel`, and ``record_ids``:
 
     - ``input_ids``, ``labels``: int64 ``[rows, longest]``, padded on the right. The first label of every example is
       ignored, so that shifting by one never predicts an example from another.
-    - ``segments``, ``position_ids``: int64 ``[rows, longest]``, only where examples share a row. Segments count from 1,
-      padding is -1; positions start at 0 in every example. :func:`paddlemix.finetune.packing.visibility` makes the
-      attention mask of segments. Without them causal attention is all that is needed.
+    - ``attention_mask``, ``position_ids``: int64 ``[rows, longest]``, only where examples share a row. The mask holds
+      segments, of which :func:`paddlemix.finetune.packing.visibility` makes who sees whom: the examples of a row count
+      from 1, padding is -1. Positions start at 0 in every example. Without them causal attention is all that is needed.
     - ``images``: float32 ``[n, 3, side, side]``, in order of appearance; absent where there are none.
     - ``target_count``: float32 ``[1]``.
     - ``record_ids``: int64 ``[examples]``; -1 alone where the batch has none.
@@ -85,7 +86,7 @@ class Collator:
 
 
 def collate_ids(rows: Sequence[Sequence[Example]], pad_id: int) -> dict[str, np.ndarray]:
-    """``input_ids`` and ``labels``, and where examples share a row, ``segments`` and ``position_ids``.
+    """``input_ids`` and ``labels``, and where examples share a row, ``attention_mask`` (segments) and ``position_ids``.
 
     No rows at all give one row of one padding id, of which nothing is learnt.
     """
@@ -93,7 +94,7 @@ def collate_ids(rows: Sequence[Sequence[Example]], pad_id: int) -> dict[str, np.
     arrays = {"input_ids": np.full(shape, pad_id, np.int64), "labels": np.full(shape, IGNORED_LABEL, np.int64)}
     packed = any(len(row) > 1 for row in rows)
     if packed:
-        arrays["segments"] = np.full(shape, PADDING, np.int64)
+        arrays["attention_mask"] = np.full(shape, PADDING, np.int64)
         arrays["position_ids"] = np.zeros(shape, np.int64)
     for index, row in enumerate(rows):
         start = 0
@@ -103,7 +104,7 @@ def collate_ids(rows: Sequence[Sequence[Example]], pad_id: int) -> dict[str, np.
             arrays["labels"][place] = example.labels
             arrays["labels"][index, start] = IGNORED_LABEL
             if packed:
-                arrays["segments"][place] = segment
+                arrays["attention_mask"][place] = segment
                 arrays["position_ids"][place] = np.arange(len(example))
             start += len(example)
     return arrays
