@@ -69,6 +69,7 @@ def linear_cross_entropy(
 def head_cross_entropy(
     hidden: paddle.Tensor,
     head: nn.Layer,
+    vocabulary: int,
     labels: paddle.Tensor,
     *,
     chunk_size: int | None = None,
@@ -76,15 +77,15 @@ def head_cross_entropy(
 ) -> paddle.Tensor:
     """:func:`linear_cross_entropy` with any layer that maps ``[n, width]`` to ``[n, vocabulary]``.
 
-    A layer that is more than a product with its weight (quantised, with an adapter or with hooks) is called chunk by
+    A layer that is more than a product with its weight (quantised, with an adapter, wrapped) is called chunk by
     chunk, and once more in the backward pass.
     """
     if _is_plain(head):
         return linear_cross_entropy(hidden, head.weight, labels, chunk_size=chunk_size, ignore_index=ignore_index)
-    rows, targets = _labelled(labels, hidden.shape[0], head.out_features, ignore_index)
+    rows, targets = _labelled(labels, hidden.shape[0], vocabulary, ignore_index)
     if not len(rows):
         return (head(hidden[:1]) * 0).sum().astype("float32")
-    size = chunk_size or default_chunk_size(head.out_features)
+    size = chunk_size or default_chunk_size(vocabulary)
 
     def chunk_loss(part: paddle.Tensor, part_targets: paddle.Tensor) -> paddle.Tensor:
         return F.cross_entropy(_wide(head(part)), part_targets, reduction="sum")
@@ -193,9 +194,9 @@ def _labelled(
 
 
 def _is_plain(head: nn.Layer) -> bool:
-    # Sharded parameters are gathered by hooks around the layer's call, and are not there without it.
-    hooked = head._forward_pre_hooks or head._forward_post_hooks
-    return type(head) in (nn.Linear, Linear) and head.bias is None and not hooked
+    # Parameters of which other processes keep a part are there only while the layer is called.
+    wrapped = "forward" in vars(head) or head._forward_pre_hooks or head._forward_post_hooks
+    return type(head) in (nn.Linear, Linear) and head.bias is None and not wrapped
 
 
 def _wide_dtype(x: paddle.Tensor) -> paddle.dtype:

@@ -70,7 +70,11 @@ class FinetuneModel(nn.Layer):
         )
         following = following.flatten()
         total = head_cross_entropy(
-            hidden.reshape([-1, hidden.shape[-1]]), self.model.lm_head, following, chunk_size=self.loss_chunk_size
+            hidden.reshape([-1, hidden.shape[-1]]),
+            self.model.lm_head,
+            self.model.config.vocab_size,
+            following,
+            chunk_size=self.loss_chunk_size,
         )
         if target_count is None:
             target_count = (following != IGNORED_LABEL).astype("float32").sum().clip(min=1.0)
