@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
 
 import paddle.nn as nn
 
@@ -35,9 +34,9 @@ CONSTANT = "transformer.visual.attn_pool.pos_embed"
 def freeze(model: nn.Layer, patterns: Sequence[str]) -> list[str]:
     """Freeze the parameters of ``model`` that ``patterns`` say and make all others trainable.
 
-    A pattern is one of :data:`PRESETS`, a glob over whole names ("transformer.h.0.*", "*visual*"), or ``!`` and a glob
-    for what stays trainable. They are followed in order: later ones overrule earlier ones. The resampler's position
-    table is never trained.
+    A pattern is one of :data:`PRESETS`, a glob over names or their ends after a dot ("transformer.h.0.*", "ln_1.*",
+    "*visual*"), or ``!`` and a glob for what stays trainable. They are followed in order: later ones overrule earlier
+    ones. The resampler's position table is never trained.
 
     Returns:
         The names of the frozen parameters.
@@ -69,9 +68,9 @@ def frozen_names(names: Sequence[str], patterns: Sequence[str]) -> set[str]:
 
 
 def _matching(names: Sequence[str], glob: str) -> list[str]:
-    found = [name for name in names if fnmatchcase(name, glob)]
+    found = [name for name in names if naming.matches(name, glob)]
     if not found:
-        near = ", ".join([*naming.similar(glob, PRESETS, 1), *naming.similar(glob, names)])
+        near = ", ".join([*naming.similar(glob, PRESETS, 1, cutoff=0.6), *naming.similar(glob, names)])
         raise ConfigurationError(
             f"freeze: {glob!r} matches no parameter of the model and is no preset; near it: {near}"
         )

@@ -20,11 +20,11 @@ def is_glob(pattern: str) -> bool:
     return any(character in pattern for character in "*?[")
 
 
-def similar(pattern: str, names: Iterable[str], count: int = 3) -> list[str]:
+def similar(pattern: str, names: Iterable[str], count: int = 3, cutoff: float = 0.0) -> list[str]:
     """The names, or ends of names, that look most like a pattern that matches none; layers' numbers become ``*``."""
     ends: dict[str, None] = {}
     for name in names:
         parts = _NUMBER.sub("*", name).split(".")
         ends.update(dict.fromkeys(".".join(parts[start:]) for start in range(len(parts))))
     candidates = [end for end in ends if not end.startswith("*.")]
-    return difflib.get_close_matches(pattern, candidates, count, cutoff=0.0)
+    return difflib.get_close_matches(pattern, candidates, count, cutoff)

@@ -151,7 +151,11 @@ def load_adapter(model: nn.Layer, directory: str | os.PathLike[str], *, trainabl
         AdapterError: another base model, another geometry, or a kind of adapter that is not supported.
         CheckpointError: damaged or unsafe files.
     """
-    adapter = read_adapter(directory)
+    return attach_adapter(model, read_adapter(directory), trainable=trainable)
+
+
+def attach_adapter(model: nn.Layer, adapter: Adapter, *, trainable: bool = False) -> list[str]:
+    """As :func:`load_adapter`, with an adapter that was found already."""
     present = attached(model)
     base = present.base if present is not None else model_fingerprint(model)
     require_fit(adapter, layouts.expected_shapes(model.config), base)

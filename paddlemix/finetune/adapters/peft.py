@@ -32,33 +32,25 @@ _PADDLENLP_PAIR = re.compile(r"(?P<layer>.+)\.lora_(?P<part>[AB])")
 #: how the whole layers of a wrapped model are called inside ``peft``, and in files of its earliest versions
 _WRAPPED = re.compile(r"\.(?:modules_to_save(?:\.default)?|original_module)(?=\.)")
 
-#: settings of ``peft`` that would change what the adapter computes, and the values with which they do not
+#: Settings that change nothing in what an adapter computes, once its tensors are there. All others must be unset.
+_PEFT_HARMLESS = frozenset({
+    "auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision", "runtime_config",
+    "task_type", "r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "layers_to_transform",
+    "layers_pattern", "modules_to_save", "use_rslora", "ensure_weight_tying", "megatron_core", "qalora_group_size",
+    "eva_config",
+})  # fmt: skip
+_PADDLENLP_HARMLESS = frozenset({
+    "base_model_name_or_path", "r", "lora_alpha", "lora_dropout", "target_modules", "trainable_modules", "dtype",
+    "head_dim", "rslora", "lora_plus_scale", "use_quick_lora", "merge_weights", "scaling",
+})  # fmt: skip
+#: Of others, the values with which they change nothing either.
 _PEFT_PLAIN: Mapping[str, tuple[Any, ...]] = {
     "peft_type": ("LORA",),
-    "bias": (None, "none"),
-    "lora_bias": (None, False),
-    "use_dora": (None, False),
-    "use_bdlora": (None, False),
-    "use_qalora": (None, False),
-    "fan_in_fan_out": (None, False),
-    "rank_pattern": (None, {}),
-    "alpha_pattern": (None, {}),
-    "layer_replication": (None, []),
-    "target_parameters": (None, []),
-    "trainable_token_indices": (None, []),
-    # the others take something out of the base model's weights, which must then be changed as well
-    "init_lora_weights": (None, True, False, "gaussian", "orthogonal", "eva", "lora_ga"),
+    "bias": ("none",),
+    # the initial values of other kinds are taken out of the base model's weights, which must then be changed as well
+    "init_lora_weights": (True, "gaussian", "orthogonal", "eva"),
 }
-_PADDLENLP_PLAIN: Mapping[str, tuple[Any, ...]] = {
-    "pissa": (None, False),
-    "loraga": (None, False),
-    "use_mora": (None, False),
-    "lora_use_mixer": (None, False),
-    "do_qat": (None, False),
-    "trainable_bias": (None,),
-    "enable_lora_list": (None, []),
-    "tensor_parallel_degree": (None, -1, 1),
-}
+_PADDLENLP_PLAIN: Mapping[str, tuple[Any, ...]] = {"tensor_parallel_degree": (-1, 1)}
 
 
 @dataclass(frozen=True)
@@ -74,7 +66,7 @@ class AdapterTensors:
 
 def config_from_peft(settings: Mapping[str, Any], where: str) -> LoRAConfig:
     """``adapter_config.json`` as our settings. Raises AdapterError for what would be computed in another way."""
-    _require_plain(settings, _PEFT_PLAIN, where)
+    _require_plain(settings, _PEFT_HARMLESS, _PEFT_PLAIN, where)
     return _config(
         where,
         r=settings.get("r", 8),
@@ -88,7 +80,7 @@ def config_from_peft(settings: Mapping[str, Any], where: str) -> LoRAConfig:
 
 def config_from_paddlenlp(settings: Mapping[str, Any], where: str) -> LoRAConfig:
     """``lora_config.json`` as our settings, without targets, which PaddleNLP writes as regular expressions."""
-    _require_plain(settings, _PADDLENLP_PLAIN, where)
+    _require_plain(settings, _PADDLENLP_HARMLESS, _PADDLENLP_PLAIN, where)
     return _config(
         where,
         r=settings.get("r", 8),
@@ -197,11 +189,13 @@ def _transposed(tensor: StoredTensor) -> StoredTensor:
     return dataclasses.replace(tensor, shape=tensor.shape[::-1], load=lambda: tensor.load().T, offset=None)
 
 
-def _require_plain(settings: Mapping[str, Any], plain: Mapping[str, tuple[Any, ...]], where: str) -> None:
-    for name, values in plain.items():
-        if settings.get(name) not in values:
-            shown = " or ".join(repr(value) for value in values if value is not None)
-            raise AdapterError(f"{where}: {name}: got {settings[name]!r:.80}, only {shown or None} is supported")
+def _require_plain(
+    settings: Mapping[str, Any], harmless: frozenset[str], plain: Mapping[str, tuple[Any, ...]], where: str
+) -> None:
+    for name, value in settings.items():
+        if name not in harmless and value and value not in plain.get(name, ()):
+            wanted = " or ".join(map(repr, plain.get(name, ()))) or "nothing"
+            raise AdapterError(f"{where}: {name}: got {value!r:.80}, only {wanted} is supported")
 
 
 def _patterns(value: Any) -> tuple[str, ...]:
