@@ -82,7 +82,7 @@ class FinetuneConfig:
         default=None,
     )
     dtype: str | None = option(
-        choice("float32", "bfloat16", "float16"),
+        choice("float32", "bfloat16"),
         "number format of the model (default: bfloat16 on a GPU, float32 on a CPU)",
         default=None,
     )
@@ -275,6 +275,17 @@ def given_options(arguments: argparse.Namespace) -> dict[str, Any]:
         for name, value in found.items()
         if value is not MISSING
     }
+
+
+def refuse_unknown(arguments: Sequence[str]) -> None:
+    """Raise ConfigurationError for what a parser with :func:`add_options` did not know, naming the nearest option."""
+    for argument in arguments:
+        name = argument.lstrip("-").partition("=")[0]
+        if argument.startswith("--"):
+            raise ConfigurationError(
+                f"--{name}: unknown option{nearest(name, [f.name for f in fields(FinetuneConfig)])}"
+            )
+        raise ConfigurationError(f"{argument!r}: unexpected on the command line; options begin with --")
 
 
 def _or_none(convert: Callable[[str], Any]) -> Callable[[str], Any]:
