@@ -140,7 +140,7 @@ def _loss(
     total, targets = 0.0, 0
     for number, batch in enumerate(batches, start=1):
         report(f"evaluating the loss, {number}/{len(batches)}")
-        arrays = collator([ExampleBatch(tuple((example,) for example in batch), (), target_count=1.0)])
+        arrays = collator(ExampleBatch(tuple((example,) for example in batch), (), target_count=1.0))
         names = ("input_ids", "labels", "images", "target_count")
         inputs = {name: paddle.to_tensor(arrays[name]) for name in names if name in arrays}
         total += float(model(**inputs)["loss"])

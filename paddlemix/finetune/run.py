@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,6 +28,7 @@ from .data.batching import BatchLayout, TrainingPlan
 from .data.checks import CheckReport, check_files
 from .data.collation import Collator
 from .data.dataset import ConversationDataset, PlanSampler, held_out
+from .data.loading import BatchLoader
 from .data.records import Record
 from .denormals import flush_denormals
 from .evaluation import evaluate
@@ -85,7 +86,7 @@ def finetune(config: FinetuneConfig, say: Say = lambda text: None) -> FinetuneRe
     output_dir = Path(config.output_dir)
     before = on_first(lambda: find_run(config))
     if before is not None and before.metrics is not None:
-        say(f"{output_dir}: the training is finished already")
+        say(f"{output_dir}: the training is finished already: {_listed(before.metrics)}")
         return FinetuneResult(output_dir, before.metrics)
     directory = on_first(lambda: hub.resolve(config.model_name_or_path))
     processor = QwenVLProcessor.from_pretrained(directory)
@@ -104,6 +105,7 @@ def finetune(config: FinetuneConfig, say: Say = lambda text: None) -> FinetuneRe
         finished = replace(run, metrics=metrics)
         with trainer.exchange.whole_weights():
             on_first(lambda: write_result(output_dir, finished, lambda folder: save(config, model, processor, folder)))
+    say(f"{output_dir}: {_listed(metrics)}")
     return FinetuneResult(output_dir, metrics)
 
 
@@ -220,11 +222,9 @@ class ConversationData(TrainingData):
         self._dataset = ConversationDataset(report.records, processor.tokenizer, config.max_length, config.truncation)
         self._collator = Collator.of(processor)
 
-    def loader(self, first_step: int) -> paddle.io.DataLoader:
+    def loader(self, first_step: int) -> BatchLoader:
         sampler = PlanSampler(self.plan, dist.get_rank(), first_step, self.steps)
-        return paddle.io.DataLoader(
-            self._dataset, batch_sampler=sampler, collate_fn=self._collator, num_workers=self._workers
-        )
+        return BatchLoader(self._dataset, sampler, self._collator, self._workers)
 
     def tokens(self, step: int) -> int:
         epoch, within = self.plan.locate(step)
@@ -359,6 +359,10 @@ def make_trainer(
     )
     remove_default_callbacks(trainer)
     return trainer
+
+
+def _listed(metrics: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
 
 
 def _with_visualdl(config: FinetuneConfig) -> bool:

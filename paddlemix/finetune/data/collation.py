@@ -32,10 +32,7 @@ class ExampleBatch:
 
 
 class Collator:
-    """One :class:`ExampleBatch` to arrays; where ``paddle.io.DataLoader`` has workers, they do it.
-
-    The call takes a list of one batch, as the loader passes it, and returns the arguments of
-    :class:`~paddlemix.finetune.model.FinetuneModel`, and ``record_ids``:
+    """One :class:`ExampleBatch` to arrays: the arguments of :class:`~paddlemix.finetune.model.FinetuneModel`, and ids.
 
     - ``input_ids``, ``labels``: int64 ``[rows, longest]``, padded on the right. The first label of every example is
       ignored, so that shifting by one never predicts an example from another.
@@ -44,7 +41,7 @@ class Collator:
       from 1, padding is -1. Positions start at 0 in every example. Without them causal attention is all that is needed.
     - ``images``: float32 ``[n, 3, side, side]``, in order of appearance; absent where there are none.
     - ``target_count``: float32 ``[1]``.
-    - ``record_ids``: int64 ``[examples]``; -1 alone where the batch has none.
+    - ``record_ids``: int64 ``[examples]``.
 
     Raises:
         ImageError: a picture that cannot be read, with the record's place.
@@ -60,14 +57,13 @@ class Collator:
     def of(cls, processor: QwenVLProcessor, policy: ImagePolicy | None = None) -> Collator:
         return cls(processor.tokenizer.eod_id, processor.image_processor, policy)
 
-    def __call__(self, batches: Sequence[ExampleBatch]) -> dict[str, np.ndarray]:
-        (batch,) = batches
+    def __call__(self, batch: ExampleBatch) -> dict[str, np.ndarray]:
         arrays = collate_ids(batch.rows, self.pad_id)
         images = self._images([example for row in batch.rows for example in row])
         if images is not None:
             arrays["images"] = images
         arrays["target_count"] = np.asarray([batch.target_count], np.float32)
-        arrays["record_ids"] = np.asarray(batch.record_ids or (-1,), np.int64)
+        arrays["record_ids"] = np.asarray(batch.record_ids, np.int64)
         return arrays
 
     def _images(self, examples: Sequence[Example]) -> np.ndarray | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import paddle
 
 from ...errors import ConfigurationError
 from ...models.qwen_vl.codec import QWenVLCodec
@@ -26,13 +25,15 @@ def held_out(records: Sequence[Record], fraction: float) -> np.ndarray:
         ConfigurationError: nothing would be left to train on.
     """
     shares = np.asarray([int(record.digest, 16) / _DIGEST_RANGE for record in records])
-    mask = shares < max(fraction, shares.min(initial=1.0) + 1 / _DIGEST_RANGE)
+    mask = shares < fraction
+    if not mask.any():
+        mask = shares == shares.min(initial=1.0)
     if mask.all():
         raise ConfigurationError(f"eval_fraction: {fraction} of {len(records)} records leaves none to train on")
     return mask
 
 
-class ConversationDataset(paddle.io.Dataset):
+class ConversationDataset:
     """Examples of the records of a :class:`~.batching.MicroBatch`, encoded each time anew; nothing is kept.
 
     Pictures are opened by the :class:`~.collation.Collator`, which runs in the same worker process.
@@ -45,7 +46,6 @@ class ConversationDataset(paddle.io.Dataset):
         max_length: int | None = None,
         truncation: str = DROP_TURNS,
     ) -> None:
-        super().__init__()
         self.records = records
         self.tokenizer = tokenizer
         self.max_length = max_length
@@ -62,15 +62,10 @@ class ConversationDataset(paddle.io.Dataset):
         return ExampleBatch(rows, tuple(index for row in batch.rows for index in row), batch.target_count)
 
 
-class PlanSampler(paddle.io.BatchSampler):
-    """One process's micro-batches in the optimiser steps from ``first_step`` until before ``last_step``.
-
-    For ``paddle.io.DataLoader(ConversationDataset(...), batch_sampler=PlanSampler(...), collate_fn=Collator(...))``.
-    """
+class PlanSampler:
+    """One process's micro-batches in the optimiser steps from ``first_step`` until before ``last_step``."""
 
     def __init__(self, plan: TrainingPlan, process: int, first_step: int, last_step: int) -> None:
-        # The base class would build a sampler of indices; the loader only iterates over this one.
-        self.batch_size = plan.layout.rows
         self.plan = plan
         self.process = process
         self.first_step = first_step
@@ -79,14 +74,5 @@ class PlanSampler(paddle.io.BatchSampler):
     def __len__(self) -> int:
         return max(self.last_step - self.first_step, 0) * self.plan.layout.accumulation
 
-    def __iter__(self) -> Iterator[list[MicroBatch]]:
-        for batch in self.plan.micro_batches(self.process, self.first_step, self.last_step):
-            yield [batch]
-
-
-def consecutive_batches(count: int, rows: int) -> list[MicroBatch]:
-    """``count`` records in their order, one a row, for evaluation; ``target_count`` is 1, so that losses are sums."""
-    return [
-        MicroBatch(tuple((index,) for index in range(start, min(start + rows, count))), 1.0)
-        for start in range(0, count, rows)
-    ]
+    def __iter__(self) -> Iterator[MicroBatch]:
+        return self.plan.micro_batches(self.process, self.first_step, self.last_step)

@@ -24,12 +24,15 @@ def parallel_map(function: Callable[[Item], Result], items: Sequence[Item], work
     """
     if not workers or len(items) <= _PER_TASK:
         return list(map(function, items))
-    # Forked processes need not import anything; they never touch a device.
-    context = multiprocessing.get_context("fork" if "fork" in multiprocessing.get_all_start_methods() else None)
     try:
-        with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        with ProcessPoolExecutor(workers, start_method()) as pool:
             return list(pool.map(function, items, chunksize=_PER_TASK))
     except BrokenProcessPool as error:
         raise NotEnoughMemoryError(
             f"data: one of {workers} worker processes was killed, probably for want of memory; use fewer"
         ) from error
+
+
+def start_method() -> multiprocessing.context.BaseContext:
+    """Forked processes, where there are any: they need not import anything. They must never touch a device."""
+    return multiprocessing.get_context("fork" if "fork" in multiprocessing.get_all_start_methods() else None)
