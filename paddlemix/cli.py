@@ -50,6 +50,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="a directory, or a name such as qwen-vl/qwen-vl-chat-7b, which is downloaded when it is not there "
         f"(default: {DEFAULT_MODEL}, the small model that comes with the project)",
     )
+    group.add_argument("--adapter", metavar="DIR", help="a LoRA adapter for the model, as fine-tuning or peft saves it")
     group.add_argument(
         "--dtype",
         choices=TARGETS,

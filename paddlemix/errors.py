@@ -33,12 +33,25 @@ class PromptError(PaddleMixError, ValueError):
     """A prompt, message or history is malformed, too long or holds too many pictures."""
 
 
+class RecordError(PromptError):
+    """A record of training or calibration data cannot be used; the message has its file and line."""
+
+
+class RecordTooLongError(RecordError):
+    """A record has more ids than may be, and no turns to leave out."""
+
+
 class CheckpointError(PaddleMixError, ValueError):
     """A checkpoint has missing, unexpected, misshapen, truncated or otherwise unusable tensors or files."""
 
 
 class UnsafeCheckpointError(CheckpointError):
     """A checkpoint asks for something that reading weights never needs: code, or files outside its folder."""
+
+
+class AdapterError(PaddleMixError, ValueError):
+    """An adapter cannot be used: of another base model, of a kind that is not supported, or for layers that are not
+    there."""
 
 
 class ModelNotFoundError(PaddleMixError, LookupError):
@@ -59,3 +72,7 @@ class MissingDependencyError(PaddleMixError, ImportError):
 
 class OperatorError(PaddleMixError, RuntimeError):
     """A fused operator was asked for that is not there, or was called with shapes or dtypes it cannot take."""
+
+
+class TrainingError(PaddleMixError, RuntimeError):
+    """A training cannot start, go on or be resumed as it is: its loss is not finite, its checkpoint is another's."""

@@ -86,6 +86,7 @@ def load_model(
     quantization: str | None = None,
     vision_quantization: str | None = None,
     kv_cache_dtype: str | None = None,
+    adapter: str | os.PathLike[str] | None = None,
 ) -> LoadedModel:
     """Load a model and its processor.
 
@@ -98,9 +99,11 @@ def load_model(
         quantization, vision_quantization: formats of the linear weights, of ``quantization.plan.QUANTIZATIONS`` and
             ``VISION_QUANTIZATIONS``; see ``QWenLMHeadModel.from_pretrained``.
         kv_cache_dtype: of cached keys and values; ``None``: that of the activations.
+        adapter: directory of a LoRA adapter for this model, which is put beside its weights.
 
     Raises:
-        ConfigurationError, ModelNotFoundError, CheckpointError, NotEnoughMemoryError, MissingDependencyError.
+        AdapterError, ConfigurationError, ModelNotFoundError, CheckpointError, NotEnoughMemoryError,
+        MissingDependencyError.
     """
     start = time.perf_counter()
     if dtype is not None:
@@ -115,9 +118,13 @@ def load_model(
     from .models.qwen_vl.modeling import QWenLMHeadModel
     from .models.qwen_vl.processing import QwenVLProcessor
 
-    # A wrong PADDLEMIX_OPS or PADDLEMIX_NUM_THREADS is told before the weights are read.
+    # A wrong PADDLEMIX_OPS, PADDLEMIX_NUM_THREADS or adapter is told before the weights are read.
     ops.mode()
     ops.default_threads()
+    if adapter is not None:
+        from .finetune.adapters.files import attach_adapter, read_adapter
+
+        adapter = read_adapter(adapter)
     require("paddle", "running a model").set_device(device)
     if dtype is None and device.startswith("gpu"):
         dtype = DEFAULT_DTYPE
@@ -128,6 +135,8 @@ def load_model(
         vision_quantization=vision_quantization,
         **({} if kv_cache_dtype is None else {"kv_cache_dtype": kv_cache_dtype}),
     )
+    if adapter is not None:
+        attach_adapter(model, adapter)
     processor = QwenVLProcessor.from_pretrained(directory)
     if device == "cpu":
         keep_freed_memory()

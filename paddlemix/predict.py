@@ -84,6 +84,7 @@ def predict(
     quantization: str | None = None,
     vision_quantization: str | None = None,
     kv_cache_dtype: str | None = None,
+    adapter: str | os.PathLike[str] | None = None,
     system: str | None = None,
     trusted_tags: bool = False,
     seed: int | None = None,
@@ -95,7 +96,7 @@ def predict(
     Args:
         prompt: the question; with a picture it may be None, which is :data:`.inference.CAPTION`.
         images: paths, http(s) addresses, PIL images …, shown before the question in this order.
-        model, dtype, device, quantization, vision_quantization, kv_cache_dtype: see
+        model, dtype, device, quantization, vision_quantization, kv_cache_dtype, adapter: see
             :func:`paddlemix.inference.load_model`.
         system: system text of chat models.
         trusted_tags: read ``<ref> <box> <quad>`` out of the prompt; otherwise text is only text.
@@ -118,6 +119,7 @@ def predict(
         quantization=quantization,
         vision_quantization=vision_quantization,
         kv_cache_dtype=kv_cache_dtype,
+        adapter=adapter,
     )
     session = loaded.new_session(system, policy, trusted_tags)
     reply = session.ask(CAPTION if prompt is None else prompt, pictures, **with_seed(generation))

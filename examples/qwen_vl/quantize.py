@@ -3,10 +3,11 @@
     python quantize.py --data talks.json --output_dir scenes-int4                        the bundled model
     python quantize.py --model_name_or_path my-model --data talks.json --output_dir my-model-int4
 
-The data is a JSON list of conversations such as the model will be used for; a hundred or two are enough. Each is a list
-of messages, {"role": "user", "content": [{"type": "image", "image": "a.jpg"}, {"type": "text", "text": "..."}]} and
-{"role": "assistant", "content": "..."}, or a fine-tuning record, {"conversations": [{"from": "user", "value": "Picture
-1: <img>a.jpg</img>\\n..."}, {"from": "assistant", "value": "..."}]}. Paths are relative to the current folder.
+The data is a file for fine-tuning, a JSON list or JSON lines; a hundred or two conversations such as the model will be
+used for are enough. Each is a list of messages, {"role": "user", "content": [{"type": "image", "image": "a.jpg"},
+{"type": "text", "text": "..."}]} and {"role": "assistant", "content": "..."}, or a record of the original,
+{"conversations": [{"from": "user", "value": "Picture 1: <img>a.jpg</img>\\n..."}, {"from": "assistant", "value":
+"..."}]}. Paths of pictures are relative to the file.
 
 What it writes is loaded like any model: run_predict.py --model_name_or_path scenes-int4. The float model and what
 reaches its layers must fit into memory; --quantization int4 of the other programs needs neither data nor that memory,
@@ -33,7 +34,7 @@ from paddlemix.zoo import DEFAULT_MODEL  # noqa: E402
 
 def parser() -> argparse.ArgumentParser:
     result = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    result.add_argument("--data", required=True, metavar="FILE", help="JSON list of conversations")
+    result.add_argument("--data", required=True, metavar="FILE", help="conversations, JSON or JSON lines")
     result.add_argument("--output_dir", required=True, metavar="DIR", help="where the model is written")
     result.add_argument(
         "--model_name_or_path",

@@ -84,6 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         quantization=options.quantization,
         vision_quantization=options.vision_quantization,
         kv_cache_dtype=options.kv_cache_dtype,
+        adapter=options.adapter,
         system=options.system,
         trusted_tags=options.trusted_tags,
         seed=options.seed,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ class QwenVLChatTask(AppTask):
         "quantization": "int8, int4 or bf16: round the weights to this format while loading (default: as they are)",
         "vision_quantization": "int8 or bf16: another format for the picture encoder",
         "kv_cache_dtype": "float32 or bfloat16: of cached keys and values (default: as the activations)",
+        "adapter": "directory of a LoRA adapter for the model",
         "system": "system text of chat models",
         "trusted_tags": "True reads <ref> <box> <quad> out of prompts; by default text is only text",
         "image_policy": "a paddlemix.media.ImagePolicy: what may be read (default: files and public addresses)",
@@ -53,6 +55,7 @@ class QwenVLChatTask(AppTask):
         quantization: str | None = None,
         vision_quantization: str | None = None,
         kv_cache_dtype: str | None = None,
+        adapter: str | os.PathLike[str] | None = None,
         system: str | None = None,
         trusted_tags: bool = False,
         image_policy: ImagePolicy | None = None,
@@ -72,6 +75,7 @@ class QwenVLChatTask(AppTask):
             quantization=quantization,
             vision_quantization=vision_quantization,
             kv_cache_dtype=kv_cache_dtype,
+            adapter=adapter,
         )
         self._session = self._loaded.new_session(system, self._policy, trusted_tags)
 

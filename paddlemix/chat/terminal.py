@@ -65,6 +65,7 @@ class TerminalChat:
         quantization: str | None = None,
         vision_quantization: str | None = None,
         kv_cache_dtype: str | None = None,
+        adapter: str | os.PathLike[str] | None = None,
         system: str | None = None,
         trusted_tags: bool = False,
         seed: int | None = None,
@@ -84,6 +85,7 @@ class TerminalChat:
             quantization=quantization,
             vision_quantization=vision_quantization,
             kv_cache_dtype=kv_cache_dtype,
+            adapter=adapter,
         )
         if loaded.is_base:
             raise ConfigurationError(

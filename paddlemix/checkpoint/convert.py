@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,7 +101,7 @@ def convert_checkpoint(
         target,
         conversion.sources(),
         file_metadata(to),
-        made_from={"files": _fingerprint(checkpoint), "to": to, "dtype": dtype},
+        made_from={"files": files_identity(checkpoint.files), "to": to, "dtype": dtype},
         max_shard_bytes=max_shard_bytes,
         check=conversion.raise_problems,
         progress=progress,
@@ -231,9 +231,9 @@ def _check_tensors(checkpoint: Checkpoint, config: Mapping[str, Any] | None) -> 
     raise_listed(f"{checkpoint.path}: does not fit config.json" if config else f"{checkpoint.path}", problems)
 
 
-def _fingerprint(checkpoint: Checkpoint) -> list[list[Any]]:
-    """Name, size and time of the source files: enough to notice that they changed between two runs."""
-    stats = [(file.name, file.stat()) for file in checkpoint.files]
+def files_identity(files: Iterable[Path]) -> list[list[Any]]:
+    """Name, size and time of files: enough to notice that they changed between two runs."""
+    stats = [(file.name, file.stat()) for file in files]
     return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
 
 

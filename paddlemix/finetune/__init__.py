@@ -1,1 +1,15 @@
 """Training on conversations: packing, batching, and the parts that hold for any Qwen-VL."""
+
+from __future__ import annotations
+
+from ..lazy import lazy_exports
+
+_HOME = {
+    "LoRAConfig": "adapters.config",
+    "freeze": "freezing",
+    "load_adapter": "adapters.files",
+    "merge_adapter": "adapters.merging",
+    "save_adapter": "adapters.files",
+}
+__all__ = sorted(_HOME)
+__getattr__, __dir__ = lazy_exports(__name__, _HOME)

@@ -9,10 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from ..models.qwen_vl.batching import IGNORED_LABEL
+
+if TYPE_CHECKING:
+    import paddle
+
+Array = TypeVar("Array", np.ndarray, "paddle.Tensor")
 
 SHARED = 0
 PADDING = -1
@@ -77,10 +83,11 @@ def pad_rows(rows: Sequence[PackedRow], pad_id: int) -> PackedRow:
     )
 
 
-def visibility(segments: np.ndarray) -> np.ndarray:
+def visibility(segments: Array) -> Array:
     """Who may see whom, causality aside: bool ``[batch, length, length]`` from segments ``[batch, length]``.
 
-    Padding sees itself only, which keeps its softmax finite.
+    Padding sees itself only, which keeps its softmax finite. Segments that count from 1 share nothing. A Paddle tensor
+    gives one, on its own device.
     """
     same = segments[:, :, None] == segments[:, None, :]
     shared = (segments[:, None, :] == SHARED) & (segments[:, :, None] != PADDING)

@@ -28,6 +28,7 @@ ImageSource = Union[Image.Image, str, "os.PathLike[str]", bytes, bytearray, memo
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 
+_HEADER_BYTES = 64 * 1024
 _ANIMATED = ("GIF", "WEBP", "PNG")
 _EXPECTED = "a PIL image, path, bytes, data URL, http(s) URL or uint8 array"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
@@ -59,6 +60,26 @@ def load_image(source: ImageSource, policy: ImagePolicy | None = None) -> Image.
     raise ImageError(f"picture of type {type(source).__name__}: expected {_EXPECTED}")
 
 
+def check_header(path: str | os.PathLike[str], policy: ImagePolicy | None = None) -> None:
+    """Raise ImageError where :func:`load_image` would refuse a file before it decodes any pixel.
+
+    Only the beginning of the file is read, unless its header is longer than usual.
+    """
+    policy = policy if policy is not None else ImagePolicy()
+    path = os.fspath(path)
+    name = f"picture file {_short(path)}"
+    beginning = _read_path(path, name, policy, _HEADER_BYTES)
+    is_whole = len(beginning) < _HEADER_BYTES
+    if not is_whole:
+        _check_bytes(os.path.getsize(path), name, policy)
+    try:
+        _open(beginning, name, policy)
+    except ImageError:
+        if is_whole:
+            raise
+        _open(_read_path(path, name, policy, policy.max_bytes + 1), name, policy)
+
+
 def _from_text(source: str, policy: ImagePolicy) -> Image.Image:
     if source[:5].lower() == "data:":
         return _decode(_data_url_bytes(source, policy), "data URL", policy)
@@ -78,18 +99,22 @@ def _from_text(source: str, policy: ImagePolicy) -> Image.Image:
 
 def _from_path(path: str | bytes, policy: ImagePolicy) -> Image.Image:
     name = f"picture file {_short(path)}"
+    return _decode(_read_path(path, name, policy, policy.max_bytes + 1), name, policy)
+
+
+def _read_path(path: str | bytes, name: str, policy: ImagePolicy, limit: int) -> bytes:
+    """At most ``limit`` bytes of a picture file."""
     if not policy.allow_paths:
         raise ImageError(f"{name} refused: this image policy reads no local files; pass the picture itself")
     if not path:
         raise ImageError(f"picture path is empty: expected {_EXPECTED}")
     try:
-        data = _read_regular_file(path, policy.max_bytes + 1)
+        return _read_regular_file(path, limit)
     except FileNotFoundError as error:
         raise ImageError(f"{name} does not exist (working directory {Path.cwd()})") from error
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise ImageError(f"{name} cannot be read: {reason}") from error
-    return _decode(data, name, policy)
 
 
 def _read_regular_file(path: str | bytes, limit: int) -> bytes:
@@ -123,8 +148,11 @@ def _data_url_bytes(url: str, policy: ImagePolicy) -> bytes:
         raise ImageError(f"data URL {_short(url)}: malformed base64: {error}") from error
 
 
-def _decode(data: bytes, name: str, policy: ImagePolicy) -> Image.Image:
-    """Encoded bytes -> loaded picture. The decoders raise many exception types on broken input, hence the wide nets."""
+def _open(data: bytes, name: str, policy: ImagePolicy) -> Image.Image:
+    """Encoded bytes -> picture whose header is read and checked, and whose pixels are not decoded yet.
+
+    The decoders raise many exception types on broken input, hence the wide nets here and in :func:`_decode`.
+    """
     if not data:
         raise ImageError(f"{name} is empty: expected a picture ({', '.join(FORMATS)})")
     _check_bytes(len(data), name, policy)
@@ -140,6 +168,12 @@ def _decode(data: bytes, name: str, policy: ImagePolicy) -> Image.Image:
     except Exception as error:
         raise ImageError(f"{name} has a broken header: {one_line(error)}") from error
     _check_size(image, name, policy)
+    return image
+
+
+def _decode(data: bytes, name: str, policy: ImagePolicy) -> Image.Image:
+    """Encoded bytes -> loaded picture."""
+    image = _open(data, name, policy)
     try:
         image.load()
         # a copy of an animation's first frame cannot be moved to another frame, nor decode anything later

@@ -1,18 +1,16 @@
-"""Calibration data: conversations from a JSON file, as what a model is called with."""
+"""Calibration data: conversations from a file, as what a model is called with."""
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..chat.messages import Message, conversation_to_messages, normalize_messages
+from ..chat.messages import Message
 from ..chat.template import render_training
-from ..errors import ConfigurationError, PromptError
+from ..finetune.data.records import read_records
 from ..media import ImagePolicy, load_image
 
 if TYPE_CHECKING:
@@ -22,37 +20,15 @@ if TYPE_CHECKING:
 
 
 def read_conversations(path: str | os.PathLike[str]) -> list[tuple[list[Message], bool]]:
-    """The conversations in a JSON file, and for each whether its text holds the labels of its pictures already.
+    """The conversations in a file, and for each whether its text holds the labels of its pictures already.
 
-    The file is a list. An entry is a list of messages, ``{"messages": [...]}``, or a fine-tuning record of the original
-    ``{"conversations": [{"from", "value"}]}``, in which pictures are ``<img>path</img>`` with their labels.
+    The file has the form that fine-tuning reads, see :func:`~paddlemix.finetune.data.records.read_records`.
 
     Raises:
-        ConfigurationError: a file that cannot be read, or is no such list.
-        PromptError: a malformed conversation, with its index.
+        ConfigurationError: a file that cannot be read, or holds nothing.
+        RecordError: a malformed conversation, with its line.
     """
-    try:
-        entries = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(f"{path}: cannot be read as JSON: {error}") from error
-    if not isinstance(entries, list) or not entries:
-        raise ConfigurationError(f"{path}: got {type(entries).__name__}, expected a list of conversations, not empty")
-    conversations = []
-    for index, entry in enumerate(entries):
-        try:
-            conversations.append(_conversation(entry))
-        except PromptError as error:
-            raise PromptError(f"{path}: entry {index}: {error}") from error
-    return conversations
-
-
-def _conversation(entry: Any) -> tuple[list[Message], bool]:
-    if isinstance(entry, Mapping) and isinstance(entry.get("conversations"), list):
-        return conversation_to_messages(entry["conversations"]), True
-    messages = entry.get("messages") if isinstance(entry, Mapping) else entry
-    if not isinstance(messages, list):
-        raise PromptError("expected a list of messages, or a dict with 'messages' or 'conversations'")
-    return normalize_messages(messages), False
+    return [(record.messages, record.labelled) for record in read_records(path)]
 
 
 def model_inputs(

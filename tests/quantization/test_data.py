@@ -7,7 +7,7 @@ import json
 import pytest
 from PIL import Image
 
-from paddlemix.errors import ConfigurationError, PromptError
+from paddlemix.errors import ConfigurationError, RecordError
 from paddlemix.quantization.data import model_inputs, read_conversations
 from tests.random_model import random_model
 
@@ -49,12 +49,11 @@ def test_long_conversations_are_left_out_and_text_alone_has_no_pictures(tmp_path
 @pytest.mark.parametrize(
     ("text", "error", "message"),
     [
-        ("{", ConfigurationError, "data.json: cannot be read as JSON"),
-        ("{}", ConfigurationError, "got dict, expected a list of conversations"),
-        ("[]", ConfigurationError, "expected a list of conversations, not empty"),
-        ("[3]", PromptError, "entry 0: expected a list of messages, or a dict"),
-        ('[[{"role": "user", "content": "x"}], {"conversations": [{"from": "me", "value": ""}]}]', PromptError,
-         r"entry 1: conversations\[0\].from: got 'me'"),
+        ("[]", ConfigurationError, "data.json: got an empty list, expected conversations"),
+        ("[\n3]", RecordError, r"data.json:2: got 3, expected {'conversations': \[...\]}"),
+        ('[[{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}],\n'
+         '{"conversations": [{"from": "me", "value": ""}]}]', RecordError,
+         r"data.json:2: conversations\[0\].from: got 'me'"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_the_file_is_said(tmp_path, text, error, message):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,14 +108,14 @@ def draw(
     boxes: Iterable[Box],
     line_width: int | None = None,
     font_size: int | None = None,
-    groups: Sequence[Hashable] | None = None,
+    colours: Sequence[int] | None = None,
 ) -> Image.Image:
     """A copy of the picture (RGB, same size) with the boxes and their labels drawn into it.
 
     Boxes of one label share a colour. Labels stand on dark ground at the upper left corner of their box, moved so that
     they are wholly inside the picture and, where there is room, off each other; too long ones are cut with an ellipsis.
-    ``line_width`` and ``font_size`` are in pixels, by default in proportion to the picture. ``groups``, one entry per
-    box, say instead of the labels which boxes share a colour.
+    ``line_width`` and ``font_size`` are in pixels, by default in proportion to the picture. ``colours``, one number per
+    box, say instead which entry of :data:`PALETTE` it is drawn in.
     """
     result = image.convert("RGB")
     if result is image:
@@ -124,23 +124,24 @@ def draw(
     side = math.sqrt(result.width * result.height)
     line_width = line_width if line_width is not None else max(2, round(side / 160))
     font_size = font_size if font_size is not None else max(12, round(side / 30))
-    colours = _colours([box.label for box in boxes] if groups is None else groups)
+    colours = _numbered([box.label for box in boxes]) if colours is None else colours
+    palette = [PALETTE[number % len(PALETTE)] for number in colours]
     canvas = ImageDraw.Draw(result, "RGBA")
-    for box, colour in zip(boxes, colours):
+    for box, colour in zip(boxes, palette):
         _draw_outline(canvas, _inside(box, result.size), colour, line_width)
     # labels last: no outline runs through them
     placed: list[tuple[int, int, int, int]] = []
-    for box, colour in zip(boxes, colours):
+    for box, colour in zip(boxes, palette):
         if box.label:
             corners = _inside(box, result.size)
             _draw_label(canvas, box.label, corners, colour, font_size, result.size, placed)
     return result
 
 
-def _colours(groups: Sequence[Hashable]) -> list[tuple[int, int, int]]:
-    """The colour of each box: one per group, in order of appearance."""
-    order = {group: index for index, group in enumerate(dict.fromkeys(groups))}
-    return [PALETTE[order[group] % len(PALETTE)] for group in groups]
+def _numbered(labels: Sequence[str | None]) -> list[int]:
+    """A number for each label: equal ones share it, in order of appearance."""
+    order = {label: index for index, label in enumerate(dict.fromkeys(labels))}
+    return [order[label] for label in labels]
 
 
 def _inside(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:

@@ -10,7 +10,7 @@ from typing import Any
 import paddle
 
 from ...checkpoint import dtypes
-from ...errors import CheckpointError
+from ...errors import AdapterError, CheckpointError
 from ...files import CONFIG_FILE, GENERATION_CONFIG_FILE, read_json_object, write_text
 from .configuration import QWenVLConfig
 from .kv_cache import cache_dtype
@@ -130,11 +130,14 @@ class QWenVLCheckpointMixin:
         ``options``: ``dtype`` to convert float weights to, ``max_shard_bytes``.
 
         Raises:
+            AdapterError: the model has an adapter beside its weights.
             ConfigurationError: a ``dtype`` for a quantised model.
             CheckpointError: it cannot be written; each file is then whole or not there.
         """
         from ...checkpoint import save_model
 
+        if getattr(self, "attached_adapter", None) is not None:
+            raise AdapterError("model: has an adapter, which no model directory holds; use save_adapter, or merge first")
         directory = Path(save_directory)
         try:
             directory.mkdir(parents=True, exist_ok=True)

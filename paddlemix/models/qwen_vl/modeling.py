@@ -9,7 +9,6 @@ from __future__ import annotations
 import paddle
 import paddle.nn as nn
 import paddle.nn.functional as F
-from paddle.distributed.fleet.utils import recompute
 from paddlenlp.generation import GenerationConfig
 from paddlenlp.transformers.model_outputs import CausalLMOutputWithPast
 from paddlenlp.transformers.model_utils import PretrainedModel
@@ -25,6 +24,7 @@ from .loading import QWenVLCheckpointMixin
 from .norms import RMSNorm
 from .picture_spans import picture_slots, refuse_empty_spans
 from .projections import Linear
+from .recomputation import recomputed
 from .resampler import CrossAttention, Resampler, sine_positions
 from .vision import VisionTransformer
 
@@ -32,7 +32,8 @@ from .vision import VisionTransformer
 class QWenModel(nn.Layer):
     """Embeddings, picture encoder, decoder layers and final norm.
 
-    ``enable_recompute`` trades time for memory in training.
+    ``enable_recompute`` trades time for memory in the decoder's training; ``visual`` and its ``transformer`` have
+    switches of the same name for the resampler and the ViT.
     """
 
     def __init__(self, config: QWenVLConfig) -> None:
@@ -102,8 +103,7 @@ class QWenModel(nn.Layer):
         hidden_states = [x] if output_hidden_states else None
         for block in self.h:
             if self.enable_recompute and self.training:
-                # The re-entrant form gives no gradient at all when its input needs none, as with a frozen embedding.
-                x, residual = recompute(block, x, residual, inputs, use_reentrant=False)
+                x, residual = recomputed(block, block, x, residual, inputs)
             else:
                 x, residual = block(x, residual, inputs, past_key_values)
             if hidden_states is not None:

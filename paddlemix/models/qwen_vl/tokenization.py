@@ -210,4 +210,5 @@ class QWenVLTokenizer(QWenVLCodec):
 
         image = load_image(source, policy or ImagePolicy.scripts())
         placed = [Box(box.get("ref"), *box["box"]) for box in boxes]
-        return draw(image, placed, groups=list_format.color_groups(boxes))
+        groups = list_format.color_groups(boxes)
+        return draw(image, placed, colours=[group - groups[0] for group in groups])

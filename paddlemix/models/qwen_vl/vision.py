@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import paddle
 import paddle.nn as nn
-from paddle.distributed.fleet.utils import recompute
 
 from ... import ops
 from ...errors import ImageError
 from .configuration import QWenVLVisionConfig
 from .norms import LayerNorm
 from .projections import Linear, without_bias
+from .recomputation import recomputed
 from .resampler import LAYER_NORM_EPSILON, Resampler, resize_positions
 
 
@@ -69,8 +69,7 @@ class VisualTransformer(nn.Layer):
         residual = None
         for block in self.resblocks:
             if self.enable_recompute and self.training:
-                # The re-entrant form gives no gradient at all when its input needs none, as with a frozen embedding.
-                x, residual = recompute(block, x, residual, use_reentrant=False)
+                x, residual = recomputed(block, block, x, residual)
             else:
                 x, residual = block(x, residual)
         return x if residual is None else x + residual
@@ -81,11 +80,13 @@ class VisionTransformer(nn.Layer):
 
     ``forward`` takes float ``[n, 3, side, side]`` (normalised pixels) and returns ``[n, n_queries, output_dim]``.
     ``side`` is any multiple of the patch size; the position tables are resized where the grid differs from theirs.
+    ``enable_recompute`` trades time for memory in the resampler's training; the ViT, ``transformer``, has its own.
     """
 
     def __init__(self, config: QWenVLVisionConfig) -> None:
         super().__init__()
         self.config = config
+        self.enable_recompute = False
         self.conv1 = nn.Conv2D(3, config.width, config.patch_size, stride=config.patch_size, bias_attr=False)
         self.positional_embedding = self.create_parameter([config.num_positions, config.width])
         self.ln_pre = LayerNorm(config.width, LAYER_NORM_EPSILON)
@@ -97,7 +98,12 @@ class VisionTransformer(nn.Layer):
 
     def forward(self, images: paddle.Tensor) -> paddle.Tensor:
         x, _ = self.ln_pre(self.embed_patches(images))
-        x, _ = self.ln_post(self.attn_pool(self.transformer(x)))
+        x = self.transformer(x)
+        if self.enable_recompute and self.training:
+            x = recomputed(self.attn_pool, self.attn_pool, x)
+        else:
+            x = self.attn_pool(x)
+        x, _ = self.ln_post(x)
         # quantised, it is a layer
         return self.proj(x) if isinstance(self.proj, nn.Layer) else x @ self.proj
 

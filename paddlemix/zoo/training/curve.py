@@ -10,10 +10,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ...dependencies import require
+from ...finetune.watching import curves
 
 SHOWN = ("text", "kind", "box")
-SMOOTHING = 15  # logged steps
 
 
 def read_curve(run: Path) -> list[dict]:
@@ -25,26 +24,15 @@ def read_curve(run: Path) -> list[dict]:
 
 def draw(runs: Sequence[Path], path: Path) -> None:
     """Write a PNG with one panel for each of ``SHOWN``: the batch's loss, and its running mean."""
-    require("matplotlib", "drawing training curves")
-    from matplotlib import pyplot
-
-    curves = [(run.name, read_curve(run)) for run in runs]
-    figure, panels = pyplot.subplots(1, len(SHOWN), figsize=(4 * len(SHOWN), 3), constrained_layout=True)
-    for part, panel in zip(SHOWN, panels):
-        first_step = 0
-        for name, records in curves:
+    parts: dict[str, list[curves.Curve]] = {part: [] for part in SHOWN}
+    first_step = 0
+    for run in runs:
+        records = read_curve(run)
+        for part, drawn in parts.items():
             points = [(first_step + r["step"], r["parts"][part]) for r in records if part in r["parts"]]
-            if points:
-                steps, losses = zip(*points)
-                windows = [losses[max(0, end - SMOOTHING) : end] for end in range(1, len(losses) + 1)]
-                means = [sum(window) / len(window) for window in windows]
-                (line,) = panel.plot(steps, losses, alpha=0.25)
-                panel.plot(steps, means, color=line.get_color(), label=name)
-            first_step += records[-1]["step"]
-        panel.set(title=f"loss: {part}", xlabel="step")
-        panel.set_ylim(bottom=0)
-        panel.legend()
-    figure.savefig(path, dpi=100)
+            drawn.append(curves.Curve(run.name, points, smoothed=True))
+        first_step += records[-1]["step"]
+    curves.draw([curves.Panel(f"loss: {part}", drawn) for part, drawn in parts.items()], path)
 
 
 if __name__ == "__main__":

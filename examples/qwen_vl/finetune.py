@@ -1,0 +1,56 @@
+"""Fine-tune Qwen-VL on conversations of your own: all weights, adapters, or adapters on a quantised model.
+
+    python finetune.py finetune_lora.json --data talks.json --output_dir talks-lora
+    python finetune.py finetune_lora.json --data talks.json --output_dir talks-lora --check-only
+    python -m paddle.distributed.launch finetune.py finetune_full.json --data talks.json --output_dir talks-full
+
+The options come from a JSON file, the command line, or both; those of the command line count. Started again, an
+interrupted training goes on where its newest checkpoint is. What it writes into OUTPUT_DIR is loaded by the other
+programs: --model_name_or_path OUTPUT_DIR after mode full, --adapter OUTPUT_DIR after the others.
+
+On several CPU processes, launch with --nproc_per_node N --backend gloo. Progress goes to stderr; after an error the
+exit status is 1, after wrong options 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+# A checkout works without being installed.
+_CHECKOUT = Path(__file__).resolve().parent.parent.parent
+if (_CHECKOUT / "paddlemix" / "cli.py").is_file():
+    sys.path.insert(0, str(_CHECKOUT))
+
+from paddlemix import cli  # noqa: E402
+from paddlemix.finetune.configuration import FinetuneConfig, add_options, given_options, refuse_unknown  # noqa: E402
+
+
+def parser() -> argparse.ArgumentParser:
+    result = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    result.add_argument("config", nargs="?", metavar="CONFIG.json", help="file with the options")
+    result.add_argument("--check-only", action="store_true", help="check the records, list what is wrong, and end")
+    add_options(result)
+    return result
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options, unknown = parser().parse_known_args(arguments)
+    refuse_unknown(unknown)
+    config = FinetuneConfig.from_file(options.config, given_options(options))
+    # need what --help does not
+    from paddlemix.finetune.run import check, finetune
+
+    if options.check_only:
+        report = check(config)
+        print(report)
+        return 1 if report.problems else 0
+    result = finetune(config, cli.note)
+    cli.note(f"{result.output_dir}: " + ", ".join(f"{name} {value:.4g}" for name, value in result.metrics.items()))
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,208 @@
+"""Adapters into a model: which layers get one, which are trained whole, and that nothing else is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import paddle
+import paddle.nn as nn
+
+from ...checkpoint import layouts
+from ...errors import AdapterError
+from ...models.qwen_vl.projections import Linear
+from ...quantization.layers import QuantizedLinear, SixteenBitEmbedding
+from ...quantization.tiles import dequantized
+from .. import names as naming
+from .config import LoRAConfig
+from .fingerprint import model_fingerprint
+from .lora import LoRALinear
+
+
+@dataclass(frozen=True)
+class Attached:
+    """The adapter in a model.
+
+    layers: names of the adapted layers; saved: names of the layers that are trained whole; base: fingerprint of the
+    model without the adapter.
+    """
+
+    config: LoRAConfig
+    layers: tuple[str, ...]
+    saved: tuple[str, ...]
+    base: str
+
+
+def attached(model: nn.Layer) -> Attached | None:
+    """What :func:`inject` put into a model; None where it has no adapter."""
+    return getattr(model, "attached_adapter", None)
+
+
+def require_attached(model: nn.Layer) -> Attached:
+    """As :func:`attached`. Raises AdapterError where there is none."""
+    found = attached(model)
+    if found is None:
+        raise AdapterError("model: has no adapter; put one in with inject or load_adapter")
+    return found
+
+
+def inject(model: nn.Layer, config: LoRAConfig, dtype: str | None = None) -> list[str]:
+    """Put an adapter into ``model``: only its weights, and the layers of ``modules_to_save``, are trained from now on.
+
+    The same for float and quantised layers. A quantised layer of ``modules_to_save`` becomes a float one.
+
+    Args:
+        dtype: of the adapter's weights; by default the model's activations'.
+
+    Returns:
+        The names of the adapted layers.
+
+    Raises:
+        AdapterError: a name that matches nothing that can be adapted, or a model that has an adapter already.
+    """
+    _refuse_attached(model)
+    layers = select(adaptable_layers(model), config.targets, "lora_targets", "linear layer")
+    saved = select(_trainable_layers(model), config.modules_to_save, "modules_to_save", "layer")
+    return inject_exactly(model, config, layers, saved, dtype)
+
+
+def inject_exactly(
+    model: nn.Layer, config: LoRAConfig, layers: Iterable[str], saved: Iterable[str], dtype: str | None = None
+) -> list[str]:
+    """As :func:`inject`, into the layers of these names, whatever the configuration's patterns say."""
+    _refuse_attached(model)
+    layers, saved = tuple(layers), tuple(saved)
+    _refuse_overlap(layers, saved)
+    found = Attached(config, layers, saved, model_fingerprint(model))
+    dtype = dtype or activation_dtype(model)
+    for parameter in model.parameters():
+        parameter.stop_gradient = True
+    tree = dict(model.named_sublayers())
+    for name in saved:
+        _train_whole(model, tree, name)
+    for name in layers:
+        adapted = LoRALinear(tree[name], config, dtype)
+        adapted.training = model.training
+        replace(model, name, adapted)
+    model.attached_adapter = found
+    return list(layers)
+
+
+def adaptable_layers(model: nn.Layer) -> dict[str, nn.Linear | QuantizedLinear]:
+    """The linear layers of Qwen-VL by name, the same in float and quantised models.
+
+    What is a bare parameter in the original (``visual.proj``, the resampler's packed projection) is none.
+    """
+    return {
+        name: layer
+        for name, layer in model.named_sublayers()
+        if isinstance(layer, (nn.Linear, QuantizedLinear)) and is_linear(name)
+    }
+
+
+def is_linear(name: str) -> bool:
+    """Whether the original has a linear layer of this name."""
+    found = layouts.find_rule(f"{name}.weight", layouts.PADDLE)
+    return found is not None and found[0].linear
+
+
+def select(known: Iterable[str], patterns: Iterable[str], field: str, what: str) -> list[str]:
+    """The known names that one of ``patterns`` matches, in the order of the model.
+
+    Raises AdapterError for a pattern that matches none.
+    """
+    known = list(known)
+    chosen: set[str] = set()
+    for pattern in patterns:
+        found = [name for name in known if naming.matches(name, pattern)]
+        if not found:
+            near = ", ".join(naming.similar(pattern, known))
+            raise AdapterError(f"{field}: {pattern!r} matches no {what} of the model; near it: {near}")
+        chosen.update(found)
+    return [name for name in known if name in chosen]
+
+
+def _refuse_attached(model: nn.Layer) -> None:
+    if attached(model) is not None:
+        raise AdapterError("model: has an adapter already; load the base model again, or merge the adapter first")
+
+
+def activation_dtype(model: nn.Layer) -> str:
+    """The dtype that a model computes in, also where its linear layers are quantised."""
+    return str(model.transformer.ln_f.weight.dtype).rpartition(".")[2]
+
+
+def replace(model: nn.Layer, name: str, layer: nn.Layer) -> None:
+    """Put ``layer`` in the place of the one called ``name``."""
+    parent, _, attribute = name.rpartition(".")
+    for part in filter(None, parent.split(".")):
+        model = getattr(model, part)
+    setattr(model, attribute, layer)
+
+
+def saved_parameters(model: nn.Layer) -> dict[str, paddle.Tensor]:
+    """The parameters of the layers that are trained whole, by their names in the model."""
+    tree = dict(model.named_sublayers())
+    return {
+        f"{name}.{parameter}": values
+        for name in require_attached(model).saved
+        for parameter, values in tree[name].named_parameters()
+    }
+
+
+# ---------------------------------------------------------------------------------------------------- trained whole
+
+
+def _trainable_layers(model: nn.Layer) -> list[str]:
+    """Layers that have parameters, or would have in a float model."""
+    return [
+        name
+        for name, layer in model.named_sublayers()
+        if isinstance(layer, (QuantizedLinear, SixteenBitEmbedding)) or any(True for _ in layer.parameters())
+    ]
+
+
+def _refuse_overlap(layers: tuple[str, ...], saved: tuple[str, ...]) -> None:
+    for outer in saved:
+        for inner in (*layers, *saved):
+            if inner.startswith(f"{outer}.") or (inner == outer and inner in layers):
+                where = "lora_targets" if inner in layers else "modules_to_save"
+                raise AdapterError(
+                    f"modules_to_save: {outer!r} is trained whole, so {inner!r} cannot be in {where} as well"
+                )
+
+
+def _train_whole(model: nn.Layer, tree: dict[str, nn.Layer], name: str) -> None:
+    layer = tree[name]
+    if isinstance(layer, (QuantizedLinear, SixteenBitEmbedding)):
+        if isinstance(layer, QuantizedLinear) and not is_linear(name):
+            raise AdapterError(f"modules_to_save: {name!r} is quantised and no layer of the float model; name another")
+        layer = float_layer(layer, activation_dtype(model))
+        replace(model, name, layer)
+    elif any(isinstance(inner, (QuantizedLinear, SixteenBitEmbedding)) for inner in layer.sublayers()):
+        raise AdapterError(
+            f"modules_to_save: {name!r} holds quantised layers; use a float model, or name single layers"
+        )
+    for parameter_name, parameter in layer.named_parameters():
+        # a constant that checkpoints carry along
+        parameter.stop_gradient = f"{name}.{parameter_name}".endswith("attn_pool.pos_embed")
+
+
+def float_layer(layer: QuantizedLinear | SixteenBitEmbedding, dtype: str) -> nn.Layer:
+    """A float layer of the same weights."""
+    previous = paddle.get_default_dtype()
+    paddle.set_default_dtype(dtype)
+    try:
+        if isinstance(layer, SixteenBitEmbedding):
+            result: nn.Layer = nn.Embedding(layer.num_embeddings, layer.embedding_dim)
+            result.weight.set_value(layer.weight.astype(dtype))
+            return result
+        result = Linear(layer.in_features, layer.out_features, bias_attr=None if layer.bias is not None else False)
+    finally:
+        paddle.set_default_dtype(previous)
+    values = dequantized(layer.kind, layer.qweight, layer.scales, layer.in_features, layer.out_features)
+    result.weight.set_value(paddle.to_tensor(np.ascontiguousarray(values)).astype(dtype))
+    if layer.bias is not None:
+        result.bias.set_value(layer.bias)
+    return result

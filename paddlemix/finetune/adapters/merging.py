@@ -1,0 +1,170 @@
+"""The adapter added to the weights: in a model in memory, or from files to files with little memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import paddle
+import paddle.nn as nn
+
+from ...checkpoint import dtypes, hub, layouts, open_checkpoint, tiles, writer
+from ...checkpoint.convert import Conversion, copy_side_files, file_metadata, files_identity
+from ...checkpoint.readers import Checkpoint
+from ...checkpoint.readers.tensor import StoredTensor
+from ...errors import AdapterError
+from ...files import CONFIG_FILE, write_json
+from .dequantizing import DequantizedWeights
+from .files import Adapter, base_config, read_adapter, read_values, require_fit
+from .fingerprint import checkpoint_fingerprint
+from .injection import replace, require_attached
+from .lora import LoRALinear
+
+
+def merge(model: nn.Layer) -> None:
+    """Add the adapter of a float model to its weights and take its layers out. All parameters stay frozen or trainable
+    as they are.
+
+    Raises:
+        AdapterError: no adapter, or quantised layers, which cannot hold the sum.
+    """
+    state = require_attached(model)
+    layers: dict[str, LoRALinear] = {
+        name: layer for name, layer in model.named_sublayers() if isinstance(layer, LoRALinear)
+    }
+    for name, layer in layers.items():
+        if not isinstance(layer.base_layer, nn.Linear):
+            raise AdapterError(
+                f"model: {name!r} is quantised, and its adapter would be lost in the rounding; merge_adapter writes "
+                "the sum as 16-bit weights"
+            )
+    for name in state.layers:
+        _add(layers[name])
+        replace(model, name, layers[name].base_layer)
+    model.attached_adapter = None
+
+
+@paddle.no_grad()
+def _add(layer: LoRALinear) -> None:
+    weight = layer.base_layer.weight
+    added = paddle.matmul(layer.lora_A.astype("float32") * layer.scaling, layer.lora_B.astype("float32"))
+    weight.set_value((weight.astype("float32") + added).astype(weight.dtype))
+
+
+def merge_adapter(
+    base: str | os.PathLike[str],
+    adapter: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    dtype: str | None = None,
+    *,
+    max_shard_bytes: int = writer.DEFAULT_SHARD_BYTES,
+    progress: writer.Progress = None,
+) -> Path:
+    """Write the model ``base`` with ``adapter`` added to its weights into ``output``: weights, configuration,
+    tokenizer. That loads like any model.
+
+    One weight at a time is in memory. Quantised weights become 16-bit ones. Run again after an interruption, it goes on
+    where it stopped.
+
+    Args:
+        base: directory or name of the model, of any layout.
+        adapter: directory of the adapter, of any layout.
+        dtype: ``float32``, ``bfloat16`` or ``float16``; by default as ``base`` has it, with a quantised one as it has
+            its embeddings.
+        progress: called with (bytes written, bytes in all).
+
+    Raises:
+        AdapterError: the adapter is for another model, or of a kind that is not supported.
+        CheckpointError: damaged files, values that do not fit ``dtype``, or a folder that cannot be written.
+        ConfigurationError, ModelNotFoundError.
+    """
+    if dtype is not None:
+        dtypes.check_target(dtype)
+    read, directory, target = read_adapter(adapter), hub.resolve(base), Path(output)
+    for folder, what in ((directory, "the base model"), (read.path, "the adapter")):
+        if target.exists() and folder.resolve() == target.resolve():
+            raise AdapterError(f"{target}: is the folder of {what} itself; name another one")
+    checkpoint, config = open_checkpoint(directory), base_config(directory)
+    shapes = layouts.expected_shapes(config)
+    require_fit(read, shapes, checkpoint_fingerprint(checkpoint))
+    quantized = DequantizedWeights(checkpoint, shapes)
+    if quantized.names and dtype is None:
+        dtype = checkpoint.dtype(checkpoint.our_names()["transformer.wte.weight"])
+    merging = _Merging(checkpoint, quantized, read, dtype)
+    writer.write_checkpoint(
+        target,
+        [merging.tensor(name, shape) for name, shape in shapes.items()],
+        file_metadata(layouts.PADDLE),
+        made_from={
+            "base": files_identity(checkpoint.files),
+            "adapter": files_identity(sorted(path for path in read.path.iterdir() if path.is_file())),
+            "dtype": dtype,
+        },
+        max_shard_bytes=max_shard_bytes,
+        check=merging.conversion.raise_problems,
+        progress=progress,
+    )
+    copy_side_files(directory, target, {} if dtype is None else {"torch_dtype": dtype})
+    if config.pop("quantization_config", None) is not None:
+        write_json(target / CONFIG_FILE, {**config, "torch_dtype": dtype})
+    return target
+
+
+class _Merging:
+    """The tensors of the merged model."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, quantized: DequantizedWeights, adapter: Adapter, dtype: str | None
+    ) -> None:
+        self.checkpoint, self.quantized, self.adapter, self.dtype = checkpoint, quantized, adapter, dtype
+        self.conversion = Conversion(checkpoint, layouts.PADDLE, dtype, check_finite=True)
+        self.names = checkpoint.our_names()
+
+    def tensor(self, name: str, shape: tuple[int, ...]) -> writer.TensorSource:
+        """The weight ``name`` of the merged model, which has ``shape``."""
+        layer = name[: -len(".weight")] if name.endswith(".weight") else None
+        if name in self.adapter.tensors.whole:
+            values = self.adapter.tensors.whole[name]
+            wanted = self.dtype or self.checkpoint.dtype(self.names[name])
+            return writer.TensorSource(name, shape, wanted, lambda: self._whole(name, values, wanted))
+        if name in self.quantized.names:
+            return writer.TensorSource(name, shape, self.dtype, lambda: self._dequantized(name, layer, shape))
+        if layer in self.adapter.tensors.pairs:
+            wanted = self.dtype or self.checkpoint.dtype(self.names[name])
+            return writer.TensorSource(name, shape, wanted, lambda: self._sum(name, layer, wanted))
+        return self.conversion.source(name, self.names[name])
+
+    def _whole(self, name: str, values: StoredTensor, wanted: str) -> Iterator[np.ndarray]:
+        yield from tiles.pieces(read_values(self.adapter, name, values, wanted))
+
+    def _pair(self, layer: str) -> tuple[np.ndarray, np.ndarray]:
+        a, b = (read_values(self.adapter, layer, part, "float32") for part in self.adapter.tensors.pairs[layer])
+        return a * np.float32(self.adapter.config.scaling), b
+
+    def _sum(self, name: str, layer: str, wanted: str) -> Iterator[np.ndarray]:
+        """A float weight with its adapter, a few rows of inputs at a time."""
+        theirs, (a, b) = self.names[name], self._pair(layer)
+        turned = layouts.is_transposed(name, self.checkpoint.layout, layouts.PADDLE)
+        stored, at = self.checkpoint.dtype(theirs), 0
+        for piece in tiles.converted(self.checkpoint.read(theirs), turned, stored, "float32"):
+            yield self._cast(name, piece + a[at : at + len(piece)] @ b, wanted)
+            at += len(piece)
+
+    def _dequantized(self, name: str, layer: str | None, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
+        """A quantised weight with its adapter if it has one. It comes by outputs and is written by inputs, so all of it
+        is held, in 16 bits."""
+        pair = self._pair(layer) if layer in self.adapter.tensors.pairs else None
+        result = np.empty(shape, dtypes.STORAGE[self.dtype])
+        for outputs, values in self.quantized.strips(name):
+            if pair is not None:
+                values = values + pair[0] @ pair[1][:, outputs]
+            result[..., outputs] = self._cast(name, values, self.dtype)
+        yield from tiles.pieces(result)
+
+    def _cast(self, name: str, values: np.ndarray, wanted: str) -> np.ndarray:
+        result = dtypes.from_float32(values, wanted)
+        if dtypes.count_non_finite(result, wanted):
+            self.conversion.problems.append(f"{name!r} holds NaN or infinite values, or such too large for {wanted}")
+        return result

@@ -1,0 +1,210 @@
+"""What adapters are called on disk: by ``peft``, whose layout is ours, and by PaddleNLP, which is read.
+
+=========  ==============================================  =============  ========================================
+tool       tensors                                         orientation    files
+=========  ==============================================  =============  ========================================
+peft       ``base_model.model.LAYER.lora_A.weight``        ``[r, in]``    ``adapter_model.safetensors`` or ``.bin``,
+           ``base_model.model.LAYER.lora_B.weight``        ``[out, r]``   ``adapter_config.json``
+PaddleNLP  ``LAYER.lora_A``, in PaddleMIX's names          ``[in, r]``    ``lora_model_state.pdparams``,
+           ``LAYER.lora_B``                                ``[r, out]``   ``lora_config.json``
+=========  ==============================================  =============  ========================================
+
+Layers that are trained whole have their parameters' names, in the orientation of the tool.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ...checkpoint import layouts
+from ...checkpoint.readers.tensor import StoredTensor
+from ...errors import AdapterError, ConfigurationError
+from .. import names as naming
+from .config import LoRAConfig
+
+PREFIX = "base_model.model."
+_PEFT_PAIR = re.compile(r"(?P<layer>.+)\.lora_(?P<part>[AB])(?:\.default)?\.weight")
+_PADDLENLP_PAIR = re.compile(r"(?P<layer>.+)\.lora_(?P<part>[AB])")
+#: how the whole layers of a wrapped model are called inside ``peft``, and in files of its earliest versions
+_WRAPPED = re.compile(r"\.(?:modules_to_save(?:\.default)?|original_module)(?=\.)")
+
+#: Settings that change nothing in what an adapter computes, once its tensors are there. All others must be unset.
+_PEFT_HARMLESS = frozenset({
+    "auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision", "runtime_config",
+    "task_type", "r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "layers_to_transform",
+    "layers_pattern", "modules_to_save", "use_rslora", "ensure_weight_tying", "megatron_core", "qalora_group_size",
+    "eva_config",
+})  # fmt: skip
+_PADDLENLP_HARMLESS = frozenset({
+    "base_model_name_or_path", "r", "lora_alpha", "lora_dropout", "target_modules", "trainable_modules", "dtype",
+    "head_dim", "rslora", "lora_plus_scale", "use_quick_lora", "merge_weights", "scaling",
+})  # fmt: skip
+#: Of others, the values with which they change nothing either.
+_PEFT_PLAIN: Mapping[str, tuple[Any, ...]] = {
+    "peft_type": ("LORA",),
+    "bias": ("none",),
+    # the initial values of other kinds are taken out of the base model's weights, which must then be changed as well
+    "init_lora_weights": (True, "gaussian", "orthogonal", "eva"),
+}
+_PADDLENLP_PLAIN: Mapping[str, tuple[Any, ...]] = {"tensor_parallel_degree": (-1, 1)}
+
+
+@dataclass(frozen=True)
+class AdapterTensors:
+    """The tensors of an adapter, named and oriented as in our models, unread.
+
+    pairs: layer -> A ``[in, r]`` and B ``[r, out]``; whole: parameter -> its values.
+    """
+
+    pairs: dict[str, tuple[StoredTensor, StoredTensor]]
+    whole: dict[str, StoredTensor]
+
+
+def config_from_peft(settings: Mapping[str, Any], where: str) -> LoRAConfig:
+    """``adapter_config.json`` as our settings. Raises AdapterError for what would be computed in another way."""
+    _require_plain(settings, _PEFT_HARMLESS, _PEFT_PLAIN, where)
+    return _config(
+        where,
+        r=settings.get("r", 8),
+        alpha=settings.get("lora_alpha", 8),
+        dropout=settings.get("lora_dropout", 0.0),
+        targets=_patterns(settings.get("target_modules")),
+        modules_to_save=_patterns(settings.get("modules_to_save")),
+        use_rslora=bool(settings.get("use_rslora", False)),
+    )
+
+
+def config_from_paddlenlp(settings: Mapping[str, Any], where: str) -> LoRAConfig:
+    """``lora_config.json`` as our settings, without targets, which PaddleNLP writes as regular expressions."""
+    _require_plain(settings, _PADDLENLP_HARMLESS, _PADDLENLP_PLAIN, where)
+    return _config(
+        where,
+        r=settings.get("r", 8),
+        alpha=settings.get("lora_alpha", 8),
+        dropout=settings.get("lora_dropout", 0.0),
+        targets=(),
+        use_rslora=bool(settings.get("rslora", False)),
+    )
+
+
+def config_to_peft(
+    config: LoRAConfig, targets: Sequence[str], saved: Sequence[str], base_name: str | None
+) -> dict[str, Any]:
+    """``adapter_config.json``: only fields that ``peft`` has had since 0.4, so that every version reads it."""
+    settings = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base_name,
+        "inference_mode": True,
+        "r": config.r,
+        "lora_alpha": int(config.alpha) if float(config.alpha).is_integer() else config.alpha,
+        "lora_dropout": config.dropout,
+        "target_modules": list(targets),
+        "modules_to_save": list(saved) or None,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "init_lora_weights": True,
+    }
+    return {**settings, "use_rslora": True} if config.use_rslora else settings
+
+
+def peft_targets(targets: Sequence[str], layers: Iterable[str], linears: Iterable[str]) -> list[str]:
+    """``targets`` where ``peft`` finds the same ``layers`` by them among all ``linears``; else the layers' names."""
+    found = {name for name in linears if any(name == target or name.endswith(f".{target}") for target in targets)}
+    as_given = found == set(layers) and not any(map(naming.is_glob, targets))
+    return list(targets) if as_given else sorted(layers)
+
+
+def tensors_to_peft(tensors: AdapterTensors) -> dict[str, tuple[StoredTensor, bool]]:
+    """Names for ``adapter_model.safetensors`` -> our tensor, and whether it is to be transposed."""
+    result = {}
+    for layer, (a, b) in tensors.pairs.items():
+        result[f"{PREFIX}{layer}.lora_A.weight"] = a, True
+        result[f"{PREFIX}{layer}.lora_B.weight"] = b, True
+    for name, values in tensors.whole.items():
+        result[PREFIX + name] = values, layouts.is_transposed(name, layouts.PADDLE, layouts.HF)
+    return result
+
+
+def tensors_from_peft(tensors: Mapping[str, StoredTensor], where: str) -> AdapterTensors:
+    """The tensors of ``adapter_model.*``. Raises AdapterError with all that are none of an adapter of Qwen-VL."""
+    halves: dict[str, dict[str, StoredTensor]] = {}
+    whole: dict[str, StoredTensor] = {}
+    problems = []
+    for theirs, tensor in tensors.items():
+        name = theirs[len(PREFIX) :] if theirs.startswith(PREFIX) else theirs
+        pair = _PEFT_PAIR.fullmatch(name)
+        parameter = _WRAPPED.sub("", name)
+        if pair is not None:
+            halves.setdefault(pair["layer"], {})[pair["part"]] = _transposed(tensor)
+        elif layouts.find_rule(parameter, layouts.HF) is not None:
+            turned = layouts.is_transposed(parameter, layouts.HF, layouts.PADDLE)
+            whole[parameter] = _transposed(tensor) if turned else tensor
+        else:
+            problems.append(f"{theirs!r} is not understood")
+    return AdapterTensors(_pairs(halves, problems, where), whole)
+
+
+def tensors_from_paddlenlp(tensors: Mapping[str, StoredTensor], where: str) -> AdapterTensors:
+    """The tensors of ``lora_model_state.pdparams``. Raises AdapterError as :func:`tensors_from_peft`."""
+    halves: dict[str, dict[str, StoredTensor]] = {}
+    whole: dict[str, StoredTensor] = {}
+    problems = []
+    for theirs, tensor in tensors.items():
+        pair = _PADDLENLP_PAIR.fullmatch(theirs)
+        parameter = layouts.our_name(f"{pair['layer']}.weight" if pair else theirs, layouts.PADDLEMIX)
+        if parameter is None:
+            problems.append(f"{theirs!r} is not understood")
+        elif pair is not None:
+            halves.setdefault(parameter[: -len(".weight")], {})[pair["part"]] = tensor
+        else:
+            whole[parameter] = tensor
+    return AdapterTensors(_pairs(halves, problems, where), whole)
+
+
+def _pairs(
+    halves: Mapping[str, Mapping[str, StoredTensor]], problems: list[str], where: str
+) -> dict[str, tuple[StoredTensor, StoredTensor]]:
+    for layer, parts in halves.items():
+        if set(parts) != {"A", "B"}:
+            problems.append(f"{layer!r} has lora_{min(parts)} without its other half")
+        elif any(len(part.shape) != 2 for part in parts.values()) or parts["A"].shape[1] != parts["B"].shape[0]:
+            problems.append(f"{layer!r} has matrices of {list(parts['A'].shape)} and {list(parts['B'].shape)}")
+    raise_listed(where, problems)
+    return {layer: (parts["A"], parts["B"]) for layer, parts in halves.items()}
+
+
+def raise_listed(what: str, problems: list[str], limit: int = 8) -> None:
+    """Raise one AdapterError that lists ``problems`` (the first ``limit``, and how many more); none: do nothing."""
+    if problems:
+        more = f"; and {len(problems) - limit} more" if len(problems) > limit else ""
+        raise AdapterError(f"{what}: " + "; ".join(problems[:limit]) + more)
+
+
+def _transposed(tensor: StoredTensor) -> StoredTensor:
+    return dataclasses.replace(tensor, shape=tensor.shape[::-1], load=lambda: tensor.load().T, offset=None)
+
+
+def _require_plain(
+    settings: Mapping[str, Any], harmless: frozenset[str], plain: Mapping[str, tuple[Any, ...]], where: str
+) -> None:
+    for name, value in settings.items():
+        if name not in harmless and value and value not in plain.get(name, ()):
+            wanted = " or ".join(map(repr, plain.get(name, ()))) or "nothing"
+            raise AdapterError(f"{where}: {name}: got {value!r:.80}, only {wanted} is supported")
+
+
+def _patterns(value: Any) -> tuple[str, ...]:
+    """A list of names; a single text is a regular expression, by which nothing is looked for."""
+    return tuple(value) if isinstance(value, (list, tuple)) else ()
+
+
+def _config(where: str, **settings: Any) -> LoRAConfig:
+    try:
+        return LoRAConfig(**settings)
+    except ConfigurationError as error:
+        raise AdapterError(f"{where}: {error}") from error

@@ -1,0 +1,296 @@
+"""What a fine-tuning run is told: one flat set of options, from a JSON file and from the command line."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigurationError
+from ..zoo import DEFAULT_MODEL
+from .options import FLAG, NAMES, TEXT, Kind, choice, integer, number, option
+
+FULL, LORA, QLORA = "full", "lora", "qlora"
+
+#: what every adapter of the published recipe adapts
+LORA_TARGETS = ("c_attn", "attn.c_proj", "w1", "w2")
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """A file of conversations; in an epoch each of its records comes ``weight`` times, on average if not whole."""
+
+    path: str
+    weight: float = 1.0
+
+
+def _sources(value: Any) -> tuple[DataSource, ...] | None:
+    items = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    sources = [_source(item) for item in items]
+    return tuple(sources) if sources and None not in sources else None
+
+
+def _source(item: Any) -> DataSource | None:
+    if isinstance(item, DataSource):
+        item = {"path": item.path, "weight": item.weight}
+    if isinstance(item, (str, os.PathLike)):
+        item = {"path": os.fspath(item)}
+    if not isinstance(item, Mapping) or "path" not in item or set(item) - {"path", "weight"}:
+        return None
+    path, weight = item["path"], item.get("weight", 1.0)
+    is_number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
+    if not isinstance(path, str) or not path.strip() or not is_number or not 0 < weight < math.inf:
+        return None
+    return DataSource(path, float(weight))
+
+
+DATA = Kind(
+    'a file, or a list of files and of {"path": file, "weight": number above 0}',
+    _sources,
+    {"nargs": "+", "metavar": "FILE"},
+)
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """All options of a fine-tuning run. Paths are relative to the current folder, those of pictures to their file.
+
+    The numbers of the optimiser are those of the published recipe. After construction every value is checked and
+    normalised: lists are tuples, ``data`` and ``eval_data`` hold :class:`DataSource`, and what the mode decides
+    (``freeze``, ``quantization``) is filled in.
+
+    Raises:
+        ConfigurationError: a value of the wrong kind or range, or options that do not go together.
+    """
+
+    # what is trained
+    data: tuple[DataSource, ...] = option(DATA, "conversations to learn from, JSON or JSON lines")
+    output_dir: str = option(TEXT, "where checkpoints, logs and the result are written")
+    model_name_or_path: str = option(TEXT, "the model to start from: a directory or a name", default=DEFAULT_MODEL)
+    mode: str = option(
+        choice(FULL, LORA, QLORA), "train the weights, adapters, or adapters on a quantised model", default=LORA
+    )
+    quantization: str | None = option(
+        choice("int4", "int8"),
+        "format of the frozen weights in mode qlora (default: as stored, else int4)",
+        default=None,
+    )
+    dtype: str | None = option(
+        choice("float32", "bfloat16"),
+        "number format of the model (default: bfloat16 on a GPU, float32 on a CPU)",
+        default=None,
+    )
+    device: str | None = option(choice("cpu", "gpu"), "where to train (default: the GPU if there is one)", default=None)
+    freeze: tuple[str, ...] | None = option(
+        NAMES,
+        "mode full: parameters that stay as they are, as globs or presets, !GLOB for exceptions (default: freeze_vit)",
+        default=None,
+    )
+    lora_r: int = option(integer(), "rank of the adapters", default=64)
+    lora_alpha: float = option(number(above=True), "adapters count alpha / r times", default=16.0)
+    lora_dropout: float = option(number(0, 1, below=True), "dropout in front of the adapters", default=0.05)
+    lora_targets: tuple[str, ...] = option(NAMES, "layers that get an adapter", default=LORA_TARGETS)
+    modules_to_save: tuple[str, ...] = option(
+        NAMES, "layers trained whole beside the adapters: wte, lm_head", default=()
+    )
+
+    # data
+    eval_data: tuple[DataSource, ...] | None = option(DATA, "conversations to evaluate on", default=None)
+    eval_fraction: float = option(number(0, 1, below=True), "part of the data held out for evaluation", default=0.0)
+    max_length: int = option(integer(2), "longest conversation, in tokens", default=2048)
+    truncation: str = option(
+        choice("drop_turns", "refuse"),
+        "longer ones lose whole turns at the end, or are bad records",
+        default="drop_turns",
+    )
+    bad_records: str = option(
+        choice("refuse", "skip"), "what bad records do: stop the run, or be left out", default="refuse"
+    )
+    picture_check: str = option(
+        choice("decode", "header"), "check pictures before the first step: all of each, or its header", default="decode"
+    )
+    packing: bool = option(FLAG, "several conversations in one row, which do not see each other", default=False)
+    group_by_length: bool = option(FLAG, "batches of conversations of similar length", default=False)
+    dataloader_num_workers: int = option(integer(0), "processes that decode pictures, 0: none", default=2)
+
+    # optimisation
+    per_device_train_batch_size: int = option(integer(), "rows of one forward pass on one device", default=1)
+    per_device_eval_batch_size: int = option(integer(), "the same in evaluation", default=4)
+    gradient_accumulation_steps: int = option(integer(), "forward passes of one step", default=1)
+    num_train_epochs: float = option(number(above=True), "passes over the data", default=1.0)
+    max_steps: int = option(integer(1, -1), "so many steps instead of epochs, -1: epochs count", default=-1)
+    learning_rate: float = option(number(above=True), "its highest value", default=1e-5)
+    lr_scheduler_type: str = option(
+        choice("cosine", "linear", "constant", "constant_with_warmup"), "how the learning rate falls", default="cosine"
+    )
+    warmup_ratio: float = option(number(0, 1, below=True), "part of the steps in which it rises", default=0.01)
+    weight_decay: float = option(number(), "of AdamW, not for biases and norms", default=0.1)
+    adam_beta1: float = option(number(0, 1, below=True), "of AdamW", default=0.9)
+    adam_beta2: float = option(number(0, 1, below=True), "of AdamW", default=0.95)
+    adam_epsilon: float = option(number(above=True), "of AdamW", default=1e-8)
+    max_grad_norm: float = option(number(), "longer gradients are shortened to this norm, 0: never", default=1.0)
+    seed: int = option(integer(0), "of everything random", default=1234)
+
+    # memory and devices
+    recompute: bool = option(FLAG, "compute activations again in the backward pass: less memory", default=False)
+    loss_chunk_size: int | None = option(
+        integer(), "positions whose logits are in memory at once (default: chosen)", default=None
+    )
+    sharding: str | None = option(
+        choice("stage1", "stage2", "stage3"), "split optimiser, gradients, weights over the devices", default=None
+    )
+
+    # watching and saving
+    logging_steps: int = option(integer(), "steps between two lines of the log", default=10)
+    eval_steps: int | None = option(integer(), "steps between evaluations (default: at the end only)", default=None)
+    eval_samples: int = option(integer(0), "records that are answered and drawn in an evaluation", default=32)
+    save_steps: int = option(integer(), "steps between checkpoints", default=500)
+    save_total_limit: int = option(integer(), "checkpoints that are kept", default=2)
+    resume: bool = option(FLAG, "go on from the newest checkpoint in output_dir", default=True)
+    visualdl: bool | None = option(FLAG, "write VisualDL logs (default: if it is installed)", default=None)
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if value is None and item.metadata["optional"]:
+                continue
+            object.__setattr__(self, item.name, item.metadata["kind"].check(item.name, value))
+        self._check_mode()
+        if self.eval_data is not None and self.eval_fraction:
+            raise ConfigurationError("eval_fraction: got it beside eval_data; give one of them")
+        if self.eval_steps is not None and not self.has_evaluation:
+            raise ConfigurationError("eval_steps: there is nothing to evaluate on; give eval_data or eval_fraction")
+
+    def _check_mode(self) -> None:
+        if self.mode == FULL:
+            for item in fields(self):
+                is_adapter_option = item.name.startswith("lora_") or item.name == "modules_to_save"
+                if is_adapter_option and getattr(self, item.name) != item.default:
+                    raise ConfigurationError(f"{item.name}: there are no adapters in mode full; use mode lora or qlora")
+            if self.freeze is None:
+                object.__setattr__(self, "freeze", ("freeze_vit",))
+        elif self.freeze:
+            raise ConfigurationError(
+                f"freeze: everything but adapters and modules_to_save is frozen in mode {self.mode}; leave it out"
+            )
+        else:
+            object.__setattr__(self, "freeze", ())
+            if not self.lora_targets and not self.modules_to_save:
+                raise ConfigurationError(
+                    "lora_targets: got none, and no modules_to_save either; nothing would be trained"
+                )
+        if self.mode != QLORA and self.quantization is not None:
+            raise ConfigurationError(f"quantization: only mode qlora trains on quantised weights, got mode {self.mode}")
+
+    @property
+    def has_evaluation(self) -> bool:
+        return self.eval_data is not None or self.eval_fraction > 0
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> FinetuneConfig:
+        """Raises ConfigurationError for unknown keys, naming the nearest known one, and as the class does."""
+        known = [item.name for item in fields(cls)]
+        for name in values:
+            if name not in known:
+                raise ConfigurationError(f"{name}: unknown option{nearest(name, known)}")
+        for name in ("data", "output_dir"):
+            if name not in values:
+                raise ConfigurationError(f"{name}: missing; give it in the config file or as --{name}")
+        return cls(**values)
+
+    @classmethod
+    def from_file(
+        cls, path: str | os.PathLike[str] | None, overrides: Mapping[str, Any] | None = None
+    ) -> FinetuneConfig:
+        """The options of a JSON file (None: no file), those of ``overrides`` in their place."""
+        return cls.from_dict({**({} if path is None else read_config(Path(path))), **(overrides or {})})
+
+    def to_dict(self) -> dict[str, Any]:
+        """All options as JSON has them; :meth:`from_dict` reads it."""
+
+        def plain(value: Any) -> Any:
+            if isinstance(value, DataSource):
+                return {"path": value.path, "weight": value.weight}
+            return [plain(item) for item in value] if isinstance(value, tuple) else value
+
+        return {item.name: plain(getattr(self, item.name)) for item in fields(self)}
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """Words for a message: which known name was probably meant; all of them where none is near."""
+    found = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {found[0]}?" if found else f"; known: {', '.join(known)}"
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The JSON object in a config file. Raises ConfigurationError, also for a key that stands there twice."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        for name, value in pairs:
+            if name in result:
+                raise ConfigurationError(f"{path}: {name} stands there twice; keep one")
+            result[name] = value
+        return result
+
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique)
+    except OSError as error:
+        raise ConfigurationError(f"{path}: the config file cannot be read: {error.strerror or error}") from error
+    except ConfigurationError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise ConfigurationError(f"{path}: the config file is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigurationError(f"{path}: got {type(content).__name__}, expected a JSON object of options")
+    return content
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """``--name`` for every option of :class:`FinetuneConfig`; those that may be absent also take ``none``."""
+    group = parser.add_argument_group("options, in place of those in the config file")
+    for item in fields(FinetuneConfig):
+        keywords = dict(item.metadata["kind"].argument)
+        if item.metadata["optional"] and keywords.get("nargs") in (None, "?"):
+            keywords["type"] = _or_none(keywords.get("type", str))
+        text = item.metadata["help"].replace("%", "%%")
+        if item.default is not MISSING and item.default is not None:
+            shown = " ".join(item.default) if isinstance(item.default, tuple) else item.default
+            text += f" (default: {shown if shown != '' else 'none'})"
+        group.add_argument(f"--{item.name}", default=argparse.SUPPRESS, help=text, **keywords)
+
+
+def given_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options that :func:`add_options` found on the command line, for :meth:`FinetuneConfig.from_file`."""
+    found = {item.name: getattr(arguments, item.name, MISSING) for item in fields(FinetuneConfig)}
+    optional = {item.name for item in fields(FinetuneConfig) if item.metadata["optional"]}
+    return {
+        name: None if name in optional and value == ["none"] else value
+        for name, value in found.items()
+        if value is not MISSING
+    }
+
+
+def refuse_unknown(arguments: Sequence[str]) -> None:
+    """Raise ConfigurationError for what a parser with :func:`add_options` did not know, naming the nearest option."""
+    for argument in arguments:
+        name = argument.lstrip("-").partition("=")[0]
+        if argument.startswith("--"):
+            raise ConfigurationError(
+                f"--{name}: unknown option{nearest(name, [f.name for f in fields(FinetuneConfig)])}"
+            )
+        raise ConfigurationError(f"{argument!r}: unexpected on the command line; options begin with --")
+
+
+def _or_none(convert: Callable[[str], Any]) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        return None if text.lower() == "none" else convert(text)
+
+    read.__name__ = convert.__name__  # what argparse calls the type in its messages
+    return read

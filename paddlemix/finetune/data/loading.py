@@ -1,0 +1,103 @@
+"""Batches made ahead by worker processes.
+
+Not ``paddle.io.DataLoader``: an error in its dataset or collator, such as a picture that is gone, hangs the training
+without workers, and with them comes out as another error that says nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+
+import numpy as np
+import paddle
+
+from ...errors import NotEnoughMemoryError
+from .batching import MicroBatch
+from .collation import Collator
+from .dataset import ConversationDataset, PlanSampler
+from .workers import start_method
+
+# Batches that are made ahead, for each worker.
+_AHEAD = 2
+_PARENT_CHECK_SECONDS = 2.0
+
+
+class BatchLoader:
+    """The batches of a sampler, in order, as tensors.
+
+    Args:
+        workers: processes that encode records and decode pictures; 0: done here, when a batch is asked for.
+
+    Iterating raises ImageError for a picture that cannot be read any more, naming the record, and NotEnoughMemoryError
+    where a worker was killed.
+    """
+
+    def __init__(
+        self, dataset: ConversationDataset, sampler: PlanSampler, collator: Collator, workers: int = 0
+    ) -> None:
+        self.dataset = dataset
+        self.sampler = sampler
+        self.collator = collator
+        self.workers = workers
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[dict[str, paddle.Tensor]]:
+        batches = self._made_ahead() if self.workers else map(self._make, self.sampler)
+        for batch in batches:
+            yield {name: paddle.to_tensor(array) for name, array in batch.items()}
+
+    def _make(self, batch: MicroBatch) -> dict[str, np.ndarray]:
+        return self.collator(self.dataset[batch])
+
+    def _made_ahead(self) -> Iterator[dict[str, np.ndarray]]:
+        pending: deque[Future[dict[str, np.ndarray]]] = deque()
+        # Forked workers have the records already; they never touch a device.
+        pool = ProcessPoolExecutor(
+            self.workers, start_method(), initializer=_start_worker, initargs=(self._make, os.getpid())
+        )
+        try:
+            for batch in self.sampler:
+                pending.append(pool.submit(_work, batch))
+                if len(pending) >= self.workers * _AHEAD:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        except BrokenProcessPool as error:
+            raise NotEnoughMemoryError(
+                f"dataloader_num_workers: one of {self.workers} worker processes was killed, probably for want of "
+                "memory; use fewer"
+            ) from error
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+# ---------------------------------------------------------------- in a worker process
+
+_make: Callable[[MicroBatch], dict[str, np.ndarray]]
+
+
+def _start_worker(make: Callable[[MicroBatch], dict[str, np.ndarray]], parent: int) -> None:
+    global _make
+    _make = make
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and ends the workers
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _work(batch: MicroBatch) -> dict[str, np.ndarray]:
+    return _make(batch)
+
+
+def _end_with(parent: int) -> None:
+    """A parent that is killed cannot end its workers."""
+    while os.getppid() == parent:
+        time.sleep(_PARENT_CHECK_SECONDS)
+    os._exit(1)

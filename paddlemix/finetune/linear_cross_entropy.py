@@ -1,0 +1,207 @@
+"""Cross entropy of a language-model head's logits that are never all in memory.
+
+At 2048 positions and 151,936 entries of the vocabulary the logits are 1.2 GB in float32, and their gradient as much
+again. Here a chunk of positions goes through head, softmax and gradient before the next one begins: the gradient of the
+summed loss with respect to the logits, ``softmax - one-hot``, needs nothing that comes later, so both products with it
+are done at once, in the forward pass, and the backward pass only multiplies by the gradient of the loss. There are as
+many matrix products as without chunks. Positions without a label take part in none of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import paddle
+import paddle.nn as nn
+import paddle.nn.functional as F
+from paddle.autograd import PyLayer
+
+from ..errors import OperatorError
+from ..models.qwen_vl.batching import IGNORED_LABEL
+from ..models.qwen_vl.projections import Linear
+from ..models.qwen_vl.recomputation import recomputed
+
+#: Logits of one chunk where no chunk size is given: 256 MiB in float32.
+LOGITS_PER_CHUNK = 1 << 26
+
+
+def linear_cross_entropy(
+    hidden: paddle.Tensor,
+    weight: paddle.Tensor,
+    labels: paddle.Tensor,
+    *,
+    chunk_size: int | None = None,
+    ignore_index: int = IGNORED_LABEL,
+) -> paddle.Tensor:
+    """The sum over all labelled positions of the cross entropy of ``hidden @ weight``.
+
+    Gradients go to ``hidden`` and ``weight``, to each where it wants one. Under ``auto_cast`` the products are computed
+    in its dtype. The softmax is float32, or float64 for float64 inputs.
+
+    Args:
+        hidden: ``[positions, width]``.
+        weight: ``[width, vocabulary]``, of the dtype of ``hidden``.
+        labels: int64 ``[positions]``.
+        chunk_size: positions in a chunk; by default as many as have ``LOGITS_PER_CHUNK`` logits.
+        ignore_index: the label of positions that do not count.
+
+    Returns:
+        A scalar in the softmax's dtype; 0 without any labelled position.
+
+    Raises:
+        OperatorError: shapes do not fit, or a label is not in the vocabulary.
+    """
+    if hidden.ndim != 2 or weight.ndim != 2 or hidden.shape[1] != weight.shape[0]:
+        raise OperatorError(
+            f"linear_cross_entropy: hidden has shape {hidden.shape} and weight {weight.shape}, expected "
+            "[positions, width] and [width, vocabulary]"
+        )
+    rows, targets = _labelled(labels, hidden.shape[0], weight.shape[1], ignore_index)
+    if paddle.amp.is_autocast_enabled():
+        dtype = paddle.amp.get_autocast_dtype()
+        hidden, weight = hidden.astype(dtype), weight.astype(dtype)
+    wanted = [paddle.is_grad_enabled() and not tensor.stop_gradient for tensor in (hidden, weight)]
+    work = _Work(rows, targets, chunk_size or default_chunk_size(weight.shape[1]), *wanted)
+    with paddle.amp.auto_cast(enable=False):
+        return _LinearCrossEntropy.apply(hidden, weight, work)
+
+
+def head_cross_entropy(
+    hidden: paddle.Tensor,
+    head: nn.Layer,
+    vocabulary: int,
+    labels: paddle.Tensor,
+    *,
+    chunk_size: int | None = None,
+    ignore_index: int = IGNORED_LABEL,
+) -> paddle.Tensor:
+    """:func:`linear_cross_entropy` with any layer that maps ``[n, width]`` to ``[n, vocabulary]``.
+
+    A layer that is more than a product with its weight (quantised, with an adapter, wrapped) is called chunk by
+    chunk, and once more in the backward pass.
+    """
+    if _is_plain(head):
+        return linear_cross_entropy(hidden, head.weight, labels, chunk_size=chunk_size, ignore_index=ignore_index)
+    rows, targets = _labelled(labels, hidden.shape[0], vocabulary, ignore_index)
+    if not len(rows):
+        return (head(hidden[:1]) * 0).sum().astype("float32")
+    size = chunk_size or default_chunk_size(vocabulary)
+
+    def chunk_loss(part: paddle.Tensor, part_targets: paddle.Tensor) -> paddle.Tensor:
+        return F.cross_entropy(_wide(head(part)), part_targets, reduction="sum")
+
+    losses = []
+    for start in range(0, len(rows), size):
+        part = paddle.gather(hidden, rows[start : start + size])
+        losses.append(recomputed(chunk_loss, head, part, targets[start : start + size]))
+    return paddle.add_n(losses)
+
+
+def default_chunk_size(vocabulary: int) -> int:
+    """Positions whose logits are ``LOGITS_PER_CHUNK`` at most, and at least one."""
+    return max(1, LOGITS_PER_CHUNK // vocabulary)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What is not differentiated. ``rows``: int64 ``[n]``, the labelled positions; ``targets``: their labels."""
+
+    rows: paddle.Tensor
+    targets: paddle.Tensor
+    chunk_size: int
+    hidden_wanted: bool
+    weight_wanted: bool
+
+
+class _LinearCrossEntropy(PyLayer):
+    @staticmethod
+    def forward(ctx, hidden: paddle.Tensor, weight: paddle.Tensor, work: _Work) -> paddle.Tensor:
+        total = paddle.zeros([], dtype=_wide_dtype(hidden))
+        hidden_parts = []
+        weight_grad = paddle.zeros_like(weight) if work.weight_wanted else None
+        for start in range(0, len(work.rows), work.chunk_size):
+            chunk = slice(start, start + work.chunk_size)
+            loss, hidden_part = _chunk(
+                paddle.gather(hidden, work.rows[chunk]), weight, work.targets[chunk], work.hidden_wanted, weight_grad
+            )
+            total = total + loss
+            hidden_parts.append(hidden_part)
+        # Not `save_for_backward`: the gradients are scaled in place, and nobody else is to hold them.
+        ctx.hidden_grad = _spread(hidden_parts, work.rows, hidden) if work.hidden_wanted else None
+        ctx.weight_grad = weight_grad
+        return total
+
+    @staticmethod
+    def backward(ctx, grad: paddle.Tensor) -> tuple[paddle.Tensor | None, paddle.Tensor | None]:
+        grads = ctx.hidden_grad, ctx.weight_grad
+        ctx.hidden_grad = ctx.weight_grad = None
+        # Paddle refuses a gradient for an input that wants none, such as a frozen weight.
+        return tuple(None if own is None else own.multiply_(grad.astype(own.dtype)) for own in grads)
+
+
+def _chunk(
+    hidden: paddle.Tensor,
+    weight: paddle.Tensor,
+    targets: paddle.Tensor,
+    hidden_wanted: bool,
+    weight_grad: paddle.Tensor | None,
+) -> tuple[paddle.Tensor, paddle.Tensor | None]:
+    """Loss and gradient of ``hidden`` of one chunk; the weight's gradient is added to ``weight_grad``.
+
+    All that has as many elements as the logits is gone when this returns.
+    """
+    loss, grad = _softmax_gradient(paddle.matmul(hidden, weight), targets)
+    grad = grad.astype(hidden.dtype)
+    if weight_grad is not None:
+        weight_grad.addmm_(hidden.t(), grad)
+    return loss, paddle.matmul(grad, weight, transpose_y=True) if hidden_wanted else None
+
+
+def _softmax_gradient(logits: paddle.Tensor, targets: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
+    """The summed cross entropy, and its gradient ``softmax - one-hot`` in place of the logits (in a wider dtype)."""
+    logits = _wide(logits)
+    places = paddle.stack([paddle.arange(len(targets), dtype="int64"), targets], axis=1)
+    target_logits = paddle.gather_nd(logits, places)
+    largest = logits.max(axis=1)
+    weights = F.softmax_(logits, axis=1)
+    # Not from the target's own probability, whose logarithm is cut off where it is tiny; the largest never is.
+    loss = (largest - weights.max(axis=1).log() - target_logits).sum()
+    return loss, weights.index_put_((places[:, 0], targets), paddle.gather_nd(weights, places) - 1)
+
+
+def _spread(parts: list[paddle.Tensor], rows: paddle.Tensor, like: paddle.Tensor) -> paddle.Tensor:
+    """The chunks' gradients at their rows, zeros elsewhere."""
+    if not parts:
+        return paddle.zeros_like(like)
+    joined = paddle.concat(parts)
+    return joined if len(rows) == len(like) else paddle.scatter(paddle.zeros_like(like), rows, joined)
+
+
+def _labelled(
+    labels: paddle.Tensor, positions: int, vocabulary: int, ignore_index: int
+) -> tuple[paddle.Tensor, paddle.Tensor]:
+    """Rows that have a label, and their labels: int64 ``[n]`` each."""
+    if labels.shape != [positions]:
+        raise OperatorError(f"linear_cross_entropy: labels has shape {labels.shape}, expected [{positions}]")
+    rows = paddle.nonzero(labels != ignore_index).flatten()
+    targets = paddle.gather(labels, rows)
+    if len(rows) and not 0 <= int(targets.min()) <= int(targets.max()) < vocabulary:
+        raise OperatorError(
+            f"linear_cross_entropy: labels from {int(targets.min())} to {int(targets.max())}, expected 0 to "
+            f"{vocabulary - 1}, or {ignore_index} for positions that do not count"
+        )
+    return rows, targets
+
+
+def _is_plain(head: nn.Layer) -> bool:
+    # Parameters of which other processes keep a part are there only while the layer is called.
+    wrapped = "forward" in vars(head) or head._forward_pre_hooks or head._forward_post_hooks
+    return type(head) in (nn.Linear, Linear) and head.bias is None and not wrapped
+
+
+def _wide_dtype(x: paddle.Tensor) -> paddle.dtype:
+    return x.dtype if x.dtype == paddle.float64 else paddle.float32
+
+
+def _wide(x: paddle.Tensor) -> paddle.Tensor:
+    return x.astype(_wide_dtype(x))

@@ -1,0 +1,96 @@
+"""The model as it is fine-tuned: called with a batch, it returns the loss."""
+
+from __future__ import annotations
+
+import paddle
+import paddle.nn as nn
+
+from ..errors import PromptError
+from ..models.qwen_vl.batching import IGNORED_LABEL
+from ..models.qwen_vl.modeling import QWenLMHeadModel
+from .linear_cross_entropy import head_cross_entropy
+from .packing import visibility
+
+
+class FinetuneModel(nn.Layer):
+    """A Qwen-VL whose ``forward`` returns the loss and never holds all logits.
+
+    In training every trained parameter gets a gradient in every step, zeros where the batch has no picture, so that
+    data-parallel processes stay in step.
+
+    Args:
+        model: the model to train; its parameters are this layer's, under ``model.``.
+        loss_chunk_size: positions whose logits are in memory at once; see ``linear_cross_entropy``.
+        recompute: keep only the inputs of the decoder's layers, of the ViT's and of the resampler, and compute their
+            activations again in the backward pass.
+    """
+
+    def __init__(self, model: QWenLMHeadModel, loss_chunk_size: int | None = None, recompute: bool = False) -> None:
+        super().__init__()
+        self.model = model
+        self.loss_chunk_size = loss_chunk_size
+        for layer in model.sublayers():
+            if hasattr(layer, "enable_recompute"):
+                layer.enable_recompute = recompute
+
+    def forward(
+        self,
+        input_ids: paddle.Tensor,
+        labels: paddle.Tensor,
+        position_ids: paddle.Tensor | None = None,
+        attention_mask: paddle.Tensor | None = None,
+        images: paddle.Tensor | None = None,
+        target_count: paddle.Tensor | None = None,
+    ) -> dict[str, paddle.Tensor]:
+        """The loss of predicting ``labels`` one position ahead.
+
+        Args:
+            input_ids: int64 ``[batch, length]``; each picture is ``<img>``, placeholders, ``</img>``. Padding is on
+                the right.
+            labels: int64 ``[batch, length]``, aligned with the ids; −100 is no target. Of several conversations in a
+                row the first token of each is none.
+            position_ids: int64 ``[batch, length]``; by default slots are counted from the row's start.
+            attention_mask: who may see whom, causality aside: int64 segments ``[batch, length]`` as
+                ``packing.visibility`` reads them, or bool ``[batch, length, length]``. Rows of one conversation need
+                none.
+            images: float32 ``[n, 3, side, side]``, in order of appearance over the rows.
+            target_count: float32 ``[1]``, what the summed loss is divided by; by default the targets of this batch.
+
+        Returns:
+            ``loss``, a float32 scalar.
+
+        Raises:
+            PromptError: a mask of another shape.
+        """
+        transformer = self.model.transformer
+        embeddings = transformer.embed(input_ids, images)
+        hidden, _ = transformer(embeddings, _visible(attention_mask, input_ids), position_ids)
+        following = paddle.concat(
+            [labels[:, 1:], paddle.full([labels.shape[0], 1], IGNORED_LABEL, labels.dtype)], axis=1
+        )
+        following = following.flatten()
+        total = head_cross_entropy(
+            hidden.reshape([-1, hidden.shape[-1]]),
+            self.model.lm_head,
+            self.model.config.vocab_size,
+            following,
+            chunk_size=self.loss_chunk_size,
+        )
+        if target_count is None:
+            target_count = (following != IGNORED_LABEL).astype("float32").sum().clip(min=1.0)
+        return {"loss": total / target_count.reshape([])}
+
+
+def _visible(mask: paddle.Tensor | None, input_ids: paddle.Tensor) -> paddle.Tensor | None:
+    """bool ``[batch, length, length]`` of segments; a mask of that kind as it is."""
+    if mask is None:
+        return None
+    batch, length = input_ids.shape
+    if mask.dtype == paddle.bool and mask.shape == [batch, length, length]:
+        return mask
+    if mask.dtype in (paddle.int32, paddle.int64) and mask.shape == [batch, length]:
+        return paddle.to_tensor(visibility(mask.numpy()))
+    raise PromptError(
+        f"attention_mask: got {str(mask.dtype).rpartition('.')[2]} {list(mask.shape)}, expected int64 segments "
+        f"{[batch, length]} or bool {[batch, length, length]}"
+    )

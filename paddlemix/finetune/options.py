@@ -1,0 +1,92 @@
+"""Kinds of configuration values: how each is checked, and how it is given on a command line."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..cli import boolean
+from ..errors import ConfigurationError
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of value.
+
+    Attributes:
+        expected: words for messages, such as "an integer of at least 1".
+        convert: value as it stands in JSON -> value as the program has it; None where it cannot be one.
+        argument: keywords for ``ArgumentParser.add_argument``.
+    """
+
+    expected: str
+    convert: Callable[[Any], Any]
+    argument: Mapping[str, Any]
+
+    def check(self, name: str, value: Any) -> Any:
+        """The converted value. Raises ConfigurationError."""
+        converted = self.convert(value)
+        if converted is None:
+            raise ConfigurationError(f"{name}: got {value!r}, expected {self.expected}")
+        return converted
+
+
+def option(kind: Kind, text: str, **default: Any) -> Any:
+    """A dataclass field of this kind with its help text; with ``default=None``, None is a value as well."""
+    return field(**default, metadata={"kind": kind, "help": text, "optional": default.get("default", ...) is None})
+
+
+def integer(least: int = 1, *also: int) -> Kind:
+    """Integers of at least ``least``, and those of ``also``."""
+
+    def convert(value: Any) -> int | None:
+        is_integer = isinstance(value, int) and not isinstance(value, bool)
+        return value if is_integer and (value >= least or value in also) else None
+
+    others = "".join(f" or {value}" for value in also)
+    return Kind(f"an integer of at least {least}{others}", convert, {"type": int, "metavar": "N"})
+
+
+def number(least: float = 0.0, most: float = math.inf, *, above: bool = False, below: bool = False) -> Kind:
+    """Finite numbers in [least, most], without the ends where ``above`` or ``below`` says so."""
+
+    def convert(value: Any) -> float | None:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            return None
+        low = value > least if above else value >= least
+        high = value < most if below else value <= most
+        return float(value) if low and high else None
+
+    words = f"above {least:g}" if above else f"of at least {least:g}"
+    if most != math.inf:
+        words += f" and below {most:g}" if below else f" and at most {most:g}"
+    return Kind(f"a number {words}", convert, {"type": float, "metavar": "X"})
+
+
+def choice(*values: str) -> Kind:
+    """One of some words."""
+
+    def convert(value: Any) -> str | None:
+        return value if isinstance(value, str) and value in values else None
+
+    return Kind("one of " + ", ".join(values), convert, {"metavar": "|".join(values)})
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) and value.strip() else None
+
+
+def _flag(value: Any) -> bool | None:
+    return value if isinstance(value, bool) else None
+
+
+def _names(value: Any) -> tuple[str, ...] | None:
+    is_list = isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+    return tuple(value) if is_list and all(_text(item) for item in value) else None
+
+
+TEXT = Kind("a text", _text, {"metavar": "TEXT"})
+FLAG = Kind("true or false", _flag, {"type": boolean, "nargs": "?", "const": True, "metavar": "True|False"})
+NAMES = Kind("a list of texts", _names, {"nargs": "*", "metavar": "NAME"})

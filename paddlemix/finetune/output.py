@@ -1,0 +1,154 @@
+"""The output directory of a fine-tuning run: what it is of, where to go on, where the result goes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import CheckpointError, ConfigurationError
+from ..files import read_json_object, write_json
+from .adapters.files import CONFIG as ADAPTER_CONFIG_FILE
+from .checkpoints import newest_checkpoint, publish, sweep
+from .configuration import FinetuneConfig
+
+RUN_FILE = "finetune.json"
+MODEL_FILES = ("config.json", ADAPTER_CONFIG_FILE)
+_RESULT = "result.writing"
+
+#: options that change neither what is learnt nor in which order
+_MAY_CHANGE = frozenset(
+    {
+        *("output_dir", "device", "resume", "visualdl", "logging_steps", "save_steps", "save_total_limit"),
+        *("eval_data", "eval_steps", "eval_samples", "per_device_eval_batch_size"),
+        *("dataloader_num_workers", "picture_check", "loss_chunk_size", "recompute"),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What ``finetune.json`` says of the training in a directory.
+
+    config: its options; processes: how many it runs on; data: digest of the records; metrics: of the finished training,
+    None before that.
+    """
+
+    config: dict[str, Any]
+    processes: int
+    data: str
+    metrics: dict[str, float] | None = None
+
+
+def digest_of(record_digests: Iterable[str]) -> str:
+    """One text that says which records there are, in which order."""
+    return hashlib.sha256("\n".join(record_digests).encode("ascii")).hexdigest()
+
+
+def find_run(config: FinetuneConfig) -> Run | None:
+    """The training that was begun in the output directory with the same options; None in a new directory.
+
+    Raises:
+        ConfigurationError: the directory holds a training with other options, one that is not to be resumed, or a
+            model.
+    """
+    folder = Path(config.output_dir)
+    if folder.exists() and not folder.is_dir():
+        raise ConfigurationError(f"output_dir: {folder} is a file; name a directory")
+    run = _read(folder)
+    if run is None:
+        for name in MODEL_FILES:
+            if (folder / name).exists():
+                raise ConfigurationError(f"output_dir: {folder} holds a model ({name}); name another directory")
+        if newest_checkpoint(folder) is not None:
+            raise ConfigurationError(
+                f"output_dir: {folder} holds checkpoints, but no {RUN_FILE} that says of what; name another one"
+            )
+        return None
+    if not config.resume:
+        raise ConfigurationError(
+            f"output_dir: {folder} holds a training already; set resume, or name another directory"
+        )
+    now = config.to_dict()
+    for name in sorted((set(now) | set(run.config)) - _MAY_CHANGE):
+        if now.get(name) != run.config.get(name):
+            raise ConfigurationError(
+                f"{name}: got {now.get(name)!r}, the training in {folder} was begun with {run.config.get(name)!r}; "
+                "go on with that, or name another output_dir"
+            )
+    return run
+
+
+def begin_run(folder: Path, run: Run, before: Run | None) -> Path | None:
+    """Make the directory ready; returns the checkpoint to go on from, None for a fresh start.
+
+    Args:
+        before: what :func:`find_run` found.
+
+    Raises:
+        ConfigurationError: the training there is of other records or another number of processes.
+        CheckpointError: the directory cannot be written.
+    """
+    if before is not None:
+        if before.processes != run.processes:
+            raise ConfigurationError(
+                f"output_dir: the training in {folder} runs on {before.processes} process(es), now there are "
+                f"{run.processes}; start as many, or name another directory"
+            )
+        if before.data != run.data:
+            raise ConfigurationError(
+                f"data: the records are not those that the training in {folder} was begun with; "
+                "put them back, or name another output_dir"
+            )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        sweep(folder)
+        shutil.rmtree(folder / _RESULT, ignore_errors=True)
+        _write(folder, run)
+    except OSError as error:
+        raise CheckpointError(f"{folder}: cannot be written: {error.strerror or error}") from error
+    return newest_checkpoint(folder)
+
+
+def write_result(folder: Path, run: Run, write: Callable[[Path], object]) -> None:
+    """Put the files that ``write`` makes in a folder into ``folder``; they count when ``run`` stands beside them.
+
+    Raises:
+        CheckpointError: they cannot be written.
+    """
+    aside = folder / _RESULT
+    try:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir()
+        write(aside)
+        ready = folder / (_RESULT + ".done")
+        shutil.rmtree(ready, ignore_errors=True)
+        publish(aside, ready)
+        for path in sorted(ready.iterdir()):
+            os.replace(path, folder / path.name)
+        ready.rmdir()
+        _write(folder, run)
+    except OSError as error:
+        raise CheckpointError(f"{folder}: the result cannot be written: {error.strerror or error}") from error
+
+
+def _read(folder: Path) -> Run | None:
+    content = read_json_object(folder / RUN_FILE)
+    if content is None:
+        return None
+    fields = {"config": dict, "processes": int, "data": str}
+    if not all(isinstance(content.get(name), kind) for name, kind in fields.items()):
+        raise ConfigurationError(f"output_dir: {folder / RUN_FILE} is not understood; name another directory")
+    metrics = content.get("metrics")
+    return Run(content["config"], content["processes"], content["data"], metrics if isinstance(metrics, dict) else None)
+
+
+def _write(folder: Path, run: Run) -> None:
+    write_json(
+        folder / RUN_FILE,
+        {"config": run.config, "processes": run.processes, "data": run.data, "metrics": run.metrics},
+    )

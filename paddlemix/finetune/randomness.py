@@ -1,0 +1,88 @@
+"""The state of every random generator as JSON, so that an interrupted training goes on with the same draws."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import paddle
+
+from ..errors import TrainingError
+
+_core = paddle.framework.core
+
+
+def seed_everything(seed: int, process: int) -> None:
+    """Seed the generators of this process; each process draws its own numbers, as for dropout."""
+    mixed = int(np.random.SeedSequence([seed, process]).generate_state(1)[0])
+    random.seed(mixed)
+    np.random.seed(mixed)
+    paddle.seed(mixed)
+
+
+def random_state() -> dict[str, Any]:
+    """What :func:`set_random_state` needs, in values that JSON has."""
+    version, words, following = random.getstate()
+    numpy_state = np.random.get_state(legacy=False)
+    inner = numpy_state["state"]
+    return {
+        "python": [version, list(words), following],
+        "numpy": {**numpy_state, "state": {"key": inner["key"].tolist(), "pos": int(inner["pos"])}},
+        "paddle": [_generator_state(generator) for generator in _generators()],
+    }
+
+
+def set_random_state(state: dict[str, Any], where: object) -> None:
+    """Put every generator where :func:`random_state` found it.
+
+    Raises:
+        TrainingError: ``state``, which was read at ``where``, is not such a state, or is one of other devices.
+    """
+    generators = _generators()
+    try:
+        version, words, following = state["python"]
+        numpy_state = state["numpy"]
+        key = np.array(numpy_state["state"]["key"], np.uint32)
+        stored = [(int(seed), int(offset), str(engine)) for seed, offset, engine in state["paddle"]]
+        if len(stored) != len(generators):
+            raise TrainingError(
+                f"{where}: holds {len(stored)} generators of Paddle, this machine has {len(generators)}"
+            )
+        random.setstate((version, tuple(words), following))
+        np.random.set_state({**numpy_state, "state": {"key": key, "pos": numpy_state["state"]["pos"]}})
+        for generator, (seed, offset, engine) in zip(generators, stored):
+            now = generator.get_state()
+            device = now.__getstate__()[0]
+            restored = type(now).__new__(type(now))  # the constructor of what pickles would restore
+            restored.__setstate__((device, seed, offset, list(engine.encode("ascii"))))
+            generator.set_state(restored)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise TrainingError(
+            f"{where}: not a state of random generators ({error!r:.100}); the file is damaged"
+        ) from error
+
+
+def paddle_state() -> list[Any]:
+    """The states of Paddle's generators in this process, as its own objects."""
+    return [generator.get_state() for generator in _generators()]
+
+
+def set_paddle_state(states: list[Any]) -> None:
+    """Put Paddle's generators where :func:`paddle_state` found them."""
+    for generator, state in zip(_generators(), states):
+        generator.set_state(state)
+
+
+def _generators() -> list[Any]:
+    """Paddle's generators of this process: the CPU's and that of the current GPU."""
+    generators = [_core.default_cpu_generator()]
+    place = paddle.framework._current_expected_place()
+    if place.is_gpu_place():
+        generators.append(_core.default_cuda_generator(place.gpu_device_id()))
+    return generators
+
+
+def _generator_state(generator: Any) -> list[Any]:
+    _, seed, offset, engine = generator.get_state().__getstate__()
+    return [seed, offset, bytes(engine).decode("ascii")]

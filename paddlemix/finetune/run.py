@@ -1,0 +1,369 @@
+"""Fine-tuning from a configuration to a result: check the records, build the model, train, write."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import paddle
+import paddle.distributed as dist
+
+from ..checkpoint import hub, load_into
+from ..errors import ConfigurationError, PaddleMixError
+from ..inference import resolve_device
+from ..memory import keep_freed_memory
+from ..models.qwen_vl.configuration import QWenVLConfig
+from ..models.qwen_vl.modeling import QWenLMHeadModel
+from ..models.qwen_vl.processing import QwenVLProcessor
+from .adapters.config import LoRAConfig
+from .adapters.files import load_adapter, save_adapter
+from .adapters.injection import inject
+from .configuration import FULL, QLORA, FinetuneConfig
+from .data.batching import BatchLayout, TrainingPlan
+from .data.checks import CheckReport, check_files
+from .data.collation import Collator
+from .data.dataset import ConversationDataset, PlanSampler, held_out
+from .data.loading import BatchLoader
+from .data.records import Record
+from .denormals import flush_denormals
+from .evaluation import evaluate
+from .exchange import STAGE3
+from .freezing import freeze
+from .model import FinetuneModel
+from .output import Run, begin_run, digest_of, find_run, write_result
+from .randomness import seed_everything
+from .trainer import FinetuneTrainer, TrainingData, training_arguments
+from .watching import remove_default_callbacks, watching
+
+SAMPLES_DIR = "samples"
+BAD_RECORDS_FILE = "bad_records.txt"
+
+Say = Callable[[str], Any]
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class FinetuneResult:
+    """output_dir: a complete model directory (mode full) or an adapter; metrics: ``train_loss`` and those of the last
+    evaluation."""
+
+    output_dir: Path
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class CheckedData:
+    """What the checks of the files left: training and, where asked for, evaluation records; ``problems``: the table of
+    what was wrong, empty where nothing was."""
+
+    train: CheckReport
+    held_out: list[Record]
+    problems: str
+
+
+def finetune(config: FinetuneConfig, say: Say = lambda text: None) -> FinetuneResult:
+    """Fine-tune a model. Called by every process of a distributed launch.
+
+    A training that was interrupted goes on; one that is finished is left as it is.
+
+    Args:
+        say: told in a few lines what is done; by the first process alone.
+
+    Raises:
+        ConfigurationError, RecordError, AdapterError: options, records or names that cannot work, before the first
+            step.
+        TrainingError: a loss that is not finite, or a checkpoint of another training.
+        CheckpointError, ModelNotFoundError, NotEnoughMemoryError: weights that cannot be read or written.
+    """
+    start_process(config.device)
+    is_first = dist.get_rank() == 0
+    say = say if is_first else lambda text: None
+    output_dir = Path(config.output_dir)
+    before = on_first(lambda: find_run(config))
+    if before is not None and before.metrics is not None:
+        say(f"{output_dir}: the training is finished already: {_listed(before.metrics)}")
+        return FinetuneResult(output_dir, before.metrics)
+    directory = on_first(lambda: hub.resolve(config.model_name_or_path))
+    processor = QwenVLProcessor.from_pretrained(directory)
+    data = on_first(lambda: checked_data(config, processor, say))
+    run = Run(config.to_dict(), dist.get_world_size(), digest_of(record.digest for record in data.train.records))
+    seed_everything(config.seed, 0)  # all processes begin with the same adapters
+    model = build_model(config, directory)
+    checkpoint = on_first(lambda: begin_run(output_dir, run, before))
+    if data.problems and is_first:
+        (output_dir / BAD_RECORDS_FILE).write_text(data.problems + "\n", encoding="utf-8")
+    source = ConversationData(config, data.train, processor)
+    with watching(output_dir, visualdl=_with_visualdl(config)) as watch:
+        trainer = make_trainer(config, model, processor, source, data.held_out, watch)
+        train_loss = trainer.train(checkpoint)
+        metrics = {"train_loss": train_loss, **trainer.metrics}
+        finished = replace(run, metrics=metrics)
+        with trainer.exchange.whole_weights():
+            on_first(lambda: write_result(output_dir, finished, lambda folder: save(config, model, processor, folder)))
+    say(f"{output_dir}: {_listed(metrics)}")
+    return FinetuneResult(output_dir, metrics)
+
+
+def check(config: FinetuneConfig) -> CheckReport:
+    """Check every record of ``data`` and ``eval_data`` and train nothing; ``str`` of the report is a table.
+
+    Raises:
+        ConfigurationError: a file that cannot be read.
+    """
+    processor = QwenVLProcessor.from_pretrained(hub.resolve(config.model_name_or_path))
+    return _checked(config, [source.path for source in (*config.data, *(config.eval_data or ()))], processor)
+
+
+# ---------------------------------------------------------------------------------------------------- processes
+
+
+def start_process(device: str | None) -> None:
+    """Choose the device of this process, and join the others where there are any.
+
+    Raises:
+        ConfigurationError: a device that Paddle does not see, or several processes without a way to talk.
+    """
+    processes = int(os.environ.get("PADDLE_TRAINERS_NUM", "1"))
+    if processes > 1 and device != "cpu" and paddle.device.is_compiled_with_cuda():
+        device = f"gpu:{dist.ParallelEnv().device_id}" if paddle.device.cuda.device_count() else "cpu"
+    device = resolve_device(device)
+    paddle.set_device(device)
+    if device == "cpu":
+        flush_denormals()
+        keep_freed_memory()
+        if processes > 1 and os.environ.get("PADDLE_DISTRI_BACKEND") != "gloo":
+            raise ConfigurationError(
+                "device: several processes on CPUs need --backend gloo behind paddle.distributed.launch"
+            )
+    if processes > 1 and not dist.is_initialized():
+        dist.init_parallel_env()
+
+
+def on_first(work: Callable[[], _T]) -> _T:
+    """What ``work`` returns in the first process, in all of them; its error likewise."""
+    if dist.get_world_size() == 1:
+        return work()
+    outcome: list[Any] = [None]
+    if dist.get_rank() == 0:
+        try:
+            outcome = [(work(), None)]
+        except PaddleMixError as error:
+            outcome = [(None, error)]
+    dist.broadcast_object_list(outcome, src=0)
+    value, error = outcome[0]
+    if error is not None:
+        raise error
+    return value
+
+
+# ---------------------------------------------------------------------------------------------------- data
+
+
+def checked_data(config: FinetuneConfig, processor: QwenVLProcessor, say: Say) -> CheckedData:
+    """Check all records and split them.
+
+    Raises:
+        RecordError: bad records, unless they are to be skipped.
+        ConfigurationError: nothing is left.
+    """
+    report = _checked(config, [source.path for source in config.data], processor)
+    problems = [report.table()] if report.problems else []
+    say(str(report))
+    report = report.usable(config.bad_records)
+    evaluated: list[Record] = []
+    if config.eval_data is not None:
+        other = _checked(config, [source.path for source in config.eval_data], processor)
+        say(f"evaluation: {other}")
+        problems += [other.table()] if other.problems else []
+        evaluated = other.usable(config.bad_records).records
+    elif config.eval_fraction:
+        mask = held_out(report.records, config.eval_fraction)
+        evaluated = [record for record, out in zip(report.records, mask) if out]
+        report = report.select(~mask)
+    return CheckedData(report, evaluated, "\n".join(problems))
+
+
+def _checked(config: FinetuneConfig, paths: Sequence[str], processor: QwenVLProcessor) -> CheckReport:
+    return check_files(
+        paths,
+        processor,
+        max_length=config.max_length,
+        truncation=config.truncation,
+        picture_check=config.picture_check,
+        workers=config.dataloader_num_workers,
+    )
+
+
+class ConversationData(TrainingData):
+    """The conversations of a run, by the plan of its epochs."""
+
+    def __init__(self, config: FinetuneConfig, report: CheckReport, processor: QwenVLProcessor) -> None:
+        layout = BatchLayout(
+            rows=config.per_device_train_batch_size,
+            accumulation=config.gradient_accumulation_steps,
+            processes=dist.get_world_size(),
+            max_length=config.max_length,
+            packing=config.packing,
+            group_by_length=config.group_by_length,
+        )
+        weights = [source.weight for source in config.data]
+        self.plan = TrainingPlan(
+            report.lengths, report.targets, layout, seed=config.seed, sources=report.sources, weights=weights
+        )
+        self.records = report.records
+        self.steps = config.max_steps if config.max_steps > 0 else self.plan.total_steps(config.num_train_epochs)
+        self.accumulation = config.gradient_accumulation_steps
+        self._workers = config.dataloader_num_workers
+        self._dataset = ConversationDataset(report.records, processor.tokenizer, config.max_length, config.truncation)
+        self._collator = Collator.of(processor)
+
+    def loader(self, first_step: int) -> BatchLoader:
+        sampler = PlanSampler(self.plan, dist.get_rank(), first_step, self.steps)
+        return BatchLoader(self._dataset, sampler, self._collator, self._workers)
+
+    def tokens(self, step: int) -> int:
+        epoch, within = self.plan.locate(step)
+        return int(self.plan.epoch(epoch).step_tokens[within])
+
+    def epochs(self, step: int) -> float:
+        epoch, within = self.plan.locate(step)
+        return epoch + within / self.plan.steps(epoch)
+
+    def places(self, record_ids: Sequence[int]) -> list[str]:
+        return [str(self.records[number].location) for number in np.unique(record_ids)]
+
+
+# ---------------------------------------------------------------------------------------------------- model
+
+
+def build_model(config: FinetuneConfig, directory: Path) -> QWenLMHeadModel:
+    """The model of the mode, trainable where the mode and the options say so.
+
+    Raises:
+        ConfigurationError: a quantised model in another mode than qlora; a pattern that matches nothing.
+        AdapterError: a target that matches nothing.
+    """
+    stored = QWenVLConfig.from_pretrained(directory).quantization
+    if config.mode != QLORA and stored:
+        raise ConfigurationError(f"mode: got {config.mode}, but {directory} is quantised; use mode qlora")
+    quantization = config.quantization or (None if stored or config.mode != QLORA else "int4")
+    on_gpu = paddle.get_device().startswith("gpu")
+    dtype = config.dtype or ("bfloat16" if on_gpu else None)
+    model = QWenLMHeadModel.from_pretrained(directory, dtype=dtype, quantization=quantization)
+    if config.mode == FULL:
+        freeze(model, config.freeze)
+    else:
+        adapter = LoRAConfig(
+            r=config.lora_r,
+            alpha=config.lora_alpha,
+            dropout=config.lora_dropout,
+            targets=config.lora_targets,
+            modules_to_save=config.modules_to_save,
+        )
+        inject(model, adapter)
+    return model
+
+
+def save(config: FinetuneConfig, model: QWenLMHeadModel, processor: QwenVLProcessor, folder: Path) -> None:
+    """Write the model with all that belongs to it (mode full), or its adapter."""
+    if config.mode == FULL:
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+    else:
+        save_adapter(model, folder, base_name=config.model_name_or_path)
+
+
+def restore(config: FinetuneConfig, model: QWenLMHeadModel, folder: Path) -> None:
+    """Fill the model with what :func:`save` wrote.
+
+    Raises:
+        CheckpointError, AdapterError: it is of another model, or damaged.
+    """
+    if config.mode == FULL:
+        load_into(model, folder)
+    else:
+        trained = [parameter for parameter in model.parameters() if not parameter.stop_gradient]
+        load_adapter(model, folder, trainable=True)
+        for parameter in trained:
+            parameter.stop_gradient = False
+
+
+# ---------------------------------------------------------------------------------------------------- training
+
+
+def make_trainer(
+    config: FinetuneConfig,
+    model: QWenLMHeadModel,
+    processor: QwenVLProcessor,
+    data: ConversationData,
+    evaluated: Sequence[Record],
+    watch: Any,
+) -> FinetuneTrainer:
+    """The trainer of a run. ``watch``: what :func:`~.watching.watching` gave."""
+    training_model = FinetuneModel(model, config.loss_chunk_size, config.recompute)
+    sharded = config.sharding == STAGE3 and dist.get_world_size() > 1
+    if sharded:
+        model.transformer.enable_recompute = False  # sharded layers recompute on their own
+    output_dir = Path(config.output_dir)
+
+    def run_evaluation() -> dict[str, float]:
+        return evaluate(
+            training_model,
+            processor,
+            evaluated,
+            batch_size=config.per_device_eval_batch_size,
+            max_length=config.max_length,
+            truncation=config.truncation,
+            answered=config.eval_samples,
+            samples_dir=output_dir / SAMPLES_DIR,
+            step=trainer.state.global_step,
+            lockstep=sharded,
+            report=watch.activity,
+        )
+
+    arguments = training_arguments(
+        output_dir,
+        data,
+        device=paddle.get_device().partition(":")[0],
+        seed=config.seed,
+        per_device_train_batch_size=config.per_device_train_batch_size,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type=config.lr_scheduler_type,
+        warmup_ratio=config.warmup_ratio,
+        weight_decay=config.weight_decay,
+        adam_beta1=config.adam_beta1,
+        adam_beta2=config.adam_beta2,
+        adam_epsilon=config.adam_epsilon,
+        max_grad_norm=config.max_grad_norm,
+        logging_steps=config.logging_steps,
+        logging_first_step=True,
+        save_steps=config.save_steps,
+        save_total_limit=config.save_total_limit,
+    )
+    trainer = FinetuneTrainer(
+        training_model,
+        arguments,
+        data,
+        save_weights=lambda folder: save(config, model, processor, folder),
+        load_weights=lambda folder: restore(config, model, folder),
+        callbacks=watch.callbacks,
+        evaluate=run_evaluation if evaluated else None,
+        eval_steps=config.eval_steps,
+        sharding=config.sharding,
+        sharded_layers=list(model.transformer.h) if sharded else (),
+    )
+    remove_default_callbacks(trainer)
+    return trainer
+
+
+def _listed(metrics: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+
+
+def _with_visualdl(config: FinetuneConfig) -> bool:
+    return importlib.util.find_spec("visualdl") is not None if config.visualdl is None else config.visualdl

@@ -1,0 +1,75 @@
+"""Pictures of answers: expected and answered boxes in two colours, question and answer under the picture."""
+
+from __future__ import annotations
+
+import re
+
+from PIL import Image, ImageDraw, ImageFont
+
+from ...models.qwen_vl import grounding
+from ...models.qwen_vl.grounding import FONT_FILE, PALETTE
+
+EXPECTED_COLOUR, ANSWERED_COLOUR = 2, 0  # entries of PALETTE: green, red
+
+_SIDES = 448, 896  # pixels of the longer side: smaller pictures are enlarged, larger ones reduced
+_GROUND, _INK, _PALE = (24, 26, 30), (238, 238, 238), (150, 154, 160)
+_FONT_SIZE, _LINE, _MARGIN = 16, 23, 12  # pixels
+_MOST_LINES = 6  # of one text
+
+# A Chinese, Japanese or Korean letter with the comma or stop after it, or a word with its space.
+_PIECE = re.compile(r"[\u2e80-\uffef][、。，；：！？）”]*|[^\s\u2e80-\uffef]+\s*|\s+")
+_TAG = re.compile(r"</?(?:ref|box|quad)>")
+
+
+def draw_sample(picture: Image.Image, title: str, question: str, expected: str, answer: str) -> Image.Image:
+    """The picture with the boxes of both answers, and under it a legend, the title and the three texts.
+
+    The texts are as the model reads and writes them; boxes are in thousandths of the picture.
+    """
+    expected_boxes, answered_boxes = grounding.parse(expected), grounding.parse(answer)
+    colours = [EXPECTED_COLOUR] * len(expected_boxes) + [ANSWERED_COLOUR] * len(answered_boxes)
+    drawn = grounding.draw(_resized(picture.convert("RGB")), expected_boxes + answered_boxes, colours=colours)
+    width = max(drawn.width, _SIDES[0])
+    font = ImageFont.truetype(str(FONT_FILE), _FONT_SIZE, layout_engine=ImageFont.Layout.BASIC)
+    texts = [
+        (f"?  {_plain(question)}", _INK),
+        (f"■ expected  {_plain(expected)}", PALETTE[EXPECTED_COLOUR]),
+        (f"■ answered  {_plain(answer)}", PALETTE[ANSWERED_COLOUR]),
+        (title, _PALE),
+    ]
+    lines = [(line, ink) for text, ink in texts for line in _wrap(text, font, width - 2 * _MARGIN)]
+    sheet = Image.new("RGB", (width, drawn.height + 2 * _MARGIN + _LINE * len(lines)), _GROUND)
+    sheet.paste(drawn, ((width - drawn.width) // 2, 0))
+    canvas = ImageDraw.Draw(sheet)
+    for number, (line, ink) in enumerate(lines):
+        canvas.text((_MARGIN, drawn.height + _MARGIN + number * _LINE), line, font=font, fill=ink)
+    return sheet
+
+
+def _resized(picture: Image.Image) -> Image.Image:
+    """In proportion, with the longer side within the limits."""
+    side = max(picture.size)
+    factor = min(max(side, _SIDES[0]), _SIDES[1]) / side
+    return picture.resize([max(1, round(length * factor)) for length in picture.size], Image.Resampling.LANCZOS)
+
+
+def _plain(text: str) -> str:
+    """One line without tags: coordinates stay."""
+    text = _TAG.sub("", text.replace("</ref>", " "))
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split()) or "–"
+
+
+def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
+    """Lines of at most ``width`` pixels, broken at spaces and between Chinese letters; the last is cut short."""
+    lines = [""]
+    for piece in _PIECE.findall(text):
+        for part in [piece] if font.getlength(piece.rstrip()) <= width else piece:
+            if font.getlength((lines[-1] + part).rstrip()) > width:
+                lines.append("")
+            lines[-1] += part
+    if len(lines) > _MOST_LINES:
+        lines = lines[:_MOST_LINES]
+        while font.getlength(lines[-1] + "…") > width:
+            lines[-1] = lines[-1][:-1]
+        lines[-1] += "…"
+    return lines

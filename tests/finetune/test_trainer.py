@@ -1,0 +1,133 @@
+"""The trainer on a toy model: losses and steps, exact resume, and what stops it."""
+
+import math
+
+import numpy as np
+import paddle
+import pytest
+
+from paddlemix.errors import TrainingError
+from paddlemix.finetune.checkpoints import newest_checkpoint
+from tests.finetune.toy_training import ToyData, ToyModel, toy_trainer, weights_of
+
+
+def test_the_loss_of_a_step_is_the_mean_over_its_batches(tmp_path):
+    one, keeper_one = toy_trainer(tmp_path / "one", ToyData(accumulation=1, rows=4), model=_dry())
+    one.train()
+    two, keeper_two = toy_trainer(tmp_path / "two", ToyData(accumulation=2, rows=2), model=_dry())
+    two.train()
+    np.testing.assert_allclose([log["loss"] for log in keeper_two.logs], [log["loss"] for log in keeper_one.logs], 1e-5)
+    assert [log["tokens"] for log in keeper_two.logs] == [100, 201, 303, 406, 510, 615]
+    assert keeper_two.logs[0]["learning_rate"] == pytest.approx(0.05 * (1 + math.cos(math.pi / 6)) / 2)
+
+
+def _dry():
+    paddle.seed(0)
+    return ToyModel(dropout=0.0)
+
+
+def test_the_gradient_is_shortened_to_the_norm(tmp_path):
+    data = ToyData(steps=1)
+    free, free_log = toy_trainer(tmp_path / "free", data, max_grad_norm=0.0)
+    free.train()
+    norm = free_log.logs[0]["grad_norm"]
+    # AdamW's first step hardly depends on the gradient's length, its second moment does
+    short, _ = toy_trainer(tmp_path / "short", data, max_grad_norm=norm / 4)
+    short.train()
+    second = next(iter(short.optimizer._accumulators["moment2"].values())).numpy()
+    expected = next(iter(free.optimizer._accumulators["moment2"].values())).numpy() / 16
+    np.testing.assert_allclose(second, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("logging_steps", [1, 3])
+def test_an_interrupted_training_goes_on_with_the_same_losses(tmp_path, workers, logging_steps):
+    data = ToyData(steps=7, workers=workers)
+    whole, expected = toy_trainer(tmp_path / "whole", data, logging_steps=logging_steps)
+    loss = whole.train()
+    cut, before = toy_trainer(tmp_path / "cut", data, logging_steps=logging_steps, stop_after=5)
+    with pytest.raises(KeyboardInterrupt):
+        cut.train()
+    checkpoint = newest_checkpoint(tmp_path / "cut")
+    assert checkpoint.name == "checkpoint-4"
+    paddle.seed(99)  # whatever this process had drawn so far must not matter
+    resumed, after = toy_trainer(tmp_path / "cut", data, model=ToyModel(), logging_steps=logging_steps)
+    assert resumed.train(checkpoint) == loss
+    first = 4 // logging_steps
+    assert before.logs[:first] + after.logs == expected.logs
+    for name, values in weights_of(whole.model).items():
+        np.testing.assert_array_equal(weights_of(resumed.model)[name], values, err_msg=name)
+    assert resumed.state.epoch == whole.state.epoch == 7 / 4
+
+
+def test_dropout_is_at_work_in_these_tests(tmp_path):
+    first, log = toy_trainer(tmp_path / "first", ToyData(steps=1), seed=3)
+    first.train()
+    second, other = toy_trainer(tmp_path / "second", ToyData(steps=1), seed=4)
+    second.train()
+    assert log.logs[0]["loss"] != other.logs[0]["loss"]
+
+
+def test_evaluating_does_not_change_the_training(tmp_path):
+    calls = []
+
+    def evaluate():
+        calls.append(float(paddle.rand([1])))
+        return {"eval_loss": 1.0}
+
+    plain, expected = toy_trainer(tmp_path / "plain", ToyData())
+    plain.train()
+    watched, found = toy_trainer(tmp_path / "watched", ToyData(), evaluate=evaluate, eval_steps=4)
+    watched.train()
+    assert len(calls) == 2 and watched.metrics == {"eval_loss": 1.0}  # after step 4 and at the end
+    assert found.logs == expected.logs
+
+
+def test_a_loss_that_is_not_a_number_names_step_and_records_and_changes_nothing(tmp_path):
+    data = ToyData(steps=6, poison=14)  # step 4: samples 12 13, 14 15
+    trainer, _ = toy_trainer(tmp_path, data, save_steps=3)
+    with pytest.raises(TrainingError) as caught:
+        trainer.train()
+    message = str(caught.value)
+    assert (
+        "step 4: the loss is nan" in message and "toy.json:14, toy.json:15" in message and "toy.json:12" not in message
+    )
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-3"]
+    saved, _ = toy_trainer(tmp_path / "again", ToyData(steps=3), learning_rate=0.05)
+    for values in weights_of(trainer.model).values():
+        assert np.isfinite(values).all()
+    assert trainer.state.global_step == 3
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_optimiser(tmp_path):
+    paddle.seed(0)
+    model = ToyModel(dropout=0.0)
+    forward = model.forward
+
+    def steep(x, y):
+        # the square root of zero adds nothing to the loss, and has no gradient
+        loss = forward(x, y)["loss"]
+        return {"loss": loss if trainer.state.global_step < 2 else loss + (model.second.bias * 0).sum().sqrt()}
+
+    model.forward = steep
+    trainer, _ = toy_trainer(tmp_path, ToyData(), model=model)
+    with pytest.raises(TrainingError, match=r"step 3: the loss is .*, the norm of its gradient nan.*toy.json"):
+        trainer.train()
+    for values in weights_of(model).values():
+        assert np.isfinite(values).all()
+
+
+def test_a_model_without_trained_parameters_is_refused(tmp_path):
+    model = ToyModel()
+    for parameter in model.parameters():
+        parameter.stop_gradient = True
+    with pytest.raises(TrainingError, match="nothing is trained"):
+        toy_trainer(tmp_path, ToyData(), model=model)
+
+
+def test_vectors_do_not_decay(tmp_path):
+    model = ToyModel()
+    trainer, _ = toy_trainer(tmp_path, ToyData(), model=model, weight_decay=0.1)
+    trainer.create_optimizer_and_scheduler(6)
+    decays = trainer.optimizer._apply_decay_param_fun
+    assert decays(model.first.weight.name) and not decays(model.first.bias.name)

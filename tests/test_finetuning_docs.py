@@ -1,0 +1,99 @@
+"""The pages about fine-tuning say what is true, in both languages: options, defaults, examples, memory."""
+
+import json
+import re
+from dataclasses import MISSING, fields
+from math import prod
+
+import pytest
+
+from paddlemix.checkpoint import layouts
+from paddlemix.finetune.configuration import LORA_TARGETS, FinetuneConfig
+from paddlemix.finetune.data.records import read_records
+from paddlemix.finetune.freezing import CONSTANT, frozen_names
+from paddlemix.models.qwen_vl.configuration import QWenVLConfig
+from tests.test_readme import _LINK, blocks, prose
+
+PAGES = ("docs/finetuning.md", "docs/finetuning_cn.md")
+RANK = 64
+DEVICES = 8
+
+
+def test_both_pages_have_the_same_examples_links_sections_and_tables():
+    english, chinese = PAGES
+    assert blocks(english) == blocks(chinese)
+    links = [sorted(link for link in _LINK.findall(prose(page)) if link.startswith("images/")) for page in PAGES]
+    assert links[0] == links[1] != []
+    shapes = [re.findall(r"^(#+|\||- )", prose(page), re.MULTILINE) for page in PAGES]
+    assert shapes[0] == shapes[1]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_table_has_every_option_with_its_default(page):
+    rows = re.findall(r"^\| `(\w+)` \| (.+?) \|", prose(page), re.MULTILINE)
+    table = {
+        name: default.strip("`") for name, default in rows if name in {item.name for item in fields(FinetuneConfig)}
+    }
+    expected = {item.name: item.default for item in fields(FinetuneConfig)}
+    assert list(table) == list(expected)
+    required = {name for name, default in expected.items() if default is MISSING}
+    assert required == {"data", "output_dir"}
+    for name in set(expected) - required:
+        default = expected[name]
+        assert json.loads(table[name]) == (list(default) if isinstance(default, tuple) else default), name
+
+
+def json_blocks():
+    return [json.loads(text) for text in blocks(PAGES[0], "json")]
+
+
+def test_the_config_files_are_accepted():
+    configs = [block for block in json_blocks() if "output_dir" in block]
+    assert [FinetuneConfig.from_dict(config).mode for config in configs] == ["lora", "qlora", "lora", "full", "lora"]
+
+
+def test_the_records_can_be_read(tmp_path):
+    records = [block for block in json_blocks() if "output_dir" not in block]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
+    first, second = read_records(tmp_path / "train.jsonl")
+    assert (first.labelled, second.labelled) == (True, False)
+    assert first.images == second.images == [str(tmp_path / "pictures" / "scene-54.png")]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_memory_table_follows_from_the_number_of_parameters(page):
+    shapes = layouts.expected_shapes(QWenVLConfig())
+    sizes = {name: prod(shape) for name, shape in shapes.items()}
+    total, decoder = sum(sizes.values()), sum(size for name, size in sizes.items() if name.startswith("transformer.h."))
+    without_vit = total - sum(sizes[name] for name in frozen_names(list(sizes), ["freeze_vit"]))
+    adapted = [name for name in sizes if name.startswith("transformer.h.") and _is_adapted(name)]
+    adapters = sum(RANK * sum(shapes[name]) for name in adapted)
+    embeddings = sizes["transformer.wte.weight"] + sizes["lm_head.weight"]
+
+    def row(weights, trained, gradients=1, optimiser=1):
+        """GB of weights, gradients and optimiser: how much of the latter two a device keeps."""
+        parts = [weights, 2 * trained * gradients, 12 * trained * optimiser]
+        return [round(part / 1e9, 1) for part in (*parts, sum(parts))]
+
+    part = 1 / DEVICES
+    with_adapters = 2 * (total + adapters)
+    sharded_weights = 2 * (total - decoder) + 2 * decoder * part
+    expected = [
+        row(2 * total, total - sizes[CONSTANT]),
+        row(2 * total, without_vit),
+        row(2 * total, without_vit, optimiser=part),
+        row(2 * total, without_vit, gradients=part, optimiser=part),
+        row(sharded_weights, without_vit, gradients=part, optimiser=part),
+        row(with_adapters, adapters),
+        row(with_adapters, adapters + embeddings),
+        # What quantised weights take is in docs/quantization.md.
+        row(10.3e9 + 2 * adapters, adapters),
+        row(7.2e9 + 2 * adapters, adapters),
+    ]
+    number = r"\| +([\d.]+) "
+    rows = re.findall(rf"^\| `(?:full|lora|qlora)`[^|]*{number}{number}{number}{number}\|$", prose(page), re.MULTILINE)
+    assert [[float(cell) for cell in row] for row in rows] == expected
+
+
+def _is_adapted(name):
+    return any(name.endswith(f".{target}.weight") for target in LORA_TARGETS)
