@@ -11,28 +11,38 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import paddle
 
 from ...errors import NotEnoughMemoryError
-from .batching import MicroBatch
-from .collation import Collator
-from .dataset import ConversationDataset, PlanSampler
 from .workers import start_method
+
+Chosen = TypeVar("Chosen", contravariant=True)
+Samples = TypeVar("Samples", covariant=True)
 
 # Batches that are made ahead, for each worker.
 _AHEAD = 2
 _PARENT_CHECK_SECONDS = 2.0
 
 
-class BatchLoader:
+class Dataset(Protocol[Chosen, Samples]):
+    """What samples are taken from."""
+
+    def __getitem__(self, chosen: Chosen) -> Samples: ...
+
+
+class BatchLoader(Generic[Chosen, Samples]):
     """The batches of a sampler, in order, as tensors.
 
     Args:
+        dataset: gives the samples of a batch.
+        sampler: says for each batch which these are.
+        collator: makes arrays of them, by name.
         workers: processes that encode records and decode pictures; 0: done here, when a batch is asked for.
 
     Iterating raises ImageError for a picture that cannot be read any more, naming the record, and NotEnoughMemoryError
@@ -40,7 +50,11 @@ class BatchLoader:
     """
 
     def __init__(
-        self, dataset: ConversationDataset, sampler: PlanSampler, collator: Collator, workers: int = 0
+        self,
+        dataset: Dataset[Chosen, Samples],
+        sampler: Collection[Chosen],
+        collator: Callable[[Samples], dict[str, np.ndarray]],
+        workers: int = 0,
     ) -> None:
         self.dataset = dataset
         self.sampler = sampler
@@ -55,7 +69,7 @@ class BatchLoader:
         for batch in batches:
             yield {name: paddle.to_tensor(array) for name, array in batch.items()}
 
-    def _make(self, batch: MicroBatch) -> dict[str, np.ndarray]:
+    def _make(self, batch: Chosen) -> dict[str, np.ndarray]:
         return self.collator(self.dataset[batch])
 
     def _made_ahead(self) -> Iterator[dict[str, np.ndarray]]:
@@ -82,17 +96,17 @@ class BatchLoader:
 
 # ---------------------------------------------------------------- in a worker process
 
-_make: Callable[[MicroBatch], dict[str, np.ndarray]]
+_make: Callable[[Any], dict[str, np.ndarray]]
 
 
-def _start_worker(make: Callable[[MicroBatch], dict[str, np.ndarray]], parent: int) -> None:
+def _start_worker(make: Callable[[Any], dict[str, np.ndarray]], parent: int) -> None:
     global _make
     _make = make
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and ends the workers
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
-def _work(batch: MicroBatch) -> dict[str, np.ndarray]:
+def _work(batch: Any) -> dict[str, np.ndarray]:
     return _make(batch)
 
 

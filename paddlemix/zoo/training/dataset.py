@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import paddle
 
 from ...finetune.packing import pad_rows, predicting_positions, visibility
 from ...models.qwen_vl.processing import QwenVLImageProcessor
@@ -56,13 +55,14 @@ class Sample:
     text_row: PointedRow | None = None
 
 
-class SceneDataset(paddle.io.Dataset):
-    """Sample ``i`` is the scene of seed ``first_seed + i``, with up to ``conversations`` of them behind its picture.
+class SceneDataset:
+    """Item ``[i, j, …]`` is a list of the samples of these indices.
 
-    Only every second picture has conversations: the vision part is the slower learner, and for it alone a picture is
-    cheap. Of these, one in ``pair_every`` is shown beside a second one and compared with it. Of all pictures that stand
-    alone one in ``sign_every`` has a sign for sure (seldom otherwise, and words are the hardest to learn). One sample
-    in ``talk_every`` has an additional row of conversations without a picture. Deterministic in the index, so an
+    Sample ``i`` is the scene of seed ``first_seed + i``, with up to ``conversations`` of them behind its picture. Only
+    every second picture has conversations: the vision part is the slower learner, and for it alone a picture is cheap.
+    Of these, one in ``pair_every`` is shown beside a second one and compared with it. Of all pictures that stand alone
+    one in ``sign_every`` has a sign for sure (seldom otherwise, and words are the hardest to learn). One sample in
+    ``talk_every`` has an additional row of conversations without a picture. Deterministic in the index, so an
     interrupted training goes on with the same data.
     """
 
@@ -75,26 +75,23 @@ class SceneDataset(paddle.io.Dataset):
         self,
         tokenizer: QWenVLTokenizer,
         conversations: int,
-        length: int,
         *,
         image_size: int,
         grid: int,
         patch_grid: int,
         first_seed: int = 0,
     ) -> None:
-        super().__init__()
         self.encoder = ConversationEncoder(tokenizer)
         self.conversations = conversations
-        self.length = length
         self.image_size = image_size
         self.grid = grid
         self.patch_grid = patch_grid
         self.first_seed = first_seed
 
-    def __len__(self) -> int:
-        return self.length
+    def __getitem__(self, indices: Iterable[int]) -> list[Sample]:
+        return [self.sample(index) for index in indices]
 
-    def __getitem__(self, index: int) -> Sample:
+    def sample(self, index: int) -> Sample:
         seed = self.first_seed + index
         described, turn = divmod(index, self.conversations_every)
         sign = True if described % self.sign_every == 0 else None

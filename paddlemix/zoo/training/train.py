@@ -1,4 +1,4 @@
-"""Train the bundled model, one stage after the other, on PaddleNLP's ``Trainer``.
+"""Train the bundled model, one stage after the other, with the trainer of the fine-tuning tool.
 
 ``python -m paddlemix.zoo.training.train vision --output_dir runs/vision --max_steps 4000``
 ``python -m paddlemix.zoo.training.train joint --start runs/vision --output_dir runs/joint --max_steps 1500``
@@ -13,17 +13,26 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
-import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import paddle
+import paddle.distributed as dist
 from paddlenlp.generation import GenerationConfig
-from paddlenlp.trainer import Trainer, TrainerCallback, TrainingArguments, get_last_checkpoint
+from paddlenlp.trainer import TrainerCallback
 
+from ...checkpoint import dtypes
+from ...checkpoint.readers.safetensors_file import read_safetensors
+from ...checkpoint.writer import TensorSource, write_safetensors
 from ...errors import CheckpointError
-from ...finetune.denormals import flush_denormals
+from ...finetune.checkpoints import newest_checkpoint, sweep
+from ...finetune.data.loading import BatchLoader
+from ...finetune.run import start_process
+from ...finetune.trainer import FinetuneTrainer, TrainingData, training_arguments
+from ...finetune.watching import remove_default_callbacks, watching
 from ...models.qwen_vl.modeling import QWenLMHeadModel
 from ...models.qwen_vl.processing import QwenVLImageProcessor, QwenVLProcessor
 from ...models.qwen_vl.tokenization import QWenVLTokenizer
@@ -31,20 +40,59 @@ from .. import DEFAULT_MODEL_DIR
 from ..scenes.vocabulary import object_token_ids
 from .dataset import SceneCollator, SceneDataset
 from .heads import TrainingModel
-from .recipe import IMAGE_SIZE, PATCH_SIZE, QUERY_GRID, STAGES, initialize, small_config
+from .recipe import IMAGE_SIZE, PATCH_SIZE, QUERY_GRID, STAGES, Stage, initialize, small_config
 
-WEIGHTS_FILE = "model_state.pdparams"
+WEIGHTS_FILE = "training_model.safetensors"
+CURVE_FILE = "curve.jsonl"
 
 
-class CurveLogger(TrainerCallback):
+class SceneData(TrainingData):
+    """Step ``s`` shows the scenes from ``s`` x processes x batch size on, each process its own part."""
+
+    accumulation = 1
+
+    def __init__(self, stage: Stage, tokenizer: QWenVLTokenizer, steps: int, batch_size: int, workers: int) -> None:
+        self.steps = steps
+        self._batch_size = batch_size
+        self._workers = workers
+        self._scenes = SceneDataset(
+            tokenizer,
+            stage.conversations,
+            image_size=IMAGE_SIZE,
+            grid=QUERY_GRID,
+            patch_grid=IMAGE_SIZE // PATCH_SIZE,
+            first_seed=stage.first_seed,
+        )
+        self._collator = SceneCollator(QwenVLImageProcessor(image_size=IMAGE_SIZE), tokenizer.eod_id)
+
+    def loader(self, first_step: int) -> BatchLoader:
+        parts = [self._part(step) for step in range(first_step, self.steps)]
+        return BatchLoader(self._scenes, parts, self._collator, self._workers)
+
+    def _part(self, step: int) -> range:
+        first = (step * dist.get_world_size() + dist.get_rank()) * self._batch_size
+        return range(first, first + self._batch_size)
+
+    def tokens(self, step: int) -> int:
+        """Of the pictures alone; how long the texts are is not known before they are drawn."""
+        return self._batch_size * dist.get_world_size() * QUERY_GRID**2
+
+    def epochs(self, step: int) -> float:
+        return step / self.steps
+
+    def places(self, record_ids: Sequence[int]) -> list[str]:
+        return []
+
+
+class PartsLogger(TrainerCallback):
     """Appends the loss and its parts to ``curve.jsonl`` at every logging step."""
 
     def __init__(self, training_model: TrainingModel, path: Path) -> None:
         self.training_model = training_model
         self.path = path
 
-    def on_log(self, args, state, control, logs=None, **kwargs) -> None:
-        if args.process_index or not logs or "loss" not in logs:
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        if not state.is_world_process_zero or not logs or "loss" not in logs:
             return
         parts = {name: round(float(value), 4) for name, value in self.training_model.parts.items()}
         record = {"step": state.global_step, "time": round(time.time()), "loss": logs["loss"], "parts": parts}
@@ -58,15 +106,34 @@ def build_training_model(tokenizer: QWenVLTokenizer, head_weight: float) -> Trai
     return TrainingModel(model, object_token_ids(tokenizer.mergeable_ranks), head_weight)
 
 
-def load_weights(training_model: TrainingModel, path: Path) -> None:
+def save_weights(training_model: TrainingModel, folder: Path) -> None:
+    """Write the model and its training heads, float32, as ``training_model.safetensors``."""
+    tensors = training_model.state_dict()
+    sources = [
+        TensorSource(name, tuple(value.shape), "float32", lambda value=value: [np.ascontiguousarray(value.numpy())])
+        for name, value in tensors.items()
+    ]
+    write_safetensors(folder / WEIGHTS_FILE, sources, {"format": "pd"})
+
+
+def load_weights(training_model: TrainingModel, folder: Path) -> None:
     """Take over what a stage or a checkpoint saved; all of it and nothing else.
 
     Raises:
         CheckpointError: other names or shapes, as from another edition of the heads.
     """
-    missing, unexpected = training_model.set_state_dict(paddle.load(str(path)))
-    if missing or unexpected:
-        raise CheckpointError(f"{path}: does not fit this training model; missing {missing}, unexpected {unexpected}")
+    path = folder / WEIGHTS_FILE
+    stored, _ = read_safetensors(path)
+    tensors = training_model.state_dict()
+    for name in sorted(set(stored) ^ set(tensors)):
+        raise CheckpointError(
+            f"{path}: does not fit this training model: {name} is {'unknown' if name in stored else 'missing'}"
+        )
+    for name, tensor in tensors.items():
+        if list(stored[name].shape) != list(tensor.shape) or stored[name].dtype != "float32":
+            came = f"{stored[name].dtype} {list(stored[name].shape)}"
+            raise CheckpointError(f"{path}: {name} is {came}, expected float32 {list(tensor.shape)}")
+        tensor.set_value(np.ascontiguousarray(stored[name].load()).view(dtypes.STORAGE["float32"]))
 
 
 def export(training_model: TrainingModel, tokenizer: QWenVLTokenizer, directory: Path) -> None:
@@ -87,28 +154,47 @@ def export(training_model: TrainingModel, tokenizer: QWenVLTokenizer, directory:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Train one stage of the bundled model.")
     parser.add_argument("stage", choices=sorted(STAGES))
-    parser.add_argument("--output_dir", type=Path, required=True, help="checkpoints, curve.jsonl and the result")
-    parser.add_argument("--start", type=Path, help="output directory of the stage before")
+    parser.add_argument("--output_dir", type=Path, required=True, help="checkpoints, logs and the result")
+    parser.add_argument("--start", type=Path, help="output directory of the stage before, or one of its checkpoints")
     parser.add_argument("--max_steps", type=int, required=True)
     parser.add_argument("--batch_size", type=int, default=32, help="pictures for each step and process")
-    parser.add_argument("--save_steps", type=int, default=500)
+    parser.add_argument("--save_steps", type=int, default=100)
     parser.add_argument("--logging_steps", type=int, default=20)
     parser.add_argument("--learning_rate", type=float, help="instead of the stage's own")
     parser.add_argument("--workers", type=int, default=1, help="processes that draw scenes, for each training process")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--export_only", action="store_true", help="write OUTPUT_DIR/model from the newest checkpoint")
+    parser.add_argument("--tokenizer", type=Path, default=DEFAULT_MODEL_DIR, help="folder of the vocabulary")
     return parser.parse_args()
 
 
 def main() -> None:
     options = parse_arguments()
-    logging.basicConfig(level=logging.INFO)
     stage = STAGES[options.stage]
-    arguments = TrainingArguments(
-        output_dir=str(options.output_dir),
-        device="cpu" if not paddle.is_compiled_with_cuda() else "gpu",
+    start_process(None)
+    paddle.seed(options.seed)
+    tokenizer = QWenVLTokenizer.from_pretrained(options.tokenizer)
+    training_model = build_training_model(tokenizer, stage.head_weight)
+    checkpoint = newest_checkpoint(options.output_dir)
+    if options.export_only:
+        if checkpoint is None:
+            raise CheckpointError(f"{options.output_dir}: holds no checkpoint-N folder to export")
+        load_weights(training_model, checkpoint)
+        export(training_model, tokenizer, options.output_dir / "model")
+        return
+    if options.start is not None and checkpoint is None:
+        load_weights(training_model, options.start)
+    data = SceneData(stage, tokenizer, options.max_steps, options.batch_size, options.workers)
+    is_first = dist.get_rank() == 0
+    if is_first:
+        options.output_dir.mkdir(parents=True, exist_ok=True)
+        sweep(options.output_dir)
+    arguments = training_arguments(
+        options.output_dir,
+        data,
+        device=paddle.get_device().partition(":")[0],
+        seed=options.seed,
         per_device_train_batch_size=options.batch_size,
-        max_steps=options.max_steps,
         learning_rate=stage.learning_rate if options.learning_rate is None else options.learning_rate,
         warmup_steps=stage.warmup_steps,
         lr_scheduler_type="linear" if stage.decay else "constant_with_warmup",
@@ -118,47 +204,20 @@ def main() -> None:
         logging_steps=options.logging_steps,
         save_steps=options.save_steps,
         save_total_limit=2,
-        dataloader_num_workers=options.workers,
-        disable_tqdm=True,
-        seed=options.seed,
-        report_to=[],
-        remove_unused_columns=False,
     )
-    paddle.seed(options.seed)
-    if arguments.device == "cpu":
-        flush_denormals()
-    tokenizer = QWenVLTokenizer.from_pretrained(DEFAULT_MODEL_DIR)
-    training_model = build_training_model(tokenizer, stage.head_weight)
-    if options.start is not None:
-        load_weights(training_model, options.start / WEIGHTS_FILE)
-    checkpoint = get_last_checkpoint(str(options.output_dir)) if options.output_dir.is_dir() else None
-    if options.export_only:
-        if checkpoint is None:
-            raise CheckpointError(f"{options.output_dir}: holds no checkpoint-N folder to export")
-        load_weights(training_model, Path(checkpoint) / WEIGHTS_FILE)
-        export(training_model, tokenizer, options.output_dir / "model")
-        return
-    processes = max(1, int(os.environ.get("PADDLE_TRAINERS_NUM", "1")))
-    dataset = SceneDataset(
-        tokenizer,
-        stage.conversations,
-        options.max_steps * options.batch_size * processes,
-        image_size=IMAGE_SIZE,
-        grid=QUERY_GRID,
-        patch_grid=IMAGE_SIZE // PATCH_SIZE,
-        first_seed=stage.first_seed,
-    )
-    options.output_dir.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(
-        model=training_model,
-        args=arguments,
-        train_dataset=dataset,
-        data_collator=SceneCollator(QwenVLImageProcessor(image_size=IMAGE_SIZE), tokenizer.eod_id),
-        callbacks=[CurveLogger(training_model, options.output_dir / "curve.jsonl")],
-    )
-    trainer.train(resume_from_checkpoint=checkpoint)
-    if arguments.process_index == 0:
-        paddle.save(training_model.state_dict(), str(options.output_dir / WEIGHTS_FILE))
+    with watching(options.output_dir, visualdl=False) as watch:
+        trainer = FinetuneTrainer(
+            training_model,
+            arguments,
+            data,
+            save_weights=lambda folder: save_weights(training_model, folder),
+            load_weights=lambda folder: load_weights(training_model, folder),
+            callbacks=[*watch.callbacks, PartsLogger(training_model, options.output_dir / CURVE_FILE)],
+        )
+        remove_default_callbacks(trainer)
+        trainer.train(checkpoint)
+    if is_first:
+        save_weights(training_model, options.output_dir)
         export(training_model, tokenizer, options.output_dir / "model")
 
 
