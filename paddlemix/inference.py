@@ -122,7 +122,8 @@ def load_model(
     ops.mode()
     ops.default_threads()
     if adapter is not None:
-        from .finetune.adapters.files import attach_adapter, read_adapter
+        from .finetune.adapters.files import attach_adapter
+        from .finetune.adapters.stored import read_adapter
 
         adapter = read_adapter(adapter)
     require("paddle", "running a model").set_device(device)

@@ -47,8 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         report = check(config)
         print(report)
         return 1 if report.problems else 0
-    result = finetune(config, cli.note)
-    cli.note(f"{result.output_dir}: " + ", ".join(f"{name} {value:.4g}" for name, value in result.metrics.items()))
+    finetune(config, cli.note)
     return 0
 
 

@@ -199,14 +199,13 @@ def optimizer_tensors(
     """The tensors of the optimiser's state by ``kind.parameter``, made where it has not begun yet."""
     block = paddle.static.default_main_program().global_block()  # what the optimiser itself passes, and does not use
     optimizer._create_accumulators(block, list(parameters.values()))
-    result = {
-        f"{kind}.{name}": tensors[parameter.name]
-        for kind, tensors in optimizer._accumulators.items()
-        for name, parameter in parameters.items()
+    masters = {name: optimizer._master_weights.get(parameter.name) for name, parameter in parameters.items()}
+    # the state of a 16-bit parameter goes by the name of its float32 copy
+    keys = {
+        name: (parameter if masters[name] is None else masters[name]).name for name, parameter in parameters.items()
     }
-    for name, parameter in parameters.items():
-        if parameter.name in optimizer._master_weights:
-            result[f"master.{name}"] = optimizer._master_weights[parameter.name]
+    result = {f"{kind}.{name}": of[keys[name]] for kind, of in optimizer._accumulators.items() for name in parameters}
+    result.update((f"master.{name}", master) for name, master in masters.items() if master is not None)
     return result
 
 

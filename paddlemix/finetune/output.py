@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import CheckpointError, ConfigurationError
 from ..files import read_json_object, write_json
-from .adapters.files import CONFIG as ADAPTER_CONFIG_FILE
+from .adapters.stored import CONFIG as ADAPTER_CONFIG_FILE
 from .checkpoints import newest_checkpoint, publish, sweep
 from .configuration import FinetuneConfig
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ class TrainingData(ABC):
     accumulation: int
 
     @abstractmethod
-    def loader(self, first_step: int) -> paddle.io.DataLoader:
+    def loader(self, first_step: int) -> Collection[dict[str, paddle.Tensor]]:
         """This process's batches from ``first_step`` to the end, ``accumulation`` of them for each step.
 
         A batch is a dict of the arguments of the model, whose results hold ``loss``; the mean of these over the passes
@@ -107,7 +107,7 @@ class FinetuneTrainer(Trainer):
 
     # ------------------------------------------------------------------------------------------------ a step
 
-    def get_train_dataloader(self) -> paddle.io.DataLoader:
+    def get_train_dataloader(self) -> Collection[dict[str, paddle.Tensor]]:
         return self.data.loader(self._first_step)
 
     def create_optimizer(self, lr_scheduler: Any = None) -> paddle.optimizer.AdamW:
@@ -160,7 +160,7 @@ class FinetuneTrainer(Trainer):
         self._tokens += self.data.tokens(self.state.global_step)
 
     def _not_finite(self, what: str, record_ids: Sequence[Any]) -> TrainingError:
-        own = [int(number) for ids in record_ids if ids is not None for number in ids.flatten().tolist() if number >= 0]
+        own = [int(number) for ids in record_ids if ids is not None for number in ids.flatten().tolist()]
         places = [place for part in self.exchange.gather(self.data.places(own)) for place in part]
         more = f" and {len(places) - _NAMED} more" if len(places) > _NAMED else ""
         where = f" in {', '.join(places[:_NAMED])}{more}" if places else ""
@@ -276,7 +276,10 @@ class _Pacing(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         step = state.global_step
         state.epoch = self.data.epochs(step)
-        if self.eval_steps is not None and (step % self.eval_steps == 0 or step == self.data.steps):
+        is_last = step == self.data.steps
+        if is_last:
+            control.should_log = True
+        if self.eval_steps is not None and (is_last or step % self.eval_steps == 0):
             control.should_evaluate = True
 
 

@@ -32,32 +32,23 @@ class ToyModel(nn.Layer):
         return {"loss": (out - y).square().mean()}
 
 
-class _Batches(paddle.io.Dataset):
-    def __init__(self, poison: int | None) -> None:
-        super().__init__()
-        self.poison = poison
+class ToyBatches:
+    """Batches of samples that depend on their numbers alone; sample ``poison`` is NaN."""
 
-    def __len__(self) -> int:
-        return 10**6
-
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        rng = np.random.default_rng(index)
-        x = rng.standard_normal(6).astype("float32")
-        if index == self.poison:
-            x[0] = np.nan
-        return {"x": x, "y": np.sin(x[:3] * 2).astype("float32"), "record_ids": np.int64(index)}
-
-
-class _Sampler(paddle.io.BatchSampler):
-    def __init__(self, batches: list[list[int]]) -> None:
+    def __init__(self, batches: list[range], poison: int | None) -> None:
         self.batches = batches
-        self.batch_size = 1
+        self.poison = poison
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self):
-        return iter(self.batches)
+        for numbers in self.batches:
+            x = np.stack([np.random.default_rng(number).standard_normal(6).astype("float32") for number in numbers])
+            if self.poison in numbers:
+                x[list(numbers).index(self.poison), 0] = np.nan
+            y = np.sin(x[:, :3] * 2)
+            yield {name: paddle.to_tensor(array) for name, array in {"x": x, "y": y, "record_ids": [*numbers]}.items()}
 
 
 class ToyData(TrainingData):
@@ -66,17 +57,15 @@ class ToyData(TrainingData):
     ``poison``: the sample that is NaN.
     """
 
-    def __init__(self, steps=6, accumulation=2, rows=2, rank=0, processes=1, poison=None, workers=0) -> None:
+    def __init__(self, steps=6, accumulation=2, rows=2, rank=0, processes=1, poison=None) -> None:
         self.steps, self.accumulation = steps, accumulation
         self.rows, self.rank, self.processes = rows, rank, processes
-        self.poison, self.workers = poison, workers
+        self.poison = poison
 
     def loader(self, first_step):
-        share, batches = self.rows, []
-        for number in range(first_step * self.accumulation, self.steps * self.accumulation):
-            start = (number * self.processes + self.rank) * share
-            batches.append(list(range(start, start + share)))
-        return paddle.io.DataLoader(_Batches(self.poison), batch_sampler=_Sampler(batches), num_workers=self.workers)
+        numbers = range(first_step * self.accumulation, self.steps * self.accumulation)
+        starts = [(number * self.processes + self.rank) * self.rows for number in numbers]
+        return ToyBatches([range(start, start + self.rows) for start in starts], self.poison)
 
     def tokens(self, step):
         return 100 + step

@@ -16,6 +16,7 @@ from PIL import Image
 
 from paddlemix.errors import FetchError, ImageError
 from paddlemix.media import ImagePolicy, load_image
+from paddlemix.media.loading import check_header
 
 
 def gradient(width: int = 40, height: int = 30, mode: str = "RGB") -> Image.Image:
@@ -298,3 +299,34 @@ def test_damaged_bytes_raise_nothing_but_image_errors(format):
 def test_a_policy_with_senseless_limits_is_refused(field, value):
     with pytest.raises(ValueError, match=field):
         ImagePolicy(**{field: value})
+
+
+def test_a_header_tells_what_is_no_picture_and_what_is_too_large_without_decoding(tmp_path):
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8))
+    long_header = Image.Exif()
+    long_header[0x010E] = "x" * 60_000
+    contents = {
+        "good": encoded(noise),
+        "cut": encoded(noise)[:2000],
+        "long": encoded(noise, "JPEG", exif=long_header, icc_profile=b"x" * 60_000),
+        "text": b"no picture",
+        "empty": b"",
+        "bomb": png_with_size(30_000, 30_000),
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    for name in ("good", "cut", "long"):
+        check_header(tmp_path / name)
+    refused = {
+        "text": "not a picture",
+        "empty": "is empty",
+        "bomb": "larger than the limit of 32000000 pixels",
+        "none": "does not exist",
+    }
+    for name, problem in refused.items():
+        with pytest.raises(ImageError, match=problem):
+            check_header(tmp_path / name)
+    with pytest.raises(ImageError, match="larger than the limit of 100000 bytes"):
+        check_header(str(tmp_path / "good"), ImagePolicy(max_bytes=100_000))
+    with pytest.raises(ImageError, match="reads no local files"):
+        check_header(tmp_path / "good", ImagePolicy.server())

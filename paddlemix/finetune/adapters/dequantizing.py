@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 import numpy as np
-import paddle
 
 from ...checkpoint import dtypes
 from ...checkpoint.readers import Checkpoint, raise_listed
 from ...quantization.gptq_format import GPTQLinear, read_layers
 from ...quantization.plan import INT4, INT8, SIXTEEN_BIT, TILE
-from ...quantization.tiles import STRIP, as_tensor, dequantized
 
+#: elements of a strip
+STRIP = 8 << 20
 _RESAMPLER = "transformer.visual.attn_pool.attn."
 
 
@@ -61,6 +61,8 @@ class DequantizedWeights:
             at += width
 
     def _tiles(self, place: str, in_features: int, out_features: int) -> Iterator[tuple[slice, np.ndarray]]:
+        from ...quantization.tiles import as_tensor, dequantized  # with Paddle, which float models do without
+
         weight, scales = f"{place}.qweight", f"{place}.scales"
         kind = self._kind(place)
         for outputs in _runs(in_features, out_features):
@@ -71,8 +73,7 @@ class DequantizedWeights:
                 if name in self.checkpoint
             ]
             packed, factors = (*arrays, None)[:2]
-            with paddle.no_grad():
-                yield outputs, dequantized(kind, packed, factors, in_features, outputs.stop - outputs.start)
+            yield outputs, dequantized(kind, packed, factors, in_features, outputs.stop - outputs.start)
 
     def _kind(self, place: str) -> str:
         dtype = self.checkpoint.dtype(f"{place}.qweight")

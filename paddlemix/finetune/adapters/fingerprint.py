@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
-import paddle.nn as nn
 
 from ...checkpoint import dtypes
 from ...checkpoint.readers import Checkpoint
+
+if TYPE_CHECKING:
+    import paddle.nn as nn
 
 _PREFIXES, _ENDS = ("transformer.h.", "transformer.ln_f."), (".ln_1.weight", ".ln_2.weight", ".ln_f.weight")
 

@@ -1,4 +1,5 @@
-"""Adapters into a model: which layers get one, which are trained whole, and that nothing else is trained."""
+"""Adapters into a model: which layers get one, which are trained whole, that nothing else is trained; and out again,
+added to the weights."""
 
 from __future__ import annotations
 
@@ -9,12 +10,12 @@ import numpy as np
 import paddle
 import paddle.nn as nn
 
-from ...checkpoint import layouts
 from ...errors import AdapterError
 from ...models.qwen_vl.projections import Linear
 from ...quantization.layers import QuantizedLinear, SixteenBitEmbedding
 from ...quantization.tiles import dequantized
 from .. import names as naming
+from . import peft
 from .config import LoRAConfig
 from .fingerprint import model_fingerprint
 from .lora import LoRALinear
@@ -97,14 +98,8 @@ def adaptable_layers(model: nn.Layer) -> dict[str, nn.Linear | QuantizedLinear]:
     return {
         name: layer
         for name, layer in model.named_sublayers()
-        if isinstance(layer, (nn.Linear, QuantizedLinear)) and is_linear(name)
+        if isinstance(layer, (nn.Linear, QuantizedLinear)) and peft.is_linear(name)
     }
-
-
-def is_linear(name: str) -> bool:
-    """Whether the original has a linear layer of this name."""
-    found = layouts.find_rule(f"{name}.weight", layouts.PADDLE)
-    return found is not None and found[0].linear
 
 
 def select(known: Iterable[str], patterns: Iterable[str], field: str, what: str) -> list[str]:
@@ -151,6 +146,36 @@ def saved_parameters(model: nn.Layer) -> dict[str, paddle.Tensor]:
     }
 
 
+def merge(model: nn.Layer) -> None:
+    """Add the adapter of a float model to its weights and take its layers out. All parameters stay frozen or trainable
+    as they are.
+
+    Raises:
+        AdapterError: no adapter, or quantised layers, which cannot hold the sum.
+    """
+    state = require_attached(model)
+    layers: dict[str, LoRALinear] = {
+        name: layer for name, layer in model.named_sublayers() if isinstance(layer, LoRALinear)
+    }
+    for name, layer in layers.items():
+        if not isinstance(layer.base_layer, nn.Linear):
+            raise AdapterError(
+                f"model: {name!r} is quantised, and its adapter would be lost in the rounding; merge_adapter writes "
+                "the sum as 16-bit weights"
+            )
+    for name in state.layers:
+        _add(layers[name])
+        replace(model, name, layers[name].base_layer)
+    model.attached_adapter = None
+
+
+@paddle.no_grad()
+def _add(layer: LoRALinear) -> None:
+    weight = layer.base_layer.weight
+    added = paddle.matmul(layer.lora_A.astype("float32") * layer.scaling, layer.lora_B.astype("float32"))
+    weight.set_value((weight.astype("float32") + added).astype(weight.dtype))
+
+
 # ---------------------------------------------------------------------------------------------------- trained whole
 
 
@@ -176,7 +201,7 @@ def _refuse_overlap(layers: tuple[str, ...], saved: tuple[str, ...]) -> None:
 def _train_whole(model: nn.Layer, tree: dict[str, nn.Layer], name: str) -> None:
     layer = tree[name]
     if isinstance(layer, (QuantizedLinear, SixteenBitEmbedding)):
-        if isinstance(layer, QuantizedLinear) and not is_linear(name):
+        if isinstance(layer, QuantizedLinear) and not peft.is_linear(name):
             raise AdapterError(f"modules_to_save: {name!r} is quantised and no layer of the float model; name another")
         layer = float_layer(layer, activation_dtype(model))
         replace(model, name, layer)

@@ -1,4 +1,4 @@
-"""The adapter added to the weights: in a model in memory, or from files to files with little memory."""
+"""A model with an adapter added to its weights, from files to files with little memory. Float ones need no Paddle."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import paddle
-import paddle.nn as nn
 
 from ...checkpoint import dtypes, hub, layouts, open_checkpoint, tiles, writer
 from ...checkpoint.convert import Conversion, copy_side_files, file_metadata, files_identity
@@ -17,40 +15,8 @@ from ...checkpoint.readers.tensor import StoredTensor
 from ...errors import AdapterError
 from ...files import CONFIG_FILE, write_json
 from .dequantizing import DequantizedWeights
-from .files import Adapter, base_config, read_adapter, read_values, require_fit
 from .fingerprint import checkpoint_fingerprint
-from .injection import replace, require_attached
-from .lora import LoRALinear
-
-
-def merge(model: nn.Layer) -> None:
-    """Add the adapter of a float model to its weights and take its layers out. All parameters stay frozen or trainable
-    as they are.
-
-    Raises:
-        AdapterError: no adapter, or quantised layers, which cannot hold the sum.
-    """
-    state = require_attached(model)
-    layers: dict[str, LoRALinear] = {
-        name: layer for name, layer in model.named_sublayers() if isinstance(layer, LoRALinear)
-    }
-    for name, layer in layers.items():
-        if not isinstance(layer.base_layer, nn.Linear):
-            raise AdapterError(
-                f"model: {name!r} is quantised, and its adapter would be lost in the rounding; merge_adapter writes "
-                "the sum as 16-bit weights"
-            )
-    for name in state.layers:
-        _add(layers[name])
-        replace(model, name, layers[name].base_layer)
-    model.attached_adapter = None
-
-
-@paddle.no_grad()
-def _add(layer: LoRALinear) -> None:
-    weight = layer.base_layer.weight
-    added = paddle.matmul(layer.lora_A.astype("float32") * layer.scaling, layer.lora_B.astype("float32"))
-    weight.set_value((weight.astype("float32") + added).astype(weight.dtype))
+from .stored import Adapter, base_config, read_adapter, read_values, require_fit
 
 
 def merge_adapter(

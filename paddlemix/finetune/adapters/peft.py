@@ -64,6 +64,12 @@ class AdapterTensors:
     whole: dict[str, StoredTensor]
 
 
+def is_linear(name: str) -> bool:
+    """Whether the original has a linear layer of this name."""
+    found = layouts.find_rule(f"{name}.weight", layouts.PADDLE)
+    return found is not None and found[0].linear
+
+
 def config_from_peft(settings: Mapping[str, Any], where: str) -> LoRAConfig:
     """``adapter_config.json`` as our settings. Raises AdapterError for what would be computed in another way."""
     _require_plain(settings, _PEFT_HARMLESS, _PEFT_PLAIN, where)

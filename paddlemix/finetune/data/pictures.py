@@ -36,9 +36,14 @@ def unreadable_pictures(
     return {source: complaint for source, complaint in zip(distinct, complaints) if complaint is not None}
 
 
+def is_file_name(source: str) -> bool:
+    """Whether a source is the path of a file, rather than a data URL or an address."""
+    return not _NO_FILE.match(source)
+
+
 def _complaint(source: str, how: str, policy: ImagePolicy) -> str | None:
     try:
-        if how == HEADER and not _NO_FILE.match(source):
+        if how == HEADER and is_file_name(source):
             check_header(source, policy)
         else:
             load_image(source, policy)

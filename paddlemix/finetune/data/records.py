@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +14,8 @@ from ...chat.messages import Message, conversation_to_messages, message_images, 
 from ...errors import RecordError
 from ..configuration import nearest
 from .json_values import Entry, read_entries
+from .pictures import is_file_name
 from .problems import Problem, RecordLocation
-
-_ADDRESS = re.compile(r"data:|[A-Za-z][A-Za-z0-9+.-]+://")
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,7 @@ def _record(entry: Entry, folder: Path) -> Record:
     messages = conversation_to_messages(turns) if labelled else normalize_messages(turns)
     for message in messages:
         for part in message["content"]:
-            if part["type"] == "image" and not _ADDRESS.match(part["image"]):
+            if part["type"] == "image" and is_file_name(part["image"]):
                 part["image"] = os.path.normpath(folder / part["image"])
     canonical = json.dumps(turns, ensure_ascii=True, sort_keys=True)
     return Record(entry.location, messages, labelled, hashlib.sha256(canonical.encode()).hexdigest()[:16])

@@ -85,7 +85,7 @@ def panels_of_log(rows: Sequence[Row]) -> list[Panel]:
     scores = Panel(
         "held-out answers",
         [curve("eval_iou_accuracy", "boxes with IoU ≥ 0.5"), curve("eval_exact_answers", "exact answers")],
-        top=1.0,
+        top=1.03,  # a line along 1 is to be seen
     )
     rate = Panel("learning rate", [curve("learning_rate", "")])
     return [loss, scores, rate] if any(curve.points for curve in scores.curves) else [loss, rate]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -68,3 +69,24 @@ def disturb(model: Any) -> None:
 
 def _numpy(parameter: Any) -> str:
     return str(parameter.dtype).rpartition(".")[2]
+
+
+def write_silencing_adapter(model_dir: Path, folder: Path) -> Path:
+    """An adapter of rank 1, with one whole weight beside it, for the model of ``tests/tiny_model.py``: it ends every
+    answer before its first word. Returns ``folder``."""
+    import paddle
+
+    from paddlemix.finetune.adapters import LoRAConfig, inject, save_adapter
+    from paddlemix.inference import load_model
+
+    loaded = load_model(model_dir)
+    model, tokenizer = loaded.model, loaded.processor.tokenizer
+    inject(model, LoRAConfig(r=1, alpha=1, targets=("lm_head",), modules_to_save=("ln_f",)))
+    # A prompt ends with a line end, whose embedding is all that reaches the head of that model.
+    line_end = tokenizer.encode("\n", allowed_special=())[-1]
+    model.lm_head.lora_A.set_value(model.transformer.wte.weight[line_end].unsqueeze(1))
+    end = paddle.zeros(model.lm_head.lora_B.shape)
+    end[0, tokenizer.im_end_id] = 10.0
+    model.lm_head.lora_B.set_value(end)
+    save_adapter(model, folder)
+    return folder

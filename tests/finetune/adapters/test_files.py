@@ -16,8 +16,8 @@ from safetensors.numpy import load_file, save_file
 from paddlemix.checkpoint import layouts
 from paddlemix.errors import AdapterError, CheckpointError
 from paddlemix.finetune.adapters import LoRAConfig, convert_adapter, inject, load_adapter, merge, save_adapter
-from paddlemix.finetune.adapters.files import read_adapter
 from paddlemix.finetune.adapters.injection import attached
+from paddlemix.finetune.adapters.stored import read_adapter
 from paddlemix.models.qwen_vl.modeling import QWenLMHeadModel
 from tests.finetune.adapters.building import disturb, picture_ids, pictures, tiny_model
 
