@@ -149,6 +149,7 @@ class FinetuneConfig:
     # watching and saving
     logging_steps: int = option(integer(), "steps between two lines of the log", default=10)
     eval_steps: int | None = option(integer(), "steps between evaluations (default: at the end only)", default=None)
+    eval_on_start: bool = option(FLAG, "evaluate before the first step as well", default=False)
     eval_samples: int = option(integer(0), "records that are answered and drawn in an evaluation", default=32)
     save_steps: int = option(integer(), "steps between checkpoints", default=500)
     save_total_limit: int = option(integer(), "checkpoints that are kept", default=2)
@@ -164,8 +165,9 @@ class FinetuneConfig:
         self._check_mode()
         if self.eval_data is not None and self.eval_fraction:
             raise ConfigurationError("eval_fraction: got it beside eval_data; give one of them")
-        if self.eval_steps is not None and not self.has_evaluation:
-            raise ConfigurationError("eval_steps: there is nothing to evaluate on; give eval_data or eval_fraction")
+        for name in ("eval_steps", "eval_on_start"):
+            if getattr(self, name) and not self.has_evaluation:
+                raise ConfigurationError(f"{name}: there is nothing to evaluate on; give eval_data or eval_fraction")
 
     def _check_mode(self) -> None:
         if self.mode == FULL:

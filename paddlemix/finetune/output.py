@@ -24,7 +24,7 @@ _RESULT = "result.writing"
 _MAY_CHANGE = frozenset(
     {
         *("output_dir", "device", "resume", "visualdl", "logging_steps", "save_steps", "save_total_limit"),
-        *("eval_data", "eval_steps", "eval_samples", "per_device_eval_batch_size"),
+        *("eval_data", "eval_steps", "eval_on_start", "eval_samples", "per_device_eval_batch_size"),
         *("dataloader_num_workers", "picture_check", "loss_chunk_size", "recompute"),
     }
 )

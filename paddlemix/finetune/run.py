@@ -354,6 +354,7 @@ def make_trainer(
         callbacks=watch.callbacks,
         evaluate=run_evaluation if evaluated else None,
         eval_steps=config.eval_steps,
+        eval_on_start=config.eval_on_start,
         sharding=config.sharding,
         sharded_layers=list(model.transformer.h) if sharded else (),
     )

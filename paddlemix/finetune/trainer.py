@@ -72,6 +72,7 @@ class FinetuneTrainer(Trainer):
             writes; all of them read.
         evaluate: returns metrics; called by every process.
         eval_steps: steps between evaluations; None: only after the last step. Without ``evaluate`` no effect.
+        eval_on_start: evaluate before the first step as well, likewise.
         sharding, sharded_layers: see :class:`~.exchange.Exchange`.
     """
 
@@ -86,6 +87,7 @@ class FinetuneTrainer(Trainer):
         callbacks: Sequence[TrainerCallback] = (),
         evaluate: Callable[[], dict[str, float]] | None = None,
         eval_steps: int | None = None,
+        eval_on_start: bool = False,
         sharding: str | None = None,
         sharded_layers: Sequence[nn.Layer] = (),
     ) -> None:
@@ -98,10 +100,11 @@ class FinetuneTrainer(Trainer):
         self._window: list[float] = []  # losses of the steps since the last log
         self._loss_sum, self._tokens, self._gradient_norm = 0.0, 0, math.nan
         pacing = _Pacing(data, None if evaluate is None else eval_steps or data.steps)
+        opening = _Opening(evaluate is not None and eval_on_start)
         super().__init__(
-            model=model, args=args, train_dataset=_Sized(data.steps), callbacks=[pacing, *callbacks]
+            model=model, args=args, train_dataset=_Sized(data.steps), callbacks=[pacing, *callbacks, opening]
         )  # fmt: skip
-        pacing.trainer = self
+        pacing.trainer = opening.trainer = self
         self.exchange = Exchange(model, sharding, sharded_layers)
         seed_everything(args.seed, self.exchange.rank)
 
@@ -281,6 +284,19 @@ class _Pacing(TrainerCallback):
             control.should_log = True
         if self.eval_steps is not None and (is_last or step % self.eval_steps == 0):
             control.should_evaluate = True
+
+
+class _Opening(TrainerCallback):
+    """Evaluates before the first step. Comes after those that are to hear of it."""
+
+    trainer: FinetuneTrainer
+
+    def __init__(self, eval_on_start: bool) -> None:
+        self.eval_on_start = eval_on_start
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.eval_on_start and state.global_step == 0:
+            self.trainer.evaluate()
 
 
 class _Sized(paddle.io.Dataset):

@@ -92,7 +92,8 @@ def test_an_unknown_key_names_the_nearest_known_one(tmp_path, key, meant):
         ({"mode": "full", "lora_r": 8}, "lora_r: there are no adapters in mode full"),
         ({"mode": "full", "modules_to_save": ["wte"]}, "modules_to_save: there are no adapters"),
         ({"eval_data": "e.json", "eval_fraction": 0.1}, "give one of them"),
-        ({"eval_steps": 5}, "nothing to evaluate on"),
+        ({"eval_steps": 5}, "eval_steps: there is nothing to evaluate on"),
+        ({"eval_on_start": True}, "eval_on_start: there is nothing to evaluate on"),
     ],
 )
 def test_what_cannot_work_is_refused_by_name(options, said):

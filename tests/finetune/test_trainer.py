@@ -82,6 +82,23 @@ def test_evaluating_does_not_change_the_training(tmp_path):
     assert found.logs == expected.logs
 
 
+def test_a_training_is_evaluated_before_its_first_step_but_not_when_it_goes_on(tmp_path):
+    steps = []
+
+    def evaluate():
+        steps.append(trainer.state.global_step)
+        return {"eval_loss": 1.0}
+
+    options = {"evaluate": evaluate, "eval_on_start": True}
+    trainer, _ = toy_trainer(tmp_path, ToyData(), stop_after=4, **options)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert steps == [0]
+    trainer, _ = toy_trainer(tmp_path, ToyData(), **options)
+    trainer.train(newest_checkpoint(tmp_path))
+    assert steps == [0, trainer.data.steps]
+
+
 def test_a_loss_that_is_not_a_number_names_step_and_records_and_changes_nothing(tmp_path):
     data = ToyData(steps=6, poison=14)  # step 4: samples 12 13, 14 15
     trainer, _ = toy_trainer(tmp_path, data, save_steps=3)

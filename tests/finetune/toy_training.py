@@ -96,7 +96,7 @@ class LogKeeper(TrainerCallback):
 def toy_trainer(output_dir: Path, data: ToyData, *, model=None, stop_after=None, seed=3, **options):
     """A trainer of a toy model and what it logs."""
     sharding = {name: options.pop(name) for name in ("sharding", "sharded_layers") if name in options}
-    own = {name: options.pop(name) for name in ("evaluate", "eval_steps") if name in options}
+    own = {name: options.pop(name) for name in ("evaluate", "eval_steps", "eval_on_start") if name in options}
     if model is None:
         paddle.seed(0)
         model = ToyModel()
