@@ -233,7 +233,8 @@ def _draw(
         # Boxes are places in the newest picture.
         picture = load_image(message_images(question.messages)[-1], policy)
         text = "".join(part["text"] for part in question.messages[-1]["content"] if part["type"] == "text")
-        title = f"step {step} · {question.record.location} · {_verdict(scores[index])}"
+        place = question.record.location
+        title = f"step {step} · {Path(place.path).name}:{place.line} · {_verdict(scores[index])}"
         sample = draw_sample(picture, title, text, question.expected, answers[index])
         save_image(sample, folder / f"step-{step}-{number}.png")
 
