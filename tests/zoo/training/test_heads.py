@@ -14,9 +14,9 @@ from paddlemix.zoo.training.train import build_training_model
 @pytest.fixture(scope="module")
 def batch() -> dict:
     tokenizer = QWenVLTokenizer.from_pretrained(DEFAULT_MODEL_DIR)
-    samples = SceneDataset(tokenizer, 2, 8, image_size=IMAGE_SIZE, grid=QUERY_GRID, patch_grid=IMAGE_SIZE // PATCH_SIZE)
+    scenes = SceneDataset(tokenizer, 5, image_size=IMAGE_SIZE, grid=QUERY_GRID, patch_grid=IMAGE_SIZE // PATCH_SIZE)
     collate = SceneCollator(QwenVLImageProcessor(image_size=IMAGE_SIZE), tokenizer.eod_id)
-    return {name: paddle.to_tensor(array) for name, array in collate([samples[i] for i in range(2)]).items()}
+    return {name: paddle.to_tensor(array) for name, array in collate(scenes[range(4)]).items()}
 
 
 @pytest.fixture
@@ -44,12 +44,13 @@ def test_some_steps_on_one_batch_lower_every_loss(training_model, batch):
         optimizer.step()
         optimizer.clear_grad()
     after = {name: float(value) for name, value in training_model.parts.items()}
-    assert set(after) == {"patch", "patch_box", "object", "word", "kind", "box", "digit", "colour", "text"}
+    vision = {"patch", "patch_box", "patch_word", "object", "word", "read_word", "kind", "box", "digit", "colour"}
+    assert set(after) == vision | {"text", "naming", "reading", "named_box"}
     assert all(after[name] < before[name] for name in before), (before, after)
 
 
 def test_the_vision_stage_needs_no_text(training_model, batch):
-    vision = ("images", "kinds", "boxes", "digits", "colours", "words", "patches", "patch_boxes")
+    vision = ("images", "kinds", "boxes", "digits", "colours", "words", "patches", "patch_boxes", "patch_words")
     training_model(**{name: batch[name] for name in vision})["loss"].backward()
     assert "text" not in training_model.parts
     assert training_model.model.lm_head.weight.grad is None

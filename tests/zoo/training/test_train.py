@@ -1,0 +1,66 @@
+"""A stage of the bundled model's training writes a model, and goes on where it was stopped."""
+
+import csv
+import json
+import shutil
+import sys
+
+import pytest
+
+from paddlemix.errors import CheckpointError
+from paddlemix.models.qwen_vl.configuration import QWenVLConfig
+from paddlemix.zoo.training import train
+
+COLUMNS = ("step", "loss", "learning_rate", "tokens")
+
+
+def run(monkeypatch, output_dir, *options: str) -> None:
+    arguments = ["anneal", "--output_dir", str(output_dir), "--max_steps", "3", "--batch_size", "2", "--workers", "0"]
+    monkeypatch.setattr(sys, "argv", ["train", *arguments, "--logging_steps", "1", "--save_steps", "2", *options])
+    train.main()
+
+
+def log_of(output_dir) -> list[list[str]]:
+    with (output_dir / "log.csv").open(encoding="utf-8") as file:
+        return [[row[name] for name in COLUMNS] for row in csv.DictReader(file)]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    output_dir = tmp_path_factory.mktemp("training") / "whole"
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        run(monkeypatch, output_dir)
+    return output_dir
+
+
+def test_it_writes_a_model_and_the_parts_of_the_loss(whole):
+    assert QWenVLConfig.from_pretrained(whole / "model").hidden_size == 192
+    records = [json.loads(line) for line in (whole / "curve.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [record["step"] for record in records] == [1, 2, 3]
+    assert {"text", "naming", "reading", "box"} <= set(records[0]["parts"])
+
+
+def test_an_interrupted_stage_goes_on_as_if_it_had_not_been(monkeypatch, whole, tmp_path):
+    stopped = tmp_path / "stopped"
+    shutil.copytree(whole, stopped)
+    shutil.rmtree(stopped / "checkpoint-3", ignore_errors=True)
+    (stopped / train.WEIGHTS_FILE).unlink()
+    run(monkeypatch, stopped)
+    assert log_of(stopped) == log_of(whole)
+    assert (stopped / train.WEIGHTS_FILE).read_bytes() == (whole / train.WEIGHTS_FILE).read_bytes()
+
+
+def test_a_stage_begins_with_the_weights_of_the_one_before(monkeypatch, whole, tmp_path):
+    run(monkeypatch, tmp_path / "next", "--start", str(whole), "--learning_rate", "1e-9")
+    first, last = log_of(whole)[0], log_of(tmp_path / "next")[0]
+    assert float(last[1]) < float(first[1])
+
+
+def test_weights_of_another_training_are_refused(whole, tmp_path):
+    from paddlemix.models.qwen_vl.tokenization import QWenVLTokenizer
+    from paddlemix.zoo import DEFAULT_MODEL_DIR
+
+    model = train.build_training_model(QWenVLTokenizer.from_pretrained(DEFAULT_MODEL_DIR), 0.5)
+    del model.word_head
+    with pytest.raises(CheckpointError, match="word_head.*unknown"):
+        train.load_weights(model, whole)
