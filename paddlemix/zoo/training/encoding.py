@@ -26,6 +26,8 @@ LAST_DIGIT_WEIGHT = 0.3
 # a hundred tokens of boxes and one of these, so that they count for more.
 DECISIVE_WEIGHT = 4.0
 WORD_WEIGHT = 8.0
+# In a caption the name says which object comes next, and what follows a box whether another one comes at all.
+NAME_WEIGHT = 3.0
 NOTHING = -1
 
 _BOX = re.compile(r"\((\d+),(\d+)\),\((\d+),(\d+)\)")
@@ -142,7 +144,9 @@ class ConversationEncoder:
             branch += Branch(context(ids), about, named)
             branch += _plain([self.tokenizer.im_end_id, *self._newline, *self._message_start("assistant")], 0.0)
             last = next((query for query in reversed(branch.about) if query != NOTHING), NOTHING)
-            branch += self._answer(answer, seen, last) + _plain([self.tokenizer.im_end_id], 1.0)
+            said = self._answer(answer, seen, last)
+            closes_box = said.span.ids[-1] == self.tokenizer.box_end_id
+            branch += said + _plain([self.tokenizer.im_end_id], NAME_WEIGHT if closes_box else 1.0)
         return branch
 
     def _names(self, ids: Sequence[int], seen: View) -> tuple[list[int], list[bool]]:
@@ -164,6 +168,8 @@ class ConversationEncoder:
                 continue
             if grounded != NOTHING:
                 about[index] = grounded
+                if token in self._kind_of:
+                    weights[index] = NAME_WEIGHT
             elif token in self._colours:
                 about[index], weights[index] = last, DECISIVE_WEIGHT
             elif token in self._word_of:
@@ -175,6 +181,8 @@ class ConversationEncoder:
                 inside_box = True
             elif token == self.tokenizer.box_end_id:
                 inside_box, grounded = False, NOTHING
+                if index + 1 < len(ids):
+                    weights[index + 1] = NAME_WEIGHT
             elif inside_box and token in self._digits and ids[index + 1] not in self._digits:
                 weights[index] = LAST_DIGIT_WEIGHT
             if about[index] != NOTHING:
