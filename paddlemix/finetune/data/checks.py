@@ -67,7 +67,7 @@ class CheckReport:
         """One line: what there is to learn from."""
         parts = [f"{len(self.records)} records in {len(self.paths)} file(s) are good, {self.bad_records} are not"]
         if self.records:
-            pictures = sum(len(record.images) for record in self.records)
+            pictures = len({image for record in self.records for image in record.images})
             parts.append(f"{pictures} pictures")
             parts.append(
                 f"{self.lengths.sum()} tokens, {self.targets.sum()} of them learnt, "

@@ -128,7 +128,8 @@ def encode_of(entry, processor):
 
 
 def test_sizes_are_those_of_the_examples(check, processor):
-    report = check(talk("Picture 1: <img>ok.png</img>\na", "b"), talk("x", " "), talk("a", "the the the"))
+    picture = "Picture 1: <img>ok.png</img>\n"  # one, in two records
+    report = check(talk(picture + "a", "b"), talk("x", " "), talk(picture + "a", "the the the"))
     examples = [encode(record, processor.tokenizer) for record in report.records]
     assert report.lengths.tolist() == list(map(len, examples))
     assert report.targets.tolist() == [example.targets for example in examples]
