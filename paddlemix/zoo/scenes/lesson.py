@@ -105,7 +105,7 @@ def _scenes(first_seed: int, count: int, kinds: Sequence[str]) -> Iterator[Scene
 
 
 def to_learn(scene: Scene) -> list[Conversation]:
-    """Where the object is, in both languages; what there is, with boxes and without; what may be asked about any scene."""
+    """Where the object is, in both languages; what there is, with boxes and without; a question as about any scene."""
     rng = np.random.default_rng([scene.seed, 2])
     return [
         *(_where(scene, language, rng) for language in LANGUAGES),
