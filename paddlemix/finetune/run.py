@@ -257,6 +257,8 @@ def build_model(config: FinetuneConfig, directory: Path) -> QWenLMHeadModel:
     model = QWenLMHeadModel.from_pretrained(directory, dtype=dtype, quantization=quantization)
     if config.mode == FULL:
         freeze(model, config.freeze)
+        if getattr(model.generation_config, "chat_format", None) == "raw":
+            model.generation_config.chat_format = "chatml"  # a base model learns to converse
     else:
         adapter = LoRAConfig(
             r=config.lora_r,
