@@ -33,13 +33,14 @@ def test_a_file_and_options_make_an_adapter(run_example, folder, tmp_path):
     assert "train_loss" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_check_only_lists_what_is_wrong_and_trains_nothing(run_example, folder, tmp_path):
+def test_check_only_lists_all_that_is_wrong_and_trains_nothing(run_example, folder, tmp_path):
     records = json.loads((folder / "talks.json").read_text(encoding="utf-8"))
-    records[1]["conversations"] = []
+    records += [{"conversations": []}] * 60
     (folder / "bad.json").write_text(json.dumps(records, indent=1), encoding="utf-8")
-    arguments = ("--data", folder / "bad.json", "--output_dir", tmp_path / "out", "--check-only")
+    arguments = ("--data", folder / "bad.json", "--output_dir", tmp_path / "out", "--check_only")
     done = run_example("finetune.py", *arguments, "--model_name_or_path", folder / "tiny")
-    assert done.returncode == 1 and "bad.json" in done.stdout and "3 records" in done.stdout
+    assert done.returncode == 1 and "4 records" in done.stdout and "60 are not" in done.stdout
+    assert done.stdout.count("bad.json:") == 60
     assert not (tmp_path / "out").exists()
 
 
