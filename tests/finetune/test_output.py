@@ -6,7 +6,7 @@ import pytest
 
 from paddlemix.errors import CheckpointError, ConfigurationError
 from paddlemix.finetune.configuration import FinetuneConfig
-from paddlemix.finetune.output import Run, begin_run, digest_of, find_run, write_result
+from paddlemix.finetune.output import Run, begin_run, digest_of, find_run, occupy, write_result
 
 
 def config(folder, **options):
@@ -73,8 +73,27 @@ def test_a_file_in_the_way_is_told(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigurationError, match="is a file"):
         find_run(config(tmp_path / "file"))
-    with pytest.raises(CheckpointError, match="cannot be written"):
-        begun(tmp_path / "file" / "below")
+    for write in (begun, lambda folder: occupy(config(folder), None)):
+        with pytest.raises(CheckpointError, match="cannot be written"):
+            write(tmp_path / "file" / "below")
+
+
+def test_a_directory_is_of_one_training_at_a_time(tmp_path):
+    folder = tmp_path / "out"
+    with occupy(config(folder), None):
+        with pytest.raises(CheckpointError, match="out: another process is writing here"):
+            occupy(config(folder), None)
+    assert list(folder.iterdir()) == []
+    with occupy(config(folder), None):
+        pass
+
+
+def test_a_training_that_another_process_began_meanwhile_is_not_written_over(tmp_path):
+    run = begun(tmp_path)
+    with pytest.raises(ConfigurationError, match="another process has just written"):
+        occupy(config(tmp_path), None)
+    with occupy(config(tmp_path), run):  # the refusal has left no lock
+        pass
 
 
 def test_a_damaged_run_file_is_told(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from paddlenlp.trainer import TrainerCallback
 
 from paddlemix.checkpoint.readers.safetensors_file import read_safetensors
-from paddlemix.errors import AdapterError, ConfigurationError, RecordError, TrainingError
+from paddlemix.errors import AdapterError, CheckpointError, ConfigurationError, RecordError, TrainingError
 from paddlemix.finetune import run as run_module
 from paddlemix.finetune.configuration import FinetuneConfig
 from paddlemix.finetune.run import check, finetune
@@ -151,6 +151,23 @@ def test_an_interrupted_run_ends_as_the_uninterrupted_one(configure, tmp_path, m
         np.testing.assert_array_equal(found[name], values, err_msg=name)
 
 
+def test_a_second_run_in_the_same_directory_is_refused_and_disturbs_nothing(configure, monkeypatch):
+    original, refusals = run_module.make_trainer, []
+
+    def with_another_run(*args):
+        with monkeypatch.context() as second:
+            second.setattr(run_module, "make_trainer", None)
+            with pytest.raises(CheckpointError, match="another process is writing here") as caught:
+                finetune(configure(max_steps=1))
+        refusals.append(caught)
+        return original(*args)
+
+    monkeypatch.setattr(run_module, "make_trainer", with_another_run)
+    result = finetune(configure(max_steps=1))
+    assert refusals and (result.output_dir / "adapter_config.json").is_file()
+    assert not (result.output_dir / ".lock").exists()
+
+
 def test_a_finished_training_is_left_as_it_is(configure, monkeypatch):
     result = finetune(configure(max_steps=1))
     monkeypatch.setattr(run_module, "make_trainer", None)
@@ -190,6 +207,12 @@ def test_bad_records_stop_the_run_before_it_begins(configure, with_bad_record, t
 def test_skipped_records_are_recorded(configure, with_bad_record, tmp_path):
     finetune(configure(data=str(with_bad_record), bad_records="skip", max_steps=1))
     assert "missing.png" in (tmp_path / "out" / "bad_records.txt").read_text(encoding="utf-8")
+
+
+def test_a_list_of_skipped_records_that_cannot_be_written_is_told_in_one_line(configure, with_bad_record, tmp_path):
+    (tmp_path / "out" / "bad_records.txt").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match="bad_records.txt: cannot be written: [^\n]+$"):
+        finetune(configure(data=str(with_bad_record), bad_records="skip", max_steps=1))
 
 
 def test_a_target_that_matches_nothing_is_refused_before_anything_is_written(configure, tmp_path):
