@@ -97,6 +97,7 @@ class FinetuneTrainer(Trainer):
         self._passes: list[tuple[paddle.Tensor, Any]] = []  # loss and record ids of each forward pass of the step
         self._window: list[float] = []  # losses of the steps since the last log
         self._loss_sum, self._tokens, self._gradient_norm = 0.0, 0, math.nan
+        self._step_learning_rate = 0.0
         pacing = _Pacing(data, None if evaluate is None else eval_steps or data.steps)
         super().__init__(
             model=model, args=args, train_dataset=_Sized(data.steps), callbacks=[pacing, *callbacks]
@@ -157,6 +158,7 @@ class FinetuneTrainer(Trainer):
         self._window.append(step_loss)
         self._loss_sum += step_loss
         self._gradient_norm = norm
+        self._step_learning_rate = float(self._get_learning_rate())  # when it is logged, it is the next step's
         self._tokens += self.data.tokens(self.state.global_step)
 
     def _not_finite(self, what: str, record_ids: Sequence[Any]) -> TrainingError:
@@ -175,7 +177,7 @@ class FinetuneTrainer(Trainer):
     def log(self, logs: dict[str, float], **kwargs: Any) -> None:
         if "loss" in logs and self._window:
             logs["loss"] = math.fsum(self._window) / len(self._window)
-            logs["learning_rate"] = float(self._get_learning_rate())
+            logs["learning_rate"] = self._step_learning_rate
             logs["tokens"] = self._tokens
             logs["grad_norm"] = self._gradient_norm
             self._window = []

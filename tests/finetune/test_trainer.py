@@ -18,7 +18,8 @@ def test_the_loss_of_a_step_is_the_mean_over_its_batches(tmp_path):
     two.train()
     np.testing.assert_allclose([log["loss"] for log in keeper_two.logs], [log["loss"] for log in keeper_one.logs], 1e-5)
     assert [log["tokens"] for log in keeper_two.logs] == [100, 201, 303, 406, 510, 615]
-    assert keeper_two.logs[0]["learning_rate"] == pytest.approx(0.05 * (1 + math.cos(math.pi / 6)) / 2)
+    expected = [0.05 * (1 + math.cos(math.pi * step / 6)) / 2 for step in range(6)]
+    assert [log["learning_rate"] for log in keeper_two.logs] == pytest.approx(expected)
 
 
 def _dry():
