@@ -151,6 +151,17 @@ def test_an_interrupted_run_ends_as_the_uninterrupted_one(configure, tmp_path, m
         np.testing.assert_array_equal(found[name], values, err_msg=name)
 
 
+def test_a_run_killed_before_its_result_is_written_ends_as_the_uninterrupted_one(configure, tmp_path, monkeypatch):
+    options = {"eval_fraction": 0.2, "eval_samples": 1, "max_steps": 2, "save_steps": 1}
+    expected = finetune(configure(output_dir=str(tmp_path / "whole"), **options)).metrics
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(run_module, "write_result", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+        finetune(configure(**options))
+    assert finetune(configure(**options)).metrics == expected and "eval_loss" in expected
+    columns = ("step", "loss", "eval_loss")
+    assert log_rows(tmp_path / "out", *columns) == log_rows(tmp_path / "whole", *columns)
+
+
 def test_a_second_run_in_the_same_directory_is_refused_and_disturbs_nothing(configure, monkeypatch):
     original, refusals = run_module.make_trainer, []
 

@@ -83,6 +83,22 @@ def test_evaluating_does_not_change_the_training(tmp_path):
     assert found.logs == expected.logs
 
 
+def test_resuming_after_the_last_step_has_the_metrics_of_its_evaluation(tmp_path, caplog):
+    def train(checkpoint=None, **options):
+        trainer, _ = toy_trainer(tmp_path, ToyData(steps=4), **options)
+        trainer.train(checkpoint)
+        return trainer.metrics
+
+    last = tmp_path / "checkpoint-4"
+    assert train(evaluate=lambda: {"eval_loss": 1.0}) == {"eval_loss": 1.0}
+    assert train(last, evaluate=lambda: {"eval_loss": 2.0}) == {"eval_loss": 1.0}
+    assert train(last) == {}
+    train()
+    caplog.clear()
+    assert train(last, evaluate=lambda: {"eval_loss": 3.0}) == {"eval_loss": 3.0}
+    assert "accumulation" not in caplog.text
+
+
 def test_a_loss_that_is_not_a_number_names_step_and_records_and_changes_nothing(tmp_path):
     data = ToyData(steps=6, poison=14)  # step 4: samples 12 13, 14 15
     trainer, _ = toy_trainer(tmp_path, data, save_steps=3)
