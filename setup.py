@@ -21,6 +21,7 @@ INSTALL_REQUIRES = [
     "pyarrow<19",
     "numpy>=1.21,<2",
     "pillow>=10.1",
+    "matplotlib>=3.6",
     "safetensors>=0.6",
     "tiktoken>=0.7",
     "tqdm>=4.60",

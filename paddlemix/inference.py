@@ -99,7 +99,8 @@ def load_model(
         quantization, vision_quantization: formats of the linear weights, of ``quantization.plan.QUANTIZATIONS`` and
             ``VISION_QUANTIZATIONS``; see ``QWenLMHeadModel.from_pretrained``.
         kv_cache_dtype: of cached keys and values; ``None``: that of the activations.
-        adapter: directory of a LoRA adapter for this model, which is put beside its weights.
+        adapter: directory of a LoRA adapter for this model, which is put beside its weights. A base model with one
+            converses.
 
     Raises:
         AdapterError, ConfigurationError, ModelNotFoundError, CheckpointError, NotEnoughMemoryError,
@@ -136,9 +137,11 @@ def load_model(
         vision_quantization=vision_quantization,
         **({} if kv_cache_dtype is None else {"kv_cache_dtype": kv_cache_dtype}),
     )
+    processor = QwenVLProcessor.from_pretrained(directory)
     if adapter is not None:
         attach_adapter(model, adapter)
-    processor = QwenVLProcessor.from_pretrained(directory)
+        if processor.chat_format == "raw":  # adapters learn from conversations, also those of base models
+            processor.chat_format = model.generation_config.chat_format = "chatml"
     if device == "cpu":
         keep_freed_memory()
     return LoadedModel(Path(directory), model, processor, time.perf_counter() - start)

@@ -31,7 +31,9 @@ from paddlemix.finetune.configuration import FinetuneConfig, add_options, given_
 def parser() -> argparse.ArgumentParser:
     result = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     result.add_argument("config", nargs="?", metavar="CONFIG.json", help="file with the options")
-    result.add_argument("--check-only", action="store_true", help="check the records, list what is wrong, and end")
+    result.add_argument(
+        "--check-only", "--check_only", action="store_true", help="check the records, list what is wrong, and end"
+    )
     add_options(result)
     return result
 
@@ -45,7 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     if options.check_only:
         report = check(config)
-        print(report)
+        if report.problems:
+            print(report.table(), end="\n\n")
+        print(report.summary())
         return 1 if report.problems else 0
     finetune(config, cli.note)
     return 0

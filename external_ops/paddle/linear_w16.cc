@@ -1,13 +1,14 @@
 // Paddle operators of the linear layer whose weight is bfloat16 or float16, in tiles of 16 outputs
 // (cpu/paddlemix_cpu.h): paddlemix_linear_w16 (x, weight, bias or none) with a gradient to x, paddlemix_pack_w16 (w) and
 // paddlemix_dequantize_w16 (weight).
-#include "common.h"
 #include "direct.h"
+#include "packed_gradient.h"
 
 namespace paddlemix_ops {
 namespace linear_w16 {
 
 constexpr const char* kName = "linear_w16";
+constexpr int64_t kTile = 16;
 
 using Shape = std::vector<int64_t>;
 
@@ -34,15 +35,16 @@ void check_activations(const char* name, const Tensor& x, int64_t features, cons
 
 const uint16_t* bits(const Tensor& weight) { return static_cast<const uint16_t*>(weight.data()); }
 
-// W [in_features, out_features] in a dtype; the CPU has float32 only.
-Tensor unpack(const Tensor& weight, DataType dtype, int64_t in_features, int64_t out_features) {
+// In a dtype, of which the CPU has float32 only, the W [in_features, out_features] that begins with this tile.
+Tensor unpack(const Tensor& weight, DataType dtype, int64_t in_features, int64_t out_features, int64_t tile = 0) {
   Tensor w = paddle::empty({in_features, out_features}, dtype, weight.place());
+  const uint16_t* packed = bits(weight) + tile * weight.shape()[1] * weight.shape()[2] * weight.shape()[3];
   if (weight.is_cpu()) {
-    paddlemix_cpu_dequantize_w16(kernel_dtype(weight, kName), bits(weight), w.data<float>(), in_features, out_features);
+    paddlemix_cpu_dequantize_w16(kernel_dtype(weight, kName), packed, w.data<float>(), in_features, out_features);
     return w;
   }
 #ifdef PADDLEMIX_WITH_CUDA
-  check_launch(kName, paddlemix_cuda_dequantize_w16(kernel_dtype(w, kName), kernel_dtype(weight, kName), bits(weight),
+  check_launch(kName, paddlemix_cuda_dequantize_w16(kernel_dtype(w, kName), kernel_dtype(weight, kName), packed,
                                                     w.data(), in_features, out_features, stream_of(weight)));
   return w;
 #else
@@ -87,8 +89,9 @@ std::vector<Tensor> forward(const Tensor& x, const Tensor& weight, const paddle:
 std::vector<Tensor> backward(const Tensor& weight, const Tensor& grad_out, int64_t in_features, int64_t out_features) {
   check_weight(weight, in_features, out_features);
   check_activations("the gradient", grad_out, out_features, weight);
-  const Tensor w = unpack(weight, grad_out.dtype(), in_features, out_features);
-  return {paddle::experimental::matmul(grad_out, w, false, true)};
+  return {input_gradient(grad_out, in_features, out_features, kTile, [&](int64_t begin, int64_t end) {
+    return unpack(weight, grad_out.dtype(), in_features, end - begin, begin / kTile);
+  })};
 }
 
 DataType packed_dtype(const std::string& name) {

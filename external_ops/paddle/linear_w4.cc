@@ -12,16 +12,16 @@ struct Int4 {
   static constexpr const char* kScaleName = "float16";
   static constexpr bool kChannelScales = false;
 
-  static uint16_t* bits(const Tensor& scales) {
-    return reinterpret_cast<uint16_t*>(const_cast<void*>(scales.data()));
+  static uint16_t* bits(const Tensor& scales, int64_t tile = 0) {
+    return reinterpret_cast<uint16_t*>(const_cast<void*>(scales.data())) + tile * scales.shape()[1] * kTile;
   }
   static void cpu_linear(const float* x, const uint8_t* weight, const Tensor& scales, const float* bias, float* out,
                          int64_t rows, int64_t in_features, int64_t out_features) {
     paddlemix_cpu_linear_w4(x, in_features, weight, bits(scales), bias, out, rows, in_features, out_features);
   }
-  static void cpu_dequantize(const uint8_t* weight, const Tensor& scales, float* w, int64_t in_features,
+  static void cpu_dequantize(const uint8_t* weight, const Tensor& scales, int64_t tile, float* w, int64_t in_features,
                              int64_t out_features) {
-    paddlemix_cpu_dequantize_w4(weight, bits(scales), w, in_features, out_features);
+    paddlemix_cpu_dequantize_w4(weight, bits(scales, tile), w, in_features, out_features);
   }
   static void cpu_quantize(const float* w, int64_t groups, uint8_t* weight, const Tensor& scales, int64_t in_features,
                            int64_t out_features) {
@@ -38,9 +38,9 @@ struct Int4 {
     return paddlemix_cuda_linear_w4(dtype, x, in_features, weight, bits(scales), bias, out, rows, in_features,
                                     out_features, stream);
   }
-  static int cuda_dequantize(int dtype, const uint8_t* weight, const Tensor& scales, void* w, int64_t in_features,
-                             int64_t out_features, void* stream) {
-    return paddlemix_cuda_dequantize_w4(dtype, weight, bits(scales), w, in_features, out_features, stream);
+  static int cuda_dequantize(int dtype, const uint8_t* weight, const Tensor& scales, int64_t tile, void* w,
+                             int64_t in_features, int64_t out_features, void* stream) {
+    return paddlemix_cuda_dequantize_w4(dtype, weight, bits(scales, tile), w, in_features, out_features, stream);
   }
 #endif
 };

@@ -17,9 +17,12 @@ struct Int8 {
     paddlemix_cpu_linear_w8(x, in_features, weight, scales.data<float>(), scales.shape()[1], bias, out, rows,
                             in_features, out_features);
   }
-  static void cpu_dequantize(const uint8_t* weight, const Tensor& scales, float* w, int64_t in_features,
+  static const float* values(const Tensor& scales, int64_t tile) {
+    return scales.data<float>() + tile * scales.shape()[1] * kTile;
+  }
+  static void cpu_dequantize(const uint8_t* weight, const Tensor& scales, int64_t tile, float* w, int64_t in_features,
                              int64_t out_features) {
-    paddlemix_cpu_dequantize_w8(weight, scales.data<float>(), scales.shape()[1], w, in_features, out_features);
+    paddlemix_cpu_dequantize_w8(weight, values(scales, tile), scales.shape()[1], w, in_features, out_features);
   }
   static void cpu_quantize(const float* w, int64_t groups, uint8_t* weight, const Tensor& scales, int64_t in_features,
                            int64_t out_features) {
@@ -37,9 +40,9 @@ struct Int8 {
     return paddlemix_cuda_linear_w8(dtype, x, in_features, weight, scales.data<float>(), scales.shape()[1], bias, out,
                                     rows, in_features, out_features, stream);
   }
-  static int cuda_dequantize(int dtype, const uint8_t* weight, const Tensor& scales, void* w, int64_t in_features,
-                             int64_t out_features, void* stream) {
-    return paddlemix_cuda_dequantize_w8(dtype, weight, scales.data<float>(), scales.shape()[1], w, in_features,
+  static int cuda_dequantize(int dtype, const uint8_t* weight, const Tensor& scales, int64_t tile, void* w,
+                             int64_t in_features, int64_t out_features, void* stream) {
+    return paddlemix_cuda_dequantize_w8(dtype, weight, values(scales, tile), scales.shape()[1], w, in_features,
                                         out_features, stream);
   }
 #endif

@@ -3,7 +3,7 @@
 // paddlemix_pack_wN (q) and paddlemix_dequantize_wN (weight, scales).
 #pragma once
 
-#include "common.h"
+#include "packed_gradient.h"
 
 namespace paddlemix_ops {
 namespace low_bit {
@@ -15,7 +15,8 @@ using Shape = std::vector<int64_t>;
 inline int64_t blocks(int64_t size, int64_t block) { return (size + block - 1) / block; }
 
 // Format: kName, kBytesPerTile (of one input), kScaleType and its name, kChannelScales (whether one scale per output is
-// allowed beside one per output and group), and the C functions.
+// allowed beside one per output and group), and the C functions. Those that dequantize get the weights of the first tile
+// on, all scales, and the number of that tile.
 template <typename Format>
 struct LowBit {
   static Shape weight_shape(int64_t in_features, int64_t out_features) {
@@ -77,21 +78,23 @@ struct LowBit {
 
   static std::vector<Tensor> backward(const Tensor& weight, const Tensor& scales, const Tensor& grad_out,
                                       int64_t in_features, int64_t out_features) {
-    const Tensor w = unpacked(weight, scales, in_features, out_features, grad_out.dtype());
-    return {paddle::matmul(grad_out, w, false, true)};
+    return {input_gradient(grad_out, in_features, out_features, kTile, [&](int64_t begin, int64_t end) {
+      return unpacked(weight, scales, in_features, end - begin, grad_out.dtype(), begin / kTile);
+    })};
   }
 
-  // W [in_features, out_features] in `dtype`, which is float32 on the CPU.
+  // In `dtype`, which is float32 on the CPU, the W [in_features, out_features] that begins with this tile.
   static Tensor unpacked(const Tensor& weight, const Tensor& scales, int64_t in_features, int64_t out_features,
-                         DataType dtype) {
+                         DataType dtype, int64_t tile = 0) {
     Tensor w = paddle::empty({in_features, out_features}, dtype, weight.place());
+    const uint8_t* packed = weight.data<uint8_t>() + tile * weight.shape()[1] * weight.shape()[2] * weight.shape()[3];
     if (weight.is_cpu()) {
-      Format::cpu_dequantize(weight.data<uint8_t>(), scales, w.data<float>(), in_features, out_features);
+      Format::cpu_dequantize(packed, scales, tile, w.data<float>(), in_features, out_features);
       return w;
     }
 #ifdef PADDLEMIX_WITH_CUDA
-    check_launch(Format::kName, Format::cuda_dequantize(kernel_dtype(w, Format::kName), weight.data<uint8_t>(), scales,
-                                                        w.data(), in_features, out_features, stream_of(weight)));
+    check_launch(Format::kName, Format::cuda_dequantize(kernel_dtype(w, Format::kName), packed, scales, tile, w.data(),
+                                                        in_features, out_features, stream_of(weight)));
     return w;
 #else
     PD_THROW(Format::kName, ": this build has no kernel for the device of weight");

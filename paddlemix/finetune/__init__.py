@@ -5,7 +5,10 @@ from __future__ import annotations
 from ..lazy import lazy_exports
 
 _HOME = {
+    "FinetuneConfig": "configuration",
+    "FinetuneResult": "run",
     "LoRAConfig": "adapters.config",
+    "finetune": "run",
     "freeze": "freezing",
     "load_adapter": "adapters.files",
     "merge_adapter": "adapters.merging",

@@ -60,7 +60,7 @@ def writing_checkpoint(output_dir: Path, step: int, exchange: Exchange) -> Itera
     """
     path = output_dir / f"checkpoint-{step}"
     aside = path.with_name(path.name + WRITING)
-    with _told_as_checkpoint_error(path):
+    with told_as_checkpoint_error(path):
         if exchange.rank == 0:
             shutil.rmtree(aside, ignore_errors=True)
             aside.mkdir(parents=True)
@@ -85,7 +85,8 @@ def publish(aside: Path, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _told_as_checkpoint_error(path: Path) -> Iterator[None]:
+def told_as_checkpoint_error(path: Path) -> Iterator[None]:
+    """Raise CheckpointError, naming ``path``, where the system cannot write inside."""
     try:
         yield
     except OSError as error:

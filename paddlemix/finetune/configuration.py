@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
@@ -14,7 +13,7 @@ from typing import Any
 
 from ..errors import ConfigurationError
 from ..zoo import DEFAULT_MODEL
-from .options import FLAG, NAMES, TEXT, Kind, choice, integer, number, option
+from .options import FLAG, NAMES, TEXT, Kind, as_number, as_text, choice, integer, number, option
 
 FULL, LORA, QLORA = "full", "lora", "qlora"
 
@@ -43,11 +42,10 @@ def _source(item: Any) -> DataSource | None:
         item = {"path": os.fspath(item)}
     if not isinstance(item, Mapping) or "path" not in item or set(item) - {"path", "weight"}:
         return None
-    path, weight = item["path"], item.get("weight", 1.0)
-    is_number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
-    if not isinstance(path, str) or not path.strip() or not is_number or not 0 < weight < math.inf:
+    path, weight = as_text(item["path"]), as_number(item.get("weight", 1.0))
+    if path is None or weight is None or weight <= 0:
         return None
-    return DataSource(path, float(weight))
+    return DataSource(path, weight)
 
 
 DATA = Kind(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import paddle
 import paddle.nn as nn
 
 from ..errors import PromptError
+from ..models.qwen_vl.attention_inputs import Span
 from ..models.qwen_vl.batching import IGNORED_LABEL
 from ..models.qwen_vl.modeling import QWenLMHeadModel
 from .linear_cross_entropy import head_cross_entropy
-from .packing import visibility
+from .packing import SHARED, visibility
 
 
 class FinetuneModel(nn.Layer):
@@ -64,7 +66,8 @@ class FinetuneModel(nn.Layer):
         """
         transformer = self.model.transformer
         embeddings = transformer.embed(input_ids, images)
-        hidden, _ = transformer(embeddings, _visible(attention_mask, input_ids), position_ids)
+        mask, spans = _who_sees_whom(attention_mask, input_ids)
+        hidden, _ = transformer(embeddings, mask, position_ids, spans=spans)
         following = paddle.concat(
             [labels[:, 1:], paddle.full([labels.shape[0], 1], IGNORED_LABEL, labels.dtype)], axis=1
         )
@@ -81,16 +84,35 @@ class FinetuneModel(nn.Layer):
         return {"loss": total / target_count.reshape([])}
 
 
-def _visible(mask: paddle.Tensor | None, input_ids: paddle.Tensor) -> paddle.Tensor | None:
-    """bool ``[batch, length, length]`` of segments; a mask of that kind as it is."""
+def _who_sees_whom(
+    mask: paddle.Tensor | None, input_ids: paddle.Tensor
+) -> tuple[paddle.Tensor | None, list[Span] | None]:
+    """A bool mask ``[batch, length, length]``, or spans where these can say it, or neither."""
     if mask is None:
-        return None
+        return None, None
     batch, length = input_ids.shape
     if mask.dtype == paddle.bool and mask.shape == [batch, length, length]:
-        return mask
+        return mask, None
     if mask.dtype in (paddle.int32, paddle.int64) and mask.shape == [batch, length]:
-        return paddle.to_tensor(visibility(mask.numpy()))
+        segments = mask.numpy()
+        spans = conversation_spans(segments)
+        return (paddle.to_tensor(visibility(segments)), None) if spans is None else (None, spans)
     raise PromptError(
         f"attention_mask: got {str(mask.dtype).rpartition('.')[2]} {list(mask.shape)}, expected int64 segments "
         f"{[batch, length]} or bool {[batch, length, length]}"
     )
+
+
+def conversation_spans(segments: np.ndarray) -> list[Span] | None:
+    """Spans of equal segments; ``None`` where a segment is shared or stands in several places, which spans cannot say.
+
+    Args:
+        segments: int64 ``[batch, length]``.
+    """
+    spans = []
+    for row, line in enumerate(segments):
+        ends = np.append(np.flatnonzero(line[1:] != line[:-1]) + 1, len(line))
+        if SHARED in line or len(np.unique(line)) < len(ends):
+            return None
+        spans += [Span(row, int(start), int(end)) for start, end in zip([0, *ends[:-1]], ends)]
+    return spans

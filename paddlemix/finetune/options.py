@@ -53,16 +53,26 @@ def number(least: float = 0.0, most: float = math.inf, *, above: bool = False, b
     """Finite numbers in [least, most], without the ends where ``above`` or ``below`` says so."""
 
     def convert(value: Any) -> float | None:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        found = as_number(value)
+        if found is None:
             return None
-        low = value > least if above else value >= least
-        high = value < most if below else value <= most
-        return float(value) if low and high else None
+        low = found > least if above else found >= least
+        high = found < most if below else found <= most
+        return found if low and high else None
 
     words = f"above {least:g}" if above else f"of at least {least:g}"
     if most != math.inf:
         words += f" and below {most:g}" if below else f" and at most {most:g}"
     return Kind(f"a number {words}", convert, {"type": float, "metavar": "X"})
+
+
+def as_number(value: Any) -> float | None:
+    """A number as float; None for anything else, infinity and integers beyond the range of floats included."""
+    try:
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:
+        return None
+    return float(value) if is_number else None
 
 
 def choice(*values: str) -> Kind:
@@ -74,8 +84,9 @@ def choice(*values: str) -> Kind:
     return Kind("one of " + ", ".join(values), convert, {"metavar": "|".join(values)})
 
 
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) and value.strip() else None
+def as_text(value: Any) -> str | None:
+    """A text that can be a name or a path: not empty, and no NUL in it."""
+    return value if isinstance(value, str) and value.strip() and "\0" not in value else None
 
 
 def _flag(value: Any) -> bool | None:
@@ -84,9 +95,9 @@ def _flag(value: Any) -> bool | None:
 
 def _names(value: Any) -> tuple[str, ...] | None:
     is_list = isinstance(value, Sequence) and not isinstance(value, (str, bytes))
-    return tuple(value) if is_list and all(_text(item) for item in value) else None
+    return tuple(value) if is_list and all(as_text(item) for item in value) else None
 
 
-TEXT = Kind("a text", _text, {"metavar": "TEXT"})
+TEXT = Kind("a text", as_text, {"metavar": "TEXT"})
 FLAG = Kind("true or false", _flag, {"type": boolean, "nargs": "?", "const": True, "metavar": "True|False"})
 NAMES = Kind("a list of texts", _names, {"nargs": "*", "metavar": "NAME"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -10,15 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..checkpoint.locks import exclusive
 from ..errors import CheckpointError, ConfigurationError
 from ..files import read_json_object, write_json
 from .adapters.stored import CONFIG as ADAPTER_CONFIG_FILE
-from .checkpoints import newest_checkpoint, publish, sweep
+from .checkpoints import newest_checkpoint, publish, sweep, told_as_checkpoint_error
 from .configuration import FinetuneConfig
 
 RUN_FILE = "finetune.json"
 MODEL_FILES = ("config.json", ADAPTER_CONFIG_FILE)
 _RESULT = "result.writing"
+_LOCK = ".lock"
 
 #: options that change neither what is learnt nor in which order
 _MAY_CHANGE = frozenset(
@@ -83,6 +86,28 @@ def find_run(config: FinetuneConfig) -> Run | None:
     return run
 
 
+def occupy(config: FinetuneConfig, before: Run | None) -> contextlib.ExitStack:
+    """Keep other processes from training into the output directory until what is returned is closed.
+
+    Args:
+        before: what :func:`find_run` found.
+
+    Raises:
+        CheckpointError: another process trains there, or the directory cannot be written.
+        ConfigurationError: another one did since ``before`` was found.
+    """
+    folder, held = Path(config.output_dir), contextlib.ExitStack()
+    with told_as_checkpoint_error(folder):
+        held.enter_context(exclusive(folder / _LOCK, wait=False))
+    held.callback((folder / _LOCK).unlink, missing_ok=True)  # before the lock is freed: nobody loses his own
+    with contextlib.ExitStack() as refused:
+        refused.push(held)
+        if find_run(config) != before:
+            raise ConfigurationError(f"output_dir: another process has just written to {folder}; start again")
+        refused.pop_all()
+    return held
+
+
 def begin_run(folder: Path, run: Run, before: Run | None) -> Path | None:
     """Make the directory ready; returns the checkpoint to go on from, None for a fresh start.
 
@@ -104,13 +129,11 @@ def begin_run(folder: Path, run: Run, before: Run | None) -> Path | None:
                 f"data: the records are not those that the training in {folder} was begun with; "
                 "put them back, or name another output_dir"
             )
-    try:
+    with told_as_checkpoint_error(folder):
         folder.mkdir(parents=True, exist_ok=True)
         sweep(folder)
         shutil.rmtree(folder / _RESULT, ignore_errors=True)
         _write(folder, run)
-    except OSError as error:
-        raise CheckpointError(f"{folder}: cannot be written: {error.strerror or error}") from error
     return newest_checkpoint(folder)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,7 @@ import paddle.distributed as dist
 
 from ..checkpoint import hub, load_into
 from ..errors import ConfigurationError, PaddleMixError
+from ..files import write_text
 from ..inference import resolve_device
 from ..memory import keep_freed_memory
 from ..models.qwen_vl.configuration import QWenVLConfig
@@ -23,6 +25,7 @@ from ..models.qwen_vl.processing import QwenVLProcessor
 from .adapters.config import LoRAConfig
 from .adapters.files import load_adapter, save_adapter
 from .adapters.injection import inject
+from .checkpoints import told_as_checkpoint_error
 from .configuration import FULL, QLORA, FinetuneConfig
 from .data.batching import BatchLayout, TrainingPlan
 from .data.checks import CheckReport, check_files
@@ -35,7 +38,7 @@ from .evaluation import evaluate
 from .exchange import STAGE3
 from .freezing import freeze
 from .model import FinetuneModel
-from .output import Run, begin_run, digest_of, find_run, write_result
+from .output import Run, begin_run, digest_of, find_run, occupy, write_result
 from .randomness import seed_everything
 from .trainer import FinetuneTrainer, TrainingData, training_arguments
 from .watching import remove_default_callbacks, watching
@@ -94,11 +97,19 @@ def finetune(config: FinetuneConfig, say: Say = lambda text: None) -> FinetuneRe
     run = Run(config.to_dict(), dist.get_world_size(), digest_of(record.digest for record in data.train.records))
     seed_everything(config.seed, 0)  # all processes begin with the same adapters
     model = build_model(config, directory)
-    checkpoint = on_first(lambda: begin_run(output_dir, run, before))
-    if data.problems and is_first:
-        (output_dir / BAD_RECORDS_FILE).write_text(data.problems + "\n", encoding="utf-8")
-    source = ConversationData(config, data.train, processor)
-    with watching(output_dir, visualdl=_with_visualdl(config)) as watch:
+
+    def begin() -> Path | None:
+        held.enter_context(occupy(config, before))
+        checkpoint = begin_run(output_dir, run, before)
+        if data.problems:
+            with told_as_checkpoint_error(output_dir / BAD_RECORDS_FILE):
+                write_text(output_dir / BAD_RECORDS_FILE, data.problems + "\n")
+        return checkpoint
+
+    with contextlib.ExitStack() as held:
+        checkpoint = on_first(begin)
+        source = ConversationData(config, data.train, processor)
+        watch = held.enter_context(watching(output_dir, visualdl=_with_visualdl(config)))
         trainer = make_trainer(config, model, processor, source, data.held_out, watch)
         train_loss = trainer.train(checkpoint)
         metrics = {"train_loss": train_loss, **trainer.metrics}
@@ -257,6 +268,8 @@ def build_model(config: FinetuneConfig, directory: Path) -> QWenLMHeadModel:
     model = QWenLMHeadModel.from_pretrained(directory, dtype=dtype, quantization=quantization)
     if config.mode == FULL:
         freeze(model, config.freeze)
+        if getattr(model.generation_config, "chat_format", None) == "raw":
+            model.generation_config.chat_format = "chatml"  # a base model learns to converse
     else:
         adapter = LoRAConfig(
             r=config.lora_r,

@@ -99,6 +99,7 @@ class FinetuneTrainer(Trainer):
         self._passes: list[tuple[paddle.Tensor, Any]] = []  # loss and record ids of each forward pass of the step
         self._window: list[float] = []  # losses of the steps since the last log
         self._loss_sum, self._tokens, self._gradient_norm = 0.0, 0, math.nan
+        self._step_learning_rate = 0.0
         pacing = _Pacing(data, None if evaluate is None else eval_steps or data.steps)
         opening = _Opening(evaluate is not None and eval_on_start)
         super().__init__(
@@ -160,6 +161,7 @@ class FinetuneTrainer(Trainer):
         self._window.append(step_loss)
         self._loss_sum += step_loss
         self._gradient_norm = norm
+        self._step_learning_rate = float(self._get_learning_rate())  # when it is logged, it is the next step's
         self._tokens += self.data.tokens(self.state.global_step)
 
     def _not_finite(self, what: str, record_ids: Sequence[Any]) -> TrainingError:
@@ -178,7 +180,7 @@ class FinetuneTrainer(Trainer):
     def log(self, logs: dict[str, float], **kwargs: Any) -> None:
         if "loss" in logs and self._window:
             logs["loss"] = math.fsum(self._window) / len(self._window)
-            logs["learning_rate"] = float(self._get_learning_rate())
+            logs["learning_rate"] = self._step_learning_rate
             logs["tokens"] = self._tokens
             logs["grad_norm"] = self._gradient_norm
             self._window = []
@@ -204,8 +206,22 @@ class FinetuneTrainer(Trainer):
         folder = resume_from_checkpoint
         if folder is not None:
             self._restore_progress(folder)
-        super().train(resume_from_checkpoint=None if folder is None else str(folder))
+        if self._first_step == self.data.steps:
+            self._end(folder)
+        else:
+            super().train(resume_from_checkpoint=None if folder is None else str(folder))
         return self._loss_sum / max(self.data.steps, 1)
+
+    def _end(self, folder: Path) -> None:
+        """What is left after the last step, from its checkpoint."""
+        self._load_from_checkpoint(str(folder))
+        self.state = TrainerState.load_from_json(str(folder / _TRAINER_STATE))
+        self.state.max_steps = self.data.steps
+        self.state.is_world_process_zero = self.is_world_process_zero()
+        self.control = self.callback_handler.on_train_begin(self.args, self.state, self.control)
+        if self._evaluate is not None and not self.metrics:
+            self.evaluate()
+        self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
 
     def _restore_progress(self, folder: Path) -> None:
         progress = read_progress(folder, self.exchange)
@@ -213,8 +229,10 @@ class FinetuneTrainer(Trainer):
             self._first_step, self._tokens = int(progress["step"]), int(progress["tokens"])
             self._window, self._loss_sum = list(map(float, progress["window"])), float(progress["loss_sum"])
             self._scheduler_state = dict(progress["scheduler"])
+            if self._evaluate is not None:
+                self.metrics = {name: float(value) for name, value in progress.get("metrics", {}).items()}
             TrainerState.load_from_json(str(folder / _TRAINER_STATE))
-        except (KeyError, TypeError, ValueError, OSError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
             raise TrainingError(f"{folder}: its state is damaged ({error!r:.100}); remove the folder") from error
         if not 0 < self._first_step <= self.data.steps:
             raise TrainingError(f"{folder}: is of step {self._first_step}, this training has {self.data.steps} steps")
@@ -227,6 +245,7 @@ class FinetuneTrainer(Trainer):
             "window": self._window,
             "loss_sum": self._loss_sum,
             "scheduler": _plain(self.lr_scheduler.state_dict()),
+            "metrics": self.metrics,
         }
         with writing_checkpoint(output_dir, self.state.global_step, self.exchange) as folder:
             self.save_weights(folder)

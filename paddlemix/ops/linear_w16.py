@@ -12,7 +12,7 @@ import paddle
 
 from ..errors import OperatorError
 from . import backend
-from .low_bit import has_packing_kernel
+from .low_bit import apply_weight, has_packing_kernel
 
 TILE = 16  # outputs
 PADDING = 32  # inputs
@@ -41,8 +41,7 @@ def linear_w16_reference(
 ) -> paddle.Tensor:
     """The same in plain Paddle."""
     _check(weight, x.shape[-1], out_features)
-    out = paddle.matmul(x, _unpacked(weight, x.shape[-1], out_features).astype(x.dtype))
-    return out if bias is None else out + bias
+    return apply_weight(x, lambda: _unpacked(weight, x.shape[-1], out_features), bias)
 
 
 def packed_shape_w16(in_features: int, out_features: int) -> list[int]:

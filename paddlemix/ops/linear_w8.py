@@ -43,7 +43,7 @@ def linear_w8_reference(
 ) -> paddle.Tensor:
     """The same in plain Paddle; activations are not rounded."""
     _check(weight, scales, x.shape[-1], out_features)
-    return apply_weight(x, _unpacked(weight, scales, x.shape[-1], out_features), bias)
+    return apply_weight(x, lambda: _unpacked(weight, scales, x.shape[-1], out_features), bias)
 
 
 def quantize_w8(w: paddle.Tensor, groups: int = 1) -> tuple[paddle.Tensor, paddle.Tensor]:

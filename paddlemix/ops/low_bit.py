@@ -1,9 +1,12 @@
-"""What the int8 and int4 linear layers share: sizes of tiles, checks, and the product with a weight read back."""
+"""What linear layers with packed weights share: sizes of tiles, checks, and the product with a weight read back."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import paddle
+from paddle.autograd import PyLayer
 
 from ..errors import OperatorError
 from . import backend
@@ -58,10 +61,24 @@ def check_packed(
         raise OperatorError(f"{operator}: scales must be {_name(scale_dtype)}")
 
 
-def apply_weight(x: paddle.Tensor, w: paddle.Tensor, bias: paddle.Tensor | None) -> paddle.Tensor:
-    """``x w + bias`` in the dtype of ``x``."""
-    out = paddle.matmul(x, w.astype(x.dtype))
+def apply_weight(x: paddle.Tensor, unpack: Callable[[], paddle.Tensor], bias: paddle.Tensor | None) -> paddle.Tensor:
+    """``x w + bias`` in the dtype of ``x``. ``unpack`` returns w, again in the backward pass: none is kept for it."""
+    if paddle.in_dynamic_mode() and paddle.is_grad_enabled() and not x.stop_gradient:
+        out = _Product.apply(x, unpack)
+    else:
+        out = paddle.matmul(x, unpack().astype(x.dtype))
     return out if bias is None else out + bias
+
+
+class _Product(PyLayer):
+    @staticmethod
+    def forward(ctx, x: paddle.Tensor, unpack: Callable[[], paddle.Tensor]) -> paddle.Tensor:
+        ctx.unpack = unpack
+        return paddle.matmul(x, unpack().astype(x.dtype))
+
+    @staticmethod
+    def backward(ctx, grad: paddle.Tensor) -> paddle.Tensor:
+        return paddle.matmul(grad, ctx.unpack().astype(grad.dtype), transpose_y=True)
 
 
 def _name(dtype: paddle.dtype) -> str:

@@ -10,10 +10,13 @@ import paddle.nn as nn
 
 from ..checkpoint import dtypes, layouts, load_into
 from ..checkpoint.readers import Checkpoint, raise_listed
+from ..errors import ConfigurationError
 from .gptq_format import PER_WORD, SYMMETRIC_ZERO, GPTQLinear, read_layers
 from .layers import Place, QuantizedLinear, replace_layers
 from .plan import INT4, SIXTEEN_BIT, QuantizationPlan
 from .tiles import STRIP, PackedWeight, aligned_empty, as_tensor, fill_float
+
+_VIEWS = "FLAGS_use_stride_kernel"
 
 
 def load_quantized(
@@ -23,8 +26,12 @@ def load_quantized(
 
     One strip of one float weight is held beside the model; tiles of our own checkpoints stay in the mapped files.
     Raises CheckpointError with all that is missing, misshapen or unexpected before anything large is read, and at the
-    end with weights that hold NaN or infinity.
+    end with weights that hold NaN or infinity; ConfigurationError where Paddle was told to do without views.
     """
+    if not paddle.get_flags(_VIEWS)[_VIEWS]:
+        raise ConfigurationError(
+            f"{_VIEWS}: is switched off, and quantised weights are views of integers; unset the environment variable"
+        )
     places = replace_layers(model, plan, dtype)
     if checkpoint.packed:
         names = {f"{place.path}.{part}" for place in places for part in ("qweight", "scales", "bias", "weight")}

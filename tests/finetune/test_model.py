@@ -10,7 +10,9 @@ from PIL import Image
 from paddlemix import ops
 from paddlemix.errors import PromptError
 from paddlemix.finetune.adapters import LoRAConfig, inject
-from paddlemix.finetune.model import FinetuneModel
+from paddlemix.finetune.adapters.lora import LoRALinear
+from paddlemix.finetune.model import FinetuneModel, conversation_spans
+from paddlemix.finetune.packing import PADDING
 from paddlemix.models.qwen_vl import modeling, vision
 from tests.golden_model import golden_arrays, images_of, new_golden_model
 from tests.models.qwen_vl.test_training_gradients import stored, thinned, torch_layout
@@ -162,6 +164,46 @@ def test_a_packed_row_has_the_loss_and_gradients_of_its_conversations(make, give
     actual, packed_gradients = step(FinetuneModel(model), {n: paddle.to_tensor(a) for n, a in packed.items()})
     assert actual == pytest.approx(loss, rel=1e-5)
     assert_equal(packed_gradients, gradients, 1e-5)
+
+
+def test_several_packed_rows_with_padding_equal_their_conversations(make):
+    model, processor = make(ADAPTER)
+    texts = [["one", "and two"], ["three is the longest of them", "four", "five"]]
+    rows = [[row_of(processor, text) for text in row] for row in texts]
+    model.train()
+    for layer in model.sublayers():
+        if isinstance(layer, LoRALinear):
+            layer.dropout = 0.0
+    loss, gradients = step(FinetuneModel(model), batch_of([row for packed in rows for row in packed]))
+    joined = [
+        ([t for ids, _, _ in row for t in ids], [t for _, labels, _ in row for t in labels], None) for row in rows
+    ]
+    batch = batch_of(joined)
+    positions, segments = np.zeros(batch["input_ids"].shape, np.int64), np.full(batch["input_ids"].shape, PADDING)
+    for number, row in enumerate(rows):
+        lengths = [len(ids) for ids, _, _ in row]
+        positions[number, : sum(lengths)] = np.concatenate([np.arange(length) for length in lengths])
+        segments[number, : sum(lengths)] = np.repeat(np.arange(len(row)) + 1, lengths)
+    batch["position_ids"], batch["attention_mask"] = paddle.to_tensor(positions), paddle.to_tensor(segments)
+    actual, packed_gradients = step(FinetuneModel(model, recompute=True), batch)
+    assert actual == pytest.approx(loss, rel=1e-5)
+    assert_equal(packed_gradients, gradients, 1e-5)
+
+
+@pytest.mark.parametrize("segments", [[[0, 0, 1, 1, 2]], [[1, 2, 1, 2, 2]]])
+def test_segments_that_are_shared_or_scattered_are_a_mask(segments):
+    assert conversation_spans(np.array(segments)) is None
+
+
+def test_segments_in_a_row_are_spans():
+    assert conversation_spans(np.array([[3, 3, 5], [1, -1, -1]])) == [(0, 0, 2), (0, 2, 3), (1, 0, 1), (1, 1, 3)]
+
+
+def test_a_process_that_has_nothing_left_to_do_computes_zeros_for_all(make):
+    model, _ = make()
+    batch = {"input_ids": paddle.zeros([1, 1], "int64"), "labels": paddle.full([1, 1], -100, "int64")}
+    loss, gradients = step(FinetuneModel(model), batch)
+    assert loss == 0 and gradients and not any(gradient.any() for gradient in gradients.values())
 
 
 def test_a_mask_of_another_shape_is_refused(make):

@@ -18,7 +18,8 @@ def test_the_loss_of_a_step_is_the_mean_over_its_batches(tmp_path):
     two.train()
     np.testing.assert_allclose([log["loss"] for log in keeper_two.logs], [log["loss"] for log in keeper_one.logs], 1e-5)
     assert [log["tokens"] for log in keeper_two.logs] == [100, 201, 303, 406, 510, 615]
-    assert keeper_two.logs[0]["learning_rate"] == pytest.approx(0.05 * (1 + math.cos(math.pi / 6)) / 2)
+    expected = [0.05 * (1 + math.cos(math.pi * step / 6)) / 2 for step in range(6)]
+    assert [log["learning_rate"] for log in keeper_two.logs] == pytest.approx(expected)
 
 
 def _dry():
@@ -97,6 +98,22 @@ def test_a_training_is_evaluated_before_its_first_step_but_not_when_it_goes_on(t
     trainer, _ = toy_trainer(tmp_path, ToyData(), **options)
     trainer.train(newest_checkpoint(tmp_path))
     assert steps == [0, trainer.data.steps]
+
+
+def test_resuming_after_the_last_step_has_the_metrics_of_its_evaluation(tmp_path, caplog):
+    def train(checkpoint=None, **options):
+        trainer, _ = toy_trainer(tmp_path, ToyData(steps=4), **options)
+        trainer.train(checkpoint)
+        return trainer.metrics
+
+    last = tmp_path / "checkpoint-4"
+    assert train(evaluate=lambda: {"eval_loss": 1.0}) == {"eval_loss": 1.0}
+    assert train(last, evaluate=lambda: {"eval_loss": 2.0}) == {"eval_loss": 1.0}
+    assert train(last) == {}
+    train()
+    caplog.clear()
+    assert train(last, evaluate=lambda: {"eval_loss": 3.0}) == {"eval_loss": 3.0}
+    assert "accumulation" not in caplog.text
 
 
 def test_a_loss_that_is_not_a_number_names_step_and_records_and_changes_nothing(tmp_path):

@@ -25,6 +25,12 @@ C_ATTN = "transformer.h.1.attn.c_attn"
 THIRD = "transformer.visual.attn_pool.attn.in_proj.2"
 
 
+def test_a_paddle_without_views_is_told_how_to_get_them(monkeypatch, tiny_model_dir):
+    monkeypatch.setattr(paddle, "get_flags", lambda name: {name: False})
+    with pytest.raises(ConfigurationError, match="FLAGS_use_stride_kernel: is switched off"):
+        QWenLMHeadModel.from_pretrained(tiny_model_dir, quantization="int4")
+
+
 def quantized_layers(model: QWenLMHeadModel) -> dict[str, QuantizedLinear]:
     return {path: layer for path, layer in model.named_sublayers() if isinstance(layer, QuantizedLinear)}
 

@@ -93,7 +93,9 @@ def inject_exactly(
 def adaptable_layers(model: nn.Layer) -> dict[str, nn.Linear | QuantizedLinear]:
     """The linear layers of Qwen-VL by name, the same in float and quantised models.
 
-    What is a bare parameter in the original (``visual.proj``, the resampler's packed projection) is none.
+    What is a bare parameter in the original (``visual.proj``, the resampler's packed projection) is none. The output
+    projection of the resampler's attention is one; in PyTorch, where ``peft`` wraps it as well, its adapter has no
+    effect before it is merged, because ``nn.MultiheadAttention`` takes the weight past the layer.
     """
     return {
         name: layer

@@ -13,7 +13,7 @@ from ...checkpoint.convert import Conversion, copy_side_files, file_metadata, fi
 from ...checkpoint.readers import Checkpoint
 from ...checkpoint.readers.tensor import StoredTensor
 from ...errors import AdapterError
-from ...files import CONFIG_FILE, write_json
+from ...files import CONFIG_FILE, GENERATION_CONFIG_FILE, read_json_object, write_json
 from .dequantizing import DequantizedWeights
 from .fingerprint import checkpoint_fingerprint
 from .stored import Adapter, base_config, read_adapter, read_values, require_fit
@@ -29,7 +29,7 @@ def merge_adapter(
     progress: writer.Progress = None,
 ) -> Path:
     """Write the model ``base`` with ``adapter`` added to its weights into ``output``: weights, configuration,
-    tokenizer. That loads like any model.
+    tokenizer. That loads like any model. A base model becomes one that converses, as adapters learn to.
 
     One weight at a time is in memory. Quantised weights become 16-bit ones. Run again after an interruption, it goes on
     where it stopped.
@@ -75,6 +75,9 @@ def merge_adapter(
     copy_side_files(directory, target, {} if dtype is None else {"torch_dtype": dtype})
     if config.pop("quantization_config", None) is not None:
         write_json(target / CONFIG_FILE, {**config, "torch_dtype": dtype})
+    generation = read_json_object(target / GENERATION_CONFIG_FILE)
+    if generation is not None and generation.get("chat_format") == "raw":
+        write_json(target / GENERATION_CONFIG_FILE, {**generation, "chat_format": "chatml"})
     return target
 
 

@@ -17,6 +17,8 @@ _DECODER = json.JSONDecoder()
 _SPACE = re.compile(r"[ \t\r\n]*")
 # Where reading goes on behind a line that is not JSON.
 _NEXT_ENTRY = re.compile(r"\n(?=[{\[])")
+# A list has no such places.
+_UNREAD = ", and nothing after it is read"
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,8 @@ class Entry:
 def read_entries(path: str | os.PathLike[str]) -> Iterator[Entry | Problem]:
     """The entries of a file: those of one JSON list, or else JSON values one after the other (JSON lines).
 
-    What is not JSON comes as a problem. Reading goes on with the next line that begins an entry, or ends where it is
-    inside a list.
+    What is not JSON comes as a problem. Reading goes on with the next line that begins an entry; inside a list it ends
+    there, and the problem says so.
 
     Raises:
         ConfigurationError: a file that cannot be read, is not UTF-8 or holds nothing.
@@ -83,7 +85,7 @@ def _list_values(path: str, text: str) -> Iterator[Entry | Problem]:
         try:
             value, position = _DECODER.raw_decode(text, position)
         except (ValueError, RecursionError) as error:
-            yield _not_json(location, error)
+            yield _not_json(location, error, _UNREAD)
             return
         yield Entry(location, value)
         position = _skip_space(text, position)
@@ -128,16 +130,16 @@ class _LineCounter:
         return RecordLocation(self._path, self._line)
 
 
-def _not_json(location: RecordLocation, error: ValueError | RecursionError) -> Problem:
+def _not_json(location: RecordLocation, error: ValueError | RecursionError, consequence: str = "") -> Problem:
     came = "JSON that is nested too deeply"
     if isinstance(error, json.JSONDecodeError):
         came = f"no JSON ({error.msg} in line {error.lineno}, column {error.colno})"
-    return Problem(location, "", came, "a conversation in JSON")
+    return Problem(location, "", came + consequence, "a conversation in JSON")
 
 
 def _unexpected(lines: _LineCounter, text: str, position: int, expected: str) -> Problem:
     came = repr(text[position : position + 20]) if position < len(text) else "the end of the file"
-    return Problem(lines.location(position), "", came, expected)
+    return Problem(lines.location(position), "", came + _UNREAD, expected)
 
 
 def _skip_space(text: str, position: int) -> int:

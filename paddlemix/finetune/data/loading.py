@@ -7,9 +7,6 @@ without workers, and with them comes out as another error that says nothing.
 from __future__ import annotations
 
 import os
-import signal
-import threading
-import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -20,14 +17,13 @@ import numpy as np
 import paddle
 
 from ...errors import NotEnoughMemoryError
-from .workers import start_method
+from .workers import begin_worker, start_method
 
 Chosen = TypeVar("Chosen", contravariant=True)
 Samples = TypeVar("Samples", covariant=True)
 
 # Batches that are made ahead, for each worker.
 _AHEAD = 2
-_PARENT_CHECK_SECONDS = 2.0
 
 
 class Dataset(Protocol[Chosen, Samples]):
@@ -102,16 +98,8 @@ _make: Callable[[Any], dict[str, np.ndarray]]
 def _start_worker(make: Callable[[Any], dict[str, np.ndarray]], parent: int) -> None:
     global _make
     _make = make
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and ends the workers
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    begin_worker(parent)
 
 
 def _work(batch: Any) -> dict[str, np.ndarray]:
     return _make(batch)
-
-
-def _end_with(parent: int) -> None:
-    """A parent that is killed cannot end its workers."""
-    while os.getppid() == parent:
-        time.sleep(_PARENT_CHECK_SECONDS)
-    os._exit(1)

@@ -187,7 +187,7 @@ def _part_faults(part: Any, role: str, where: str) -> Iterator[_Fault]:
         yield where, _shown(part), "{'type': 'text', 'text'} or {'type': 'image', 'image'}"
         return
     kind = part.get("type")
-    if kind not in _PARTS:
+    if not isinstance(kind, str) or kind not in _PARTS:
         yield f"{where}.type", _shown(kind), f"one of {', '.join(_PARTS)}"
         return
     name = _PARTS[kind]

@@ -1,8 +1,12 @@
-"""A function of many items, computed by worker processes."""
+"""Worker processes: what they have in common, and a function of many items computed by them."""
 
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
+import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -14,6 +18,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _PER_TASK = 32
+_PARENT_CHECK_SECONDS = 2.0
 
 
 def parallel_map(function: Callable[[Item], Result], items: Sequence[Item], workers: int) -> list[Result]:
@@ -25,7 +30,7 @@ def parallel_map(function: Callable[[Item], Result], items: Sequence[Item], work
     if not workers or len(items) <= _PER_TASK:
         return list(map(function, items))
     try:
-        with ProcessPoolExecutor(workers, start_method()) as pool:
+        with ProcessPoolExecutor(workers, start_method(), initializer=begin_worker, initargs=(os.getpid(),)) as pool:
             return list(pool.map(function, items, chunksize=_PER_TASK))
     except BrokenProcessPool as error:
         raise NotEnoughMemoryError(
@@ -36,3 +41,15 @@ def parallel_map(function: Callable[[Item], Result], items: Sequence[Item], work
 def start_method() -> multiprocessing.context.BaseContext:
     """Forked processes, where there are any: they need not import anything. They must never touch a device."""
     return multiprocessing.get_context("fork" if "fork" in multiprocessing.get_all_start_methods() else None)
+
+
+def begin_worker(parent: int) -> None:
+    """For a worker's start: Ctrl-C is left to the parent, and a parent that is killed takes the worker with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_PARENT_CHECK_SECONDS)
+    os._exit(1)

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import paddle
 
 from ... import ops
 from .configuration import QWenVLConfig
+
+
+class Span(NamedTuple):
+    """A conversation that shares a row with others: slots ``start`` to before ``end`` of ``row``."""
+
+    row: int
+    start: int
+    end: int
 
 
 @dataclass(frozen=True)
@@ -29,6 +39,8 @@ class AttentionInputs:
         mask: additive float32 ``[batch or 1, length, kv_length]`` or ``None``.
         dense_mask: in place of ``kv_starts`` and ``mask``, all of that as one additive float32 ``[(batch, 1,) length,
             kv_length]``, for attention with gradients; ``None`` where none are wanted.
+        span_masks: in place of all of them, the spans that fill the rows, in order, each with its additive causal mask
+            float32 ``[length, length]``; a span sees itself only.
     """
 
     cos: paddle.Tensor
@@ -40,6 +52,7 @@ class AttentionInputs:
     kv_starts: paddle.Tensor | None
     mask: paddle.Tensor | None
     dense_mask: paddle.Tensor | None
+    span_masks: tuple[tuple[Span, paddle.Tensor], ...] | None = None
 
 
 def attention_inputs(
@@ -53,6 +66,7 @@ def attention_inputs(
     position_ids: paddle.Tensor | None,
     with_gradients: bool,
     dtype: paddle.dtype,
+    spans: Sequence[Span] | None = None,
 ) -> AttentionInputs:
     """Inputs for ``length`` new positions of each of ``batch`` rows behind ``past`` cached ones.
 
@@ -63,6 +77,7 @@ def attention_inputs(
         position_ids: int ``[batch, length]``; by default the slots are counted with the padding, as in the original.
         with_gradients: whether ``dense_mask`` is wanted.
         dtype: the model's dtype, whose lowest finite value masks.
+        spans: of conversations that share rows; they fill all rows, in order, and see themselves only.
     """
     slots = paddle.full([batch], past, dtype="int32")
     if position_ids is not None:
@@ -79,8 +94,11 @@ def attention_inputs(
     place = paddle.get_device()
     cos, sin = rotary_tensors(table_length, config.kv_channels, rotary_base(config, alpha), place)
     scaled = scale_queries and config.use_logn_attn and last >= config.seq_length
-    # Attention with gradients reads the dense mask and nothing else of what says who sees whom.
-    starts, mask = (None, None) if with_gradients else visible_slots(padding_mask, batch, length, past, dtype)
+    # Attention with gradients reads the dense mask and nothing else of what says who sees whom; spans read their own.
+    dense = with_gradients and spans is None
+    starts, mask = (
+        (None, None) if dense or spans is not None else visible_slots(padding_mask, batch, length, past, dtype)
+    )
     return AttentionInputs(
         cos=cos,
         sin=sin,
@@ -90,8 +108,14 @@ def attention_inputs(
         kv_lengths=slots + length,
         kv_starts=starts,
         mask=mask,
-        dense_mask=dense_mask(length, padding_mask, dtype) if with_gradients else None,
+        dense_mask=dense_mask(length, padding_mask, dtype) if dense else None,
+        span_masks=None if spans is None else _with_masks(spans, dtype),
     )
+
+
+def _with_masks(spans: Sequence[Span], dtype: paddle.dtype) -> tuple[tuple[Span, paddle.Tensor], ...]:
+    masks = {length: dense_mask(length, None, dtype) for length in {span.end - span.start for span in spans}}
+    return tuple((span, masks[span.end - span.start]) for span in spans)
 
 
 def rotary_base(config: QWenVLConfig, alpha: float) -> float:

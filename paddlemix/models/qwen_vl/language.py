@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import paddle
 import paddle.nn as nn
 
 from ... import ops
-from .attention_inputs import AttentionInputs
+from .attention_inputs import AttentionInputs, Span
 from .configuration import QWenVLConfig
 from .kv_cache import KVCache
 from .norms import RMSNorm
@@ -33,8 +35,10 @@ class QWenAttention(nn.Layer):
             query = ops.rotary_qkv_cache(*rotation, key, value, inputs.slots, logn=inputs.logn)
         else:
             query, key, value = ops.rotary_qkv(*rotation, logn=inputs.logn)
+            dropout = self.dropout if self.training else 0.0
+            if inputs.span_masks is not None:
+                return self.c_proj(attention_in_spans(query, key, value, inputs.span_masks, dropout))
             if inputs.dense_mask is not None:
-                dropout = self.dropout if self.training else 0.0
                 return self.c_proj(ops.merge_heads(ops.attention(query, key, value, inputs.dense_mask, dropout)))
         attend = ops.attention_decode if x.shape[1] <= ops.FEW_QUERIES else ops.attention_prefill
         out = attend(
@@ -47,6 +51,36 @@ class QWenAttention(nn.Layer):
             mask=inputs.mask,
         )
         return self.c_proj(out)
+
+
+def attention_in_spans(
+    query: paddle.Tensor,
+    key: paddle.Tensor,
+    value: paddle.Tensor,
+    span_masks: Sequence[tuple[Span, paddle.Tensor]],
+    dropout: float,
+) -> paddle.Tensor:
+    """Attention of each span over itself: the scores of a row are the sum of its spans' squares, not the row's square.
+
+    Args:
+        query, key, value: ``[batch, heads, length, head_dim]``.
+
+    Returns:
+        ``[batch, length, heads * head_dim]``.
+    """
+    batch, _, length, _ = query.shape
+    lengths = [[span.end - span.start for span, _ in span_masks if span.row == row] for row in range(batch)]
+
+    def parts(x: paddle.Tensor) -> list[paddle.Tensor]:
+        # Split, not sliced: the gradient of a slice is as large as the whole.
+        rows = paddle.split(x, batch) if batch > 1 else [x]
+        return [part for row, own in zip(rows, lengths) for part in paddle.split(row, own, axis=2)]
+
+    attended = [
+        ops.merge_heads(ops.attention(*part, mask, dropout))
+        for *part, (_, mask) in zip(parts(query), parts(key), parts(value), span_masks)
+    ]
+    return paddle.concat(attended, axis=1).reshape([batch, length, -1])
 
 
 class QWenMLP(nn.Layer):

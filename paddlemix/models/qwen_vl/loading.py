@@ -137,7 +137,9 @@ class QWenVLCheckpointMixin:
         from ...checkpoint import save_model
 
         if getattr(self, "attached_adapter", None) is not None:
-            raise AdapterError("model: has an adapter, which no model directory holds; use save_adapter, or merge first")
+            raise AdapterError(
+                "model: has an adapter, which no model directory holds; use save_adapter, or merge first"
+            )
         directory = Path(save_directory)
         try:
             directory.mkdir(parents=True, exist_ok=True)

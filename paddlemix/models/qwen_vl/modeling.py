@@ -6,6 +6,8 @@ linear weights are in Paddle's ``[in, out]`` order.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import paddle
 import paddle.nn as nn
 import paddle.nn.functional as F
@@ -14,7 +16,7 @@ from paddlenlp.transformers.model_outputs import CausalLMOutputWithPast
 from paddlenlp.transformers.model_utils import PretrainedModel
 
 from ...errors import PromptError
-from .attention_inputs import AttentionInputs, attention_inputs
+from .attention_inputs import AttentionInputs, Span, attention_inputs
 from .batching import IGNORED_LABEL
 from .configuration import QWenVLConfig
 from .generation import QWenVLGenerationMixin
@@ -92,14 +94,16 @@ class QWenModel(nn.Layer):
         position_ids: paddle.Tensor | None = None,
         past_key_values: KVCache | None = None,
         output_hidden_states: bool = False,
+        spans: Sequence[Span] | None = None,
     ) -> tuple[paddle.Tensor, list[paddle.Tensor] | None]:
         """Run the decoder: ``[batch, length, hidden]`` to the same shape, after the final norm.
 
         The second result holds the input of the first layer and every layer's output before the final norm, if asked
-        for.
+        for. ``spans`` are conversations that share rows, in place of a mask and without a cache: they fill all rows, in
+        order, and each sees itself only.
         """
         x, residual = self.drop(inputs_embeds), None
-        inputs = self._attention_inputs(x, attention_mask, position_ids, past_key_values)
+        inputs = self._attention_inputs(x, attention_mask, position_ids, past_key_values, spans)
         hidden_states = [x] if output_hidden_states else None
         for block in self.h:
             if self.enable_recompute and self.training:
@@ -118,6 +122,7 @@ class QWenModel(nn.Layer):
         padding_mask: paddle.Tensor | None,
         position_ids: paddle.Tensor | None,
         cache: KVCache | None,
+        spans: Sequence[Span] | None,
     ) -> AttentionInputs:
         batch, length, _ = x.shape
         if cache is None:
@@ -137,6 +142,7 @@ class QWenModel(nn.Layer):
             position_ids=position_ids,
             with_gradients=cache is None and paddle.is_grad_enabled(),
             dtype=x.dtype,
+            spans=spans,
         )
 
     def _needs_picture_gradients(self) -> bool:

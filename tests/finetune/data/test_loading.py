@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from paddlemix.finetune.data.collation import Collator
 from paddlemix.finetune.data.dataset import ConversationDataset, PlanSampler
 from paddlemix.finetune.data.loading import BatchLoader
 from paddlemix.finetune.data.records import read_records
+from paddlemix.finetune.data.workers import parallel_map
 from tests.finetune.data.building import talk, write_json, write_picture
 
 
@@ -97,20 +99,37 @@ def test_workers_end_with_the_loop(dataset, processor):
     assert ends(worker)
 
 
+FORK = multiprocessing.get_context("fork")
+
+
 def test_workers_end_when_their_parent_is_killed(dataset, processor):
-    context = multiprocessing.get_context("fork")
-    receiver, sender = context.Pipe(duplex=False)
+    receiver, sender = FORK.Pipe(duplex=False)
 
     def train():
         worker, _batches = first_worker(dataset, processor)
         sender.send(worker)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    parent = context.Process(target=train)
+    parent = FORK.Process(target=train)
     parent.start()
     worker = receiver.recv()
     parent.join()
     assert ends(worker)
+
+
+def test_workers_of_the_check_end_when_their_parent_is_killed():
+    receiver, sender = FORK.Pipe(duplex=False)
+    parent = FORK.Process(target=parallel_map, args=(partial(_tell_process, sender), range(100), 1))
+    parent.start()
+    worker = receiver.recv()
+    os.kill(parent.pid, signal.SIGKILL)
+    parent.join()
+    assert worker != parent.pid and ends(worker)
+
+
+def _tell_process(sender, item):
+    sender.send(os.getpid())
+    time.sleep(0.05)
 
 
 def ends(process):

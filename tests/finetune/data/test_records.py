@@ -88,6 +88,7 @@ MALFORMED = [
      "a system message after other messages", "the first"),
     ([{"role": "user", "content": 3}], "messages[0].content", "3", "a text or a list of parts"),
     ([{"role": "user", "content": [{"type": "imag"}]}], "messages[0].content[0].type", "'imag'", "text, image"),
+    ([{"role": "user", "content": [{"type": ["text"]}]}], "messages[0].content[0].type", "list", "text, image"),
     ([{"role": "user", "content": [{"type": "text"}]}], "messages[0].content[0].text", "nothing", "a text"),
     ([{"role": "user", "content": [image_part("")]}], "messages[0].content[0].image", "''", "a path"),
     ([{"role": "user", "content": [None]}], "messages[0].content[0]", "nothing", "{'type': 'text', 'text'}"),
@@ -130,6 +131,7 @@ def test_broken_json_is_told_by_line_and_what_can_be_read_is_read(tmp_path, text
     assert len(records) == good
     assert problems[0].location.line == line
     assert problems[0].came.startswith(came)
+    assert ("nothing after it is read" in problems[0].came) == text.startswith("[")
     assert len(problems) == 1
 
 

@@ -1,0 +1,49 @@
+"""examples/qwen_vl/finetune.py as a user runs it."""
+
+import json
+
+import pytest
+
+from paddlemix.finetune.configuration import FinetuneConfig
+from tests.examples.conftest import EXAMPLES
+from tests.finetune.conversations import write_conversations
+from tests.tiny_model import write_tiny_model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finetune")
+    write_conversations(folder, 4)
+    write_tiny_model(folder / "tiny")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["finetune_lora.json", "finetune_qlora.json", "finetune_full.json"])
+def test_the_sample_files_are_good(name):
+    config = FinetuneConfig.from_file(EXAMPLES / name, {"data": "talks.json", "output_dir": "out"})
+    assert config.mode in name and config.learning_rate == 1e-5
+
+
+def test_a_file_and_options_make_an_adapter(run_example, folder, tmp_path):
+    config = folder / "config.json"
+    config.write_text(json.dumps({"data": str(folder / "talks.json"), "model_name_or_path": str(folder / "tiny")}))
+    done = run_example("finetune.py", config, "--output_dir", tmp_path / "out", "--max_steps", "1", "--lora_r", "2")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["r"] == 2
+    assert "train_loss" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_check_only_lists_all_that_is_wrong_and_trains_nothing(run_example, folder, tmp_path):
+    records = json.loads((folder / "talks.json").read_text(encoding="utf-8"))
+    records += [{"conversations": []}] * 60
+    (folder / "bad.json").write_text(json.dumps(records, indent=1), encoding="utf-8")
+    arguments = ("--data", folder / "bad.json", "--output_dir", tmp_path / "out", "--check_only")
+    done = run_example("finetune.py", *arguments, "--model_name_or_path", folder / "tiny")
+    assert done.returncode == 1 and "4 records" in done.stdout and "60 are not" in done.stdout
+    assert done.stdout.count("bad.json:") == 60
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_option_names_the_nearest(run_example):
+    done = run_example("finetune.py", "--lora_rank", "3")
+    assert done.returncode == 1 and done.stderr.strip() == "error: --lora_rank: unknown option; did you mean lora_r?"
