@@ -46,11 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from paddlemix.finetune.run import check, finetune
 
     if options.check_only:
-        report = check(config)
-        if report.problems:
-            print(report.table(), end="\n\n")
-        print(report.summary())
-        return 1 if report.problems else 0
+        reports = check(config, cli.note)
+        for what, report in zip(("", "evaluation: "), reports):
+            if report.problems:
+                print(report.table(), end="\n\n")
+            print(what + report.summary())
+        return 1 if any(report.problems for report in reports) else 0
     finetune(config, cli.note)
     return 0
 

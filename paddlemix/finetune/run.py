@@ -26,7 +26,7 @@ from .adapters.config import LoRAConfig
 from .adapters.files import load_adapter, save_adapter
 from .adapters.injection import inject
 from .checkpoints import told_as_checkpoint_error
-from .configuration import FULL, QLORA, FinetuneConfig
+from .configuration import FULL, QLORA, DataSource, FinetuneConfig
 from .data.batching import BatchLayout, TrainingPlan
 from .data.checks import CheckReport, check_files
 from .data.collation import Collator
@@ -120,14 +120,18 @@ def finetune(config: FinetuneConfig, say: Say = lambda text: None) -> FinetuneRe
     return FinetuneResult(output_dir, metrics)
 
 
-def check(config: FinetuneConfig) -> CheckReport:
-    """Check every record of ``data`` and ``eval_data`` and train nothing; ``str`` of the report is a table.
+def check(config: FinetuneConfig, say: Say = lambda text: None) -> list[CheckReport]:
+    """Check every record of ``data`` and train nothing; ``str`` of a report is a table. With ``eval_data`` its report
+    comes second.
+
+    Args:
+        say: told how many records are checked.
 
     Raises:
         ConfigurationError: a file that cannot be read.
     """
     processor = QwenVLProcessor.from_pretrained(hub.resolve(config.model_name_or_path))
-    return _checked(config, [source.path for source in (*config.data, *(config.eval_data or ()))], processor)
+    return [_checked(config, sources, processor, say) for sources in (config.data, config.eval_data) if sources]
 
 
 # ---------------------------------------------------------------------------------------------------- processes
@@ -182,13 +186,13 @@ def checked_data(config: FinetuneConfig, processor: QwenVLProcessor, say: Say) -
         RecordError: bad records, unless they are to be skipped.
         ConfigurationError: nothing is left.
     """
-    report = _checked(config, [source.path for source in config.data], processor)
+    report = _checked(config, config.data, processor, say)
     problems = [report.table()] if report.problems else []
     say(str(report))
     report = report.usable(config.bad_records)
     evaluated: list[Record] = []
     if config.eval_data is not None:
-        other = _checked(config, [source.path for source in config.eval_data], processor)
+        other = _checked(config, config.eval_data, processor, say)
         say(f"evaluation: {other}")
         problems += [other.table()] if other.problems else []
         evaluated = other.usable(config.bad_records).records
@@ -199,14 +203,17 @@ def checked_data(config: FinetuneConfig, processor: QwenVLProcessor, say: Say) -
     return CheckedData(report, evaluated, "\n".join(problems))
 
 
-def _checked(config: FinetuneConfig, paths: Sequence[str], processor: QwenVLProcessor) -> CheckReport:
+def _checked(
+    config: FinetuneConfig, sources: Sequence[DataSource], processor: QwenVLProcessor, say: Say
+) -> CheckReport:
     return check_files(
-        paths,
+        [source.path for source in sources],
         processor,
         max_length=config.max_length,
         truncation=config.truncation,
         picture_check=config.picture_check,
         workers=config.dataloader_num_workers,
+        begin=lambda count: say(f"checking {count} records"),
     )
 
 

@@ -67,7 +67,7 @@ def test_lora_writes_an_adapter_that_loads(configure, tmp_path, tiny):
     result = finetune(configure(eval_fraction=0.2, eval_samples=1), said.append)
     assert result.output_dir == tmp_path / "out"
     assert {"train_loss", "eval_loss"} <= set(result.metrics)
-    assert "10 records" in said[0] and "train_loss" in said[-1]
+    assert "10 records" in said[1] and "train_loss" in said[-1]
     loaded = load_model(tiny, adapter=result.output_dir)
     assert any(name.endswith("lora_A") for name, _ in loaded.model.named_parameters())
     stored = tensors(result.output_dir / "adapter_model.safetensors")
@@ -211,8 +211,15 @@ def test_bad_records_stop_the_run_before_it_begins(configure, with_bad_record, t
     said = []
     with pytest.raises(RecordError, match="missing.png"):
         finetune(configure(data=str(with_bad_record)), said.append)
-    assert "missing.png" in said[0] and not (tmp_path / "out").exists()
-    assert check(configure(data=str(with_bad_record))).bad_records == 1
+    assert said[0] == "checking 10 records"
+    assert "missing.png" in said[1] and not (tmp_path / "out").exists()
+    assert [report.bad_records for report in check(configure(data=str(with_bad_record)))] == [1]
+
+
+def test_training_records_may_be_those_of_the_evaluation(configure, talks, tmp_path):
+    config = configure(eval_data=str(talks), eval_samples=1, max_steps=1)
+    assert [len(report.records) for report in check(config)] == [10, 10]
+    assert "eval_loss" in finetune(config).metrics
 
 
 def test_skipped_records_are_recorded(configure, with_bad_record, tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -111,6 +111,7 @@ def check_files(
     picture_check: str = DECODE,
     workers: int = 0,
     policy: ImagePolicy | None = None,
+    begin: Callable[[int], object] = lambda count: None,
 ) -> CheckReport:
     """Read files of conversations and check every record; see :func:`~.records.read_records` for their form.
 
@@ -118,6 +119,7 @@ def check_files(
         max_length, truncation: as in :func:`~.encoding.encode`.
         picture_check, policy: as in :func:`~.pictures.unreadable_pictures`.
         workers: processes that check; 0: this one.
+        begin: told how many records the files have, before they are checked.
 
     Raises:
         ConfigurationError: a file that cannot be read, or that is given twice.
@@ -135,6 +137,7 @@ def check_files(
         problems += malformed
         records += well_formed
         sources += [source] * len(well_formed)
+    begin(len(records))
     unreadable = unreadable_pictures(
         (image for record in records for image in record.images), picture_check, workers=workers, policy=policy
     )
