@@ -25,7 +25,7 @@ DOCUMENTS = sorted({str(path.relative_to(ROOT)) for pattern in _FOLDERS_OF_DOCUM
 # Names in backticks that look like paths of the project and are none: what programs write or read elsewhere, and names
 # of models.
 ELSEWHERE = {
-    ".venv", "bus.json", "output/pred.jpg", "~/.paddlemix", "~/.paddlemix/models", "curve.jsonl",
+    ".venv", "bad_records.txt", "bus.json", "output/pred.jpg", "~/.paddlemix", "~/.paddlemix/models", "curve.jsonl",
     "qwen/qwen-7b", *hub.KNOWN, *hub.BUNDLED,
 }  # fmt: skip
 

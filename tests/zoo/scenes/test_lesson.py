@@ -140,7 +140,7 @@ def test_the_bundled_model_learns_the_object_and_its_adapter_can_be_loaded(tmp_p
 
     files = write_lesson("robot", tmp_path / "robots", pictures=4, test_pictures=2)
     where = {"data": str(files.train), "eval_data": str(files.test), "output_dir": str(tmp_path / "out")}
-    shorter = {"max_steps": 25, "per_device_train_batch_size": 8, "learning_rate": 3e-3, "dataloader_num_workers": 0}
+    shorter = {"max_steps": 40, "per_device_train_batch_size": 8, "learning_rate": 3e-3, "dataloader_num_workers": 0}
     finetune(FinetuneConfig.from_file(CONFIG, {**where, **shorter}))
 
     with open(tmp_path / "out" / "log.csv", encoding="utf-8") as file:
