@@ -27,6 +27,7 @@ from paddlemix.finetune.data.batching import BatchLayout, TrainingPlan  # noqa: 
 from paddlemix.finetune.data.collation import collate_ids  # noqa: E402
 from paddlemix.finetune.data.encoding import Example  # noqa: E402
 from paddlemix.finetune.data.problems import RecordLocation  # noqa: E402
+from paddlemix.finetune.denormals import flush_denormals  # noqa: E402
 from paddlemix.finetune.linear_cross_entropy import linear_cross_entropy  # noqa: E402
 from paddlemix.finetune.model import FinetuneModel  # noqa: E402
 from paddlemix.memory import keep_freed_memory  # noqa: E402
@@ -223,7 +224,8 @@ MEASUREMENTS = {
 
 def main() -> None:
     paddle.set_device("cpu")
-    keep_freed_memory()  # as the scripts do
+    keep_freed_memory()  # both as finetune.py does
+    flush_denormals()
     paddle.seed(0)
     name, arguments = sys.argv[1:]
     result = MEASUREMENTS[name](**json.loads(arguments))
