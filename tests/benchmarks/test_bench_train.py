@@ -17,7 +17,7 @@ def test_the_step_of_the_loss_is_measured_with_a_frozen_and_a_trained_head(monke
         (head, loss) for head in ("frozen", "trained") for loss in ("plain", "chunked")
     ]
     for row in rows[1::2]:
-        assert float(row["s"]) > 0 and float(row["time, of plain"]) > 0
+        assert float(row["time, of plain"]) > 0
 
 
 @pytest.mark.parametrize("mode", ["lora", "qlora"])
