@@ -53,7 +53,7 @@ def drop_old(output_dir: Path, keep: int) -> None:
 
 @contextlib.contextmanager
 def writing_checkpoint(output_dir: Path, step: int, exchange: Exchange) -> Iterator[Path]:
-    """A folder for the files of all processes that becomes ``checkpoint-N`` at the end.
+    """A folder for the files of all processes that the first one makes ``checkpoint-N`` at the end.
 
     Raises:
         CheckpointError: it cannot be written; the earlier checkpoints are still there.
@@ -69,7 +69,6 @@ def writing_checkpoint(output_dir: Path, step: int, exchange: Exchange) -> Itera
         exchange.barrier()
         if exchange.rank == 0:
             publish(aside, path)
-        exchange.barrier()
 
 
 def publish(aside: Path, path: Path) -> None:

@@ -22,6 +22,7 @@ from ..models.qwen_vl.streaming import answer_text
 from .data.collation import Collator, ExampleBatch
 from .data.encoding import DROP_TURNS, Example, encode
 from .data.records import Record
+from .processes import wait_for_all
 from .watching.samples import draw_sample
 from .watching.scoring import Score, score
 
@@ -98,6 +99,7 @@ def evaluate(
         _draw(own, answers, scores, samples_dir, step, policy)
     totals = [loss, targets, *astuple(sum(scores, Score()))]
     if processes > 1:
+        wait_for_all()  # answers take longer in one process than in another
         sums = paddle.to_tensor(np.asarray(totals, np.float64))
         dist.all_reduce(sums)
         totals = sums.tolist()

@@ -19,6 +19,7 @@ import paddle.distributed as dist
 import paddle.nn as nn
 
 from ..errors import TrainingError
+from .processes import wait_for_all
 from .sharded_layers import ShardedLayer
 
 STAGE1, STAGE2, STAGE3 = "stage1", "stage2", "stage3"
@@ -100,7 +101,9 @@ class Exchange:
         return values
 
     def barrier(self) -> None:
+        """Wait for all processes, however long that takes."""
         if self.size > 1:
+            wait_for_all()
             dist.barrier()
 
     @paddle.no_grad()

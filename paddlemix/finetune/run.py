@@ -39,6 +39,7 @@ from .exchange import STAGE3
 from .freezing import freeze
 from .model import FinetuneModel
 from .output import Run, begin_run, digest_of, find_run, occupy, write_result
+from .processes import wait_for_all
 from .randomness import seed_everything
 from .trainer import FinetuneTrainer, TrainingData, training_arguments
 from .watching import remove_default_callbacks, watching
@@ -160,7 +161,7 @@ def start_process(device: str | None) -> None:
 
 
 def on_first(work: Callable[[], _T]) -> _T:
-    """What ``work`` returns in the first process, in all of them; its error likewise."""
+    """What ``work`` returns in the first process, in all of them, however long it takes; its error likewise."""
     if dist.get_world_size() == 1:
         return work()
     outcome: list[Any] = [None]
@@ -169,6 +170,7 @@ def on_first(work: Callable[[], _T]) -> _T:
             outcome = [(work(), None)]
         except PaddleMixError as error:
             outcome = [(None, error)]
+    wait_for_all()
     dist.broadcast_object_list(outcome, src=0)
     value, error = outcome[0]
     if error is not None:

@@ -254,6 +254,7 @@ class FinetuneTrainer(Trainer):
                 self.state.save_to_json(str(folder / _TRAINER_STATE))
         if self.exchange.rank == 0:
             drop_old(output_dir, self.args.save_total_limit)
+        self.exchange.barrier()
 
     def save_weights(self, folder: Path) -> None:
         """Write the weights into a folder; called by every process, the first one writes."""

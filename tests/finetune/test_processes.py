@@ -1,0 +1,63 @@
+"""Processes that wait for each other, played by threads."""
+
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from paddlemix.finetune import processes
+from paddlemix.finetune.processes import wait_for_all
+
+PROCESSES = 3
+
+
+class Store:
+    """What the processes' common store does of counting."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, int] = {}
+        self.lock = threading.Lock()
+
+    def add(self, key: str, amount: int) -> int:
+        with self.lock:
+            self.counts[key] = self.counts.get(key, 0) + amount
+            return self.counts[key]
+
+
+@pytest.fixture
+def store(monkeypatch):
+    store = Store()
+    core = SimpleNamespace(create_or_get_global_tcp_store=lambda: store)
+    monkeypatch.setattr(processes, "paddle", SimpleNamespace(framework=SimpleNamespace(core=core)))
+    monkeypatch.setattr(processes, "dist", SimpleNamespace(get_world_size=lambda: PROCESSES))
+    monkeypatch.setattr(processes, "_PAUSE", 0.001)
+    return store
+
+
+def test_nobody_goes_on_before_the_last_has_come(store):
+    events = []
+
+    def process(rank):
+        for meeting in range(3):
+            time.sleep(0.05 if rank == meeting else 0.0)  # another one is late each time
+            events.append((meeting, "comes"))
+            wait_for_all()
+            events.append((meeting, "goes"))
+
+    threads = [threading.Thread(target=process, args=(rank,), daemon=True) for rank in range(PROCESSES)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=20)
+    assert len(events) == 3 * 2 * PROCESSES
+    for meeting in range(3):
+        comings = [place for place, event in enumerate(events) if event == (meeting, "comes")]
+        goings = [place for place, event in enumerate(events) if event == (meeting, "goes")]
+        assert max(comings) < min(goings)
+
+
+def test_a_single_process_waits_for_nobody(store, monkeypatch):
+    monkeypatch.setattr(processes, "dist", SimpleNamespace(get_world_size=lambda: 1))
+    wait_for_all()
+    assert store.counts == {}
