@@ -51,18 +51,19 @@ class Exchange:
         self._layers: list[ShardedLayer] = []
         if self.sharding is None:
             return
-        shared = dict(self.trained)
-        if self.sharding == STAGE3:
-            inside = {id(parameter) for layer in layers for parameter in layer.parameters()}
-            self._split = {name for name, p in model.named_parameters() if id(p) in inside}
-            shared.update((name, p) for name, p in model.named_parameters() if name in self._split)
-        self._owners = assign_owners({name: p.size for name, p in shared.items()}, self.size)
-        if not self.owned:
+        if len(self.trained) < self.size:
             raise TrainingError(
                 f"sharding: {len(self.trained)} trained parameters are too few for {self.size} processes; leave it out"
             )
+        self._owners = assign_owners({name: p.size for name, p in self.trained.items()}, self.size)
         if self.sharding == STAGE3:
-            owner_of = {id(p): self._owners[name] for name, p in shared.items()}
+            inside = {id(parameter) for layer in layers for parameter in layer.parameters()}
+            split = {name: p for name, p in model.named_parameters() if id(p) in inside}
+            # apart from the trained ones, of which everybody is to have its part
+            frozen = {name: p.size for name, p in split.items() if name not in self.trained}
+            self._owners.update(assign_owners(frozen, self.size))
+            self._split = set(split)
+            owner_of = {id(p): self._owners[name] for name, p in split.items()}
             self._layers = [ShardedLayer(layer, owner_of, self.rank) for layer in layers]
         if self.sharding in (STAGE2, STAGE3):
             self._queue = ReductionQueue(backward_order(self.trained), self._owners, self.rank)
