@@ -25,7 +25,7 @@ if (_CHECKOUT / "paddlemix" / "cli.py").is_file():
     sys.path.insert(0, str(_CHECKOUT))
 
 from paddlemix import cli  # noqa: E402
-from paddlemix.finetune.configuration import FinetuneConfig, add_options, given_options, refuse_unknown  # noqa: E402
+from paddlemix.finetune.configuration import FinetuneConfig, add_options, given_options, unknown_argument  # noqa: E402
 
 
 def parser() -> argparse.ArgumentParser:
@@ -39,8 +39,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options, unknown = parser().parse_known_args(arguments)
-    refuse_unknown(unknown)
+    command_line = parser()
+    options, unknown = command_line.parse_known_args(arguments)
+    if unknown:
+        command_line.error(unknown_argument(unknown[0]))
     config = FinetuneConfig.from_file(options.config, given_options(options))
     # need what --help does not
     from paddlemix.finetune.run import check, finetune

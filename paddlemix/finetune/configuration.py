@@ -277,15 +277,12 @@ def given_options(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def refuse_unknown(arguments: Sequence[str]) -> None:
-    """Raise ConfigurationError for what a parser with :func:`add_options` did not know, naming the nearest option."""
-    for argument in arguments:
-        name = argument.lstrip("-").partition("=")[0]
-        if argument.startswith("--"):
-            raise ConfigurationError(
-                f"--{name}: unknown option{nearest(name, [f.name for f in fields(FinetuneConfig)])}"
-            )
-        raise ConfigurationError(f"{argument!r}: unexpected on the command line; options begin with --")
+def unknown_argument(argument: str) -> str:
+    """What to say of a word that a parser with :func:`add_options` does not know; it names the nearest option."""
+    if not argument.startswith("--"):
+        return f"{argument!r}: unexpected on the command line; options begin with --"
+    name = argument[2:].partition("=")[0]
+    return f"--{name}: unknown option{nearest(name, [item.name for item in fields(FinetuneConfig)])}"
 
 
 def _or_none(convert: Callable[[str], Any]) -> Callable[[str], Any]:

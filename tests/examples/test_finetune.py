@@ -44,6 +44,13 @@ def test_check_only_lists_all_that_is_wrong_and_trains_nothing(run_example, fold
     assert not (tmp_path / "out").exists()
 
 
-def test_an_unknown_option_names_the_nearest(run_example):
-    done = run_example("finetune.py", "--lora_rank", "3")
-    assert done.returncode == 1 and done.stderr.strip() == "error: --lora_rank: unknown option; did you mean lora_r?"
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("--lora_rank=3", "--lora_rank: unknown option; did you mean lora_r?"),
+        ("-x", "'-x': unexpected on the command line; options begin with --"),
+    ],
+)
+def test_what_is_no_option_is_told_with_the_nearest_one(run_example, word, said):
+    done = run_example("finetune.py", "config.json", word)
+    assert (done.returncode, done.stderr) == (2, f"error: {said} (--help lists the options)\n")
