@@ -60,8 +60,8 @@ class FinetuneConfig:
     """All options of a fine-tuning run. Paths are relative to the current folder, those of pictures to their file.
 
     The numbers of the optimiser are those of the published recipe. After construction every value is checked and
-    normalised: lists are tuples, ``data`` and ``eval_data`` hold :class:`DataSource`, and what the mode decides
-    (``freeze``, ``quantization``) is filled in.
+    normalised: lists are tuples, ``data`` and ``eval_data`` hold :class:`DataSource`, and ``freeze`` is what the mode
+    makes of it.
 
     Raises:
         ConfigurationError: a value of the wrong kind or range, or options that do not go together.
@@ -114,7 +114,7 @@ class FinetuneConfig:
         choice("decode", "header"), "check pictures before the first step: all of each, or its header", default="decode"
     )
     packing: bool = option(FLAG, "several conversations in one row, which do not see each other", default=False)
-    group_by_length: bool = option(FLAG, "batches of conversations of similar length", default=False)
+    group_by_length: bool = option(FLAG, "batches of conversations of similar length, without packing", default=False)
     dataloader_num_workers: int = option(integer(0), "processes that decode pictures, 0: none", default=2)
 
     # optimisation
@@ -166,6 +166,13 @@ class FinetuneConfig:
         for name in ("eval_steps", "eval_on_start"):
             if getattr(self, name) and not self.has_evaluation:
                 raise ConfigurationError(f"{name}: there is nothing to evaluate on; give eval_data or eval_fraction")
+        for source in self.eval_data or ():
+            if source.weight != 1:
+                raise ConfigurationError(
+                    f"eval_data: got weight {source.weight:g} for {source.path}, expected none: each record counts once"
+                )
+        if self.packing and self.group_by_length:
+            raise ConfigurationError("group_by_length: got it beside packing, which fills the rows; give one of them")
 
     def _check_mode(self) -> None:
         if self.mode == FULL:

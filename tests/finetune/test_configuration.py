@@ -96,6 +96,8 @@ def test_an_unknown_key_names_the_nearest_known_one(tmp_path, key, meant):
         ({"mode": "full", "lora_r": 8}, "lora_r: there are no adapters in mode full"),
         ({"mode": "full", "modules_to_save": ["wte"]}, "modules_to_save: there are no adapters"),
         ({"eval_data": "e.json", "eval_fraction": 0.1}, "give one of them"),
+        ({"eval_data": {"path": "e.json", "weight": 2}}, "eval_data: got weight 2 for e.json, expected none"),
+        ({"packing": True, "group_by_length": True}, "group_by_length: got it beside packing"),
         ({"eval_steps": 5}, "eval_steps: there is nothing to evaluate on"),
         ({"eval_on_start": True}, "eval_on_start: there is nothing to evaluate on"),
     ],
