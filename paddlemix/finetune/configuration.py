@@ -133,7 +133,7 @@ class FinetuneConfig:
     adam_beta2: float = option(number(0, 1, below=True), "of AdamW", default=0.95)
     adam_epsilon: float = option(number(above=True), "of AdamW", default=1e-8)
     max_grad_norm: float = option(number(), "longer gradients are shortened to this norm, 0: never", default=1.0)
-    seed: int = option(integer(0), "of everything random", default=1234)
+    seed: int = option(integer(0, most=2**31 - 1), "of everything random", default=1234)
 
     # memory and devices
     recompute: bool = option(FLAG, "compute activations again in the backward pass: less memory", default=False)

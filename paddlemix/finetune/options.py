@@ -38,15 +38,17 @@ def option(kind: Kind, text: str, **default: Any) -> Any:
     return field(**default, metadata={"kind": kind, "help": text, "optional": default.get("default", ...) is None})
 
 
-def integer(least: int = 1, *also: int) -> Kind:
-    """Integers of at least ``least``, and those of ``also``."""
+def integer(least: int = 1, *also: int, most: int | None = None) -> Kind:
+    """Integers from ``least`` to ``most``, or without end, and those of ``also``."""
 
     def convert(value: Any) -> int | None:
         is_integer = isinstance(value, int) and not isinstance(value, bool)
-        return value if is_integer and (value >= least or value in also) else None
+        fits = is_integer and value >= least and (most is None or value <= most)
+        return value if fits or (is_integer and value in also) else None
 
+    words = f"of at least {least}" if most is None else f"from {least} to {most}"
     others = "".join(f" or {value}" for value in also)
-    return Kind(f"an integer of at least {least}{others}", convert, {"type": int, "metavar": "N"})
+    return Kind(f"an integer {words}{others}", convert, {"type": int, "metavar": "N"})
 
 
 def number(least: float = 0.0, most: float = math.inf, *, above: bool = False, below: bool = False) -> Kind:

@@ -74,6 +74,7 @@ def test_an_unknown_key_names_the_nearest_known_one(tmp_path, key, meant):
         ({"lora_r": 0}, "lora_r: got 0, expected an integer of at least 1"),
         ({"lora_r": True}, "lora_r: got True"),
         ({"lora_r": "8"}, "lora_r: got '8'"),
+        ({"seed": 2**32}, "seed: got 4294967296, expected an integer from 0 to 2147483647"),
         ({"learning_rate": float("nan")}, "learning_rate: got nan"),
         ({"learning_rate": 0}, "expected a number above 0"),
         ({"lora_dropout": 1.0}, "expected a number of at least 0 and below 1"),
