@@ -8,7 +8,8 @@ from math import prod
 import pytest
 
 from paddlemix.checkpoint import layouts
-from paddlemix.finetune.configuration import LORA_TARGETS, FinetuneConfig
+from paddlemix.finetune.adapters.config import DEFAULT_TARGETS
+from paddlemix.finetune.configuration import FinetuneConfig
 from paddlemix.finetune.data.records import read_records
 from paddlemix.finetune.freezing import CONSTANT, frozen_names
 from paddlemix.models.qwen_vl.configuration import QWenVLConfig
@@ -96,4 +97,4 @@ def test_the_memory_table_follows_from_the_number_of_parameters(page):
 
 
 def _is_adapted(name):
-    return any(name.endswith(f".{target}.weight") for target in LORA_TARGETS)
+    return any(name.endswith(f".{target}.weight") for target in DEFAULT_TARGETS)

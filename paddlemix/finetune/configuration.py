@@ -13,12 +13,10 @@ from typing import Any
 
 from ..errors import ConfigurationError
 from ..zoo import DEFAULT_MODEL
+from .adapters.config import DEFAULT_TARGETS
 from .options import FLAG, NAMES, TEXT, Kind, as_number, as_text, choice, integer, number, option
 
 FULL, LORA, QLORA = "full", "lora", "qlora"
-
-#: what every adapter of the published recipe adapts
-LORA_TARGETS = ("c_attn", "attn.c_proj", "w1", "w2")
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,7 @@ class FinetuneConfig:
     lora_r: int = option(integer(), "rank of the adapters", default=64)
     lora_alpha: float = option(number(above=True), "adapters count alpha / r times", default=16.0)
     lora_dropout: float = option(number(0, 1, below=True), "dropout in front of the adapters", default=0.05)
-    lora_targets: tuple[str, ...] = option(NAMES, "layers that get an adapter", default=LORA_TARGETS)
+    lora_targets: tuple[str, ...] = option(NAMES, "layers that get an adapter", default=DEFAULT_TARGETS)
     modules_to_save: tuple[str, ...] = option(
         NAMES, "layers trained whole beside the adapters: wte, lm_head", default=()
     )
