@@ -23,15 +23,21 @@ void flush_denormals(void) { _mm_setcsr(_mm_getcsr() | 0x8040); }
 
 
 def flush_denormals() -> bool:
-    """Let this thread treat denormal numbers as zero; returns whether it could (needs an x86 processor and ``cc``)."""
+    """Let this thread treat denormal numbers as zero.
+
+    Returns:
+        Whether it could: that needs an x86 processor, ``cc``, and a temporary folder that libraries are loaded from.
+    """
     compiler = shutil.which("cc")
     if compiler is None or platform.machine() not in ("x86_64", "AMD64"):
         return False
-    with tempfile.TemporaryDirectory() as folder:
-        source, library = Path(folder, "denormals.c"), Path(folder, "denormals.so")
-        source.write_text(_SOURCE)
-        built = subprocess.run([compiler, "-O1", "-shared", "-fPIC", str(source), "-o", str(library)], check=False)
-        if built.returncode:
-            return False
-        ctypes.CDLL(str(library)).flush_denormals()
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            source, library = Path(folder, "denormals.c"), Path(folder, "denormals.so")
+            source.write_text(_SOURCE)
+            command = [compiler, "-O1", "-shared", "-fPIC", str(source), "-o", str(library)]
+            subprocess.run(command, check=True, capture_output=True)
+            ctypes.CDLL(str(library)).flush_denormals()
+    except (OSError, subprocess.CalledProcessError):
+        return False
     return True

@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from paddlemix.finetune import denormals
+
 PROGRAM = """
 import sys
 import numpy as np
@@ -25,3 +27,17 @@ def test_a_quarter_of_the_smallest_normal_number(mode, becomes_zero):
     if said == "unsupported":
         pytest.skip("no x86 processor or no C compiler")
     assert said == becomes_zero
+
+
+def test_a_compiler_that_fails_is_no_error_and_says_nothing(monkeypatch, capfd):
+    monkeypatch.setattr(denormals, "_SOURCE", "no C")
+    assert not denormals.flush_denormals()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_temporary_folder_that_libraries_cannot_be_loaded_from_is_no_error(monkeypatch):
+    def refuse(path):
+        raise OSError(f"{path}: failed to map segment from shared object")
+
+    monkeypatch.setattr(denormals.ctypes, "CDLL", refuse)
+    assert not denormals.flush_denormals()
