@@ -85,14 +85,6 @@ class Exchange:
             dist.all_reduce(value)
         return float(value) / self.size
 
-    def total(self, value: int) -> int:
-        """The sum over the processes."""
-        if self.size == 1:
-            return value
-        tensor = paddle.to_tensor([value], dtype="int64")
-        dist.all_reduce(tensor)
-        return int(tensor)
-
     def gather(self, value: object) -> list:
         """The values of all processes."""
         if self.size == 1:

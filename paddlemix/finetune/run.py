@@ -309,10 +309,7 @@ def restore(config: FinetuneConfig, model: QWenLMHeadModel, folder: Path) -> Non
     if config.mode == FULL:
         load_into(model, folder)
     else:
-        trained = [parameter for parameter in model.parameters() if not parameter.stop_gradient]
         load_adapter(model, folder, trainable=True)
-        for parameter in trained:
-            parameter.stop_gradient = False
 
 
 # ---------------------------------------------------------------------------------------------------- training

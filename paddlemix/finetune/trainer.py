@@ -196,7 +196,7 @@ class FinetuneTrainer(Trainer):
 
     # ------------------------------------------------------------------------------------------------ saving
 
-    def train(self, resume_from_checkpoint: Path | None = None, **kwargs: Any) -> float:
+    def train(self, resume_from_checkpoint: Path | None = None) -> float:
         """Train to the end; returns the mean loss of all steps.
 
         Raises:
