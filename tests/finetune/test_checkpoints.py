@@ -13,7 +13,7 @@ from paddlemix.errors import CheckpointError, TrainingError
 from paddlemix.finetune import checkpoints
 from paddlemix.finetune.checkpoints import drop_old, newest_checkpoint, sweep
 from paddlemix.finetune.randomness import random_state, set_random_state
-from tests.finetune.toy_training import ToyData, ToyModel, toy_trainer, weights_of
+from tests.finetune.toy_training import ToyData, ToyModel, load_toy, toy_trainer, weights_of
 
 
 def names(folder):
@@ -176,8 +176,6 @@ def test_training_from_a_checkpoint_gives_the_weights_that_were_saved(trained):
     trainer, _ = toy_trainer(trained, ToyData(steps=6), model=model)
     trainer.train(trained / "checkpoint-6")  # nothing is left to do
     fresh = ToyModel()
-    from tests.finetune.toy_training import load_toy
-
     load_toy(fresh, trained / "checkpoint-6")
     for name, values in weights_of(fresh).items():
         np.testing.assert_array_equal(weights_of(model)[name], values)

@@ -10,7 +10,7 @@ import pytest
 from paddlenlp.trainer import TrainerCallback
 
 from paddlemix.checkpoint.readers.safetensors_file import read_safetensors
-from paddlemix.errors import AdapterError, CheckpointError, ConfigurationError, RecordError, TrainingError
+from paddlemix.errors import AdapterError, CheckpointError, ConfigurationError, ImageError, RecordError, TrainingError
 from paddlemix.finetune import run as run_module
 from paddlemix.finetune.configuration import FinetuneConfig
 from paddlemix.finetune.run import check, finetune
@@ -256,5 +256,5 @@ def test_a_picture_that_goes_in_the_middle_is_told_with_its_record(configure, wi
         return original(*args)
 
     monkeypatch.setattr(run_module, "make_trainer", gone)
-    with pytest.raises(Exception, match=r"talks.json:\d+.*missing.png"):
+    with pytest.raises(ImageError, match=r"talks.json:\d+.*missing.png"):
         finetune(configure(data=str(with_bad_record)))
