@@ -1,4 +1,4 @@
-"""Training on conversations: packing, batching, and the parts that hold for any Qwen-VL."""
+"""Fine-tuning on conversations of one's own: records, adapters, the trainer, evaluation."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ from .output import Run, begin_run, digest_of, find_run, occupy, write_result
 from .processes import wait_for_all
 from .randomness import seed_everything
 from .trainer import FinetuneTrainer, TrainingData, training_arguments
-from .watching import remove_default_callbacks, watching
+from .watching import Watch, remove_default_callbacks, watching
 
 SAMPLES_DIR = "samples"
 BAD_RECORDS_FILE = "bad_records.txt"
@@ -82,6 +82,7 @@ def finetune(config: FinetuneConfig, say: Say = lambda text: None) -> FinetuneRe
         ConfigurationError, RecordError, AdapterError: options, records or names that cannot work, before the first
             step.
         TrainingError: a loss that is not finite, or a checkpoint of another training.
+        ImageError: a picture that cannot be read any more.
         CheckpointError, ModelNotFoundError, NotEnoughMemoryError: weights that cannot be read or written.
     """
     start_process(config.device)
@@ -321,9 +322,9 @@ def make_trainer(
     processor: QwenVLProcessor,
     data: ConversationData,
     evaluated: Sequence[Record],
-    watch: Any,
+    watch: Watch,
 ) -> FinetuneTrainer:
-    """The trainer of a run. ``watch``: what :func:`~.watching.watching` gave."""
+    """The trainer of a run."""
     training_model = FinetuneModel(model, config.loss_chunk_size, config.recompute)
     sharded = config.sharding == STAGE3 and dist.get_world_size() > 1
     if sharded:
