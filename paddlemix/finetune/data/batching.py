@@ -19,6 +19,8 @@ from ...errors import ConfigurationError
 
 # Records are grouped by length within so many steps: enough for similar lengths, few enough to keep epochs different.
 _GROUPED_STEPS = 50
+# Decimals of counts: in floats 0.29 x 100 is a little less than 29, and 2.2 - 2 a little more than 0.2.
+_DECIMALS = 6
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,7 @@ class TrainingPlan:
         """Optimiser steps in so many epochs, at least 1; a part of an epoch is rounded up to steps."""
         whole = int(epochs)
         steps = sum(map(self.steps, range(whole)))
-        return max(steps + math.ceil((epochs - whole) * self.steps(whole)), 1)
+        return max(steps + math.ceil(round((epochs - whole) * self.steps(whole), _DECIMALS)), 1)
 
     def locate(self, step: int) -> tuple[int, int]:
         """The epoch that an optimiser step of the training is in, and its number in there."""
@@ -182,7 +184,7 @@ def mixture(sources: np.ndarray, weights: Sequence[float], seed: int, epoch: int
     parts = []
     for source, weight in enumerate(weights):
         own = np.flatnonzero(sources == source)
-        first, last = (math.floor(number * weight * len(own)) for number in (epoch, epoch + 1))
+        first, last = (math.floor(round(number * weight * len(own), _DECIMALS)) for number in (epoch, epoch + 1))
         parts += _cycled(own, first, last, [seed, source])
     return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 

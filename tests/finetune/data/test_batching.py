@@ -164,7 +164,11 @@ def test_an_epoch_of_a_part_goes_through_all_records_before_any_comes_again():
     assert all(sorted(seen[start : start + 7]) == list(range(7)) for start in (0, 7, 14))
 
 
-@pytest.mark.parametrize(("epochs", "steps"), [(1, 5), (2, 10), (0.5, 3), (2.1, 11), (0.0001, 1)])
+def test_a_part_of_a_file_is_counted_without_what_floats_are_off():
+    assert [len(mixture(np.zeros(100, np.int64), (0.29,), 1, epoch)) for epoch in range(4)] == [29] * 4
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [(1, 5), (2, 10), (0.5, 3), (2.1, 11), (2.2, 11), (0.0001, 1)])
 def test_steps_of_epochs_and_of_parts_of_them(epochs, steps):
     plan = plan_of(lengths_of(49))
     assert plan.total_steps(epochs) == steps
