@@ -17,8 +17,8 @@ from .packing import SHARED, visibility
 class FinetuneModel(nn.Layer):
     """A Qwen-VL whose ``forward`` returns the loss and never holds all logits.
 
-    In training every trained parameter gets a gradient in every step, zeros where the batch has no picture, so that
-    data-parallel processes stay in step.
+    A batch without a picture gives the visual part no gradient at all, where the original runs a blank picture through
+    it for zeros; the trainer takes them for zeros.
 
     Args:
         model: the model to train; its parameters are this layer's, under ``model.``.
@@ -65,7 +65,9 @@ class FinetuneModel(nn.Layer):
             PromptError: a mask of another shape.
         """
         transformer = self.model.transformer
-        embeddings = transformer.embed(input_ids, images)
+        visual = self.model.config.visual
+        features = paddle.zeros([0, visual.n_queries, visual.output_dim]) if images is None else None
+        embeddings = transformer.embed(input_ids, images, features)
         mask, spans = _who_sees_whom(attention_mask, input_ids)
         hidden, _ = transformer(embeddings, mask, position_ids, spans=spans)
         following = paddle.concat(

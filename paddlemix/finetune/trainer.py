@@ -139,7 +139,8 @@ class FinetuneTrainer(Trainer):
         inputs = dict(self._prepare_inputs(inputs))
         record_ids = inputs.pop(RECORD_IDS, None)
         loss = self.compute_loss(model, inputs).reshape([]) / self.data.accumulation
-        loss.backward()
+        if not loss.stop_gradient:  # only visual parameters are trained, and there was no picture
+            loss.backward()
         self.exchange.after_backward()
         self._passes.append((loss.detach(), record_ids))
         return loss.detach()

@@ -60,6 +60,19 @@ def test_an_interrupted_training_goes_on_with_the_same_losses(tmp_path, logging_
     assert resumed.state.epoch == whole.state.epoch == 7 / 4
 
 
+def test_a_step_in_which_nothing_that_is_trained_took_part_has_zero_gradients(tmp_path):
+    model = ToyModel()
+    for layer in (model.first, model.second):
+        for parameter in layer.parameters():
+            parameter.stop_gradient = True
+    before = {name: value.copy() for name, value in weights_of(model).items()}
+    trainer, log = toy_trainer(tmp_path, ToyData(steps=1), model=model, weight_decay=0.0)
+    trainer.train()
+    assert log.logs[0]["grad_norm"] == 0 and log.logs[0]["loss"] > 0
+    for name, value in weights_of(model).items():
+        np.testing.assert_array_equal(value, before[name], err_msg=name)
+
+
 def test_dropout_is_at_work_in_these_tests(tmp_path):
     first, log = toy_trainer(tmp_path / "first", ToyData(steps=1), seed=3)
     first.train()
