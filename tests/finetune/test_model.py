@@ -13,7 +13,7 @@ from paddlemix.finetune.adapters import LoRAConfig, inject
 from paddlemix.finetune.adapters.lora import LoRALinear
 from paddlemix.finetune.model import FinetuneModel, conversation_spans
 from paddlemix.finetune.packing import PADDING
-from paddlemix.models.qwen_vl import modeling, vision
+from paddlemix.models.qwen_vl import attention_inputs, modeling, vision
 from tests.golden_model import golden_arrays, images_of, new_golden_model
 from tests.models.qwen_vl.test_training_gradients import stored, thinned, torch_layout
 from tests.random_model import random_model
@@ -24,13 +24,16 @@ VISUAL_ADAPTER = LoRAConfig(r=3, alpha=6, dropout=0.3, targets=("visual.*.in_pro
 
 
 def step(training_model, batch):
-    """Loss and gradients by name, of the trained parameters."""
+    """Loss and gradients by name, of the trained parameters; zeros for visual ones that no picture reached."""
     training_model.train()
     paddle.seed(3)
     loss = training_model(**batch)["loss"]
     loss.backward()
-    trained = {name: p.grad for name, p in training_model.model.named_parameters() if not p.stop_gradient}
-    gradients = {name: grad.numpy() for name, grad in trained.items()}  # fails where a parameter was not reached
+    trained = {name: p for name, p in training_model.model.named_parameters() if not p.stop_gradient}
+    unreached = {name for name, p in trained.items() if p.grad is None}
+    assert batch.get("images") is None or not unreached
+    assert all(".visual." in name for name in unreached)
+    gradients = {name: np.zeros(p.shape) if p.grad is None else p.grad.numpy() for name, p in trained.items()}
     training_model.clear_gradients()
     return float(loss), gradients
 
@@ -148,6 +151,15 @@ def test_losses_of_parts_with_a_common_count_add_up_to_the_mean_over_all_targets
     assert_equal({name: np.mean([g[name] for _, g in parts], axis=0) for name in gradients}, gradients, 1e-5)
 
 
+def test_text_alone_does_not_run_the_vision_part(make):
+    model, processor = make()
+    batch = batch_of([row_of(processor, "text")])
+    model.visual.register_forward_pre_hook(lambda *_: pytest.fail("the vision part ran"))
+    _, gradients = step(FinetuneModel(model), batch)
+    assert not any(gradient.any() for name, gradient in gradients.items() if ".visual." in name)
+    assert all(gradient.any() for name, gradient in gradients.items() if name.endswith("c_attn.weight"))
+
+
 @pytest.mark.parametrize("given", ["segments", "mask"])
 def test_a_packed_row_has_the_loss_and_gradients_of_its_conversations(make, given):
     model, processor = make()
@@ -166,7 +178,9 @@ def test_a_packed_row_has_the_loss_and_gradients_of_its_conversations(make, give
     assert_equal(packed_gradients, gradients, 1e-5)
 
 
-def test_several_packed_rows_with_padding_equal_their_conversations(make):
+@pytest.mark.parametrize("padded_scores", [0, 40, 1 << 17], ids=["a group each", "some groups", "one group"])
+def test_several_packed_rows_with_padding_equal_their_conversations(make, monkeypatch, padded_scores):
+    monkeypatch.setattr(attention_inputs, "PADDED_SCORES", padded_scores)
     model, processor = make(ADAPTER)
     texts = [["one", "and two"], ["three is the longest of them", "four", "five"]]
     rows = [[row_of(processor, text) for text in row] for row in texts]

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import paddle
 import paddle.nn as nn
 
 from ... import ops
-from .attention_inputs import AttentionInputs, Span
+from .attention_inputs import AttentionInputs
 from .configuration import QWenVLConfig
 from .kv_cache import KVCache
 from .norms import RMSNorm
@@ -29,17 +27,17 @@ class QWenAttention(nn.Layer):
     def forward(self, x: paddle.Tensor, inputs: AttentionInputs, cache: KVCache | None) -> paddle.Tensor:
         """``[batch, length, hidden]`` to the same shape."""
         packed, bias = without_bias(self.c_attn, x)
+        if inputs.span_groups is not None:
+            return self.c_proj(self._attend_in_spans(packed, bias, inputs))
         rotation = (packed, bias, self.heads, inputs.cos, inputs.sin, inputs.positions)
         if cache is not None:
             key, value = cache.keys[self.layer], cache.values[self.layer]
             query = ops.rotary_qkv_cache(*rotation, key, value, inputs.slots, logn=inputs.logn)
         else:
             query, key, value = ops.rotary_qkv(*rotation, logn=inputs.logn)
-            dropout = self.dropout if self.training else 0.0
-            if inputs.span_masks is not None:
-                return self.c_proj(attention_in_spans(query, key, value, inputs.span_masks, dropout))
             if inputs.dense_mask is not None:
-                return self.c_proj(ops.merge_heads(ops.attention(query, key, value, inputs.dense_mask, dropout)))
+                attended = ops.attention(query, key, value, inputs.dense_mask, self._dropout())
+                return self.c_proj(ops.merge_heads(attended))
         attend = ops.attention_decode if x.shape[1] <= ops.FEW_QUERIES else ops.attention_prefill
         out = attend(
             query,
@@ -52,35 +50,26 @@ class QWenAttention(nn.Layer):
         )
         return self.c_proj(out)
 
+    def _attend_in_spans(
+        self, packed: paddle.Tensor, bias: paddle.Tensor | None, inputs: AttentionInputs
+    ) -> paddle.Tensor:
+        """Attention of each span over itself: ``[batch, length, 3 * hidden]`` to ``[batch, length, hidden]``.
 
-def attention_in_spans(
-    query: paddle.Tensor,
-    key: paddle.Tensor,
-    value: paddle.Tensor,
-    span_masks: Sequence[tuple[Span, paddle.Tensor]],
-    dropout: float,
-) -> paddle.Tensor:
-    """Attention of each span over itself: the scores of a row are the sum of its spans' squares, not the row's square.
+        The spans of a group are cut out of their rows and become rows of their own, padded to the longest of them.
+        """
+        batch, length, width = packed.shape
+        flat = packed.reshape([-1, width])
+        attended = []
+        for group in inputs.span_groups:
+            rows = paddle.gather(flat, group.slots).reshape([*group.positions.shape, width])
+            heads = ops.rotary_qkv(rows, bias, self.heads, inputs.cos, inputs.sin, group.positions, logn=inputs.logn)
+            merged = ops.merge_heads(ops.attention(*heads, group.mask, self._dropout()))
+            attended.append(merged.reshape([-1, merged.shape[-1]]))
+        joined = paddle.concat(attended) if len(attended) > 1 else attended[0]
+        return paddle.gather(joined, inputs.span_places).reshape([batch, length, -1])
 
-    Args:
-        query, key, value: ``[batch, heads, length, head_dim]``.
-
-    Returns:
-        ``[batch, length, heads * head_dim]``.
-    """
-    batch, _, length, _ = query.shape
-    lengths = [[span.end - span.start for span, _ in span_masks if span.row == row] for row in range(batch)]
-
-    def parts(x: paddle.Tensor) -> list[paddle.Tensor]:
-        # Split, not sliced: the gradient of a slice is as large as the whole.
-        rows = paddle.split(x, batch) if batch > 1 else [x]
-        return [part for row, own in zip(rows, lengths) for part in paddle.split(row, own, axis=2)]
-
-    attended = [
-        ops.merge_heads(ops.attention(*part, mask, dropout))
-        for *part, (_, mask) in zip(parts(query), parts(key), parts(value), span_masks)
-    ]
-    return paddle.concat(attended, axis=1).reshape([batch, length, -1])
+    def _dropout(self) -> float:
+        return self.dropout if self.training else 0.0
 
 
 class QWenMLP(nn.Layer):

@@ -2,7 +2,16 @@ import numpy as np
 import paddle
 import pytest
 
-from paddlemix.models.qwen_vl.attention_inputs import attention_inputs, dense_mask, rotary_base, visible_slots
+from paddlemix.models.qwen_vl.attention_inputs import (
+    PADDED_SCORES,
+    Span,
+    attention_inputs,
+    dense_mask,
+    grouped_by_length,
+    rotary_base,
+    span_groups,
+    visible_slots,
+)
 from tests.golden_model import golden_config
 
 
@@ -83,3 +92,36 @@ def test_dense_mask_can_separate_samples_in_one_row():
     block[:, :2, :2] = block[:, 2:, 2:] = True
     expected = [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 1, 1]]
     np.testing.assert_array_equal(dense_mask(4, paddle.to_tensor(block), paddle.float32).numpy() == 0, expected)
+
+
+def spans_of(*lengths):
+    ends = np.cumsum(lengths)
+    return [Span(0, int(end - length), int(end)) for length, end in zip(lengths, ends)]
+
+
+def test_spans_of_about_one_length_attend_together():
+    groups = grouped_by_length(spans_of(20, 90, 120, 70))
+    assert [[span.end - span.start for span in group] for group in groups] == [[120, 90, 70, 20]]
+
+
+def test_a_group_wastes_little_on_padding():
+    lengths = np.random.default_rng(0).integers(5, 900, 40)
+    groups = grouped_by_length(spans_of(*lengths))
+    assert 1 < len(groups) < 40
+    for group in groups:
+        own = [span.end - span.start for span in group]
+        assert len(own) * max(own) ** 2 - sum(length**2 for length in own) <= PADDED_SCORES
+    assert sorted(span for group in groups for span in group) == spans_of(*lengths)
+
+
+def test_what_is_gathered_into_groups_is_put_back_in_its_place():
+    spans = [Span(0, 0, 3), Span(0, 3, 700), Span(1, 0, 600), Span(1, 600, 700)]
+    positions = np.concatenate([np.arange(span.end - span.start) for span in spans]).reshape(2, 700)
+    groups, places = span_groups(spans, paddle.to_tensor(positions.astype(np.int32)), paddle.float32)
+    assert len(groups) > 1
+    slots = np.concatenate([group.slots.numpy() for group in groups])
+    np.testing.assert_array_equal(slots[places.numpy()], np.arange(1400))
+    for group in groups:
+        own = np.minimum.accumulate(np.diff(group.positions.numpy(), axis=1) == 1, axis=1).sum(axis=1) + 1
+        assert set(own) <= {3, 697, 600, 100} and (group.positions.numpy()[:, 0] == 0).all()
+        assert group.mask.shape == [own.max(), own.max()]
