@@ -32,6 +32,15 @@ LAYERS_VOCABULARY = 16384
 MODES = {"full": "full, ViT frozen", "lora": "LoRA", "qlora": "Q-LoRA, int4"}
 STEPS = ("plain Paddle", "all logits", "all logits, recompute", "chunked loss", "chunked loss, recompute")
 BUNDLED_ROWS, BUNDLED_LENGTH = 8, 256
+# Slots of a forward pass; how long the conversations are: evenly spread, or most of them short, as in collected data.
+PACKING = (
+    (256, "even", 20, 60),
+    (512, "even", 20, 120),
+    (512, "mostly short", 20, 256),
+    (1024, "even", 20, 200),
+    (1024, "mostly short", 20, 512),
+    (2048, "even", 20, 400),
+)
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -135,12 +144,13 @@ def layers(options: argparse.Namespace, vocabulary: int) -> dict[str, int]:
 
 def packing_part(options: argparse.Namespace) -> str:
     rows = []
-    for budget, shortest, longest in ((512, 20, 120), (512, 20, 200), (1024, 20, 200), (2048, 20, 400)):
+    for budget, lengths, shortest, longest in PACKING:
         result = measure(
             "packing_times",
             repeats=options.repeats,
             records=options.records,
             budget=budget,
+            lengths=lengths,
             shortest=shortest,
             longest=longest,
         )
@@ -150,7 +160,7 @@ def packing_part(options: argparse.Namespace) -> str:
             samples = options.records / min(own)
             rows.append(
                 [
-                    f"{shortest} to {longest}",
+                    f"{shortest} to {longest}, {lengths}",
                     f"{budget}",
                     name,
                     f"{result['passes'][name]}",

@@ -28,6 +28,7 @@ from paddlemix.finetune.data.collation import collate_ids  # noqa: E402
 from paddlemix.finetune.data.encoding import Example  # noqa: E402
 from paddlemix.finetune.data.problems import RecordLocation  # noqa: E402
 from paddlemix.finetune.denormals import flush_denormals  # noqa: E402
+from paddlemix.finetune.exchange import Exchange  # noqa: E402
 from paddlemix.finetune.linear_cross_entropy import linear_cross_entropy  # noqa: E402
 from paddlemix.finetune.model import FinetuneModel  # noqa: E402
 from paddlemix.memory import keep_freed_memory  # noqa: E402
@@ -182,38 +183,46 @@ def whole_model_step(length: int, shrink: int, lm_layers: int, vit_layers: int, 
 # ---------------------------------------------------------------------- packing
 
 
-def packing_times(repeats: int, records: int, budget: int, shortest: int, longest: int) -> dict[str, Any]:
+def drawn_lengths(generator: np.random.Generator, lengths: str, shortest: int, longest: int, count: int) -> np.ndarray:
+    """Lengths of conversations, int64 ``[count]``: "even", or "mostly short": log-normal, half of them below thrice the
+    shortest."""
+    if lengths == "even":
+        return generator.integers(shortest, longest + 1, count)
+    return (3 * shortest * np.exp(generator.standard_normal(count) * 0.8)).clip(shortest, longest).astype(np.int64)
+
+
+def packing_times(repeats: int, records: int, budget: int, lengths: str, shortest: int, longest: int) -> dict[str, Any]:
     """Seconds for an epoch of short conversations with the bundled model, in packed rows and in padded ones.
 
+    A step is the trainer's: a forward and backward pass, the gradient's norm, AdamW over all weights.
     Both have at most ``budget`` slots in a forward pass: one packed row of so many, or as many rows as the longest
     conversation allows, grouped by length and padded to the longest of them.
     """
     model = QWenLMHeadModel.from_pretrained(DEFAULT_MODEL_DIR)
     training_model, generator = FinetuneModel(model), np.random.default_rng(0)
     training_model.train()
-    trained = [parameter for parameter in model.parameters() if not parameter.stop_gradient]
-    optimizer = paddle.optimizer.AdamW(1e-5, beta2=0.95, weight_decay=0.1, parameters=trained)
-    lengths = generator.integers(shortest, longest + 1, records)
+    exchange = Exchange(training_model)
+    optimizer = paddle.optimizer.AdamW(1e-5, beta2=0.95, weight_decay=0.1, parameters=list(exchange.owned.values()))
+    sizes = drawn_lengths(generator, lengths, shortest, longest, records)
     location = RecordLocation(Path("records"), 1)
-    examples = [
-        Example(ids, ids.copy(), (), location) for ids in (generator.integers(0, 256, length) for length in lengths)
-    ]
+    examples = [Example(ids, ids.copy(), (), location) for ids in (generator.integers(0, 256, size) for size in sizes)]
     layouts = {
         "packed": BatchLayout(1, 1, 1, budget, packing=True),
         "grouped by length": BatchLayout(budget // longest, 1, 1, longest, group_by_length=True),
     }
-    plans = {name: TrainingPlan(lengths, lengths - 1, layout, seed=0) for name, layout in layouts.items()}
+    plans = {name: TrainingPlan(sizes, sizes - 1, layout, seed=0) for name, layout in layouts.items()}
 
     def run_epoch(plan: TrainingPlan) -> None:
         for batch in plan.micro_batches(0, 0, plan.steps(0)):
             arrays = collate_ids([[examples[index] for index in row] for row in batch.rows], pad_id=0)
             training_model(**{name: paddle.to_tensor(array) for name, array in arrays.items()})["loss"].backward()
+            exchange.scale_gradients(min(1.0, 1.0 / exchange.average_gradients()))
             optimizer.step()
-            optimizer.clear_grad(set_to_zero=False)
+            exchange.after_step()
 
     steps = {name: lambda plan=plan: run_epoch(plan) for name, plan in plans.items()}
     passes = {name: plan.steps(0) for name, plan in plans.items()}
-    return {"seconds": take_turns(steps, repeats), "passes": passes, "tokens": int(lengths.sum())}
+    return {"seconds": take_turns(steps, repeats), "passes": passes, "tokens": int(sizes.sum())}
 
 
 MEASUREMENTS = {
