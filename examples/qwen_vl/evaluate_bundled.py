@@ -4,6 +4,7 @@
     python evaluate_bundled.py --count 50 --task refer          a quick look
     python evaluate_bundled.py --style fluent                   in a drawing style that training never shows
     python evaluate_bundled.py --model_name_or_path runs/mine --json scores.json
+    python evaluate_bundled.py --adapter runs/robot             with what a fine-tuning has learnt
 
 Prints a Markdown table. Beside each score stand two baselines: the same model without a picture (it sees an evenly grey
 one), and a constant: a box in the centre, or the answer that is right most often. Progress goes to stderr.
@@ -37,6 +38,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME_OR_DIR",
         help="the model to measure (default: %(default)s)",
     )
+    result.add_argument("--adapter", metavar="DIR", help="a LoRA adapter to measure the model with")
     result.add_argument("--device", metavar="cpu|gpu|gpu:N", help="where to run (default: the first GPU, else the CPU)")
     result.add_argument(
         "--count",
@@ -62,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
-    loaded = load_model(options.model_name_or_path, device=options.device)
+    loaded = load_model(options.model_name_or_path, device=options.device, adapter=options.adapter)
     results = evaluate.evaluate(
         answer_function(loaded.model, loaded.processor),
         count=options.count,

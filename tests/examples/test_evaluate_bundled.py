@@ -28,3 +28,9 @@ def test_wrong_options_are_one_line_and_status_two(arguments, message):
     assert result.returncode == 2
     assert result.stderr.startswith("error: ") and message in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_an_adapter_that_is_not_there_is_one_line(tmp_path):
+    result = run("--count", "1", "--adapter", str(tmp_path / "absent"))
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: ") and "absent" in result.stderr and result.stderr.count("\n") == 1
