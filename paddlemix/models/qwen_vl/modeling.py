@@ -105,8 +105,10 @@ class QWenModel(nn.Layer):
         x, residual = self.drop(inputs_embeds), None
         inputs = self._attention_inputs(x, attention_mask, position_ids, past_key_values, spans)
         hidden_states = [x] if output_hidden_states else None
+        # Keys and values go into a cache as they are computed, once.
+        recompute = self.enable_recompute and self.training and past_key_values is None
         for block in self.h:
-            if self.enable_recompute and self.training:
+            if recompute:
                 x, residual = recomputed(block, block, x, residual, inputs)
             else:
                 x, residual = block(x, residual, inputs, past_key_values)

@@ -120,6 +120,17 @@ def test_gradients_of_logits_are_those_of_the_loss_in_evaluation_too():
     np.testing.assert_array_equal(*gradients)
 
 
+def test_recomputation_leaves_a_cache_that_is_asked_for_as_it_is():
+    model, inputs = new_golden_model(), prompt("text_short")
+    model.train()
+    caches = []
+    for enabled in (False, True):
+        model.transformer.enable_recompute = enabled
+        caches.append(model(**inputs, use_cache=True).past_key_values.keys[-1].numpy())
+    assert caches[0].any()
+    np.testing.assert_array_equal(*caches)
+
+
 @pytest.mark.parametrize("count", [1, 3])
 def test_as_many_pictures_as_spans_are_expected(count):
     inputs = prompt("two_images")
