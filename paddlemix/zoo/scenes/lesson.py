@@ -72,9 +72,9 @@ def write_lesson(
     """
     if kind not in NAMES:
         raise ConfigurationError(f"kind: got {kind!r}, new objects are {', '.join(NAMES)}")
-    most = max(pictures, test_pictures)
-    if most > SEEDS_PER_PART:
-        raise ConfigurationError(f"pictures: got {most}, a lesson has at most {SEEDS_PER_PART}")
+    for name, number in (("pictures", pictures), ("test_pictures", test_pictures)):
+        if not 1 <= number <= SEEDS_PER_PART:
+            raise ConfigurationError(f"{name}: got {number}, expected 1 to {SEEDS_PER_PART}")
     if not 0 <= seed < MAX_SEED:
         raise ConfigurationError(f"seed: got {seed}, expected a whole number of at least 0 and below {MAX_SEED}")
     (folder / PICTURES).mkdir(parents=True, exist_ok=True)

@@ -124,7 +124,8 @@ def test_the_same_seed_writes_the_same_files_and_another_one_others(tmp_path):
     ("kind", "options", "said"),
     [
         ("bus", {}, "kind: got 'bus', new objects are robot"),
-        ("robot", {"pictures": lesson.SEEDS_PER_PART + 1}, "pictures: got "),
+        ("robot", {"pictures": 0}, "^pictures: got 0, expected 1 to "),
+        ("robot", {"test_pictures": lesson.SEEDS_PER_PART + 1}, "^test_pictures: got "),
         ("robot", {"seed": -1}, "seed: got -1"),
     ],
 )
