@@ -62,7 +62,8 @@ class FinetuneModel(nn.Layer):
             ``loss``, a float32 scalar.
 
         Raises:
-            PromptError: a mask of another shape.
+            PromptError: a mask of another shape, or not as many pictures as spans.
+            OperatorError: a label that is not in the vocabulary.
         """
         transformer = self.model.transformer
         visual = self.model.config.visual
