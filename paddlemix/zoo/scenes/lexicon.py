@@ -1,8 +1,8 @@
 """What can be seen in a scene, and what it is called in English and Chinese.
 
 To add an object, append a row to :data:`KINDS`, run ``python -m paddlemix.zoo.scenes.build_assets`` (draws the atlases)
-and ``python -m paddlemix.zoo.scenes.vocabulary`` (writes the rank file), then train. The order is a contract: a kind's
-index is its class.
+and ``python -m paddlemix.zoo.scenes.vocabulary FOLDER`` (writes the rank file), then train. The order is a contract: a
+kind's index is its class.
 """
 
 from __future__ import annotations
