@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections import Counter
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from paddlemix.zoo.scenes import pairs
 from paddlemix.zoo.scenes.lexicon import KIND_INDEX, KINDS
+from paddlemix.zoo.scenes.phrases import QUESTIONS
 from paddlemix.zoo.scenes.scene import PlacedObject, Scene, generate_scene
 from paddlemix.zoo.scenes.scoring import names_in
 
@@ -102,5 +104,10 @@ def test_every_question_is_drawn_and_complete():
     for conversation in made:
         ((question, answer),) = conversation.turns
         assert question and answer and "{" not in question + answer
+    asked = [conversation.turns[0][0] for conversation in made]
+    for task in ("pair_more", "pair_which", "pair_both", "pair_what", "pair_count"):
+        for wording in (text for texts in QUESTIONS[task].values() for text in texts):
+            form = re.compile(re.sub(r"\\{\w+\\}", ".+", re.escape(wording.rstrip("?？"))), re.IGNORECASE)
+            assert any(map(form.match, asked)), wording
     shown = {name for conversation in made for name in names_in(conversation.turns[0][1])}
     assert shown <= {kind.en for kind in KINDS}
