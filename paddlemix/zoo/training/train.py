@@ -136,6 +136,22 @@ def load_weights(training_model: TrainingModel, folder: Path) -> None:
         tensor.set_value(np.ascontiguousarray(stored[name].load()).view(dtypes.STORAGE["float32"]))
 
 
+def start_from(training_model: TrainingModel, folder: Path) -> None:
+    """Take over what a stage or a checkpoint saved, or the model of a model directory; its heads then begin anew.
+
+    Raises:
+        CheckpointError: neither is there, or it does not fit.
+    """
+    if (folder / WEIGHTS_FILE).is_file():
+        load_weights(training_model, folder)
+        return
+    model = QWenLMHeadModel.from_pretrained(folder)
+    own = training_model.model.config
+    if model.config.to_dict() != {**own.to_dict(), "dtype": model.config.dtype}:
+        raise CheckpointError(f"{folder}: a model of another geometry or vocabulary than this training's")
+    training_model.model.set_state_dict(model.state_dict())
+
+
 def export(training_model: TrainingModel, tokenizer: QWenVLTokenizer, directory: Path) -> None:
     """Write the model without its training heads as a complete model directory, weights in bfloat16."""
     model = training_model.model
@@ -155,7 +171,9 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Train one stage of the bundled model.")
     parser.add_argument("stage", choices=sorted(STAGES))
     parser.add_argument("--output_dir", type=Path, required=True, help="checkpoints, logs and the result")
-    parser.add_argument("--start", type=Path, help="output directory of the stage before, or one of its checkpoints")
+    parser.add_argument(
+        "--start", type=Path, help="output directory of the stage before, one of its checkpoints, or a model directory"
+    )
     parser.add_argument("--max_steps", type=int, required=True)
     parser.add_argument("--batch_size", type=int, default=32, help="pictures for each step and process")
     parser.add_argument("--save_steps", type=int, default=100)
@@ -183,7 +201,7 @@ def main() -> None:
         export(training_model, tokenizer, options.output_dir / "model")
         return
     if options.start is not None and checkpoint is None:
-        load_weights(training_model, options.start)
+        start_from(training_model, options.start)
     data = SceneData(stage, tokenizer, options.max_steps, options.batch_size, options.workers)
     is_first = dist.get_rank() == 0
     if is_first:

@@ -5,10 +5,15 @@ import json
 import shutil
 import sys
 
+import numpy as np
+import paddle
 import pytest
 
 from paddlemix.errors import CheckpointError
 from paddlemix.models.qwen_vl.configuration import QWenVLConfig
+from paddlemix.models.qwen_vl.modeling import QWenLMHeadModel
+from paddlemix.models.qwen_vl.tokenization import QWenVLTokenizer
+from paddlemix.zoo import DEFAULT_MODEL_DIR
 from paddlemix.zoo.training import train
 
 COLUMNS = ("step", "loss", "learning_rate", "tokens")
@@ -56,10 +61,25 @@ def test_a_stage_begins_with_the_weights_of_the_one_before(monkeypatch, whole, t
     assert float(last[1]) < float(first[1])
 
 
-def test_weights_of_another_training_are_refused(whole, tmp_path):
-    from paddlemix.models.qwen_vl.tokenization import QWenVLTokenizer
-    from paddlemix.zoo import DEFAULT_MODEL_DIR
+def test_a_stage_can_begin_with_a_model_alone(whole):
+    tokenizer = QWenVLTokenizer.from_pretrained(DEFAULT_MODEL_DIR)
+    paddle.seed(7)
+    model = train.build_training_model(tokenizer, 0.5)
+    heads = model.word_head.weight.numpy()
+    train.start_from(model, whole / "model")
+    stored = QWenLMHeadModel.from_pretrained(whole / "model")
+    np.testing.assert_array_equal(model.model.lm_head.weight.numpy(), stored.lm_head.weight.numpy())
+    np.testing.assert_array_equal(model.word_head.weight.numpy(), heads)
 
+
+def test_a_model_of_another_geometry_is_refused(whole, tmp_path):
+    model = train.build_training_model(QWenVLTokenizer.from_pretrained(DEFAULT_MODEL_DIR), 0.5)
+    model.model.config.num_hidden_layers += 1
+    with pytest.raises(CheckpointError, match="another geometry"):
+        train.start_from(model, whole / "model")
+
+
+def test_weights_of_another_training_are_refused(whole, tmp_path):
     model = train.build_training_model(QWenVLTokenizer.from_pretrained(DEFAULT_MODEL_DIR), 0.5)
     del model.word_head
     with pytest.raises(CheckpointError, match="word_head.*unknown"):
