@@ -2,10 +2,11 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from benchmarks import bench_train
-from benchmarks.train_measurements import MEASUREMENTS, STEPS, workload
+from benchmarks.train_measurements import MEASUREMENTS, STEPS, drawn_lengths, workload
 from tests.benchmarks.programs import ONE_LAYER, by, run, tables
 
 
@@ -18,6 +19,23 @@ def test_the_step_of_the_loss_is_measured_with_a_frozen_and_a_trained_head(monke
     ]
     for row in rows[1::2]:
         assert float(row["time, of plain"]) > 0
+
+
+def test_packed_rows_are_measured_beside_rows_grouped_by_length(monkeypatch):
+    monkeypatch.setattr(bench_train, "measure", lambda name, **arguments: MEASUREMENTS[name](**arguments))
+    monkeypatch.setattr(bench_train, "PACKING", ((64, "mostly short", 5, 32),))
+    options = bench_train.parse_arguments(["--records", "8", "--repeats", "1"])
+    (rows,) = tables(bench_train.packing_part(options))
+    packed, grouped = (by("rows", rows)[name] for name in ("packed", "grouped by length"))
+    assert int(packed["passes"]) <= int(grouped["passes"]) == 4  # two rows of up to 32 tokens in a pass
+    assert float(grouped["times grouped"]) == 1 and float(packed["times grouped"]) > 0
+
+
+@pytest.mark.parametrize("lengths", ["even", "mostly short"])
+def test_lengths_of_conversations_are_spread_as_they_are_called(lengths):
+    drawn = drawn_lengths(np.random.default_rng(0), lengths, 20, 500, 4000)
+    assert drawn.min() >= 20 and drawn.max() <= 500
+    assert np.median(drawn) == pytest.approx(260 if lengths == "even" else 60, rel=0.05)
 
 
 @pytest.mark.parametrize("mode", ["lora", "qlora"])
