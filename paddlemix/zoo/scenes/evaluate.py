@@ -171,16 +171,17 @@ def _constant_answers(task: Task, asked: Sequence[Question], answers: Sequence[s
         named = [[name for name, _ in scoring.named_boxes_in(answer)] for answer in answers]
         candidates = [["".join(f"<ref>{name}</ref>{centre}" for name in names) for names in named]]
     else:
-        candidates = [[text] * len(asked) for text in dict.fromkeys(_shortest_answer(task, item) for item in asked)]
+        tried = dict.fromkeys(text for item in asked for text in _answers_to_try(task, item))
+        candidates = [[text] * len(asked) for text in tried]
     totals = [_totals(task, asked, candidate) for candidate in candidates]
     return {metric: max(_ratio(total.get(metric, (0.0, 0.0))) for total in totals) for metric in totals[0]}
 
 
-def _shortest_answer(task: Task, question: Question) -> str:
-    """The part of an expected answer that is scored, so that few different ones are left to try."""
-    if task.score in (scoring.score_what_one, scoring.score_what_list):
-        return scoring.names_in(question.expected)[0]
-    return question.expected
+def _answers_to_try(task: Task, question: Question) -> list[str]:
+    """The expected answer; of a list its first name alone as well, which has the higher precision."""
+    if task.score is scoring.score_what_list:
+        return [question.expected, scoring.names_in(question.expected)[0]]
+    return [question.expected]
 
 
 def evaluate(

@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from .lexicon import ALL_KINDS, COLOURS
 from .scene import BoxF, Scene
@@ -59,7 +60,12 @@ _CHOICE_NAMES = _finder(tuple(_CHOICES))
 
 def names_in(text: str) -> list[str]:
     """English names of the kinds that a text mentions, in either language, in order, with repetitions."""
-    return [_FORMS[form] for form in _NAMES.findall(text)]
+    return list(_names_in(text))
+
+
+@lru_cache(maxsize=4096)  # the constant baseline scores the same few texts again and again
+def _names_in(text: str) -> tuple[str, ...]:
+    return tuple(_FORMS[form] for form in _NAMES.findall(text))
 
 
 def boxes_in(text: str) -> list[BoxF]:

@@ -100,6 +100,16 @@ def test_the_constant_baseline_is_the_best_single_answer(oracle):
     assert [(result.score, result.constant) for result in results] == [(0, 0.2), (0, 0.2), (0, 0.25), (0, 0.25)]
 
 
+def test_the_constant_baseline_of_lists_is_a_whole_list_where_that_is_better():
+    task = named("what (2–5 objects)")
+    results = evaluate.evaluate(lambda prompts: ["no idea"] * len(prompts), count=COUNT, size=SIZE, only=[task])
+    constant = {result.metric: result.constant for result in results if result.language == "en"}
+    listed = [names_in(item.expected) for item in questions(task, "en", COUNT, SIZE)]
+    assert constant["all right"] >= 1 / COUNT
+    assert constant["recall"] >= max(map(len, listed)) / sum(map(len, listed))
+    assert constant["precision"] >= 1 / COUNT
+
+
 def test_whoever_ignores_the_picture_scores_as_without_it():
     def blind(prompts):
         sides = [630 if "picture" in prompt.text else 640 + len(prompt.history) for prompt in prompts]
