@@ -8,7 +8,8 @@ _CHECKOUT = Path(__file__).resolve().parent.parent.parent
 if (_CHECKOUT / "paddlemix" / "cli.py").is_file():
     sys.path.insert(0, str(_CHECKOUT))
 
+from paddlemix import cli  # noqa: E402
 from paddlemix.zoo.training.train import main  # noqa: E402
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

@@ -6,18 +6,19 @@ Each RUN is an output directory of ``train.py``; the runs are drawn one behind t
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ... import cli
 from ...finetune.watching import curves
 
+CURVE_FILE = "curve.jsonl"
 SHOWN = ("text", "kind", "box")
 
 
 def read_curve(run: Path) -> list[dict]:
     """The records of ``curve.jsonl`` by rising step; of a step that was repeated after an interruption, the last."""
-    lines = (run / "curve.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (run / CURVE_FILE).read_text(encoding="utf-8").splitlines()
     by_step = {record["step"]: record for record in map(json.loads, lines)}
     return [by_step[step] for step in sorted(by_step)]
 
@@ -35,5 +36,17 @@ def draw(runs: Sequence[Path], path: Path) -> None:
     curves.draw([curves.Panel(f"loss: {part}", drawn) for part, drawn in parts.items()], path)
 
 
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = cli.Parser(description="Draw the curves of a training.")
+    parser.add_argument("picture", type=Path, help="the PNG to write")
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help=f"output directory with {CURVE_FILE}")
+    options = parser.parse_args(arguments)
+    for run in options.runs:
+        if not (run / CURVE_FILE).is_file() or not (run / CURVE_FILE).stat().st_size:
+            parser.error(f"{run}: has no {CURVE_FILE}, or an empty one")
+    draw(options.runs, options.picture)
+    return 0
+
+
 if __name__ == "__main__":
-    draw([Path(name) for name in sys.argv[2:]], Path(sys.argv[1]))
+    cli.run(main)

@@ -173,7 +173,9 @@ def class_loss(logits: paddle.Tensor, classes: paddle.Tensor) -> paddle.Tensor:
 
 
 def box_loss(outputs: paddle.Tensor, boxes: paddle.Tensor) -> paddle.Tensor:
-    """Distance of corners and of their angles: ``[n, BOX_OUTPUTS]`` against ``[n, 4]`` in [0, 1]."""
+    """Distance of corners and of their angles: ``[n, BOX_OUTPUTS]`` against ``[n, 4]`` in [0, 1]; 0 of no boxes."""
+    if not boxes.shape[0]:
+        return outputs.sum()
     angles = paddle.concat([boxes * (2 * math.pi / period) for period in PERIODS], axis=-1)
     targets = paddle.concat([paddle.sin(angles), paddle.cos(angles)], axis=-1)
     return F.l1_loss(F.sigmoid(outputs[:, :4]), boxes) * 5.0 + F.mse_loss(outputs[:, 4:], targets)

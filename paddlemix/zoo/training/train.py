@@ -24,10 +24,12 @@ import paddle.distributed as dist
 from paddlenlp.generation import GenerationConfig
 from paddlenlp.trainer import TrainerCallback
 
+from ... import cli
 from ...checkpoint import dtypes
 from ...checkpoint.readers.safetensors_file import read_safetensors
 from ...checkpoint.writer import TensorSource, write_safetensors
 from ...errors import CheckpointError
+from ...files import CONFIG_FILE
 from ...finetune.checkpoints import newest_checkpoint, sweep
 from ...finetune.data.loading import BatchLoader
 from ...finetune.run import start_process
@@ -38,12 +40,12 @@ from ...models.qwen_vl.processing import QwenVLImageProcessor, QwenVLProcessor
 from ...models.qwen_vl.tokenization import QWenVLTokenizer
 from .. import DEFAULT_MODEL_DIR
 from ..scenes.vocabulary import object_token_ids
+from .curve import CURVE_FILE
 from .dataset import SceneCollator, SceneDataset
 from .heads import TrainingModel
 from .recipe import IMAGE_SIZE, PATCH_SIZE, QUERY_GRID, STAGES, Stage, initialize, small_config
 
 WEIGHTS_FILE = "training_model.safetensors"
-CURVE_FILE = "curve.jsonl"
 
 
 class SceneData(TrainingData):
@@ -136,8 +138,11 @@ def load_weights(training_model: TrainingModel, folder: Path) -> None:
         tensor.set_value(np.ascontiguousarray(stored[name].load()).view(dtypes.STORAGE["float32"]))
 
 
-def start_from(training_model: TrainingModel, folder: Path) -> None:
+def start_from(training_model: TrainingModel, tokenizer: QWenVLTokenizer, folder: Path) -> None:
     """Take over what a stage or a checkpoint saved, or the model of a model directory; its heads then begin anew.
+
+    Args:
+        tokenizer: of ``training_model``.
 
     Raises:
         CheckpointError: neither is there, or it does not fit.
@@ -145,10 +150,17 @@ def start_from(training_model: TrainingModel, folder: Path) -> None:
     if (folder / WEIGHTS_FILE).is_file():
         load_weights(training_model, folder)
         return
+    if not (folder / CONFIG_FILE).is_file():
+        raise CheckpointError(
+            f"{folder}: holds neither {WEIGHTS_FILE} nor {CONFIG_FILE}; expected the output directory of a stage, one "
+            "of its checkpoints, or a model directory"
+        )
     model = QWenLMHeadModel.from_pretrained(folder)
     own = training_model.model.config
     if model.config.to_dict() != {**own.to_dict(), "dtype": model.config.dtype}:
-        raise CheckpointError(f"{folder}: a model of another geometry or vocabulary than this training's")
+        raise CheckpointError(f"{folder}: a model of another geometry than this training's")
+    if QWenVLTokenizer.from_pretrained(folder).mergeable_ranks != tokenizer.mergeable_ranks:
+        raise CheckpointError(f"{folder}: a model of another vocabulary than this training's")
     training_model.model.set_state_dict(model.state_dict())
 
 
@@ -167,27 +179,34 @@ def export(training_model: TrainingModel, tokenizer: QWenVLTokenizer, directory:
     QwenVLProcessor(tokenizer, QwenVLImageProcessor(image_size=IMAGE_SIZE)).save_pretrained(directory)
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Train one stage of the bundled model.")
-    parser.add_argument("stage", choices=sorted(STAGES))
-    parser.add_argument("--output_dir", type=Path, required=True, help="checkpoints, logs and the result")
-    parser.add_argument(
+def parser() -> argparse.ArgumentParser:
+    result = cli.Parser(description="Train one stage of the bundled model.")
+    result.add_argument("stage", choices=sorted(STAGES))
+    result.add_argument("--output_dir", type=Path, required=True, help="checkpoints, logs and the result")
+    result.add_argument(
         "--start", type=Path, help="output directory of the stage before, one of its checkpoints, or a model directory"
     )
-    parser.add_argument("--max_steps", type=int, required=True)
-    parser.add_argument("--batch_size", type=int, default=32, help="pictures for each step and process")
-    parser.add_argument("--save_steps", type=int, default=100)
-    parser.add_argument("--logging_steps", type=int, default=20)
-    parser.add_argument("--learning_rate", type=float, help="instead of the stage's own")
-    parser.add_argument("--workers", type=int, default=1, help="processes that draw scenes, for each training process")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--export_only", action="store_true", help="write OUTPUT_DIR/model from the newest checkpoint")
-    parser.add_argument("--tokenizer", type=Path, default=DEFAULT_MODEL_DIR, help="folder of the vocabulary")
-    return parser.parse_args()
+    result.add_argument("--max_steps", type=cli.positive, required=True)
+    result.add_argument("--batch_size", type=cli.positive, default=32, help="pictures for each step and process")
+    result.add_argument("--save_steps", type=cli.positive, default=100)
+    result.add_argument("--logging_steps", type=cli.positive, default=20)
+    result.add_argument("--learning_rate", type=float, help="instead of the stage's own")
+    result.add_argument(
+        "--workers",
+        type=int,
+        choices=range(65),
+        metavar="N",
+        default=1,
+        help="processes that draw scenes, for each training process; 0: none",
+    )
+    result.add_argument("--seed", type=cli.positive, default=1)
+    result.add_argument("--export_only", action="store_true", help="write OUTPUT_DIR/model from the newest checkpoint")
+    result.add_argument("--tokenizer", type=Path, default=DEFAULT_MODEL_DIR, help="folder of the vocabulary")
+    return result
 
 
-def main() -> None:
-    options = parse_arguments()
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parser().parse_args(arguments)
     stage = STAGES[options.stage]
     start_process(None)
     paddle.seed(options.seed)
@@ -199,15 +218,15 @@ def main() -> None:
             raise CheckpointError(f"{options.output_dir}: holds no checkpoint-N folder to export")
         load_weights(training_model, checkpoint)
         export(training_model, tokenizer, options.output_dir / "model")
-        return
+        return 0
     if options.start is not None and checkpoint is None:
-        start_from(training_model, options.start)
+        start_from(training_model, tokenizer, options.start)
     data = SceneData(stage, tokenizer, options.max_steps, options.batch_size, options.workers)
     is_first = dist.get_rank() == 0
     if is_first:
         options.output_dir.mkdir(parents=True, exist_ok=True)
         sweep(options.output_dir)
-    arguments = training_arguments(
+    training = training_arguments(
         options.output_dir,
         data,
         device=paddle.get_device().partition(":")[0],
@@ -226,7 +245,7 @@ def main() -> None:
     with watching(options.output_dir, visualdl=False) as watch:
         trainer = FinetuneTrainer(
             training_model,
-            arguments,
+            training,
             data,
             save_weights=lambda folder: save_weights(training_model, folder),
             load_weights=lambda folder: load_weights(training_model, folder),
@@ -237,7 +256,8 @@ def main() -> None:
     if is_first:
         save_weights(training_model, options.output_dir)
         export(training_model, tokenizer, options.output_dir / "model")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

@@ -2,9 +2,10 @@
 
 import json
 
+import pytest
 from PIL import Image
 
-from paddlemix.zoo.training.curve import draw, read_curve
+from paddlemix.zoo.training.curve import draw, main, read_curve
 
 
 def write_run(folder, steps):
@@ -28,3 +29,11 @@ def test_the_curves_of_several_runs_become_one_picture(tmp_path):
     with Image.open(tmp_path / "curve.png") as picture:
         assert picture.width > 3 * picture.height
         assert len(set(picture.convert("RGB").getdata())) > 100
+
+
+@pytest.mark.parametrize("arguments", [[], ["curve.png"], ["curve.png", "absent"]])
+def test_a_call_without_curves_is_one_line_and_status_two(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.startswith("error: ")
