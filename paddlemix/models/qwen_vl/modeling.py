@@ -101,7 +101,13 @@ class QWenModel(nn.Layer):
         The second result holds the input of the first layer and every layer's output before the final norm, if asked
         for. ``spans`` are conversations that share rows, in place of a mask and without a cache: they fill all rows, in
         order, and each sees itself only.
+
+        Raises:
+            PromptError: spans together with a mask or a cache.
         """
+        if spans is not None and (attention_mask is not None or past_key_values is not None):
+            beside = "attention_mask" if attention_mask is not None else "past_key_values"
+            raise PromptError(f"spans: got them beside {beside}, expected one of them")
         x, residual = self.drop(inputs_embeds), None
         inputs = self._attention_inputs(x, attention_mask, position_ids, past_key_values, spans)
         hidden_states = [x] if output_hidden_states else None

@@ -2,6 +2,7 @@ import numpy as np
 import paddle
 import pytest
 
+from paddlemix.errors import PromptError
 from paddlemix.models.qwen_vl.attention_inputs import (
     PADDED_SCORES,
     Span,
@@ -12,7 +13,8 @@ from paddlemix.models.qwen_vl.attention_inputs import (
     span_groups,
     visible_slots,
 )
-from tests.golden_model import golden_config
+from paddlemix.models.qwen_vl.kv_cache import KVCache
+from tests.golden_model import golden_config, golden_model
 
 
 @pytest.mark.parametrize("alpha", [1.0, 3.0, 7.0])
@@ -125,3 +127,14 @@ def test_what_is_gathered_into_groups_is_put_back_in_its_place():
         own = np.minimum.accumulate(np.diff(group.positions.numpy(), axis=1) == 1, axis=1).sum(axis=1) + 1
         assert set(own) <= {3, 697, 600, 100} and (group.positions.numpy()[:, 0] == 0).all()
         assert group.mask.shape == [own.max(), own.max()]
+
+
+@pytest.mark.parametrize("beside", ["attention_mask", "past_key_values"])
+def test_spans_stand_alone(beside):
+    model = golden_model().transformer
+    embeddings = model.wte(paddle.to_tensor([[1, 2, 3]]))
+    other = {"attention_mask": paddle.ones([1, 3], "int64"), "past_key_values": KVCache(golden_config(), 1, 8, 8)}[
+        beside
+    ]
+    with pytest.raises(PromptError, match=f"spans: got them beside {beside}"):
+        model(embeddings, spans=[Span(0, 0, 3)], **{beside: other})
