@@ -26,7 +26,7 @@ LAST_DIGIT_WEIGHT = 0.3
 # a hundred tokens of boxes and one of these, so that they count for more.
 DECISIVE_WEIGHT = 4.0
 WORD_WEIGHT = 8.0
-# In a caption the name says which object comes next, and what follows a box whether another one comes at all.
+# Where boxes are said, the name says which object comes next, and what follows a box whether another one comes at all.
 NAME_WEIGHT = 3.0
 NOTHING = -1
 

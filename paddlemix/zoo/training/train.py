@@ -127,7 +127,8 @@ def load_weights(training_model: TrainingModel, folder: Path) -> None:
     path = folder / WEIGHTS_FILE
     stored, _ = read_safetensors(path)
     tensors = training_model.state_dict()
-    for name in sorted(set(stored) ^ set(tensors)):
+    if different := sorted(set(stored) ^ set(tensors)):
+        name = different[0]
         raise CheckpointError(
             f"{path}: does not fit this training model: {name} is {'unknown' if name in stored else 'missing'}"
         )
