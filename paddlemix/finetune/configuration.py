@@ -146,7 +146,9 @@ class FinetuneConfig:
     logging_steps: int = option(integer(), "steps between two lines of the log", default=10)
     eval_steps: int | None = option(integer(), "steps between evaluations (default: at the end only)", default=None)
     eval_on_start: bool = option(FLAG, "evaluate before the first step as well", default=False)
-    eval_samples: int = option(integer(0), "records that are answered in an evaluation; the first ones are drawn", default=32)
+    eval_samples: int = option(
+        integer(0), "records that are answered in an evaluation; the first ones are drawn", default=32
+    )
     save_steps: int = option(integer(), "steps between checkpoints", default=500)
     save_total_limit: int = option(integer(), "checkpoints that are kept", default=2)
     resume: bool = option(FLAG, "go on from the newest checkpoint in output_dir", default=True)
