@@ -17,6 +17,7 @@ GENERATION_CONFIG_FILE = "generation_config.json"
 PREPROCESSOR_CONFIG_FILE = "preprocessor_config.json"
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 VOCAB_FILE = "qwen.tiktoken"
+RUN_FILE = "finetune.json"  # of a training of one's own
 
 
 def read_json_object(path: Path) -> dict[str, Any] | None:

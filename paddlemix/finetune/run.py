@@ -91,7 +91,10 @@ def finetune(config: FinetuneConfig, say: Say = lambda text: None) -> FinetuneRe
     output_dir = Path(config.output_dir)
     before = on_first(lambda: find_run(config))
     if before is not None and before.metrics is not None:
-        say(f"{output_dir}: the training is finished already: {_listed(before.metrics)}")
+        say(
+            f"{output_dir}: the training is finished already: {_listed(before.metrics)}; to train anew, also on "
+            "changed records, name another output_dir"
+        )
         return FinetuneResult(output_dir, before.metrics)
     directory = on_first(lambda: hub.resolve(config.model_name_or_path))
     processor = QwenVLProcessor.from_pretrained(directory)

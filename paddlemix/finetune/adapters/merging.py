@@ -16,7 +16,8 @@ from ...errors import AdapterError
 from ...files import CONFIG_FILE, GENERATION_CONFIG_FILE, read_json_object, write_json
 from .dequantizing import DequantizedWeights
 from .fingerprint import checkpoint_fingerprint
-from .stored import Adapter, base_config, read_adapter, read_values, require_fit
+from .stored import CONFIG as ADAPTER_CONFIG_FILE
+from .stored import Adapter, base_config, read_adapter, read_values, require_fit, require_target
 
 
 def merge_adapter(
@@ -42,7 +43,8 @@ def merge_adapter(
         progress: called with (bytes written, bytes in all).
 
     Raises:
-        AdapterError: the adapter is for another model, or of a kind that is not supported.
+        AdapterError: the adapter is for another model, or of a kind that is not supported; ``output`` holds a training
+            or an adapter.
         CheckpointError: damaged files, values that do not fit ``dtype``, or a folder that cannot be written.
         ConfigurationError, ModelNotFoundError.
     """
@@ -52,6 +54,7 @@ def merge_adapter(
     for folder, what in ((directory, "the base model"), (read.path, "the adapter")):
         if target.exists() and folder.resolve() == target.resolve():
             raise AdapterError(f"{target}: is the folder of {what} itself; name another one")
+    require_target(target, ADAPTER_CONFIG_FILE)
     checkpoint, config = open_checkpoint(directory), base_config(directory)
     shapes = layouts.expected_shapes(config)
     require_fit(read, shapes, checkpoint_fingerprint(checkpoint))

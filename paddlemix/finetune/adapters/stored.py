@@ -18,7 +18,7 @@ from ...checkpoint.readers.tensor import StoredTensor
 from ...checkpoint.readers.torch_zip import read_torch_zip
 from ...checkpoint.writer import TensorSource, write_safetensors
 from ...errors import AdapterError, CheckpointError
-from ...files import CONFIG_FILE, read_json_object, write_json
+from ...files import CONFIG_FILE, RUN_FILE, read_json_object, write_json
 from .. import names as naming
 from . import peft
 from .config import LoRAConfig
@@ -174,6 +174,7 @@ def convert_adapter(
     adapter, folder = read_adapter(source), Path(target)
     if folder.exists() and folder.resolve() == adapter.path.resolve():
         raise AdapterError(f"{folder}: is the folder of the source itself; name another one")
+    require_target(folder, CONFIG_FILE)
     fingerprint, base_name = adapter.base, adapter.base_name
     if base is not None:
         directory = hub.resolve(base)
@@ -184,6 +185,14 @@ def convert_adapter(
         read_values(adapter, name, tensor, dtype or tensor.dtype)
     write_adapter(folder, settings, adapter.tensors, fingerprint, dtype)
     return adapter
+
+
+def require_target(folder: Path, *others: str) -> None:
+    """Raise AdapterError where a training, or one of the files ``others``, is in a folder that is to be written."""
+    for name in (RUN_FILE, *others):
+        if (folder / name).exists():
+            kind = "a training" if name == RUN_FILE else "something else"
+            raise AdapterError(f"{folder}: holds {kind} ({name}); name another folder")
 
 
 def base_config(directory: Path) -> dict[str, Any]:

@@ -335,6 +335,14 @@ def test_converting_refuses_its_own_folder_and_values_that_do_not_fit(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("held", ["finetune.json", "config.json"])
+def test_converting_does_not_write_into_a_training_or_a_model(tmp_path, held):
+    (tmp_path / held).write_text("{}")
+    with pytest.raises(AdapterError, match=f"{held}.; name another folder"):
+        convert_adapter(PEFT / "chat", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [held]
+
+
 def test_whole_layers_that_the_settings_name_but_the_file_lacks_are_told(tmp_path, caplog):
     folder = changed(tmp_path / "adapter", modules_to_save=["wte", "lm_head"])
     assert len(load_adapter(tiny_model(), folder)) == 8

@@ -185,6 +185,14 @@ def test_the_folders_of_base_and_adapter_are_not_written_to(folders):
             merge_adapter(folders / "base", folders / "adapter", folders / name)
 
 
+@pytest.mark.parametrize("held", ["finetune.json", "adapter_config.json"])
+def test_a_training_or_an_adapter_is_not_merged_into(folders, tmp_path, held):
+    (tmp_path / held).write_text("{}")
+    with pytest.raises(AdapterError, match=f"{held}.; name another folder"):
+        merge_adapter(folders / "base", folders / "adapter", tmp_path)
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == [held]
+
+
 def test_an_adapter_for_another_model_is_refused_before_anything_is_written(folders, tmp_path):
     other = tiny_model()
     other.transformer.ln_f.weight.set_value(other.transformer.ln_f.weight * 2)
