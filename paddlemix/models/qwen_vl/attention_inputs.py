@@ -31,12 +31,10 @@ class SpanGroup:
     """Spans of about the same length, which attend together as the rows of one batch.
 
     Attributes:
-        slots: int64 ``[spans * longest]``, flat indices into ``[batch, length]``; behind a span's end any slot.
         positions: int32 ``[spans, longest]``, rows of the rotary tables.
         mask: additive float32 ``[longest, longest]``, causal: what stands behind a span's end is never seen.
     """
 
-    slots: paddle.Tensor
     positions: paddle.Tensor
     mask: paddle.Tensor
 
@@ -59,7 +57,9 @@ class AttentionInputs:
         dense_mask: in place of ``kv_starts`` and ``mask``, all of that as one additive float32 ``[(batch, 1,) length,
             kv_length]``, for attention with gradients; ``None`` where none are wanted.
         span_groups: in place of all of them, the spans that fill the rows; a span sees itself only.
-        span_places: int64 ``[batch * length]``, where each slot stands among the slots of all groups.
+        span_slots: int64 ``[n]``, flat indices into ``[batch, length]`` for the positions of all groups, a group behind
+            the other; behind a span's end any slot.
+        span_places: int64 ``[batch * length]``, where each slot stands in ``span_slots``.
     """
 
     cos: paddle.Tensor
@@ -72,6 +72,7 @@ class AttentionInputs:
     mask: paddle.Tensor | None
     dense_mask: paddle.Tensor | None
     span_groups: tuple[SpanGroup, ...] | None = None
+    span_slots: paddle.Tensor | None = None
     span_places: paddle.Tensor | None = None
 
 
@@ -119,7 +120,7 @@ def attention_inputs(
     starts, mask = (
         (None, None) if dense or spans is not None else visible_slots(padding_mask, batch, length, past, dtype)
     )
-    groups, places = (None, None) if spans is None else span_groups(spans, positions, dtype)
+    groups, span_slots, span_places = (None, None, None) if spans is None else span_groups(spans, positions, dtype)
     return AttentionInputs(
         cos=cos,
         sin=sin,
@@ -131,14 +132,15 @@ def attention_inputs(
         mask=mask,
         dense_mask=dense_mask(length, padding_mask, dtype) if dense else None,
         span_groups=groups,
-        span_places=places,
+        span_slots=span_slots,
+        span_places=span_places,
     )
 
 
 def span_groups(
     spans: Sequence[Span], positions: paddle.Tensor, dtype: paddle.dtype
-) -> tuple[tuple[SpanGroup, ...], paddle.Tensor]:
-    """``span_groups`` and ``span_places`` of ``AttentionInputs``.
+) -> tuple[tuple[SpanGroup, ...], paddle.Tensor, paddle.Tensor]:
+    """``span_groups``, ``span_slots`` and ``span_places`` of ``AttentionInputs``.
 
     Args:
         spans: they fill all rows.
@@ -148,7 +150,7 @@ def span_groups(
     row_length = positions.shape[1]
     flat_positions = positions.numpy().reshape(-1)
     places = np.empty(flat_positions.size, dtype=np.int64)
-    groups, before = [], 0
+    groups, parts, before = [], [], 0
     for members in grouped_by_length(spans):
         longest = max(span.end - span.start for span in members)
         slots = np.empty([len(members), longest], dtype=np.int64)
@@ -158,14 +160,9 @@ def span_groups(
             slots[index, : len(own)] = own
             places[own] = before + index * longest + np.arange(len(own))
         before += slots.size
-        groups.append(
-            SpanGroup(
-                paddle.to_tensor(slots.reshape(-1)),
-                paddle.to_tensor(flat_positions[slots]),
-                dense_mask(longest, None, dtype),
-            )
-        )
-    return tuple(groups), paddle.to_tensor(places)
+        parts.append(slots.reshape(-1))
+        groups.append(SpanGroup(paddle.to_tensor(flat_positions[slots]), dense_mask(longest, None, dtype)))
+    return tuple(groups), paddle.to_tensor(np.concatenate(parts)), paddle.to_tensor(places)
 
 
 def grouped_by_length(spans: Sequence[Span]) -> list[list[Span]]:

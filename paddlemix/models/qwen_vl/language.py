@@ -58,10 +58,12 @@ class QWenAttention(nn.Layer):
         The spans of a group are cut out of their rows and become rows of their own, padded to the longest of them.
         """
         batch, length, width = packed.shape
-        flat = packed.reshape([-1, width])
+        # Gathered once and split: the gradient of every gathering is as large as the whole.
+        gathered = paddle.gather(packed.reshape([-1, width]), inputs.span_slots)
+        parts = paddle.split(gathered, [group.positions.size for group in inputs.span_groups])
         attended = []
-        for group in inputs.span_groups:
-            rows = paddle.gather(flat, group.slots).reshape([*group.positions.shape, width])
+        for group, part in zip(inputs.span_groups, parts):
+            rows = part.reshape([*group.positions.shape, width])
             heads = ops.rotary_qkv(rows, bias, self.heads, inputs.cos, inputs.sin, group.positions, logn=inputs.logn)
             merged = ops.merge_heads(ops.attention(*heads, group.mask, self._dropout()))
             attended.append(merged.reshape([-1, merged.shape[-1]]))
