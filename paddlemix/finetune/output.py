@@ -13,12 +13,12 @@ from typing import Any
 
 from ..checkpoint.locks import exclusive
 from ..errors import CheckpointError, ConfigurationError
-from ..files import RUN_FILE, read_json_object, write_json
+from ..files import CONFIG_FILE, RUN_FILE, read_json_object, write_json
 from .adapters.stored import CONFIG as ADAPTER_CONFIG_FILE
 from .checkpoints import newest_checkpoint, publish, sweep, told_as_checkpoint_error
 from .configuration import FinetuneConfig
 
-MODEL_FILES = ("config.json", ADAPTER_CONFIG_FILE)
+MODEL_FILES = (CONFIG_FILE, ADAPTER_CONFIG_FILE)
 _RESULT = "result.writing"
 _LOCK = ".lock"
 
