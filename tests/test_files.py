@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 
 import pytest
 
-from paddlemix.errors import CheckpointError
-from paddlemix.files import read_json_object, replacing, write_json
+from paddlemix.errors import CheckpointError, ConfigurationError
+from paddlemix.files import (
+    read_bytes,
+    read_json,
+    read_json_lines,
+    read_json_object,
+    read_text,
+    replacing,
+    strip_bom,
+    write_json,
+)
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
@@ -27,6 +37,70 @@ def test_anything_but_an_object_is_an_error_that_names_the_file(tmp_path: Path, 
     (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(CheckpointError, match="a.json"):
         read_json_object(tmp_path / "a.json")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_a_device_a_folder_and_a_socket_are_refused_without_waiting(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(str(tmp_path / "socket"))
+    kinds = {"pipe": "a named pipe", "socket": "a socket", "/dev/zero": "a device", ".": "a directory"}
+    for name, kind in kinds.items():
+        with pytest.raises(ConfigurationError, match=f"cannot be read: it is {kind}, expected a regular file"):
+            read_bytes(tmp_path / name, error=ConfigurationError)
+    server.close()
+    with pytest.raises(CheckpointError, match="pipe cannot be read: it is a named pipe"):
+        read_json_object(tmp_path / "pipe")
+
+
+def test_a_path_that_cannot_be_is_the_callers_error() -> None:
+    for path in ("a\0b", "x" * 5000, "a/\ud800"):
+        with pytest.raises(ConfigurationError, match="cannot be read"):
+            read_bytes(path, error=ConfigurationError)
+
+
+def test_a_file_beyond_the_limit_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"12345")
+    assert read_bytes(tmp_path / "a", limit=5, error=ConfigurationError) == b"12345"
+    with pytest.raises(ConfigurationError, match="it has 5 bytes, expected at most 4 bytes"):
+        read_bytes(tmp_path / "a", limit=4, error=ConfigurationError)
+    with open(tmp_path / "sparse", "wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(CheckpointError, match="it has 1099511627776 bytes"):
+        read_json_object(tmp_path / "sparse")
+
+
+def test_a_file_of_the_kernel_is_read_up_to_the_limit() -> None:
+    assert b"Name:" in read_bytes("/proc/self/status", error=ConfigurationError)
+    with pytest.raises(ConfigurationError, match="it has more, expected at most 8 bytes"):
+        read_bytes("/proc/self/status", limit=8, error=ConfigurationError)
+
+
+def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b'\xef\xbb\xbf{"a": 1}')
+    assert read_text(tmp_path / "a", error=ConfigurationError) == '{"a": 1}'
+    assert read_json_object(tmp_path / "a") == {"a": 1}
+    assert list(read_json_lines(tmp_path / "a", limit=100, error=ConfigurationError)) == [(1, {"a": 1})]
+    assert strip_bom("\ufeff/image a.png") == strip_bom("/image a.png") == "/image a.png"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-32"])
+def test_utf_16_is_named(tmp_path: Path, encoding: str) -> None:
+    mark = b"\xfe\xff" if encoding == "utf-16-be" else b""
+    (tmp_path / "a").write_bytes(mark + "{}".encode(encoding))
+    with pytest.raises(CheckpointError, match="is UTF-16 or UTF-32 text, expected UTF-8"):
+        read_json(tmp_path / "a")
+
+
+def test_json_lines_are_numbered_and_bounded(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"a": 1}\r\n\n[2]\n{"b"')
+    lines = read_json_lines(path, limit=100, error=ConfigurationError)
+    assert [next(lines), next(lines)] == [(1, {"a": 1}), (3, [2])]
+    with pytest.raises(ConfigurationError, match="a.jsonl:4: is no JSON: it ends in the middle"):
+        next(lines)
+    with pytest.raises(ConfigurationError, match="a.jsonl:1: 9 characters, expected at most 8 in a line"):
+        next(read_json_lines(path, limit=100, line_limit=8, error=ConfigurationError))
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Optional
 
 from ..errors import PromptError
+from ..json_text import JSONError, parse_json
 from ..models.qwen_vl.special_tokens import IMAGE_TAGS, IMG_END, IMG_START
 
 ROLES = ("system", "user", "assistant")
@@ -238,8 +239,8 @@ def messages_to_json(messages: Sequence[Mapping[str, Any]]) -> str:
 def messages_from_json(text: str) -> list[Message]:
     """Messages out of :func:`messages_to_json`, or any JSON of the schema. Raises PromptError."""
     try:
-        messages = json.loads(text)
-    except ValueError as error:
+        messages = parse_json(text)
+    except JSONError as error:
         raise PromptError(f"messages: not JSON: {error}") from error
     return normalize_messages(messages)
 

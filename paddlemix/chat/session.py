@@ -14,7 +14,7 @@ import paddle
 
 from ..checks import check_integer
 from ..errors import ConfigurationError, PromptError
-from ..files import write_json
+from ..files import read_json, write_json
 from ..media import ImagePolicy, load_image
 from ..models.qwen_vl.chat import AnswerStream, chat_settings
 from ..models.qwen_vl.generation_options import GenerationOptions
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 FILE_FORMAT = "paddlemix chat 1"
 # Saved pictures are PNG, which may be larger than the file that they came from.
 _MAX_SAVED_BYTES = 1 << 30
+_MAX_CONVERSATION_BYTES = 4 << 30
 
 
 @dataclass(frozen=True)
@@ -247,12 +248,7 @@ def _text_message(role: str, text: str) -> Message:
 
 def _read_conversation(path: Path) -> tuple[str, list[Message]]:
     """System text and turns of a saved conversation."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise PromptError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise PromptError(f"{path}: not a saved conversation: {error}") from error
+    content = read_json(path, limit=_MAX_CONVERSATION_BYTES, error=PromptError)
     if not isinstance(content, dict) or content.get("format") != FILE_FORMAT:
         raise PromptError(f"{path}: not a saved conversation; expected JSON with format {FILE_FORMAT!r}")
     messages = normalize_messages(content.get("messages"))

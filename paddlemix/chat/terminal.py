@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from ..dependencies import require
 from ..errors import ConfigurationError, PaddleMixError, PromptError
+from ..files import read_text, strip_bom
 from ..inference import check_generation_options, load_model, with_seed
 from ..media import ImagePolicy, load_image
 from ..media.saving import save_image
@@ -208,12 +209,7 @@ def script_lines(script: str | os.PathLike[str] | None) -> Iterable[str] | None:
     """
     if script is None:
         return None if sys.stdin is not None and sys.stdin.isatty() else _piped_lines()
-    try:
-        return Path(script).read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise ConfigurationError(f"--script: {str(script)!r} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigurationError(f"--script: {str(script)!r} is not UTF-8 text (byte {error.start})") from error
+    return read_text(script, error=lambda message: ConfigurationError(f"--script: {message}")).splitlines()
 
 
 def _piped_lines() -> Iterable[str]:
@@ -221,7 +217,8 @@ def _piped_lines() -> Iterable[str]:
         return
     for number, line in enumerate(sys.stdin.buffer, start=1):
         try:
-            yield line.decode("utf-8")
+            text = line.decode("utf-8")
+            yield strip_bom(text) if number == 1 else text
         except UnicodeDecodeError as error:
             raise ConfigurationError(f"line {number} of the input is not UTF-8 text (byte {error.start})") from error
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigurationError
+from ..files import read_json
 from ..zoo import DEFAULT_MODEL
 from .adapters.config import DEFAULT_TARGETS
 from .options import FLAG, NAMES, TEXT, Kind, as_number, as_text, choice, integer, number, option
@@ -237,23 +237,7 @@ def nearest(name: str, known: Sequence[str]) -> str:
 
 def read_config(path: Path) -> dict[str, Any]:
     """The JSON object in a config file. Raises ConfigurationError, also for a key that stands there twice."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        result: dict[str, Any] = {}
-        for name, value in pairs:
-            if name in result:
-                raise ConfigurationError(f"{path}: {name} stands there twice; keep one")
-            result[name] = value
-        return result
-
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique)
-    except OSError as error:
-        raise ConfigurationError(f"{path}: the config file cannot be read: {error.strerror or error}") from error
-    except ConfigurationError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise ConfigurationError(f"{path}: the config file is not JSON: {error}") from error
+    content = read_json(path, error=ConfigurationError, unique_names=True)
     if not isinstance(content, dict):
         raise ConfigurationError(f"{path}: got {type(content).__name__}, expected a JSON object of options")
     return content

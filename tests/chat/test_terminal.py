@@ -180,7 +180,7 @@ def test_a_script_is_read_from_a_file_or_refused(tmp_path):
     with pytest.raises(ConfigurationError, match="cannot be read"):
         script_lines(tmp_path / "missing.txt")
     script.write_bytes(b"ok \xff")
-    with pytest.raises(ConfigurationError, match=r"not UTF-8 text \(byte 3\)"):
+    with pytest.raises(ConfigurationError, match=r"not UTF-8 text \(byte 3 of the file\)"):
         script_lines(script)
 
 
@@ -190,6 +190,14 @@ def test_piped_lines_are_read_one_by_one(monkeypatch):
     assert next(lines) == "你好\n"
     with pytest.raises(ConfigurationError, match="line 2 of the input is not UTF-8"):
         next(lines)
+
+
+def test_a_byte_order_mark_before_the_first_command_is_passed_over(tmp_path, monkeypatch):
+    data = b"\xef\xbb\xbf/reset\r\n\xef\xbb\xbfhello\r\n"
+    (tmp_path / "lines.txt").write_bytes(data)
+    assert list(script_lines(tmp_path / "lines.txt")) == ["/reset", "\ufeffhello"]
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data)))
+    assert list(script_lines(None)) == ["/reset\r\n", "\ufeffhello\r\n"]
 
 
 def test_nobody_at_all_gives_an_empty_script(monkeypatch):

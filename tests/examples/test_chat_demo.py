@@ -104,7 +104,7 @@ def talk(command: list[str], lines: list[str], folder: Path) -> str:
 def test_a_missing_script_and_a_base_model_are_refused(run_example, tiny_base_model_dir):
     done = run_example("chat_demo.py", "--script", "missing.txt")
     assert done.returncode == 1
-    assert done.stderr == "error: --script: 'missing.txt' cannot be read: No such file or directory\n"
+    assert done.stderr == "error: --script: missing.txt cannot be read: No such file or directory\n"
     done = run_example("chat_demo.py", "--model_name_or_path", tiny_base_model_dir, stdin="hello\n")
     assert done.returncode == 1
     assert re.fullmatch(r"error: model .* a base model, which knows no chat.*\n", done.stderr)

@@ -119,10 +119,10 @@ def test_what_is_missing_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("{", "not JSON"),
+        ("{", "cannot be read as JSON: it ends in the middle"),
         ("[1]", "got list, expected a JSON object"),
-        ('{"seed": 1, "seed": 2}', "seed stands there twice"),
-        ("[" * 100000, "not JSON"),
+        ('{"seed": 1, "seed": 2}', "'seed' stands there twice"),
+        ("[" * 100000, "nested too deeply"),
     ],
 )
 def test_a_config_file_that_cannot_be_read_is_named(tmp_path, content, said):
@@ -133,5 +133,5 @@ def test_a_config_file_that_cannot_be_read_is_named(tmp_path, content, said):
 
 
 def test_a_missing_config_file_is_named(tmp_path):
-    with pytest.raises(ConfigurationError, match="no.json: the config file cannot be read"):
+    with pytest.raises(ConfigurationError, match="no.json cannot be read"):
         FinetuneConfig.from_file(tmp_path / "no.json")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ...errors import CheckpointError, UnsafeCheckpointError
+from ...files import read_json
 from .. import layouts
 from ..dtypes import STORAGE
 from .pdparams import read_pdparams
@@ -164,14 +163,7 @@ def _locate(path: Path) -> tuple[list[Path], dict[str, str] | None]:
 
 
 def _read_index(path: Path) -> tuple[list[Path], dict[str, str]]:
-    try:
-        if path.stat().st_size > MAX_INDEX_BYTES:
-            raise CheckpointError(f"{path}: index is larger than {MAX_INDEX_BYTES} bytes")
-        index: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(f"{path}: index is not JSON: {error}") from error
+    index = read_json(path, limit=MAX_INDEX_BYTES)
     weight_map = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
         raise CheckpointError(f"{path}: index has no weight_map from tensor names to file names")

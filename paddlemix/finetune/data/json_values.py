@@ -7,12 +7,14 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ...errors import ConfigurationError
+from ...files import read_text
+from ...json_text import JSONError, check_depth, explain
 from .problems import Problem, RecordLocation
 
+MAX_DATA_BYTES = 8 << 30
 _DECODER = json.JSONDecoder()
 _SPACE = re.compile(r"[ \t\r\n]*")
 # Where reading goes on behind a line that is not JSON.
@@ -51,15 +53,7 @@ def read_entries(path: str | os.PathLike[str]) -> Iterator[Entry | Problem]:
 
 
 def _text(path: str | os.PathLike[str]) -> str:
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise ConfigurationError(f"{path}: the data file cannot be read: {error.strerror or error}") from error
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise ConfigurationError(f"{path}:{line}: not UTF-8 text (byte {error.start} of the file)") from error
+    return read_text(path, limit=MAX_DATA_BYTES, error=ConfigurationError)
 
 
 def _is_list_of_entries(text: str) -> bool:
@@ -83,7 +77,7 @@ def _list_values(path: str, text: str) -> Iterator[Entry | Problem]:
     while separator == ",":
         location = lines.location(position)
         try:
-            value, position = _DECODER.raw_decode(text, position)
+            value, position = _decode(text, position)
         except (ValueError, RecursionError) as error:
             yield _not_json(location, error, _UNREAD)
             return
@@ -104,7 +98,7 @@ def _line_values(path: str, text: str) -> Iterator[Entry | Problem]:
     while position < len(text):
         location = lines.location(position)
         try:
-            value, position = _DECODER.raw_decode(text, position)
+            value, position = _decode(text, position)
         except (ValueError, RecursionError) as error:
             yield _not_json(location, error)
             following = _NEXT_ENTRY.search(text, position)
@@ -112,6 +106,13 @@ def _line_values(path: str, text: str) -> Iterator[Entry | Problem]:
         else:
             yield Entry(location, value)
         position = _skip_space(text, position)
+
+
+def _decode(text: str, position: int) -> tuple[Any, int]:
+    """The value that begins at a position, and where it ends."""
+    value, end = _DECODER.raw_decode(text, position)
+    check_depth(value)
+    return value, end
 
 
 class _LineCounter:
@@ -131,9 +132,12 @@ class _LineCounter:
 
 
 def _not_json(location: RecordLocation, error: ValueError | RecursionError, consequence: str = "") -> Problem:
-    came = "JSON that is nested too deeply"
     if isinstance(error, json.JSONDecodeError):
-        came = f"no JSON ({error.msg} in line {error.lineno}, column {error.colno})"
+        came = f"no JSON ({explain(error)})"
+    elif isinstance(error, (JSONError, RecursionError)):
+        came = "JSON that is nested too deeply"
+    else:
+        came = "JSON with an integer of thousands of digits"
     return Problem(location, "", came + consequence, "a conversation in JSON")
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Union
 
 from ...errors import ConfigurationError
-from ...files import write_text
+from ...files import read_bytes, write_text
 
+MAX_LOG_BYTES = 1 << 30
 TRAIN_COLUMNS = ("epoch", "loss", "learning_rate", "tokens", "tokens_per_second", "grad_norm")
 EVAL_COLUMNS = ("eval_loss", "eval_iou_accuracy", "eval_exact_answers")
 COLUMNS = ("step", *TRAIN_COLUMNS, *EVAL_COLUMNS)
@@ -63,10 +64,9 @@ def read_log(path: Path) -> list[Row]:
     Raises:
         ConfigurationError: the file cannot be read.
     """
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-    except OSError as error:
-        raise ConfigurationError(f"{path} cannot be read: {error.strerror or error}") from error
+    if not path.exists():
+        return []
+    text = read_bytes(path, limit=MAX_LOG_BYTES, error=ConfigurationError).decode("utf-8-sig", errors="replace")
     whole_lines = text[: text.rfind("\n") + 1]
     header, *lines = list(csv.reader(io.StringIO(whole_lines))) or [[]]
     rows = (_row(header, cells) for cells in lines if len(cells) == len(header))

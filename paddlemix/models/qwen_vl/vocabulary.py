@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import codecs
 import functools
 import os
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import NamedTuple
 import tiktoken
 
 from ...errors import CheckpointError
+from ...files import read_bytes
 from .special_tokens import SPECIAL_TOKENS
 
 # How text is cut before byte pairs are merged: contractions, words, single digits, punctuation, line ends, spaces.
@@ -24,6 +26,8 @@ SPLIT_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+
+MAX_VOCABULARY_BYTES = 64 << 20  # the published file has 2.5 MB
 
 
 class Vocabulary(NamedTuple):
@@ -58,10 +62,7 @@ def _load_vocabulary(path: str, mtime_ns: int, size: int) -> Vocabulary:
 def read_ranks(path: Path) -> dict[bytes, int]:
     """Token bytes -> rank of a tiktoken file, in the order of the ranks. Raises CheckpointError."""
     ranks: dict[bytes, int] = {}
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError as error:
-        raise CheckpointError(f"vocabulary file {path} cannot be read: {error.strerror}") from error
+    lines = read_bytes(path, limit=MAX_VOCABULARY_BYTES, error=_unreadable).removeprefix(codecs.BOM_UTF8).splitlines()
     for number, line in enumerate(lines, start=1):
         if not line:
             continue
@@ -83,6 +84,10 @@ def read_ranks(path: Path) -> dict[bytes, int]:
             "text with them could not be encoded"
         )
     return dict(sorted(ranks.items(), key=lambda item: item[1]))
+
+
+def _unreadable(message: str) -> CheckpointError:
+    return CheckpointError(f"vocabulary file {message}")
 
 
 def rank_file_bytes(ranks: dict[bytes, int]) -> bytes:

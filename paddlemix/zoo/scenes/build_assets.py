@@ -20,6 +20,7 @@ from typing import Callable
 
 from PIL import Image, ImageDraw, ImageFont
 
+from ...files import read_json
 from .glyphs import ASSETS
 from .lexicon import ALL_KINDS, WORDS
 
@@ -29,6 +30,7 @@ TWEMOJI_CELL = 64
 FLUENT_CELL = 96
 WORD_HEIGHT = 44
 COLUMNS = 8
+MAX_SET_BYTES = 256 << 20  # of the description of an emoji set
 
 
 def characters(emoji: str) -> str:
@@ -54,8 +56,8 @@ def twemoji_drawer(folder: str) -> Callable[[str], Image.Image]:
 def fluent_drawer(folder: str) -> Callable[[str], Image.Image]:
     from resvg_py import svg_to_bytes  # needed for this style only
 
-    names = json.loads((Path(folder) / "chars.json").read_text(encoding="utf-8"))
-    icons = json.loads((Path(folder) / "icons.json").read_text(encoding="utf-8"))
+    names = read_json(Path(folder) / "chars.json", limit=MAX_SET_BYTES)
+    icons = read_json(Path(folder) / "icons.json", limit=MAX_SET_BYTES)
 
     def draw(emoji: str) -> Image.Image:
         body = icons["icons"][names[emoji.removesuffix("-fe0f")]]["body"]

@@ -5,21 +5,27 @@ Each RUN is an output directory of ``train.py``; the runs are drawn one behind t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from ... import cli
+from ...errors import ConfigurationError
+from ...files import read_json_lines
 from ...finetune.watching import curves
 
 CURVE_FILE = "curve.jsonl"
+MAX_CURVE_BYTES = 1 << 30
 SHOWN = ("text", "kind", "box")
 
 
 def read_curve(run: Path) -> list[dict]:
     """The records of ``curve.jsonl`` by rising step; of a step that was repeated after an interruption, the last."""
-    lines = (run / CURVE_FILE).read_text(encoding="utf-8").splitlines()
-    by_step = {record["step"]: record for record in map(json.loads, lines)}
+    lines = read_json_lines(run / CURVE_FILE, limit=MAX_CURVE_BYTES, error=ConfigurationError)
+    by_step = {}
+    for number, record in lines:
+        if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+            raise ConfigurationError(f"{run / CURVE_FILE}:{number}: expected an object with a step, got {record!r:.80}")
+        by_step[record["step"]] = record
     return [by_step[step] for step in sorted(by_step)]
 
 

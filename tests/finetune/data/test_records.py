@@ -150,5 +150,5 @@ def test_a_file_without_conversations_is_refused(tmp_path, content, message):
 
 
 def test_a_missing_file_is_told(tmp_path):
-    with pytest.raises(ConfigurationError, match=r"no.json: the data file cannot be read: No such file"):
+    with pytest.raises(ConfigurationError, match=r"no.json cannot be read: No such file"):
         read_records(tmp_path / "no.json")
