@@ -12,6 +12,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import secrets
 import stat
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from .errors import CheckpointError, PaddleMixError, one_line
+from .foreign_file import foreign_content
 from .json_text import JSONError, parse_json
 
 CONFIG_FILE = "config.json"
@@ -42,6 +44,7 @@ _KINDS = (
     (stat.S_ISCHR, "a device"),
     (stat.S_ISBLK, "a device"),
 )
+_JSON_CONTAINER = re.compile(rb"(\xef\xbb\xbf)?\s*[{\[]")
 
 ErrorType = Callable[[str], PaddleMixError]
 """The class that a reader raises with its message: each caller documents its own."""
@@ -135,7 +138,12 @@ def read_json(
     Raises:
         error: as :func:`read_text`, and for what is no JSON, or nested too deeply.
     """
-    text = read_text(path, limit=limit, error=error)
+    data = read_bytes(path, limit=limit, error=error)
+    if data.strip() and not _JSON_CONTAINER.match(data):
+        other = foreign_content(data, text=True)
+        if other is not None:
+            raise error(f"{os.fspath(path)} {other}")
+    text = decode_text(data, os.fspath(path), error=error)
     try:
         return parse_json(text, allow_nan=allow_nan, unique_names=unique_names)
     except JSONError as cause:

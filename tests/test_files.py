@@ -92,6 +92,15 @@ def test_utf_16_is_named(tmp_path: Path, encoding: str) -> None:
         read_json(tmp_path / "a")
 
 
+def test_what_lies_in_place_of_json_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes(b"<!DOCTYPE html><html>Sign in</html>")
+    with pytest.raises(CheckpointError, match="config.json is an HTML page"):
+        read_json_object(tmp_path / "config.json")
+    (tmp_path / "config.json").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with pytest.raises(CheckpointError, match="config.json is a Git LFS pointer"):
+        read_json_object(tmp_path / "config.json")
+
+
 def test_json_lines_are_numbered_and_bounded(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"a": 1}\r\n\n[2]\n{"b"')
