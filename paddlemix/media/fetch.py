@@ -26,6 +26,7 @@ Resolver = Callable[[str, int], list[str]]
 
 _REDIRECTS = (301, 302, 303, 307, 308)
 _CHUNK = 64 * 1024
+_OVERHEAD = 1024 * 1024  # bytes of headers and chunk sizes that an answer may have beside its body
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
@@ -47,9 +48,12 @@ def fetch(url: str, policy: ImagePolicy, resolve: Resolver | None = None) -> byt
             if location is None:
                 return body
             target = urljoin(target, location)
+    except FetchError:
+        raise
     except (TimeoutError, socket.timeout) as error:
         raise FetchError(f"URL {shorten(url)}: no complete answer within {policy.timeout:g} s") from error
-    except (OSError, http.client.HTTPException) as error:
+    # ValueError: http.client and urllib raise it for chunk sizes below 0, broken addresses and headers
+    except (OSError, http.client.HTTPException, ValueError) as error:
         raise FetchError(f"URL {shorten(url)}: {type(error).__name__}: {one_line(error)}") from error
     raise FetchError(f"URL {shorten(url)}: more than {policy.max_redirects} redirects")
 
@@ -71,7 +75,7 @@ def _get(url: str, policy: ImagePolicy, deadline: float, resolve: Resolver) -> t
             sock.settimeout(_remaining(deadline))
             sock = ssl.create_default_context().wrap_socket(sock, server_hostname=host)
         connection = http.client.HTTPConnection(host, port)
-        connection.sock = _DeadlineSocket(sock, deadline)
+        connection.sock = _BoundedSocket(sock, deadline, 2 * policy.max_bytes + _OVERHEAD)
         path = quote(parts.path or "/", safe="/%:@!$&'()*+,;=-._~")
         query = "?" + quote(parts.query, safe="/%:@!$&'()*+,;=-._~?") if parts.query else ""
         default_port = port == (443 if parts.scheme == "https" else 80)
@@ -208,35 +212,44 @@ def _remaining(deadline: float) -> float:
     return seconds
 
 
-class _DeadlineSocket:
-    """What http.client needs of a socket, with one deadline over all reads: a slow drip cannot stretch it."""
+class _BoundedSocket:
+    """What http.client needs of a socket, with one deadline and one limit of bytes over all reads.
 
-    def __init__(self, sock: socket.socket, deadline: float) -> None:
+    A slow drip cannot stretch the deadline; a chunk of size -1, which http.client reads to the end, not the limit.
+    """
+
+    def __init__(self, sock: socket.socket, deadline: float, max_bytes: int) -> None:
         self._sock = sock
         self._deadline = deadline
+        self._max_bytes = max_bytes
 
     def sendall(self, data: bytes) -> None:
         self._sock.settimeout(_remaining(self._deadline))
         self._sock.sendall(data)
 
     def makefile(self, mode: str) -> io.BufferedReader:
-        return io.BufferedReader(_DeadlineReader(self._sock, self._deadline))
+        return io.BufferedReader(_BoundedReader(self._sock, self._deadline, self._max_bytes))
 
     def close(self) -> None:
         """The owner of the socket closes it."""
 
 
-class _DeadlineReader(io.RawIOBase):
-    def __init__(self, sock: socket.socket, deadline: float) -> None:
+class _BoundedReader(io.RawIOBase):
+    def __init__(self, sock: socket.socket, deadline: float, max_bytes: int) -> None:
         self._sock = sock
         self._deadline = deadline
+        self._left = max_bytes
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: bytearray) -> int:
         self._sock.settimeout(_remaining(self._deadline))
-        return self._sock.recv_into(buffer)
+        count = self._sock.recv_into(buffer)
+        self._left -= count
+        if self._left < 0:
+            raise OSError("the answer is longer than any that would be taken")
+        return count
 
 
 def _utf8_header(value: str) -> str:

@@ -60,6 +60,15 @@ class Handler(BaseHTTPRequestHandler):
             self.reply(302, {"Location": f"/hop/{left - 1}" if left else "/picture.png"})
         elif path == "/to-raw-utf8":
             self.wfile.write("HTTP/1.0 302 Found\r\nLocation: /公交车.png\r\n\r\n".encode())
+        elif path.startswith("/chunk/"):
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + path[7:].encode() + b"\r\n")
+            self.wfile.write(b"z" * 4096)
+            if path.endswith("/-1"):
+                with contextlib.suppress(OSError):
+                    while not stop.is_set():
+                        self.wfile.write(b"z" * 65536)
+        elif path == "/to-open-bracket":
+            self.reply(302, {"Location": "http://["})
         elif path == "/to":
             self.reply(302, {"Location": self.path.split("?", 1)[1]})
         else:
@@ -126,6 +135,10 @@ def test_a_picture_is_fetched_and_decoded(base, server):
         ("/hop/9", "more than 3 redirects"),
         ("/to?ftp://127.0.0.1/", "scheme 'ftp'"),
         ("/to?file:///etc/passwd", "scheme 'file'"),
+        ("/to-open-bracket", "Invalid IPv6 URL"),
+        ("/chunk/-5", "ValueError|IncompleteRead"),
+        ("/chunk/zz", "IncompleteRead"),
+        ("/chunk/-1", "longer than any"),
     ],
 )
 def test_bad_answers_are_fetch_errors_of_one_line(base, path, problem):
