@@ -16,7 +16,7 @@ from ...checks import check_integer
 from ...errors import ConfigurationError, PromptError
 from . import special_tokens as s
 from .image_blocks import ImageBlock, ImageBlockReader, Piece, cut_outside_blocks, split_blocks
-from .list_format import normalize_text
+from .text import normalize_text
 from .vocabulary import load_vocabulary
 
 DEFAULT_IMAGE_SLOTS = 256

@@ -6,7 +6,6 @@ Everything here works on text alone and needs no vocabulary. Broken tags and box
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,20 +23,12 @@ from .special_tokens import (
     REF_START,
     SPECIAL_TOKENS,
 )
+from .text import normalize_text
 
 _CLOSING = {IMG_START: IMG_END, REF_START: REF_END, BOX_START: BOX_END, QUAD_START: QUAD_END}
 _KEY = {IMG_START: "image", REF_START: "ref", BOX_START: "box", QUAD_START: "quad"}
 _START_TAG = re.compile("|".join(map(re.escape, _CLOSING)))
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _REFUSED = re.compile("|".join(re.escape(t) for t in SPECIAL_TOKENS if t not in IMAGE_TAGS and t != ENDOFTEXT))
-
-
-def normalize_text(text: str) -> str:
-    """NFC, as every text is before it is encoded; surrogates that stand alone become U+FFFD."""
-    text = unicodedata.normalize("NFC", text)
-    if _SURROGATE.search(text):
-        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text
 
 
 def from_list_format(elements: Sequence[dict[str, Any]]) -> str:
