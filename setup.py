@@ -30,6 +30,8 @@ INSTALL_REQUIRES = [
 EXTRAS_REQUIRE = {
     "cpu": ["paddlepaddle>=3.0,<4"],
     "gpu": ["paddlepaddle-gpu>=3.0,<4"],
+    # images of iPhones (HEIC)
+    "heif": ["pillow-heif>=0.18"],
     # dashscope holds the published Qwen-VL vocabulary (qwen.tiktoken), which the tokenizer tests compare against.
     "test": ["pytest>=7.4", "pytest-xdist>=3.3", "hypothesis>=6.80", "dashscope"],
     "dev": ["ruff>=0.6"],

@@ -1,49 +1,69 @@
 """The one way in for pictures: every source goes through :func:`load_image` and its policy.
 
-Whatever is wrong with a picture comes out as one ImageError (FetchError for URLs) of one line. Decoders are limited to
-JPEG, PNG, WEBP, GIF and BMP, and the size in the header is checked before anything is decoded.
+Whatever is wrong with a picture comes out as one ImageError (FetchError for URLs) of one line. What a file is, is told
+by its first bytes; only the policy's formats reach a decoder, after the number of their pixels and parts was checked.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import io
 import os
-import re
-import stat
 import warnings
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Union
-from urllib.parse import unquote_to_bytes
 
 import numpy as np
 from PIL import Image
 
 from ..errors import FetchError, ImageError, one_line
 from .fetch import fetch, shorten
+from .formats import kind_of
+from .orientation import orientation
 from .policy import ImagePolicy
+from .sources import (
+    EXPECTED,
+    base64_bytes,
+    check_bytes,
+    data_url_bytes,
+    file_of_url,
+    find_file,
+    read_file,
+    scheme_of,
+    short,
+)
+from .structure import JpegHeader, check_structure
 
 ImageSource = Union[Image.Image, str, "os.PathLike[str]", bytes, bytearray, memoryview, np.ndarray]
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-
 _HEADER_BYTES = 64 * 1024
-_ANIMATED = ("GIF", "WEBP", "PNG")
-_EXPECTED = "a PIL image, path, bytes, data URL, http(s) URL or uint8 array"
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-_DATA_URL = re.compile(r"data:(?P<media>[^;,]*)(?P<parameters>(?:;[^;,]*)*),", re.IGNORECASE)
+_ANIMATED = ("GIF", "WEBP", "PNG", "TIFF", "AVIF", "HEIF", "MPO")
+_REDUCTIONS = (2, 4, 8)  # of JPEGs, by the decoder itself
+_BUFFERED = 4  # times the policy's pixels: most of a JPEG whose decoder keeps all coefficients
+_NAME, _FULL_SIZE = "paddlemix name", "paddlemix full size"  # keys of Image.info
+
+
+@dataclass(frozen=True)
+class ImageHeader:
+    """What is known of an image before it is decoded: (width, height) in pixels as stored, and its EXIF orientation,
+    1 to 8."""
+
+    size: tuple[int, int]
+    orientation: int
 
 
 def load_image(source: ImageSource, policy: ImagePolicy | None = None) -> Image.Image:
     """The decoded picture behind ``source``, in a mode that ``convert("RGB")`` maps to 8 bits per channel.
 
-    source: a PIL image; a path (str or Path); encoded bytes; a ``data:image/...;base64,`` URL; an http(s) URL where the
-        policy allows it; a uint8 array [height, width], [height, width, 3] (RGB) or [height, width, 4] (RGBA).
+    source: a PIL image; a path (str or Path); encoded bytes; a ``data:image/...;base64,`` URL or the base64 alone; a
+        ``file:///`` address; an http(s) URL where the policy allows it; a uint8 array [height, width], [height, width,
+        3] (RGB) or [height, width, 4] (RGBA). In a path ``~`` is the home directory, and where there is no such file,
+        quotation marks and backslashes are read as a terminal does.
     policy: permissions and limits; ``ImagePolicy()`` (files yes, URLs no) when None.
 
     Of an animation the first frame is taken (of an open PIL image, its current frame). 16-bit grey is scaled to 8 bits.
-    EXIF orientation is not applied; the tag stays readable in the result. The source is never changed.
+    A JPEG with more pixels than the policy allows comes at a half, a quarter or an eighth of its size, of which
+    :func:`full_size` tells. EXIF orientation is not applied (but in TIFF, AVIF and HEIF, where it is part of the
+    format); the tag stays readable in the result. The source is never changed.
     Raises ImageError, or FetchError for what is wrong with a URL.
     """
     policy = policy if policy is not None else ImagePolicy()
@@ -51,101 +71,99 @@ def load_image(source: ImageSource, policy: ImagePolicy | None = None) -> Image.
         return _from_pil(source, policy)
     if isinstance(source, np.ndarray):
         return _from_array(source, policy)
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        return _decode(bytes(source), "picture bytes", policy)
-    if isinstance(source, os.PathLike):
-        return _from_path(os.fspath(source), policy)
-    if isinstance(source, str):
-        return _from_text(source, policy)
-    raise ImageError(f"picture of type {type(source).__name__}: expected {_EXPECTED}")
+    data, name = _bytes_of(source, policy)
+    try:
+        image = _decode(data, name, policy)
+    except ImageError as error:
+        if name.startswith("URL "):
+            raise FetchError(str(error)) from error
+        raise
+    image.info[_NAME] = name
+    return image
 
 
-def check_header(path: str | os.PathLike[str], policy: ImagePolicy | None = None) -> None:
-    """Raise ImageError where :func:`load_image` would refuse a file before it decodes any pixel.
+def check_header(source: ImageSource, policy: ImagePolicy | None = None) -> ImageHeader:
+    """Raise ImageError where :func:`load_image` would refuse an image before it decodes any pixel.
 
-    Only the beginning of the file is read, unless its header is longer than usual.
+    Of a file only the beginning is read, unless its header is longer than usual.
     """
     policy = policy if policy is not None else ImagePolicy()
-    path = os.fspath(path)
-    name = f"picture file {_short(path)}"
-    beginning = _read_path(path, name, policy, _HEADER_BYTES)
+    if isinstance(source, (Image.Image, np.ndarray)):
+        image = load_image(source, policy)
+        return ImageHeader(image.size, orientation(image))
+    path = _path_of(source, policy)
+    if path is None:
+        data, name = _bytes_of(source, policy)
+        return _header(_open(data, name, policy))
+    name = f"picture file {short(path)}"
+    beginning = read_file(path, name, _HEADER_BYTES)
     is_whole = len(beginning) < _HEADER_BYTES
     if not is_whole:
-        _check_bytes(os.path.getsize(path), name, policy)
+        check_bytes(os.path.getsize(path), name, policy)
     try:
-        _open(beginning, name, policy)
+        return _header(_open(beginning, name, policy))
     except ImageError:
         if is_whole:
             raise
-        _open(_read_path(path, name, policy, policy.max_bytes + 1), name, policy)
+        return _header(_open(read_file(path, name, policy.max_bytes + 1), name, policy))
 
 
-def _from_text(source: str, policy: ImagePolicy) -> Image.Image:
-    if source[:5].lower() == "data:":
-        return _decode(_data_url_bytes(source, policy), "data URL", policy)
-    scheme = _SCHEME.match(source)
-    if scheme is None:
-        return _from_path(source, policy)
-    if scheme.group().lower() not in ("http://", "https://"):
-        raise ImageError(
-            f"picture {_short(source)}: scheme {scheme.group()[:20]!r} is not supported; expected {_EXPECTED}"
-        )
-    data = fetch(source, policy)
-    try:
-        return _decode(data, f"URL {shorten(source)}", policy)
-    except ImageError as error:
-        raise FetchError(str(error)) from error
+def full_size(image: Image.Image) -> tuple[int, int]:
+    """(width, height) of the file that an image was loaded from, which is larger than the image where a large JPEG was
+    reduced; the image's own size otherwise."""
+    size = image.info.get(_FULL_SIZE)
+    # other programs copy ``info`` to what they cut out of an image
+    fits = size is not None and any(image.size == _reduced(size, factor) for factor in _REDUCTIONS)
+    return size if fits else image.size
 
 
-def _from_path(path: str | bytes, policy: ImagePolicy) -> Image.Image:
-    name = f"picture file {_short(path)}"
-    return _decode(_read_path(path, name, policy, policy.max_bytes + 1), name, policy)
+def image_name(image: Image.Image) -> str:
+    """What messages call a loaded image."""
+    return image.info.get(_NAME, "the image")
 
 
-def _read_path(path: str | bytes, name: str, policy: ImagePolicy, limit: int) -> bytes:
-    """At most ``limit`` bytes of a picture file."""
-    if not policy.allow_paths:
-        raise ImageError(f"{name} refused: this image policy reads no local files; pass the picture itself")
-    if not path:
-        raise ImageError(f"picture path is empty: expected {_EXPECTED}")
-    try:
-        return _read_regular_file(path, limit)
-    except FileNotFoundError as error:
-        raise ImageError(f"{name} does not exist (working directory {Path.cwd()})") from error
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise ImageError(f"{name} cannot be read: {reason}") from error
+def mark_full_size(image: Image.Image, size: tuple[int, int]) -> None:
+    """Say that an image is a file of another size, reduced."""
+    image.info[_FULL_SIZE] = size
 
 
-def _read_regular_file(path: str | bytes, limit: int) -> bytes:
-    """At most ``limit`` bytes of a file that is no directory, device or pipe. Raises OSError."""
-    # O_NONBLOCK: opening a named pipe must not wait for a writer
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    try:
-        mode = os.fstat(descriptor).st_mode
-        if stat.S_ISDIR(mode):
-            raise OSError("it is a directory, expected a picture file")
-        if not stat.S_ISREG(mode):
-            raise OSError("it is a device, pipe or socket, expected a picture file")
-        with os.fdopen(descriptor, "rb", closefd=False) as file:
-            return file.read(limit)
-    finally:
-        os.close(descriptor)
+def _bytes_of(source: ImageSource, policy: ImagePolicy) -> tuple[bytes, str]:
+    """The encoded image of any source that is not decoded, and what messages call it."""
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        size = source.nbytes if isinstance(source, memoryview) else len(source)
+        check_bytes(size, "picture bytes", policy)
+        return bytes(source), "picture bytes"
+    path = _path_of(source, policy)
+    if path is not None:
+        name = f"picture file {short(path)}"
+        return read_file(path, name, policy.max_bytes + 1), name
+    scheme = scheme_of(source)
+    if scheme == "data":
+        return data_url_bytes(source, policy), "data URL"
+    if scheme == "base64":
+        return base64_bytes(source, policy), "base64 text"
+    return fetch(source, policy), f"URL {shorten(source)}"
 
 
-def _data_url_bytes(url: str, policy: ImagePolicy) -> bytes:
-    header = _DATA_URL.match(url[:1024])
-    if header is None or not header["parameters"].lower().endswith(";base64"):
-        raise ImageError(f"data URL {_short(url)}: expected data:image/...;base64,...")
-    media = header["media"].strip().lower()
-    if media not in ("", "application/octet-stream") and not media.startswith("image/"):
-        raise ImageError(f"data URL of type {media[:40]!r}: expected image/...")
-    payload = url[header.end() :]
-    _check_bytes((len(payload) - payload.count("%") * 2) * 3 // 4 - 2, "data URL", policy)
-    try:
-        return base64.b64decode(b"".join(unquote_to_bytes(payload).split()), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise ImageError(f"data URL {_short(url)}: malformed base64: {error}") from error
+def _path_of(source: ImageSource, policy: ImagePolicy) -> str | bytes | None:
+    """The path of the file that a source names; None for other sources. Raises ImageError where it may not be read."""
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return None
+    if isinstance(source, os.PathLike):
+        try:
+            return find_file(os.fspath(source), policy)
+        except TypeError as error:
+            raise ImageError(f"picture of type {type(source).__name__}: it gives no path: {one_line(error)}") from error
+    if not isinstance(source, str):
+        raise ImageError(f"picture of type {type(source).__name__}: expected {EXPECTED}")
+    scheme = scheme_of(source)
+    if scheme == "":
+        return find_file(source, policy)
+    if scheme == "file":
+        return file_of_url(source, policy)
+    if scheme not in ("data", "base64", "http", "https"):
+        raise ImageError(f"picture {short(source)}: scheme '{scheme[:17]}://' is not supported; expected {EXPECTED}")
+    return None
 
 
 def _open(data: bytes, name: str, policy: ImagePolicy) -> Image.Image:
@@ -154,28 +172,88 @@ def _open(data: bytes, name: str, policy: ImagePolicy) -> Image.Image:
     The decoders raise many exception types on broken input, hence the wide nets here and in :func:`_decode`.
     """
     if not data:
-        raise ImageError(f"{name} is empty: expected a picture ({', '.join(FORMATS)})")
-    _check_bytes(len(data), name, policy)
+        raise ImageError(f"{name} is empty: expected a picture ({', '.join(policy.formats)})")
+    check_bytes(len(data), name, policy)
+    format = _format_of(data, name, policy)
+    jpeg = check_structure(data, format, name)
+    factor = 1 if jpeg is None else _reduction(jpeg, name, policy)
     try:
         with warnings.catch_warnings():
             # sizes are checked below, as an error; broken metadata does no harm to the pixels
             warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except Image.UnidentifiedImageError as error:
-        raise ImageError(f"{name} is not a picture of a supported format ({', '.join(FORMATS)})") from error
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"{name} is larger than the limit of {policy.max_pixels} pixels: {error}") from error
+            # not Image.open, whose own limit of pixels is fixed
+            image = Image.OPEN[format][0](io.BytesIO(data), "")
     except Exception as error:
         raise ImageError(f"{name} has a broken header: {one_line(error)}") from error
-    _check_size(image, name, policy)
+    if factor > 1 and image.size == (jpeg.width, jpeg.height):
+        image.draft(None, (max(1, jpeg.width // factor), max(1, jpeg.height // factor)))
+        mark_full_size(image, (jpeg.width, jpeg.height))
+    _check_size(image.size, name, policy)
     return image
+
+
+def _format_of(data: bytes, name: str, policy: ImagePolicy) -> str:
+    """The format of an image that may be opened, and whose decoder is there."""
+    kind = kind_of(data)
+    if kind is None or kind.format not in policy.formats:
+        what = ""
+        if kind is not None:
+            advice = "this image policy does not open them; convert it to JPEG or PNG" if kind.format else kind.advice
+            what = f"; it is {kind.name}: {advice}"
+        raise ImageError(f"{name} is not a picture of a supported format ({', '.join(policy.formats)}){what}")
+    if kind.format == "HEIF":
+        _register_heif(name)
+    Image.init()
+    if kind.format not in Image.OPEN:
+        raise ImageError(f"{name} is {kind.name}, which this Pillow cannot open; convert it to JPEG or PNG")
+    return kind.format
+
+
+def _register_heif(name: str) -> None:
+    if "HEIF" in Image.OPEN:
+        return
+    try:
+        import pillow_heif
+    except ImportError as error:
+        message = f"{name} is a HEIC image, which needs the package pillow-heif (pip install pillow-heif); "
+        raise ImageError(message + "or convert it to JPEG or PNG") from error
+    pillow_heif.register_heif_opener()
+
+
+def _reduction(jpeg: JpegHeader, name: str, policy: ImagePolicy) -> int:
+    """By what the sides of a JPEG are divided so that its pixels are within the policy; 1 if they are, or cannot be."""
+    size = jpeg.width, jpeg.height
+    pixels = jpeg.width * jpeg.height
+    if pixels <= policy.max_pixels:
+        return 1
+    if jpeg.buffered and pixels > _BUFFERED * policy.max_pixels:
+        raise ImageError(
+            f"{name} has {jpeg.width}x{jpeg.height} pixels in progressive form, more than the limit of "
+            f"{_BUFFERED * policy.max_pixels}; save it as a baseline JPEG, make it smaller, or raise max_pixels"
+        )
+    for factor in _REDUCTIONS:
+        width, height = _reduced(size, factor)
+        if width * height <= policy.max_pixels:
+            return factor
+    return 1
+
+
+def _reduced(size: tuple[int, int], factor: int) -> tuple[int, int]:
+    return -(-size[0] // factor), -(-size[1] // factor)
+
+
+def _header(image: Image.Image) -> ImageHeader:
+    return ImageHeader(full_size(image), orientation(image))
 
 
 def _decode(data: bytes, name: str, policy: ImagePolicy) -> Image.Image:
     """Encoded bytes -> loaded picture."""
     image = _open(data, name, policy)
     try:
-        image.load()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image.load()
+        _check_size(image.size, name, policy)
         # a copy of an animation's first frame cannot be moved to another frame, nor decode anything later
         loaded = image.copy() if image.format in _ANIMATED else image
         return _to_eight_bits(loaded, name)
@@ -186,7 +264,7 @@ def _decode(data: bytes, name: str, policy: ImagePolicy) -> Image.Image:
 
 
 def _from_pil(image: Image.Image, policy: ImagePolicy) -> Image.Image:
-    _check_size(image, "PIL image", policy)
+    _check_size(image.size, "PIL image", policy)
     try:
         image.load()
     except Exception as error:
@@ -202,9 +280,9 @@ def _from_array(array: np.ndarray, policy: ImagePolicy) -> Image.Image:
         raise ImageError(f"{came}: expected [height, width], [height, width, 3] or [height, width, 4]")
     if array.size == 0:
         raise ImageError(f"{came}: expected at least one pixel")
-    image = Image.fromarray(np.ascontiguousarray(array))
-    _check_size(image, "picture array", policy)
-    return image
+    # before it is copied: a view may have more pixels than there is memory
+    _check_size(array.shape[1::-1], "picture array", policy)
+    return Image.fromarray(np.ascontiguousarray(array))
 
 
 def _to_eight_bits(image: Image.Image, name: str) -> Image.Image:
@@ -225,20 +303,12 @@ def _to_eight_bits(image: Image.Image, name: str) -> Image.Image:
     return result
 
 
-def _check_bytes(size: int, name: str, policy: ImagePolicy) -> None:
-    if size > policy.max_bytes:
-        raise ImageError(f"{name} is larger than the limit of {policy.max_bytes} bytes")
-
-
-def _check_size(image: Image.Image, name: str, policy: ImagePolicy) -> None:
-    width, height = image.size
+def _check_size(size: tuple[int, int], name: str, policy: ImagePolicy) -> None:
+    width, height = size
     if width < 1 or height < 1:
         raise ImageError(f"{name} has a size of {width}x{height} pixels: expected at least 1x1")
     if width * height > policy.max_pixels:
-        raise ImageError(f"{name} has {width}x{height} pixels, more than the limit of {policy.max_pixels}")
-
-
-def _short(text: str | bytes) -> str:
-    """A source for messages: printable, and not longer than a line."""
-    shown = repr(text if len(text) <= 100 else text[:97])
-    return shown if len(text) <= 100 else shown + "..."
+        raise ImageError(
+            f"{name} has {width}x{height} pixels, more than the limit of {policy.max_pixels} (max_pixels): "
+            "make it smaller, or raise the limit"
+        )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ..checks import check_integer
 from ..errors import ConfigurationError
+from .formats import FORMATS, SAFE_FORMATS
 
 
 @dataclass(frozen=True)
@@ -18,9 +19,12 @@ class ImagePolicy:
     allow_urls: http(s) addresses may be fetched.
     allow_private_addresses: fetching may reach loopback, private and other non-public addresses (tests, intranets).
     max_bytes: most bytes of an encoded picture, wherever it comes from.
-    max_pixels: most pixels (width x height) of a picture, checked on the header before it is decoded.
+    max_pixels: most pixels (width x height) of a decoded picture. The header is checked before anything is decoded; a
+        larger JPEG is decoded at a half, a quarter or an eighth of its size.
     timeout: seconds that one fetch may take as a whole: name lookup, redirects and slow answers included.
     max_redirects: most redirects followed in one fetch; each target is checked like the first address.
+    formats: names of :data:`paddlemix.media.formats.FORMATS` that are opened. AVIF needs a Pillow built with it, HEIF
+        (HEIC) the package pillow-heif.
     """
 
     allow_paths: bool = True
@@ -30,12 +34,19 @@ class ImagePolicy:
     max_pixels: int = 32_000_000
     timeout: float = 10.0
     max_redirects: int = 3
+    formats: tuple[str, ...] = FORMATS
 
     def __post_init__(self) -> None:
         for name, least in (("max_bytes", 1), ("max_pixels", 1), ("max_redirects", 0)):
             check_integer(f"ImagePolicy.{name}", getattr(self, name), least)
         if not isinstance(self.timeout, (int, float)) or not math.isfinite(self.timeout) or self.timeout <= 0:
             raise ConfigurationError(f"ImagePolicy.timeout: got {self.timeout!r}, expected seconds greater than 0")
+        formats = tuple(self.formats) if isinstance(self.formats, (list, tuple)) else ()
+        if not formats or not set(formats) <= set(FORMATS):
+            raise ConfigurationError(
+                f"ImagePolicy.formats: got {self.formats!r}, expected a list of {', '.join(FORMATS)}"
+            )
+        object.__setattr__(self, "formats", formats)
 
     def replace(self, **changes: object) -> ImagePolicy:
         """A copy with some fields changed."""
@@ -48,5 +59,8 @@ class ImagePolicy:
 
     @classmethod
     def server(cls) -> ImagePolicy:
-        """For requests of strangers: only data that the request itself carries (bytes, data URLs, arrays)."""
-        return cls(allow_paths=False, allow_urls=False)
+        """For requests of strangers: only data that the request itself carries (bytes, data URLs, arrays).
+
+        TIFF, AVIF and HEIF are refused: their decoders are large, and their files nest others in many ways.
+        """
+        return cls(allow_paths=False, allow_urls=False, formats=SAFE_FORMATS)
