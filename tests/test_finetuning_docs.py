@@ -1,7 +1,9 @@
 """The pages about fine-tuning say what is true, in both languages: options, defaults, examples, memory."""
 
+import argparse
 import json
 import re
+import shlex
 from dataclasses import MISSING, fields
 from math import prod
 
@@ -9,11 +11,12 @@ import pytest
 
 from paddlemix.checkpoint import layouts
 from paddlemix.finetune.adapters.config import DEFAULT_TARGETS
-from paddlemix.finetune.configuration import FinetuneConfig
+from paddlemix.finetune.configuration import FinetuneConfig, add_options, given_options
 from paddlemix.finetune.data.records import read_records
 from paddlemix.finetune.freezing import CONSTANT, frozen_names
 from paddlemix.models.qwen_vl.configuration import QWenVLConfig
-from tests.test_readme import _LINK, blocks, prose
+from paddlemix.zoo.scenes.lesson import write_lesson
+from tests.test_readme import _LINK, ROOT, blocks, prose
 
 PAGES = ("docs/finetuning.md", "docs/finetuning_cn.md")
 RANK = 64
@@ -44,6 +47,12 @@ def test_the_table_has_every_option_with_its_default(page):
         assert json.loads(table[name]) == (list(default) if isinstance(default, tuple) else default), name
 
 
+def commands(page):
+    """The words of each command of a page, in order."""
+    lines = "\n".join(blocks(page, "bash")).replace("\\\n", " ").splitlines()
+    return [shlex.split(line) for line in lines if line.strip()]
+
+
 def json_blocks():
     return [json.loads(text) for text in blocks(PAGES[0], "json")]
 
@@ -51,6 +60,33 @@ def json_blocks():
 def test_the_config_files_are_accepted():
     configs = [block for block in json_blocks() if "output_dir" in block]
     assert [FinetuneConfig.from_dict(config).mode for config in configs] == ["lora", "qlora", "lora", "full", "lora"]
+
+
+def test_every_command_names_files_that_are_there_or_made_by_an_earlier_one():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("config")
+    parser.add_argument("--check-only", action="store_true")
+    add_options(parser)
+    made = []
+    for command in commands(PAGES[0]):
+        named = [word for word in command if "/" in word and not word.startswith("-")]
+        output = command[command.index("--output_dir") + 1] if "--output_dir" in command else None
+        if command[2].endswith(".lesson") or "convert_" in command[1]:
+            output = named[-1]
+        for word in set(named) - {output}:
+            is_made = any(word == path or word.startswith(path + "/") for path in made)
+            assert is_made or (ROOT / word).exists(), (word, command)
+        made += [] if output is None or "--check-only" in command else [output]
+        if any(word.endswith("finetune.py") for word in command):
+            start = next(index for index, word in enumerate(command) if word.endswith("finetune.py")) + 1
+            options = parser.parse_args(command[start:])
+            FinetuneConfig.from_file(ROOT / options.config, given_options(options))
+
+
+def test_the_lesson_has_the_files_that_the_commands_name(tmp_path):
+    lesson = write_lesson("robot", tmp_path, pictures=1, test_pictures=3)
+    assert {lesson.train.name, lesson.test.name} == {"train.json", "test.json"}
+    assert (tmp_path / "pictures" / "test-2.png").is_file()
 
 
 def test_the_records_can_be_read(tmp_path):

@@ -14,6 +14,7 @@ from ..errors import ConfigurationError
 from ..files import read_json
 from ..zoo import DEFAULT_MODEL
 from .adapters.config import DEFAULT_TARGETS
+from .data.boxes import BOX_FORMATS, BoxOptions
 from .options import FLAG, NAMES, TEXT, Kind, as_number, as_text, choice, integer, number, option
 
 FULL, LORA, QLORA = "full", "lora", "qlora"
@@ -111,6 +112,12 @@ class FinetuneConfig:
     picture_check: str = option(
         choice("decode", "header"), "check pictures before the first step: all of each, or its header", default="decode"
     )
+    box_format: str | None = option(
+        choice(*BOX_FORMATS),
+        "how boxes are written (default: tags hold thousandths, ms-swift's objects say it themselves)",
+        default=None,
+    )
+    clamp_boxes: bool = option(FLAG, "coordinates of 1000 in thousandths become 999 and are counted", default=False)
     packing: bool = option(FLAG, "several conversations in one row, which do not see each other", default=False)
     group_by_length: bool = option(FLAG, "batches of conversations of similar length, without packing", default=False)
     dataloader_num_workers: int = option(integer(0), "processes that decode pictures, 0: none", default=2)
@@ -198,6 +205,11 @@ class FinetuneConfig:
     @property
     def has_evaluation(self) -> bool:
         return self.eval_data is not None or self.eval_fraction > 0
+
+    @property
+    def boxes(self) -> BoxOptions:
+        """How the boxes of the data are written."""
+        return BoxOptions(self.box_format, self.clamp_boxes)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> FinetuneConfig:

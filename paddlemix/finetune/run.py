@@ -219,6 +219,7 @@ def _checked(
         truncation=config.truncation,
         picture_check=config.picture_check,
         workers=config.dataloader_num_workers,
+        boxes=config.boxes,
         begin=lambda count: say(f"checking {count} records"),
     )
 

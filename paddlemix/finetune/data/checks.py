@@ -16,6 +16,7 @@ from ...media import ImagePolicy
 from ...models.qwen_vl.codec import QWenVLCodec
 from ...models.qwen_vl.processing import QwenVLProcessor
 from ...models.qwen_vl.special_tokens import GROUNDING_TAGS, IMAGE_TAGS, SPECIAL_TOKENS
+from .boxes import AS_WRITTEN, BoxOptions
 from .encoding import DROP_TURNS, encode
 from .pictures import DECODE, unreadable_pictures
 from .problems import Problem, problem_table
@@ -76,6 +77,9 @@ class CheckReport:
         shortened = int((self.dropped_turns > 0).sum())
         if shortened:
             parts.append(f"{shortened} records are too long and lose {self.dropped_turns.sum()} turns at their ends")
+        clamped = sum(record.clamped for record in self.records)
+        if clamped:
+            parts.append(f"1000 became 999 in {clamped} boxes")
         return "; ".join(parts)
 
     def usable(self, bad_records: str = REFUSE) -> CheckReport:
@@ -111,6 +115,7 @@ def check_files(
     picture_check: str = DECODE,
     workers: int = 0,
     policy: ImagePolicy | None = None,
+    boxes: BoxOptions = AS_WRITTEN,
     begin: Callable[[int], object] = lambda count: None,
 ) -> CheckReport:
     """Read files of conversations and check every record; see :func:`~.records.read_records` for their form.
@@ -119,6 +124,7 @@ def check_files(
         max_length, truncation: as in :func:`~.encoding.encode`.
         picture_check, policy: as in :func:`~.pictures.unreadable_pictures`.
         workers: processes that check; 0: this one.
+        boxes: how boxes are written.
         begin: told how many records the files have, before they are checked.
 
     Raises:
@@ -133,7 +139,7 @@ def check_files(
     records: list[Record] = []
     sources: list[int] = []
     for source, path in enumerate(paths):
-        well_formed, malformed = read_record_file(path)
+        well_formed, malformed = read_record_file(path, boxes, policy)
         problems += malformed
         records += well_formed
         sources += [source] * len(well_formed)
@@ -200,19 +206,14 @@ def text_problems(record: Record, max_images: int) -> Iterator[Problem]:
         yield Problem(record.location, "", f"{len(record.images)} pictures", f"at most {max_images}")
     for index, message in enumerate(record.messages):
         for came, expected in _message_faults(message, record.labelled):
-            yield Problem(record.location, _field(record, index), came, expected)
+            yield Problem(record.location, record.fields[index], came, expected)
 
 
 def _picture_problems(record: Record, unreadable: Mapping[str, str]) -> Iterator[Problem]:
     for index, message in enumerate(record.messages):
         for image in message_images([message]):
             if image in unreadable:
-                yield Problem(record.location, _field(record, index), unreadable[image], "a picture that can be read")
-
-
-def _field(record: Record, index: int) -> str:
-    """What the file calls the content of a message."""
-    return f"conversations[{index}].value" if record.labelled else f"messages[{index}].content"
+                yield Problem(record.location, record.fields[index], unreadable[image], "a picture that can be read")
 
 
 def _message_faults(message: Message, labelled: bool) -> Iterator[_Fault]:
@@ -266,6 +267,7 @@ def _place_faults(tag: str, content: str) -> Iterator[_Fault]:
     if len(points) != _POINTS[tag] or content != ",".join(f"({x},{y})" for x, y in points):
         yield repr(tag + content[:40]), f"{form} in whole numbers, without spaces"
     elif not all(0 <= value < 1000 for point in points for value in point):
-        yield repr(tag + content), "coordinates from 0 to 999"
+        hint = "; clamp_boxes makes 999 of 1000" if max(map(max, points)) == 1000 else ""
+        yield repr(tag + content), "coordinates from 0 to 999" + hint
     elif tag == "<box>" and (points[1][0] < points[0][0] or points[1][1] < points[0][1]):
         yield repr(tag + content), "x1 <= x2 and y1 <= y2"

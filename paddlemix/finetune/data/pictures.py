@@ -41,6 +41,11 @@ def is_file_name(source: str) -> bool:
     return not _NO_FILE.match(source)
 
 
+def image_size(source: str, policy: ImagePolicy) -> tuple[int, int]:
+    """Width and height in pixels. Raises ImageError."""
+    return load_image(source, policy).size
+
+
 def _complaint(source: str, how: str, policy: ImagePolicy) -> str | None:
     try:
         if how == HEADER and is_file_name(source):

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ...display import escape_controls, shorten
+
 _WIDTHS = (60, 40, 160, 80)
+_FIELD_LIMIT, _CAME_LIMIT = 80, 300
 
 
 @dataclass(frozen=True, order=True)
@@ -35,8 +38,9 @@ class Problem:
     expected: str
 
     def __str__(self) -> str:
-        where = f"{self.location}: {self.field}" if self.field else str(self.location)
-        return f"{where}: got {self.came}, expected {self.expected}"
+        where = f"{self.location}: {shorten(self.field, _FIELD_LIMIT)}" if self.field else str(self.location)
+        came, expected = (shorten(text, _CAME_LIMIT) for text in (self.came, self.expected))
+        return escape_controls(f"{where}: got {came}, expected {expected}")
 
 
 def problem_table(problems: Sequence[Problem], limit: int | None = None) -> str:
@@ -54,7 +58,7 @@ def problem_table(problems: Sequence[Problem], limit: int | None = None) -> str:
 
 
 def _cell(text: str, width: int) -> str:
-    text = " ".join(text.split())
+    text = escape_controls(" ".join(shorten(text, 4 * width).split()))
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
