@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from typing import Callable
-from urllib.parse import quote
+from typing import Any, Callable, Union
+from urllib.parse import quote, urlsplit
 
-from ..errors import UnsafeCheckpointError
+from ..dependencies import require
+from ..display import quoted
+from ..errors import ConfigurationError, UnsafeCheckpointError, one_line
 from ..files import (
     CONFIG_FILE,
     GENERATION_CONFIG_FILE,
@@ -20,19 +22,23 @@ from ..files import (
     TOKENIZER_CONFIG_FILE,
     VOCAB_FILE,
 )
-from .download import RemoteFile, UnreachableError, fetch_json
+from .download import RefusedAnswerError, RemoteFile, fetch_json
+from .transport import shown
 
 HUGGINGFACE, MODELSCOPE, PADDLE = "huggingface", "modelscope", "paddle"
 
 #: kinds of files that make up a model; nothing else is fetched
-ALLOWED = re.compile(r".*\.(json|tiktoken|safetensors|bin|pdparams|txt|md)|LICENSE|NOTICE", re.IGNORECASE)
+ALLOWED = re.compile(
+    r"(?!.*\.part\.json)\w[\w.-]{0,150}\.(json|tiktoken|safetensors|bin|pdparams|txt|md)|LICENSE|NOTICE", re.A | re.I
+)
 #: a model in several formats is fetched in the first of these that it has
 WEIGHTS = (
     re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json"),
+    re.compile(r"gptq_model-\d+bit-\w+\.safetensors"),  # AutoGPTQ's own name
     re.compile(r"pytorch_model(-\d{5}-of-\d{5})?\.bin|pytorch_model\.bin\.index\.json"),
     re.compile(r"model_state(-\d{5}-of-\d{5})?\.pdparams|model_state\.pdparams\.index\.json"),
 )
-_ANY_WEIGHTS = re.compile(r".*\.(safetensors|bin|pdparams)(\.index\.json)?")
+ANY_WEIGHTS = re.compile(r".*\.(safetensors|bin|pdparams)(\.index\.json)?")
 
 #: the store of Paddle's community lists nothing: what a model may hold there, and whether it must
 PADDLE_FILES = (
@@ -45,61 +51,82 @@ PADDLE_FILES = (
 )
 
 
+#: of one model; a repository of a 7B model has some twenty
+MAX_FILES = 500
+MAX_FILE_BYTES = 10**15
+_COMMIT = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}")
+
+#: True, None: the user's token if there is one; False: none
+Token = Union[str, bool, None]
+
+
 def list_files(store: str, model: str) -> list[RemoteFile]:
     """The files of ``model`` in ``store`` that are worth fetching.
 
-    Raises NotThereError, UnreachableError, and UnsafeCheckpointError if a name would leave the model's folder.
+    Raises:
+        NotThereError, UnreachableError: the store does not have it, or does not answer as it should.
+        UnsafeCheckpointError: a name would leave the model's folder.
+        ConfigurationError: an address in the environment is none.
     """
     return _LISTINGS[store](model)
 
 
-def _huggingface(model: str) -> list[RemoteFile]:
-    base = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
-    url = f"{base}/api/models/{quote(model)}?blobs=true"
-    answer = fetch_json(url)
+def list_huggingface(model: str, revision: str | None = None, token: Token = None) -> tuple[str, list[RemoteFile]]:
+    """The commit that ``revision`` (of the main branch without one) is at, and its files; see :func:`list_files`."""
+    base = _endpoint("HF_ENDPOINT", "https://huggingface.co")
+    branch = "" if revision is None else f"/revision/{quote(revision, safe='')}"
+    url = f"{base}/api/models/{quote(model)}{branch}?blobs=true"
+    headers = _authorization(token)
+    answer = fetch_json(url, headers)
     files = answer.get("siblings") if isinstance(answer, dict) else None
     if not isinstance(files, list):
-        raise UnreachableError(f"{url}: answer lists no files")
-    revision = answer.get("sha") if isinstance(answer.get("sha"), str) else "main"
+        raise RefusedAnswerError(f"{shown(url)}: answer lists no files")
+    commit = answer.get("sha", "main")
+    if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):
+        raise RefusedAnswerError(f"{shown(url)}: the listing has the commit {quoted(str(commit))}, which is none")
     found = []
-    for entry in files:
+    for entry in _entries(files, url):
         name = _checked_name(entry.get("rfilename"), url)
         large = entry.get("lfs") if isinstance(entry.get("lfs"), dict) else {}
         found.append(
             RemoteFile(
                 name,
-                f"{base}/{quote(model)}/resolve/{quote(revision, safe='')}/{quote(name)}",
-                size=_size(large.get("size", entry.get("size"))),
+                f"{base}/{quote(model)}/resolve/{quote(commit, safe='')}/{quote(name)}",
+                size=_size(large.get("size", entry.get("size")), url),
                 sha256=_checksum(large.get("sha256"), 64),
                 git_sha1=None if large else _checksum(entry.get("blobId"), 40),
+                headers=headers,
             )
         )
-    return select(found)
+    return commit, select(found)
+
+
+def _huggingface(model: str) -> list[RemoteFile]:
+    return list_huggingface(model)[1]
 
 
 def _modelscope(model: str) -> list[RemoteFile]:
-    base = os.environ.get("MODELSCOPE_ENDPOINT", "https://modelscope.cn").rstrip("/")
+    base = _endpoint("MODELSCOPE_ENDPOINT", "https://modelscope.cn")
     root = f"{base}/api/v1/models/{quote(model)}/repo"
     url = f"{root}/files?Revision=master&Recursive=true"
     answer = fetch_json(url)
     data = answer.get("Data") if isinstance(answer, dict) else None
     files = data.get("Files") if isinstance(data, dict) else None
     if not isinstance(files, list):
-        raise UnreachableError(f"{url}: answer lists no files")
+        raise RefusedAnswerError(f"{shown(url)}: answer lists no files")
     found = []
-    for entry in files:
+    for entry in _entries(files, url):
         if entry.get("Type") == "tree":
             continue
         name = _checked_name(entry.get("Path"), url)
         address = f"{root}?Revision=master&FilePath={quote(name, safe='')}"
         sha256 = _checksum(entry.get("Sha256"), 64)
-        found.append(RemoteFile(name, address, size=_size(entry.get("Size")), sha256=sha256))
+        found.append(RemoteFile(name, address, size=_size(entry.get("Size"), url), sha256=sha256))
     return select(found)
 
 
 def _paddle(model: str) -> list[RemoteFile]:
-    default = "https://bj.bcebos.com/paddlenlp/models/community"
-    base = os.environ.get("COMMUNITY_MODEL_PREFIX", default).rstrip("/")
+    base = _endpoint("COMMUNITY_MODEL_PREFIX", "https://bj.bcebos.com/paddlenlp/models/community")
     return [RemoteFile(name, f"{base}/{quote(model)}/{name}", optional=not must) for name, must in PADDLE_FILES]
 
 
@@ -112,23 +139,75 @@ STORES = tuple(_LISTINGS)
 
 
 def select(files: Sequence[RemoteFile]) -> list[RemoteFile]:
-    """The files of allowed kinds at the top of the model's folder, and the weights in one format only."""
-    top = [file for file in files if "/" not in file.name and ALLOWED.fullmatch(file.name)]
-    chosen = next((kind for kind in WEIGHTS if any(kind.fullmatch(file.name) for file in top)), None)
+    """The files of allowed kinds at the top of the model's folder, and the weights in one format only.
+
+    Raises RefusedAnswerError where they are more than a model has.
+    """
+    top = {file.name: file for file in files if ALLOWED.fullmatch(file.name)}
+    if len(top) > MAX_FILES:
+        raise RefusedAnswerError(f"the listing has {len(top)} files, expected at most {MAX_FILES} of a model")
+    chosen = next((kind for kind in WEIGHTS if any(map(kind.fullmatch, top))), None)
     return [
         file
-        for file in top
-        if not _ANY_WEIGHTS.fullmatch(file.name) or (chosen is not None and chosen.fullmatch(file.name))
+        for name, file in top.items()
+        if not ANY_WEIGHTS.fullmatch(name) or (chosen is not None and chosen.fullmatch(name))
     ]
+
+
+def _endpoint(variable: str, default: str) -> str:
+    """The base address of a store. Raises ConfigurationError for one that is none."""
+    value = os.environ.get(variable) or default
+    try:
+        parts = urlsplit(value)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        good = False
+    if not good or "@" in parts.netloc or not re.fullmatch(r"[\x21-\x7e]+", value) or parts.query or parts.fragment:
+        raise ConfigurationError(f"{variable}: got {quoted(value)}, expected an address such as {default}")
+    return value.rstrip("/")
+
+
+def _authorization(token: Token) -> dict[str, str]:
+    """The header that shows ``token``, or the user's own as ``huggingface_hub`` finds it; empty without one.
+
+    Raises ConfigurationError for what is no token.
+    """
+    if token is not None and not isinstance(token, (str, bool)):
+        raise ConfigurationError(f"token: got {type(token).__name__}, expected a text, True or False")
+    require("huggingface_hub", "models of Hugging Face")
+    from huggingface_hub.utils import build_hf_headers
+
+    try:
+        value = build_hf_headers(token=token).get("authorization")
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigurationError(f"token: {one_line(error)}") from error
+    if value is None:
+        return {}
+    if not re.fullmatch(r"Bearer [\x21-\x7e]+", value):
+        raise ConfigurationError("token: the Hugging Face token (HF_TOKEN) has characters that no token has")
+    return {"Authorization": value}
+
+
+def _entries(files: list[Any], url: str) -> list[dict[str, Any]]:
+    wrong = next((entry for entry in files if not isinstance(entry, dict)), None)
+    if wrong is not None or None in files:
+        raise RefusedAnswerError(f"{shown(url)}: the listing has the entry {quoted(repr(wrong))}, expected an object")
+    return files
 
 
 def _checked_name(name: object, url: str) -> str:
     """A file name out of a listing, if it stays inside the model's folder."""
     if not isinstance(name, str) or not name:
-        raise UnreachableError(f"{url}: the listing has a file without a name")
+        raise RefusedAnswerError(f"{shown(url)}: the listing has a file without a name")
     parts = name.split("/")
     if "\\" in name or ":" in name or "\0" in name or any(part in ("", ".", "..") for part in parts):
-        raise UnsafeCheckpointError(f"{url}: the listing names {name!r:.80}, which is outside of the model's folder")
+        raise UnsafeCheckpointError(
+            f"{shown(url)}: the listing names {quoted(name)}, which is outside of the model's folder"
+        )
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise RefusedAnswerError(f"{shown(url)}: the listing names {quoted(name)}, which is no text") from error
     return name
 
 
@@ -136,5 +215,9 @@ def _checksum(value: object, digits: int) -> str | None:
     return value if isinstance(value, str) and re.fullmatch(rf"[0-9a-fA-F]{{{digits}}}", value) else None
 
 
-def _size(value: object) -> int | None:
-    return value if type(value) is int and value >= 0 else None
+def _size(value: object, url: str) -> int | None:
+    if type(value) is not int or value < 0:
+        return None
+    if value > MAX_FILE_BYTES:
+        raise RefusedAnswerError(f"{shown(url)}: the listing has a file of more than {MAX_FILE_BYTES} bytes")
+    return value

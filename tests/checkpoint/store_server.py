@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Callable
 from urllib.parse import parse_qs, unquote, urlsplit
 
 
@@ -22,6 +23,10 @@ class Store:
     requests: list[tuple[str, str | None]] = field(default_factory=list)
     #: path -> after how many bytes the next answers break off, one entry for each answer
     breaks: dict[str, list[int]] = field(default_factory=dict)
+    #: path -> what answers there, with the request's handler, instead of content
+    answers: dict[str, Callable[[BaseHTTPRequestHandler], Any]] = field(default_factory=dict)
+    #: Authorization headers as they came
+    tokens: list[str | None] = field(default_factory=list)
     ranges: bool = True
     etags: bool = True
 
@@ -41,8 +46,12 @@ class Store:
                 entry["blobId"] = hashlib.sha1(f"blob {len(data)}\0".encode() + data).hexdigest()
             entries.append(entry)
             self.content[f"/{model}/resolve/abc123/{name}"] = data
-        listing = {"id": model, "sha": "abc123", "siblings": entries, **changes}
-        self.content[f"/api/models/{model}?blobs=true"] = json.dumps(listing).encode()
+        self.set_listing(model, {"id": model, "sha": "abc123", "siblings": entries, **changes})
+
+    def set_listing(self, model: str, listing: Any) -> None:
+        """What the Hugging Face store says about a model: bytes, or anything for JSON."""
+        content = listing if isinstance(listing, bytes) else json.dumps(listing).encode()
+        self.content[f"/api/models/{model}?blobs=true"] = content
 
     def add_modelscope(self, model: str, files: dict[str, bytes]) -> None:
         root = f"/api/v1/models/{model}/repo"
@@ -59,6 +68,40 @@ class Store:
             self.content[f"/community/{model}/{name}"] = data
 
 
+def answer(body: bytes, status: int = 200, **headers: str) -> Callable[[BaseHTTPRequestHandler], None]:
+    """An answer with these headers (``Content_Length=``) and no others."""
+
+    def send(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(status)
+        for name, value in headers.items():
+            handler.send_header(name.replace("_", "-"), value)
+        handler.end_headers()
+        handler.wfile.write(body)
+
+    return send
+
+
+def endless(
+    piece: bytes, pause: float = 0.0, *, begin: bytes | None = None, status: int = 200, **headers: str
+) -> Callable[[BaseHTTPRequestHandler], None]:
+    """An answer that goes on until the client leaves (or for a minute, so that no test can hang on it).
+
+    begin: bytes to begin with, instead of a status and headers.
+    """
+
+    def send(handler: BaseHTTPRequestHandler) -> None:
+        if begin is None:
+            answer(b"", status, **headers)(handler)
+        else:
+            handler.wfile.write(begin)
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            handler.wfile.write(piece)
+            time.sleep(pause)
+
+    return send
+
+
 @contextmanager
 def serve() -> Iterator[Store]:
     """A running server and what it has; stopped at the end."""
@@ -70,6 +113,12 @@ def serve() -> Iterator[Store]:
         def do_GET(self) -> None:
             path, wanted = unquote(self.path), self.headers.get("Range")
             store.requests.append((path, wanted))
+            store.tokens.append(self.headers.get("Authorization"))
+            if path in store.answers:
+                self.close_connection = True
+                with suppress(OSError):  # the client may have had enough
+                    store.answers[path](self)
+                return
             data = store.content.get(path)
             if data is None:
                 self.send_error(404)

@@ -43,14 +43,14 @@ def test_transfer_that_breaks_off_is_continued_where_it_was(remote: RemoteFile, 
 def test_an_error_of_the_connection_is_no_error_of_the_disk(
     remote: RemoteFile, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read, failures = http.client.HTTPResponse.read, [ssl.SSLError("bad record mac")]
+    read, failures = http.client.HTTPResponse.read1, [ssl.SSLError("bad record mac")]
 
     def read_after_failures(self: http.client.HTTPResponse, *arguments: int) -> bytes:
         if failures:
             raise failures.pop()
         return read(self, *arguments)
 
-    monkeypatch.setattr(http.client.HTTPResponse, "read", read_after_failures)
+    monkeypatch.setattr(http.client.HTTPResponse, "read1", read_after_failures)
     download(remote, tmp_path / "file.bin", pause=0)
     assert (tmp_path / "file.bin").read_bytes() == DATA
     assert len(store.requests) == 2
