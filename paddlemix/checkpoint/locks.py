@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -20,15 +22,32 @@ except ImportError:  # Windows: no lock there, the user has to take care
 def exclusive(path: Path, wait: bool) -> Iterator[None]:
     """Hold the lock file ``path``; the system frees it when the process ends, however it ends.
 
-    ``wait=False``: raises CheckpointError at once if another process holds it.
+    ``wait=False``: raises CheckpointError at once if another process holds it, and always where something else lies in
+    its place. Raises OSError where it cannot be made.
     """
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "ab") as file:
+        with _open(path) as file:
             _lock(file, path, wait)
             if _is_at(file, path):
                 yield
                 return
+
+
+def _open(path: Path) -> BinaryIO:
+    """The lock file, made if need be: never what a link points to, and no pipe, which would be waited for."""
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    try:
+        descriptor = os.open(path, flags, 0o666)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise CheckpointError(f"{path}: is a symbolic link, expected a lock file; remove it") from error
+    file = os.fdopen(descriptor, "r+b", buffering=0)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        file.close()
+        raise CheckpointError(f"{path}: is no regular file, expected a lock file; remove it")
+    return file
 
 
 def _lock(file: BinaryIO, path: Path, wait: bool) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 from pathlib import Path
 
 import pytest
@@ -35,3 +36,13 @@ def test_a_lock_file_that_its_last_holder_removed_counts_for_nothing(
     with exclusive(path, wait=True):
         with pytest.raises(CheckpointError, match="another process"), exclusive(path, wait=False):
             pass
+
+
+def test_what_lies_in_place_of_a_lock_file_is_not_opened(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "victim")
+    with pytest.raises(CheckpointError, match="link: is a symbolic link"), exclusive(tmp_path / "link", wait=True):
+        pass
+    assert not (tmp_path / "victim").exists()
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(CheckpointError, match="pipe: is no regular file"), exclusive(tmp_path / "pipe", wait=True):
+        pass
