@@ -19,6 +19,7 @@ INSTALL_REQUIRES = [
     "aistudio-sdk<0.3",
     "datasets<3",
     "pyarrow<19",
+    "huggingface_hub>=0.23",
     "numpy>=1.21,<2",
     "pillow>=10.1",
     "matplotlib>=3.6",

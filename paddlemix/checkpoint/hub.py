@@ -1,21 +1,34 @@
-"""From a model's name to a folder with its files: a local folder, the bundled model, the cache, or a download."""
+"""From a model's name to a folder with its files: a local folder, the bundled model, a cache, or a download.
+
+Models of Hugging Face lie in the cache of ``huggingface_hub`` (:mod:`.hf_cache`). Those of the other stores, which
+nothing installed can fetch, have a folder each below ``~/.paddlemix/models``.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import re
+import secrets
 import shutil
-from collections.abc import Sequence
+import stat
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Optional
 
+from ..display import quoted
 from ..errors import CheckpointError, ConfigurationError, ModelNotFoundError
-from ..files import CONFIG_FILE
+from ..files import CONFIG_FILE, reason
 from ..zoo import DEFAULT_MODEL, DEFAULT_MODEL_DIR
-from . import stores
-from .download import NotThereError, RemoteFile, UnreachableError, download
+from . import hf_cache, stores
+from .download import NotThereError, RemoteFile, UnreachableError, content_problem, download
 from .locks import exclusive
-from .stores import HUGGINGFACE, MODELSCOPE, PADDLE
+from .stores import ANY_WEIGHTS, HUGGINGFACE, MODELSCOPE, PADDLE, Token
+
+logger = logging.getLogger(__name__)
 
 #: models that come with the package: name -> folder
 BUNDLED = {DEFAULT_MODEL: DEFAULT_MODEL_DIR}
@@ -36,9 +49,40 @@ KNOWN: dict[str, tuple[tuple[str, str], ...]] = {
     "qwen/Qwen-VL-Chat-Int4": (_INT4[1], _INT4[0]),
 }
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+_REVISION = re.compile(r"(?!.*(\.\.|//|\.lock$))[A-Za-z0-9_][A-Za-z0-9._/-]{0,199}(?<![./])")
+_HOME_VARIABLES = ("PADDLEMIX_HOME", "PPMIX_HOME")
+_OFFLINE_VARIABLES = ("PADDLEMIX_OFFLINE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 #: called with (bytes arrived, bytes expected or None, file name)
 Progress = Callable[[int, Optional[int], str], None]
+
+
+@dataclass(frozen=True)
+class Caches:
+    """Where models are looked for and kept. ``own``: a folder for each name. ``huggingface``: in its layout, those that
+    are looked into, the first of which takes downloads. The others name what to change when one cannot be written."""
+
+    own: Path
+    huggingface: tuple[Path, ...]
+    own_setting: str
+    huggingface_setting: str
+
+
+@dataclass(frozen=True)
+class _Wish:
+    """What is asked for: a name, where, and how much of it."""
+
+    name: str
+    places: tuple[tuple[str, str], ...]
+    folder: Path
+    caches: Caches
+    revision: str | None
+    token: Token
+    weights: bool
+    progress: bool | Progress
+
+    def huggingface_names(self) -> list[str]:
+        return [model for store, model in self.places if store == HUGGINGFACE]
 
 
 def resolve(
@@ -48,26 +92,35 @@ def resolve(
     cache_dir: str | os.PathLike[str] | None = None,
     offline: bool | None = None,
     progress: bool | Progress = True,
+    revision: str | None = None,
+    token: Token = None,
+    weights: bool = True,
 ) -> Path:
     """The folder of a model, downloaded if need be.
 
     Args:
         name_or_dir: a folder, the bundled model's name, a known name (:data:`KNOWN`), or ``organisation/model`` of a
-            public store. A folder of that name comes first, then the bundled model, the cache, and the stores.
+            public store. A folder of that name comes first, then the bundled model, the caches, and the stores.
         store: "huggingface", "modelscope" or "paddle": look there only.
-        cache_dir: where downloads are kept; by default ``models`` in ``$PADDLEMIX_HOME``, ``$PPMIX_HOME`` or
-            ``~/.paddlemix``.
-        offline: never download; by default what ``PADDLEMIX_OFFLINE=1`` says.
+        cache_dir: where models are looked for and kept; see :func:`caches` for what counts without it.
+        offline: never download; by default what ``PADDLEMIX_OFFLINE=1`` or ``HF_HUB_OFFLINE=1`` says.
         progress: a bar in the terminal (True), none (False), or a function of one's own.
+        revision: branch, tag or commit on Hugging Face; the main branch without one.
+        token: for private and gated models of Hugging Face; by default the user's (``HF_TOKEN``, ``hf auth login``).
+            False: none.
+        weights: False where configuration and vocabulary will do; more than that may be fetched all the same.
 
     Raises:
         ModelNotFoundError: no such model; the message lists the known names and what was tried.
-        CheckpointError: a download did not have its checksum, or the disk is full.
+        ConfigurationError: an argument or a variable of the environment cannot be what it is.
+        CheckpointError: a download did not have its checksum or cannot be written, or a cached file is something else.
     """
     if store is not None and store not in stores.STORES:
         raise ConfigurationError(f"store: got {store!r}, expected one of {', '.join(stores.STORES)}")
     if not isinstance(name_or_dir, (str, os.PathLike)):
         raise ConfigurationError(f"model: got {type(name_or_dir).__name__}, expected a folder or a name (str or Path)")
+    if revision is not None and not (isinstance(revision, str) and _REVISION.fullmatch(revision)):
+        raise ConfigurationError(f"revision: got {revision!r:.80}, expected a branch, a tag or a commit")
     name = os.fspath(name_or_dir)
     path = Path(os.path.expanduser(name))
     # Those of os.path take any name for a question; Path's own raise for some.
@@ -79,26 +132,52 @@ def resolve(
     if not _NAME.fullmatch(name) or is_file:
         what = "is a file, expected its folder or a name" if is_file else "is neither a folder nor a model's name"
         raise ModelNotFoundError(f"model {_short(name)} {what}; known names: {_known()}")
-    cache = Path(cache_dir).expanduser() if cache_dir is not None else default_cache()
+    places = _places(name, store, revision)
+    found = caches(cache_dir)
     # one name, two stores, two contents: what was asked of a named store has its own place
-    folder = cache / (f"{store}--{name}" if store is not None else name)
-    if _is_model(folder):
-        return folder
-    if offline if offline is not None else os.environ.get("PADDLEMIX_OFFLINE", "0") not in ("", "0"):
+    folder = found.own / (f"{store}--{name}" if store is not None else name)
+    wish = _Wish(name, places, folder, found, revision, token, weights, progress)
+    cached, lacking = _cached(wish)
+    if cached is not None:
+        return cached
+    off = _offline_reason(offline)
+    if off:
+        incomplete = f"; {lacking}" if lacking else ""
         raise ModelNotFoundError(
-            f"model {name!r} is not in the cache ({folder}) and downloads are off (PADDLEMIX_OFFLINE); "
+            f"model {name!r} is not in the cache ({_looked_in(wish)}){incomplete}, and downloads are off ({off}); "
             f"known names: {_known()}"
         )
-    with exclusive(cache / ".locks" / f"{folder.relative_to(cache)}".replace("/", "--"), wait=True):
-        if not _is_model(folder):  # another process may have fetched it meanwhile
-            _fetch(name, _places(name, store), folder, progress)
-    return folder
+    return _fetch(wish, lacking)
 
 
-def default_cache() -> Path:
-    """Where downloads are kept, from the environment."""
-    home = os.environ.get("PADDLEMIX_HOME") or os.environ.get("PPMIX_HOME") or "~/.paddlemix"
-    return Path(home).expanduser() / "models"
+def caches(cache_dir: str | os.PathLike[str] | None = None) -> Caches:
+    """Where models are looked for and kept: ``cache_dir``, or what the environment says.
+
+    Models of Hugging Face: its own cache (``HF_HUB_CACHE``, ``HF_HOME``). Others: ``models`` in ``$PADDLEMIX_HOME``,
+    ``$PPMIX_HOME`` or ``~/.paddlemix``. Where one of these variables is set, new models of Hugging Face go there as
+    well, into ``huggingface``.
+    """
+    if cache_dir is not None:
+        if not isinstance(cache_dir, (str, os.PathLike)):
+            raise ConfigurationError(f"cache_dir: got {type(cache_dir).__name__}, expected a folder (str or Path)")
+        folder = Path(os.path.expanduser(os.fspath(cache_dir)))
+        if not _can_be_a_path(folder):
+            raise ConfigurationError(f"cache_dir: got {quoted(str(folder))}, which no folder can be called")
+        return Caches(folder, (folder,), "cache_dir", "cache_dir")
+    shared = hf_cache.cache_from_environment()
+    variable = next((name for name in _HOME_VARIABLES if os.environ.get(name)), None)
+    if variable is None:
+        own = Path(os.path.expanduser("~/.paddlemix"))
+        return Caches(own / "models", (shared,), _HOME_VARIABLES[0], "HF_HOME")
+    own = Path(os.path.expanduser(os.environ[variable]))
+    return Caches(own / "models", (own / "huggingface", shared), variable, variable)
+
+
+def _can_be_a_path(path: Path) -> bool:
+    try:
+        return b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
 
 
 def _known() -> str:
@@ -109,62 +188,175 @@ def _short(name: str) -> str:
     return repr(name if len(name) <= 200 else name[:197] + "...")
 
 
-def _is_model(folder: Path) -> bool:
-    return (folder / CONFIG_FILE).is_file()
+def _offline_reason(offline: bool | None) -> str | None:
+    if offline is not None:
+        return "offline" if offline else None
+    off = ("", "0", "no", "off", "false")
+    return next((name for name in _OFFLINE_VARIABLES if os.environ.get(name, "").lower() not in off), None)
 
 
-def _places(name: str, store: str | None) -> Sequence[tuple[str, str]]:
+def _places(name: str, store: str | None, revision: str | None) -> tuple[tuple[str, str], ...]:
     """(store, id) to try for a name. An unknown one may be somebody's own model."""
     places = KNOWN.get(name, ((HUGGINGFACE, name), (MODELSCOPE, name)))
-    if store is None:
+    if store is not None:
+        places = tuple(place for place in places if place[0] == store) or ((store, name),)
+    if revision is None:
         return places
-    return [place for place in places if place[0] == store] or [(store, name)]
+    chosen = tuple(place for place in places if place[0] == HUGGINGFACE)
+    if not chosen:
+        raise ConfigurationError(f"revision: got {revision!r}, but {name!r} is no model of Hugging Face; leave it out")
+    return chosen
 
 
-def _fetch(name: str, places: Sequence[tuple[str, str]], folder: Path, progress: bool | Progress) -> None:
-    if folder.is_dir():  # without config.json: remains of something else
-        raise CheckpointError(f"{folder}: is in the way of the downloaded model; move it away")
+# ---------------------------------------------------------------- what is there
+
+
+def _cached(wish: _Wish) -> tuple[Path | None, str | None]:
+    """The model's folder in a cache, or None and what a cached one lacks, in words."""
+    if wish.revision is None and _is_model(wish.folder) and _damage(wish.folder) is None:
+        return wish.folder, None
+    lacking = None
+    for model in wish.huggingface_names():
+        for cache in wish.caches.huggingface:
+            found = hf_cache.find(cache, model, wish.revision, wish.weights)
+            if found is not None and not found.missing:
+                return found.folder, None
+            if found is not None:
+                lacking = f"{found.folder} lacks {', '.join(found.missing[:3])}"
+    return None, lacking or _damage(wish.folder)
+
+
+def _damage(folder: Path) -> str | None:
+    """What is wrong with a folder of the cache: an earlier download may have been answered by another server."""
+    try:
+        names = sorted(entry.name for entry in folder.iterdir())
+        problems = ((name, content_problem(folder / name, name)) for name in names)
+        return next((f"{folder / name}: {problem}" for name, problem in problems if problem is not None), None)
+    except OSError:  # there is no such folder, or it may not be read, which its reader will say
+        return None
+
+
+def _is_model(folder: Path) -> bool:
+    return os.path.isfile(folder / CONFIG_FILE)
+
+
+def _looked_in(wish: _Wish) -> str:
+    names = [wish.folder]
+    names += [
+        hf_cache.repository(cache, model) for model in wish.huggingface_names() for cache in wish.caches.huggingface
+    ]
+    return ", ".join(map(str, names))
+
+
+# ---------------------------------------------------------------- fetching
+
+
+def _fetch(wish: _Wish, lacking: str | None) -> Path:
     tried = []
-    for store, model in places:
-        partial = folder.with_name(f"{folder.name}.{store}.incomplete")
+    for store, model in wish.places:
         try:
-            files = stores.list_files(store, model)
-            _download_all(files, partial, progress)
+            if store == HUGGINGFACE:
+                return _fetch_huggingface(wish, model)
+            return _fetch_folder(wish, store, model)
         except (NotThereError, UnreachableError) as error:
             tried.append(f"{store}: {error}")
-            if isinstance(error, NotThereError):  # nothing there to go on with
-                shutil.rmtree(partial, ignore_errors=True)
-            continue
-        except OSError as error:
-            raise CheckpointError(f"{partial}: cannot be written: {error.strerror or error}") from error
+    if lacking:
+        tried.append(f"the cache: {lacking}")
+    raise ModelNotFoundError(f"model {wish.name!r} was not found; tried {'; '.join(tried)}; known names: {_known()}")
+
+
+def _fetch_huggingface(wish: _Wish, model: str) -> Path:
+    """Into the cache of Hugging Face. Raises NotThereError, UnreachableError, CheckpointError."""
+    cache = wish.caches.huggingface[0]
+    lock = cache / ".locks" / hf_cache.repository(cache, model).name / "paddlemix.lock"
+    with _writing(lock, cache, wish.caches.huggingface_setting):
+        found = hf_cache.find(cache, model, wish.revision, wish.weights)
+        if found is not None and not found.missing:  # another process may have fetched it meanwhile
+            return found.folder
+        commit, files = stores.list_huggingface(model, wish.revision, wish.token)
+        _check_listing(files, wish.weights)
+        if not wish.weights:
+            files = [file for file in files if not ANY_WEIGHTS.fullmatch(file.name)]
+        _download_all(files, {file: hf_cache.blob(cache, model, commit, file) for file in files}, wish.progress)
+        return hf_cache.publish(cache, model, wish.revision, commit, files)
+
+
+def _fetch_folder(wish: _Wish, store: str, model: str) -> Path:
+    """Into a folder of its own, which has its name when it is complete. Raises as :func:`_fetch_huggingface`."""
+    cache, folder = wish.caches.own, wish.folder
+    partial = folder.with_name(f"{folder.name}.{store}.incomplete")
+    lock = cache / ".locks" / f"{folder.relative_to(cache)}".replace("/", "--")
+    with _writing(lock, cache, wish.caches.own_setting):
+        damage = _damage(folder)
+        if _is_model(folder) and damage is None:  # another process may have fetched it meanwhile
+            return folder
+        if os.path.isdir(folder) and not _is_model(folder):  # remains of something else
+            raise CheckpointError(f"{folder}: is in the way of the downloaded model; move it away")
+        if os.path.islink(partial):
+            raise CheckpointError(f"{partial}: is a symbolic link, expected a folder of a download; remove it")
+        try:
+            files = stores.list_files(store, model)
+            _check_listing(files, weights=True)
+            partial.mkdir(parents=True, exist_ok=True)
+            _download_all(files, {file: partial / file.name for file in files}, wish.progress)
+        except NotThereError:  # nothing there to go on with
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        if folder.exists():
+            aside = folder.with_name(f"{folder.name}.damaged.{secrets.token_hex(3)}")
+            os.replace(folder, aside)
+            logger.warning("%s; it was fetched anew, and what was there is in %s now, to be deleted.", damage, aside)
         os.replace(partial, folder)
-        return
-    raise ModelNotFoundError(f"model {name!r} was not found; tried {'; '.join(tried)}; known names: {_known()}")
+        return folder
 
 
-def _download_all(files: Sequence[RemoteFile], partial: Path, progress: bool | Progress) -> None:
-    """Fetch ``files`` into ``partial``, small ones first. Files that are there already are whole, and are kept unless
-    their size shows that the store has another version by now."""
+@contextlib.contextmanager
+def _writing(lock: Path, cache: Path, setting: str) -> Iterator[None]:
+    """Hold a lock in a cache. What goes wrong with writing there names the setting that can be changed."""
+    try:
+        with exclusive(lock, wait=True):
+            yield
+    except OSError as error:
+        raise CheckpointError(
+            f"{cache}: cannot be written ({reason(error)}); set {setting} to a directory where downloads can be kept"
+        ) from error
+
+
+def _check_listing(files: Sequence[RemoteFile], weights: bool) -> None:
     if not any(file.name == CONFIG_FILE for file in files):
         raise NotThereError(f"has no {CONFIG_FILE}, so it is no model")
-    partial.mkdir(parents=True, exist_ok=True)
-    missing = [file for file in files if not _is_there(partial / file.name, file.size)]
+    if weights and not any(ANY_WEIGHTS.fullmatch(file.name) for file in files):
+        raise NotThereError("has no weights under a name that is known: safetensors, .bin or .pdparams")
+
+
+def _download_all(files: Sequence[RemoteFile], paths: dict[RemoteFile, Path], progress: bool | Progress) -> None:
+    """Fetch ``files`` to their ``paths``, small ones first. Files that are there already are whole, and are kept unless
+    their size shows that the store has another version by now."""
+    missing = [file for file in files if not _is_there(paths[file], file.size)]
+    if not missing:
+        return
+    folder = paths[missing[0]].parent
+    folder.mkdir(parents=True, exist_ok=True)
     needed = sum(file.size or 0 for file in missing)
-    needed -= sum(path.stat().st_size for path in partial.glob("*.part"))
-    free = shutil.disk_usage(partial).free
+    needed -= sum(path.lstat().st_size for path in folder.glob("*.part"))
+    free = shutil.disk_usage(folder).free
     if needed > free:
-        raise CheckpointError(f"{partial}: {needed / 1e9:.2f} GB needed, {free / 1e9:.2f} GB free on this disk")
-    for file in sorted(missing, key=lambda file: file.name.endswith((".safetensors", ".bin", ".pdparams"))):
+        raise CheckpointError(f"{folder}: {needed / 1e9:.2f} GB needed, {free / 1e9:.2f} GB free on this disk")
+    for file in sorted(missing, key=lambda file: ANY_WEIGHTS.fullmatch(file.name) is not None):
         with _Meter(file, progress) as meter:
             try:
-                download(file, partial / file.name, meter.add)
+                download(file, paths[file], meter.add)
             except NotThereError:
                 if not file.optional:
                     raise
 
 
 def _is_there(path: Path, size: int | None) -> bool:
-    return path.is_file() and (size is None or path.stat().st_size == size)
+    try:
+        found = path.lstat()
+    except OSError:
+        return False
+    return stat.S_ISREG(found.st_mode) and (size is None or found.st_size == size)
 
 
 class _Meter:
@@ -177,11 +369,14 @@ class _Meter:
         if self.report is True:
             from tqdm import tqdm
 
-            self.bar = tqdm(total=self.file.size, desc=self.file.name, unit="B", unit_scale=True, leave=False)
+            # Where nothing can be wiped out, a finished bar ends its line, so that what follows has one of its own.
+            keep = not sys.stderr.isatty()
+            self.bar = tqdm(total=self.file.size, desc=self.file.name, unit="B", unit_scale=True, leave=keep)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: object, *_: object) -> None:
         if self.bar is not None:
+            self.bar.leave = self.bar.leave or error is not None
             self.bar.close()
 
     def add(self, count: int) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from paddlemix.checkpoint import download, hub, resolve
+from paddlemix.checkpoint import hub, resolve
 from paddlemix.errors import CheckpointError, ConfigurationError, ModelNotFoundError
 from paddlemix.zoo import DEFAULT_MODEL, DEFAULT_MODEL_DIR
 from tests.checkpoint.store_server import Store
@@ -18,16 +18,16 @@ FILES = {
     "qwen.tiktoken": b"IQ== 0\n",
     "modeling_qwen.py": b"raise SystemExit",
 }
-PADDLE_FILES = {"config.json": b"{}", "model_state.pdparams": b"weights", "qwen.tiktoken": b"IQ== 0\n"}
+PADDLE_FILES = {"config.json": b"{}", "model_state.pdparams": b"\x80\x02}q\x00.", "qwen.tiktoken": b"IQ== 0\n"}
 FETCHED = ["config.json", "pytorch_model.bin", "qwen.tiktoken"]
 
 
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("PADDLEMIX_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(download, "ATTEMPTS", 1)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path / "home" / "models"
+pytestmark = pytest.mark.usefixtures("home")
+
+
+def huggingface(home: Path, model: str) -> Path:
+    """Where a model of Hugging Face lies after its download."""
+    return home.parent / "huggingface" / f"models--{model.replace('/', '--')}" / "snapshots" / "abc123"
 
 
 def names(folder: Path) -> list[str]:
@@ -59,7 +59,7 @@ def test_bundled_model_does_not_depend_on_the_cache(home: Path) -> None:
 def test_huggingface_model_is_downloaded_once(store: Store, home: Path) -> None:
     store.add_huggingface("Qwen/Qwen-VL-Chat", FILES)
     folder = resolve("Qwen/Qwen-VL-Chat", progress=False)
-    assert folder == home / "Qwen" / "Qwen-VL-Chat"
+    assert folder == huggingface(home, "Qwen/Qwen-VL-Chat")
     assert names(folder) == FETCHED
     assert (folder / "pytorch_model.bin").read_bytes() == FILES["pytorch_model.bin"]
     before = len(store.requests)
@@ -91,8 +91,9 @@ def test_half_a_model_in_one_store_is_no_obstacle_to_the_next(store: Store, home
     store.add_paddle("qwen-vl/qwen-vl-7b", {"config.json": b"{}"})
     store.add_huggingface("Qwen/Qwen-VL", FILES)
     folder = resolve("qwen-vl/qwen-vl-7b", progress=False)
+    assert folder == huggingface(home, "Qwen/Qwen-VL")
     assert names(folder) == FETCHED
-    assert names(folder.parent) == ["qwen-vl-7b"]
+    assert names(home / "qwen-vl") == []
 
 
 def test_models_of_other_people_are_found_by_their_id(store: Store) -> None:
@@ -173,14 +174,15 @@ def test_interrupted_download_goes_on_and_is_visible_only_when_complete(store: S
     store.breaks[weights] = [1000] + [0] * 10
     with pytest.raises(ModelNotFoundError, match="broke off after 1000 of 5120 bytes"):
         resolve("Qwen/Qwen-VL", progress=False)
-    assert not (home / "Qwen" / "Qwen-VL").exists()
+    assert not huggingface(home, "Qwen/Qwen-VL").exists()
     store.breaks.clear()
     store.requests.clear()
     folder = resolve("Qwen/Qwen-VL", progress=False)
     assert (weights, "bytes=1000-") in store.requests
     assert "config.json" not in store.fetched()
     assert (folder / "pytorch_model.bin").read_bytes() == FILES["pytorch_model.bin"]
-    assert names(folder.parent) == ["Qwen-VL"]
+    assert names(folder.parent) == ["abc123"]
+    assert not list((folder.parent.parent / "blobs").glob("*.part*"))
 
 
 def test_a_file_that_changed_in_the_store_meanwhile_is_fetched_again(store: Store) -> None:
@@ -194,10 +196,10 @@ def test_a_file_that_changed_in_the_store_meanwhile_is_fetched_again(store: Stor
 
 
 def test_a_folder_in_the_way_is_noticed_before_anything_is_fetched(store: Store, home: Path) -> None:
-    store.add_huggingface("Qwen/Qwen-VL", FILES)
-    (home / "Qwen" / "Qwen-VL").mkdir(parents=True)
+    store.add_modelscope("qwen/Qwen-VL", FILES)
+    (home / "qwen" / "Qwen-VL").mkdir(parents=True)
     with pytest.raises(CheckpointError, match="in the way"):
-        resolve("Qwen/Qwen-VL", progress=False)
+        resolve("qwen/Qwen-VL", progress=False)
     assert store.requests == []
 
 
@@ -206,7 +208,7 @@ def test_wrong_checksum_is_an_error_and_no_model(store: Store, home: Path) -> No
     store.content["/Qwen/Qwen-VL/resolve/abc123/pytorch_model.bin"] = FILES["pytorch_model.bin"][::-1]
     with pytest.raises(CheckpointError, match="pytorch_model.bin: content does not have the sha256"):
         resolve("Qwen/Qwen-VL", progress=False)
-    assert not (home / "Qwen" / "Qwen-VL").exists()
+    assert not huggingface(home, "Qwen/Qwen-VL").exists()
 
 
 def test_repository_that_is_no_model_is_refused(store: Store) -> None:
