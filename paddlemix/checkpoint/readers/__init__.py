@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ...display import quoted
 from ...errors import CheckpointError, UnsafeCheckpointError
 from ...files import read_json
 from .. import layouts
@@ -27,7 +28,8 @@ CANDIDATES = (
 )
 #: a folder in which a writer works until its files are complete
 INCOMPLETE = ".incomplete"
-MAX_INDEX_BYTES = 50_000_000
+#: of some hundred thousand tensors
+MAX_INDEX_BYTES = 8 << 20
 
 
 class Checkpoint:
@@ -122,12 +124,18 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         markers.add(metadata.get(layouts.MARKER))
         packings.add(metadata.get(layouts.PACKING_MARKER))
         repeated = sorted(set(found) & set(tensors))
-        problems += [f"{name!r} is in both {tensors[name].file} and {file.name}" for name in repeated]
+        problems += [f"{quoted(name)} is in both {tensors[name].file} and {file.name}" for name in repeated]
         tensors.update(found)
     if expected is not None:
         held = {name: tensor.file for name, tensor in tensors.items()}
-        problems += [f"{name!r} is missing from {file}" for name, file in expected.items() if held.get(name) != file]
-        problems += [f"{name!r} in {file} is not in the index" for name, file in held.items() if name not in expected]
+        problems += [
+            f"{quoted(name)} is missing from {quoted(file)}"
+            for name, file in expected.items()
+            if held.get(name) != file
+        ]
+        problems += [
+            f"{quoted(name)} in {file} is not in the index" for name, file in held.items() if name not in expected
+        ]
     raise_listed(f"{path}: shards and index do not agree", problems)
     if len(markers) > 1:
         raise CheckpointError(f"{path}: shards carry different layout markers {sorted(map(str, markers))}")
@@ -150,16 +158,20 @@ def raise_listed(what: str, problems: list[str], limit: int = 12) -> None:
 
 def _locate(path: Path) -> tuple[list[Path], dict[str, str] | None]:
     """The weight files, and the index (tensor -> file name) if there is one."""
-    if path.is_file():
-        return _read_index(path) if path.name.endswith(".index.json") else ([path], None)
     if not path.is_dir():
-        raise CheckpointError(f"{path}: no such file or folder; expected a checkpoint")
+        if not os.path.lexists(path):
+            raise CheckpointError(f"{path}: no such file or folder; expected a checkpoint")
+        return _locate_file(path)
     for name in CANDIDATES:
-        if (path / name).is_file():
-            return _locate(path / name)
+        if os.path.lexists(path / name):
+            return _locate_file(path / name)
     if (path / INCOMPLETE).is_dir():
         raise CheckpointError(f"{path}: the conversion or download into this folder was not finished; run it again")
     raise CheckpointError(f"{path}: no weights found; expected one of {', '.join(CANDIDATES)}")
+
+
+def _locate_file(path: Path) -> tuple[list[Path], dict[str, str] | None]:
+    return _read_index(path) if path.name.endswith(".index.json") else ([path], None)
 
 
 def _read_index(path: Path) -> tuple[list[Path], dict[str, str]]:
@@ -170,8 +182,10 @@ def _read_index(path: Path) -> tuple[list[Path], dict[str, str]]:
     files = sorted(set(weight_map.values()))
     for file in files:
         if file in ("", ".", "..") or any(char in file for char in "/\\:\0"):
-            raise UnsafeCheckpointError(f"{path}: index points to {file!r:.80}; only files in its own folder are read")
-    missing = [f"{file} is missing" for file in files if not (path.parent / file).is_file()]
+            raise UnsafeCheckpointError(
+                f"{path}: index points to {quoted(file)}; only files in its own folder are read"
+            )
+    missing = [f"{quoted(file)} is missing" for file in files if not os.path.lexists(path.parent / file)]
     raise_listed(f"{path.parent}: incomplete checkpoint", missing)
     return [path.parent / file for file in files], weight_map
 

@@ -5,6 +5,7 @@ Paddle stores bfloat16 as ``uint16``, and cuts arrays of more than 1 GiB into pi
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any, Callable
 
@@ -13,8 +14,9 @@ import numpy as np
 from ...errors import CheckpointError
 from ..dtypes import STORAGE
 from . import pickle_machine
-from .pickle_machine import Buildable, Span, shown
-from .tensor import StoredTensor, element_count, is_shape, map_file
+from .guard import reading
+from .pickle_machine import Buildable, Span, hint, shown
+from .tensor import MappedFile, StoredTensor, element_count, is_shape
 
 _NAME_TABLE = "StructuredToParameterName@@"
 _CUT_ARRAYS = "UnpackBigParamInfor@@"
@@ -42,8 +44,8 @@ class _Dtype(Buildable):
         self.tag = _DTYPES[code]
 
     def build(self, state: Any) -> None:
-        fields = state[1:5] if isinstance(state, tuple) and len(state) >= 8 else None
-        if fields not in (("<", None, None, None), ("|", None, None, None)):
+        order, *structure = state[1:5] if isinstance(state, tuple) and len(state) >= 8 else (None,)
+        if not isinstance(order, str) or order not in "<|" or any(field is not None for field in structure):
             raise CheckpointError(".pdparams: array of structured or big-endian dtype, expected plain little-endian")
 
 
@@ -69,7 +71,7 @@ class _Array(Buildable):
 
 def _encode(text: Any, encoding: Any) -> Any:
     """Stands for _codecs.encode, the way protocol 2 writes bytes: as text whose code points are the bytes."""
-    if encoding != "latin1" or not isinstance(text, (str, Span)):
+    if not isinstance(encoding, str) or encoding != "latin1" or not isinstance(text, (str, Span)):
         raise CheckpointError(".pdparams: text with an encoding other than latin1")
     try:
         return text.encode("latin1") if isinstance(text, str) else text
@@ -83,59 +85,72 @@ _ALLOWED: dict[tuple, Callable[..., Any] | None] = {
     ("numpy", "ndarray"): None,
     ("numpy", "dtype"): _Dtype,
     ("_codecs", "encode"): _encode,
-    ("collections", "OrderedDict"): dict,
+    ("collections", "OrderedDict"): lambda: OrderedDict(),  # its arguments would be hashed
 }
 
 
 def read_pdparams(path: Path) -> dict[str, StoredTensor]:
     """All tensors of a ``.pdparams`` file by name. Raises CheckpointError or its subclass UnsafeCheckpointError."""
-    data = map_file(path)
-    state = pickle_machine.load(data, _ALLOWED, str(path))
+    file = MappedFile(path)
+    with reading(path):
+        return _tensors(file)
+
+
+def _tensors(file: MappedFile) -> dict[str, StoredTensor]:
+    state = pickle_machine.load(file.data, _ALLOWED, str(file.path))
     if not isinstance(state, dict):
-        raise CheckpointError(f"{path}: holds a {type(state).__name__}, expected a dict of arrays")
+        raise CheckpointError(f"{file.path}: holds a {type(state).__name__}, expected a dict of arrays")
     state.pop(_NAME_TABLE, None)
     cut = state.pop(_CUT_ARRAYS, {})
+    if not isinstance(cut, dict):
+        raise CheckpointError(f"{file.path}: {_CUT_ARRAYS} is a {type(cut).__name__}, expected a dict")
     tensors = {}
-    for name, pieces, shape in _whole_arrays(cut, state, path):
-        tensors[name] = _tensor(name, pieces, shape, data, path)
+    for name, info in cut.items():
+        pieces, shape = _whole_array(name, info, state, file.path)
+        tensors[name] = _tensor(name, pieces, shape, file)
     for name, value in state.items():
         if not isinstance(name, str) or not isinstance(value, _Array):
-            raise CheckpointError(f"{path}: entry {name!r:.80} is a {type(value).__name__}, expected an array")
-        tensors[name] = _tensor(name, [value], value.shape, data, path)
+            raise CheckpointError(
+                f"{file.path}: entry {shown(name)} is a {type(value).__name__}, expected an array" + hint(value)
+            )
+        tensors[name] = _tensor(name, [value], value.shape, file)
     return tensors
 
 
-def _whole_arrays(cut: Any, state: dict[str, Any], path: Path) -> list[tuple]:
-    """(name, pieces, shape) of the arrays that were cut; takes the pieces out of ``state``."""
-    whole = []
-    try:
-        for name, info in cut.items():
-            whole.append((name, [state.pop(piece) for piece in info["slices"]], tuple(info["OriginShape"])))
-    except (AttributeError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: the pieces of a large array are incomplete") from error
-    return whole
+def _whole_array(name: Any, info: Any, state: dict[Any, Any], path: Path) -> tuple[list[Any], tuple]:
+    """Pieces and shape of an array that was cut; takes the pieces out of ``state``."""
+    pieces, shape = (info.get("slices"), info.get("OriginShape")) if isinstance(info, dict) else (None, None)
+    if not isinstance(pieces, list) or not is_shape(shape):
+        raise CheckpointError(f"{path}: entry {shown(name)} has no list of pieces, or an impossible shape")
+    if not all(isinstance(piece, str) and piece in state for piece in pieces) or len(set(pieces)) < len(pieces):
+        raise CheckpointError(f"{path}: the pieces of {shown(name)} are incomplete")
+    return [state.pop(piece) for piece in pieces], tuple(shape)
 
 
-def _tensor(name: str, pieces: list[Any], shape: tuple, data: np.ndarray, path: Path) -> StoredTensor:
-    if not isinstance(name, str) or not is_shape(shape):
-        raise CheckpointError(f"{path}: entry {shown(name)} has no name or an impossible shape")
+def _tensor(name: Any, pieces: list[Any], shape: tuple, file: MappedFile) -> StoredTensor:
+    path, data = file.path, file.data
+    if not isinstance(name, str):
+        raise CheckpointError(f"{path}: entry {shown(name)} has no name")
     # an array without a tag was named, but never given its state
     if not pieces or not all(isinstance(piece, _Array) and piece.tag for piece in pieces):
-        raise CheckpointError(f"{path}: {name!r:.80} is not made of arrays")
+        raise CheckpointError(f"{path}: {shown(name)} is not made of arrays")
     tag, kind = pieces[0].tag, STORAGE[pieces[0].tag]
     if any(piece.tag != tag for piece in pieces) or sum(element_count(p.shape) for p in pieces) != element_count(shape):
-        raise CheckpointError(f"{path}: the pieces of {name!r} do not make up {shape}")
+        raise CheckpointError(f"{path}: the pieces of {shown(name)} do not make up {list(shape)}")
     for piece in pieces:
         size, expected = len(_raw(piece, data)), element_count(piece.shape) * kind.itemsize
-        if not _is_text(piece) and size != expected:
-            raise CheckpointError(f"{path}: {name!r} has {size} bytes, expected {expected} for {shape} of {tag}")
+        # as text, a byte takes one or two
+        if not (expected <= size <= 2 * expected if _is_text(piece) else size == expected):
+            raise CheckpointError(
+                f"{path}: {shown(name)} has {size} bytes, expected {expected} for {list(shape)} of {tag}"
+            )
 
-    def load() -> np.ndarray:
+    def values() -> np.ndarray:
         if len(pieces) == 1:
             return _values(pieces[0], kind, data, path).reshape(shape, order="F" if pieces[0].fortran else "C")
         return np.concatenate([_values(piece, kind, data, path) for piece in pieces]).reshape(shape)
 
-    return StoredTensor(name, shape, tag, path.name, load)
+    return StoredTensor(name, shape, tag, path.name, file.loader(name, values))
 
 
 def _is_text(piece: _Array) -> bool:

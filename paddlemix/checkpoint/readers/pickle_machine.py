@@ -4,6 +4,9 @@ Weight files of torch and Paddle are pickles, and Python's ``pickle`` runs whate
 shares no code with it: it knows some thirty opcodes, a name in the file becomes a :class:`Symbol`, and calling a symbol
 looks it up in the table of the caller. What is not in the table raises :class:`UnsafeCheckpointError`; no name is ever
 imported. Large byte strings are not copied: they become a :class:`Span` of the file.
+
+What a file makes the machine do is bounded: the steps, the bytes of short strings, the depth of containers
+(:mod:`.nesting`). Only text and small integers are ever hashed or compared.
 """
 
 from __future__ import annotations
@@ -16,10 +19,17 @@ from typing import Any, Callable, Optional
 
 import numpy as np
 
+from ...display import NAME_LIMIT, escape_controls, quoted, shorten
 from ...errors import CheckpointError, UnsafeCheckpointError
+from .guard import reading
+from .nesting import Nesting, NestingError
 
 #: longer strings stay in the file
-INLINE_BYTES = 4096
+INLINE_BYTES = 1024
+#: a tensor takes some thirty to forty: enough for ten thousand tensors in a file
+MAX_STEPS = 400_000
+#: of all short strings together
+MAX_INLINE_BYTES = 64 << 20
 
 Constructor = Optional[Callable[..., Any]]
 
@@ -52,9 +62,16 @@ _MARK = object()
 
 
 def shown(value: Any) -> str:
-    """A value out of a pickle for messages: text as it is (cut), of anything else the type. A few bytes of pickle can
-    describe nested tuples whose ``repr`` fills the memory."""
-    return f"{value[:40]!r}" if isinstance(value, str) else f"of type {type(value).__name__}"
+    """A value out of a pickle for messages: text in quotes (cut), a plain integer, of anything else the type. A few
+    bytes of pickle can describe nested tuples whose ``repr`` fills the memory."""
+    if isinstance(value, str):
+        return quoted(value)
+    return str(value) if type(value) is int else f"of type {type(value).__name__}"
+
+
+def hint(value: Any) -> str:
+    """What to do where a dict stands in place of a tensor, as in files that trainers save: to end a message with."""
+    return "; if its weights are in there, save that dict alone" if isinstance(value, dict) else ""
 
 
 def load(
@@ -67,64 +84,68 @@ def load(
 
     ``allowed`` maps (module, name) to the function that stands for it; None: may be named but not called.
     ``persistent`` resolves persistent ids. Raises :class:`UnsafeCheckpointError` for anything else that the file asks
-    for and :class:`CheckpointError` if it is damaged.
+    for and :class:`CheckpointError` if it is damaged, or asks for more than weights can need.
     """
     machine = _Machine(data, allowed, where, persistent)
-    try:
+    with reading(where, lambda: f"near byte {machine.at} of its pickle"):
         return machine.run()
-    except (IndexError, struct.error, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{where}: damaged or truncated pickle near byte {machine.at}") from error
 
 
 class _Machine:
     def __init__(self, data: np.ndarray, allowed: Mapping, where: str, persistent: Callable | None) -> None:
-        self.data, self.allowed, self.where, self.persistent = data, allowed, where, persistent
-        self.at = 0
+        self.data, self.allowed, self.where, self.persistent = memoryview(data), allowed, where, persistent
+        self.at = self.inline_bytes = 0
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
+        self.nesting = Nesting()
 
     def run(self) -> Any:
-        while True:
-            opcode = self._take(1)
-            if opcode == b".":
+        for _ in range(MAX_STEPS):
+            opcode = self.data[self.at]
+            self.at += 1
+            if opcode == _STOP:
                 return self._pop()
             handler = _OPCODES.get(opcode)
             if handler is None:
                 raise UnsafeCheckpointError(
-                    f"{self.where}: pickle opcode {opcode!r} at byte {self.at - 1} is not needed for weights; refused"
+                    f"{self.where}: pickle opcode {bytes([opcode])!r} at byte {self.at - 1} is not needed for weights; "
+                    "refused"
                 )
             handler(self)
+        raise self.refusal(f"its pickle has more than {MAX_STEPS} steps, and weights need some thirty for a tensor")
+
+    def refusal(self, problem: str) -> CheckpointError:
+        return CheckpointError(f"{self.where}, near byte {self.at} of its pickle: {problem}; refused")
 
     # reading
 
     def _take(self, count: int) -> bytes:
         if count > len(self.data) - self.at:
-            raise IndexError("pickle ends early")
+            raise EOFError("the pickle ends early")
         self.at += count
-        return self.data[self.at - count : self.at].tobytes()
+        return bytes(self.data[self.at - count : self.at])
 
     def _number(self, code: str) -> int:
         return struct.unpack("<" + code, self._take(struct.calcsize(code)))[0]
 
     def _line(self) -> str:
-        line = bytearray()
-        while True:
-            char = self._take(1)
-            if char == b"\n":
-                return line.decode("utf-8")
-            line += char
-            if len(line) > INLINE_BYTES:
-                raise IndexError("line too long")
+        ahead = bytes(self.data[self.at : self.at + INLINE_BYTES])
+        length = ahead.index(b"\n")
+        self.at += length + 1
+        return ahead[:length].decode("utf-8")
 
     def _string(self, code: str, is_text: bool) -> None:
         length = self._number(code)
         if length <= INLINE_BYTES:
             raw = self._take(length)
+            self.inline_bytes += length
+            if self.inline_bytes > MAX_INLINE_BYTES:
+                raise self.refusal(f"short strings of more than {MAX_INLINE_BYTES} bytes")
             # surrogates may occur in text that stands for bytes
             self.stack.append(raw.decode("utf-8", "surrogatepass") if is_text else raw)
             return
         if length > len(self.data) - self.at:
-            raise IndexError("pickle ends early")
+            raise EOFError("the pickle ends early")
         self.stack.append(Span(self.at, length, is_text))
         self.at += length
 
@@ -144,32 +165,44 @@ class _Machine:
                 return items
         raise IndexError("no mark")
 
-    def _tuple(self, count: int) -> None:
-        self.stack.append(tuple([self._pop() for _ in range(count)][::-1]))
+    def _tuple(self, items: list[Any]) -> None:
+        made = tuple(items)
+        self._put_into(made, items)
+        self.stack.append(made)
+
+    def _put_into(self, container: Any, items: list[Any]) -> None:
+        try:
+            self.nesting.put(container, items)
+        except NestingError as error:
+            raise self.refusal(str(error)) from error
+
+    def _pop_many(self, count: int) -> list[Any]:
+        return [self._pop() for _ in range(count)][::-1]
 
     def _extend(self, items: list[Any]) -> None:
         target = self.stack[-1]
         if type(target) is not list:
-            raise IndexError("append to something that is no list")
+            raise TypeError("append to something that is no list")
+        self._put_into(target, items)
         target.extend(items)
 
     def _set_items(self, items: list[Any]) -> None:
         target = self.stack[-1]
         if not isinstance(target, dict) or len(items) % 2:
-            raise IndexError("items for something that is no dict")
+            raise TypeError("items for something that is no dict")
+        self._put_into(target, items)
         for key, value in zip(items[::2], items[1::2]):
             if type(key) not in (str, int):
-                raise CheckpointError(f"{self.where}: dict key is a {type(key).__name__}, expected a tensor's name")
+                raise self.refusal(f"dict key is a {type(key).__name__}, expected a tensor's name")
             target[key] = value
 
     # names and calls
 
     def _symbol(self, module: Any, name: Any) -> None:
         if not isinstance(module, str) or not isinstance(name, str) or (module, name) not in self.allowed:
-            raise UnsafeCheckpointError(
-                f"{self.where}: pickle asks for {module if isinstance(module, str) else '?'}."
-                f"{name if isinstance(name, str) else '?'}, which weights never need; refused"
-            )
+            asked = ".".join(part if isinstance(part, str) else "?" for part in (module, name))
+            asked = escape_controls(shorten(asked, NAME_LIMIT))
+            raise UnsafeCheckpointError(f"{self.where}: pickle asks for {asked}, which weights never need; refused")
         self.stack.append(Symbol(module, name))
 
     def _stack_global(self) -> None:
@@ -181,10 +214,7 @@ class _Machine:
         constructor = self.allowed.get((function.module, function.name)) if isinstance(function, Symbol) else None
         if constructor is None or not isinstance(arguments, tuple):
             raise UnsafeCheckpointError(f"{self.where}: pickle calls something that is not on the list; refused")
-        try:
-            self.stack.append(constructor(*arguments))
-        except TypeError as error:
-            raise CheckpointError(f"{self.where}: {function.module}.{function.name} with wrong arguments") from error
+        self.stack.append(constructor(*arguments))
 
     def _build(self) -> None:
         state, target = self._pop(), self.stack[-1]
@@ -205,12 +235,10 @@ class _Machine:
             raise CheckpointError(f"{self.where}: integer of {length} bytes in a pickle, expected at most 8")
         self.stack.append(int.from_bytes(self._take(length), "little", signed=True))
 
-    def _put(self, index: int) -> None:
+    def _remember(self, index: int) -> None:
         self.memo[index] = self.stack[-1]
 
     def _get(self, index: int) -> None:
-        if index not in self.memo:
-            raise IndexError("unknown memo")
         self.stack.append(self.memo[index])
 
 
@@ -218,46 +246,48 @@ def _push(value: Any) -> Callable[[_Machine], None]:
     return lambda m: m.stack.append(value)
 
 
-_OPCODES: dict[bytes, Callable[[_Machine], Any]] = {
-    b"\x80": lambda m: m._take(1),  # PROTO
-    b"\x95": lambda m: m._take(8),  # FRAME
-    b"(": _push(_MARK),
-    b"0": lambda m: m._pop(),
-    b"N": _push(None),
-    b"\x88": _push(True),
-    b"\x89": _push(False),
-    b"K": lambda m: m.stack.append(m._number("B")),
-    b"M": lambda m: m.stack.append(m._number("H")),
-    b"J": lambda m: m.stack.append(m._number("i")),
-    b"\x8a": _Machine._long,
-    b"G": lambda m: m.stack.append(struct.unpack(">d", m._take(8))[0]),
-    b"\x8c": lambda m: m._string("B", True),
-    b"X": lambda m: m._string("I", True),
-    b"\x8d": lambda m: m._string("Q", True),
-    b"U": lambda m: m._string("B", False),
-    b"T": lambda m: m._string("I", False),
-    b"C": lambda m: m._string("B", False),
-    b"B": lambda m: m._string("I", False),
-    b"\x8e": lambda m: m._string("Q", False),
-    b")": lambda m: m.stack.append(()),
-    b"]": lambda m: m.stack.append([]),
-    b"}": lambda m: m.stack.append({}),
-    b"t": lambda m: m.stack.append(tuple(m._pop_to_mark())),
-    b"\x85": lambda m: m._tuple(1),
-    b"\x86": lambda m: m._tuple(2),
-    b"\x87": lambda m: m._tuple(3),
-    b"a": lambda m: m._extend([m._pop()]),
-    b"e": lambda m: m._extend(m._pop_to_mark()),
-    b"s": lambda m: m._set_items([m._pop(), m._pop()][::-1]),
-    b"u": lambda m: m._set_items(m._pop_to_mark()),
-    b"q": lambda m: m._put(m._number("B")),
-    b"r": lambda m: m._put(m._number("I")),
-    b"\x94": lambda m: m._put(len(m.memo)),
-    b"h": lambda m: m._get(m._number("B")),
-    b"j": lambda m: m._get(m._number("I")),
-    b"c": lambda m: m._symbol(m._line(), m._line()),
-    b"\x93": _Machine._stack_global,
-    b"R": _Machine._reduce,
-    b"b": _Machine._build,
-    b"Q": _Machine._persistent_id,
+_STOP = ord(b".")
+_OPCODES: dict[int, Callable[[_Machine], Any]] = {
+    ord(b"\x80"): lambda m: m._take(1),  # PROTO
+    ord(b"\x95"): lambda m: m._take(8),  # FRAME
+    ord(b"("): _push(_MARK),
+    ord(b"0"): lambda m: m._pop(),
+    ord(b"N"): _push(None),
+    ord(b"\x88"): _push(True),
+    ord(b"\x89"): _push(False),
+    ord(b"K"): lambda m: m.stack.append(m._number("B")),
+    ord(b"M"): lambda m: m.stack.append(m._number("H")),
+    ord(b"J"): lambda m: m.stack.append(m._number("i")),
+    ord(b"\x8a"): _Machine._long,
+    ord(b"G"): lambda m: m.stack.append(struct.unpack(">d", m._take(8))[0]),
+    ord(b"\x8c"): lambda m: m._string("B", True),
+    ord(b"X"): lambda m: m._string("I", True),
+    ord(b"\x8d"): lambda m: m._string("Q", True),
+    ord(b"U"): lambda m: m._string("B", False),
+    ord(b"T"): lambda m: m._string("I", False),
+    ord(b"C"): lambda m: m._string("B", False),
+    ord(b"B"): lambda m: m._string("I", False),
+    ord(b"\x8e"): lambda m: m._string("Q", False),
+    ord(b")"): lambda m: m.stack.append(()),
+    ord(b"]"): lambda m: m.stack.append([]),
+    ord(b"}"): lambda m: m.stack.append({}),
+    ord(b"t"): lambda m: m._tuple(m._pop_to_mark()),
+    ord(b"\x85"): lambda m: m._tuple(m._pop_many(1)),
+    ord(b"\x86"): lambda m: m._tuple(m._pop_many(2)),
+    ord(b"\x87"): lambda m: m._tuple(m._pop_many(3)),
+    ord(b"a"): lambda m: m._extend([m._pop()]),
+    ord(b"e"): lambda m: m._extend(m._pop_to_mark()),
+    ord(b"s"): lambda m: m._set_items(m._pop_many(2)),
+    ord(b"u"): lambda m: m._set_items(m._pop_to_mark()),
+    ord(b"q"): lambda m: m._remember(m._number("B")),
+    ord(b"r"): lambda m: m._remember(m._number("I")),
+    ord(b"\x94"): lambda m: m._remember(len(m.memo)),
+    ord(b"h"): lambda m: m._get(m._number("B")),
+    ord(b"j"): lambda m: m._get(m._number("I")),
+    ord(b"c"): lambda m: m._symbol(m._line(), m._line()),
+    ord(b"\x93"): _Machine._stack_global,
+    ord(b"R"): _Machine._reduce,
+    ord(b"\x81"): _Machine._reduce,  # NEWOBJ
+    ord(b"b"): _Machine._build,
+    ord(b"Q"): _Machine._persistent_id,
 }

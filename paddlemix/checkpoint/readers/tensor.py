@@ -2,13 +2,59 @@
 
 from __future__ import annotations
 
+import mmap
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
 
 import numpy as np
 
+from ...display import quoted
 from ...errors import CheckpointError
+from ...files import open_regular, reason
+from ...foreign_file import foreign_content
+from .guard import reading
+
+
+class MappedFile:
+    """The bytes of a file of weights as a read-only uint8 array, ``data``, over its mapped pages.
+
+    What is written over the file shows in the array. Where somebody cuts it short, touching the pages that are gone
+    ends the process, which nobody can catch; so the length is asked for again before each tensor.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Raises CheckpointError for anything but a regular file with something in it that may be weights."""
+        self.path = path
+        try:
+            with open_regular(path) as file:
+                size = os.fstat(file.fileno()).st_size
+                pages = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) if size else b""
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{path} cannot be read: {reason(error)}") from error
+        self._pages = pages
+        self.data = np.frombuffer(pages, np.uint8)
+        other = foreign_content(memoryview(self.data), text=False)
+        if other is not None:
+            raise CheckpointError(f"{path} {other}")
+
+    def loader(self, name: str, values: Callable[[], np.ndarray]) -> Callable[[], np.ndarray]:
+        """``values`` of the tensor ``name``, for :attr:`StoredTensor.load`: raises nothing but CheckpointError."""
+
+        def load() -> np.ndarray:
+            with reading(self.path, lambda: f"tensor {quoted(name)}"):
+                self._require_whole()
+                return values()
+
+        return load
+
+    def _require_whole(self) -> None:
+        size = self._pages.size() if isinstance(self._pages, mmap.mmap) else 0
+        if size < self.data.size:
+            raise CheckpointError(
+                f"{self.path}: was cut from {self.data.size} to {size} bytes while it was read; fetch or copy it again"
+            )
 
 
 @dataclass(frozen=True)
@@ -23,23 +69,11 @@ class StoredTensor:
     offset: int | None = None  # where its bytes begin in the file, if they lie there as they are
 
 
-def map_file(path: Path) -> np.ndarray:
-    """The bytes of a file as a read-only uint8 array over its mapped pages."""
-    try:
-        if path.stat().st_size == 0:
-            raise CheckpointError(f"{path}: file is empty, expected weights; fetch or copy it again")
-        return np.memmap(path, dtype=np.uint8, mode="r").view(np.ndarray)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
-
-
 def map_writable(path: Path, offset: int, shape: tuple[int, ...], kind: np.dtype) -> np.ndarray:
     """A tensor in a file as an array over its mapped pages. Writing to it changes neither the file nor other maps; it
     is writable because Paddle takes no other arrays without a copy."""
-    try:
+    with reading(path):
         return np.memmap(path, dtype=kind, mode="c", offset=offset, shape=shape).view(np.ndarray)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be mapped: {error}") from error
 
 
 def element_count(shape: tuple[int, ...]) -> int:

@@ -18,7 +18,8 @@ from typing import NamedTuple
 import tiktoken
 
 from ...errors import CheckpointError
-from ...files import read_bytes
+from ...files import read_bytes, reason
+from ...foreign_file import foreign_content
 from .special_tokens import SPECIAL_TOKENS
 
 # How text is cut before byte pairs are merged: contractions, words, single digits, punctuation, line ends, spaces.
@@ -27,7 +28,8 @@ SPLIT_PATTERN = (
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
-MAX_VOCABULARY_BYTES = 64 << 20  # the published file has 2.5 MB
+MAX_VOCABULARY_BYTES = 16 << 20  # the published file has 2.5 MB
+MAX_RANKS = 1_000_000  # the published file has 151643; an encoding takes some 500 bytes for each
 
 
 class Vocabulary(NamedTuple):
@@ -45,8 +47,8 @@ def load_vocabulary(vocab_file: str | os.PathLike[str]) -> Vocabulary:
     path = Path(vocab_file)
     try:
         stamp = path.stat()
-    except OSError as error:
-        raise CheckpointError(f"vocabulary file {path} cannot be read: {error.strerror}") from error
+    except (OSError, ValueError) as error:
+        raise _unreadable(f"{path} cannot be read: {reason(error)}") from error
     return _load_vocabulary(str(path.resolve()), stamp.st_mtime_ns, stamp.st_size)
 
 
@@ -62,10 +64,15 @@ def _load_vocabulary(path: str, mtime_ns: int, size: int) -> Vocabulary:
 def read_ranks(path: Path) -> dict[bytes, int]:
     """Token bytes -> rank of a tiktoken file, in the order of the ranks. Raises CheckpointError."""
     ranks: dict[bytes, int] = {}
-    lines = read_bytes(path, limit=MAX_VOCABULARY_BYTES, error=_unreadable).removeprefix(codecs.BOM_UTF8).splitlines()
-    for number, line in enumerate(lines, start=1):
+    content = read_bytes(path, limit=MAX_VOCABULARY_BYTES, error=_unreadable)
+    other = foreign_content(content, text=True)
+    if other is not None:
+        raise _unreadable(f"{path} {other}")
+    for number, line in enumerate(content.removeprefix(codecs.BOM_UTF8).splitlines(), start=1):
         if not line:
             continue
+        if len(ranks) >= MAX_RANKS:
+            raise _unreadable(f"{path} has more than {MAX_RANKS} ranks; the published file has 151643")
         try:
             token, rank = line.split()
             ranks[base64.b64decode(token, validate=True)] = int(rank)

@@ -98,7 +98,7 @@ def test_all_missing_shards_are_listed(tmp_path: Path) -> None:
     (tmp_path / "model-00001-of-00003.safetensors").unlink()
     (tmp_path / "model-00003-of-00003.safetensors").unlink()
     with pytest.raises(
-        CheckpointError, match=r"model-00001-of-00003\S* is missing; model-00003-of-00003\S* is missing"
+        CheckpointError, match=r"'model-00001-of-00003\S* is missing; 'model-00003-of-00003\S* is missing"
     ):
         open_checkpoint(tmp_path)
 
@@ -129,7 +129,7 @@ def test_unfinished_conversion_is_named_as_such(tmp_path: Path) -> None:
 
 def test_empty_and_unknown_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").touch()
-    with pytest.raises(CheckpointError, match="file is empty"):
+    with pytest.raises(CheckpointError, match="is empty; delete it and download it again"):
         open_checkpoint(tmp_path)
     (tmp_path / "model.onnx").write_bytes(b"x")
     with pytest.raises(CheckpointError, match="unknown kind of weights"):

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paddlemix.checkpoint.readers import pickle_machine
+from paddlemix.checkpoint.readers import pickle_machine, torch_names
 from paddlemix.errors import CheckpointError, UnsafeCheckpointError
 from tests.checkpoint.building import Call, Named, dumps
 
@@ -140,7 +140,80 @@ def test_random_bytes_never_do_worse(program: bytes) -> None:
         return
 
 
-def test_deep_nesting_is_no_recursion() -> None:
-    depth = 200_000
-    value = load(b"\x80\x02" + b"]" * depth + b"a" * (depth - 1) + b".")
-    assert len(value) == 1
+def shared(levels: int) -> bytes:
+    """A tuple of two equal tuples of two equal tuples ...: a few bytes of pickle, 2**levels elements."""
+    return b")q\x000" + b"".join(b"h%ch%c\x86q%c0" % (n, n, n + 1) for n in range(levels)) + b"h%c" % levels
+
+
+FOREIGN = {"deep": b")" + b"\x85" * 100_000, "shared": shared(60), "deep lists": b"]" * 100_000 + b"a" * 99_999}
+PLACES = {
+    "alone": b"%s",
+    "in a list": b"]%sa",
+    "in a dict": b"}K\x01%ss",
+    "a key": b"}%sK\x01s",
+    "a key among others": b"}(K\x01K\x02%sK\x03u",
+    "in an argument": b"ccollections\nOrderedDict\n%s\x85R",
+    "a pair in an argument": b"ccollections\nOrderedDict\n]]%saK\x01aa\x85R",
+    "a state": b"ccollections\nOrderedDict\n)R%sb",
+    "items of a set": b"cbuiltins\nset\n]%sa\x85R",
+    "a name": b"%sX\x01\x00\x00\x00a\x93",
+    "a function": b"%s)R",
+    "a reference": b"%sQ",
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("value", FOREIGN)
+def test_what_would_recurse_is_refused_or_never_walked_through(value: str, place: str) -> None:
+    program = b"\x80\x02" + PLACES[place].replace(b"%s", FOREIGN[value]) + b"."
+    if value == "shared" and place in ("alone", "in a list", "in a dict", "a state"):
+        load(program, torch_names.TORCH_NAMES)
+        return
+    with pytest.raises(CheckpointError) as caught:
+        load(program, torch_names.TORCH_NAMES)
+    assert "x.bin" in str(caught.value) and len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("program", "problem"),
+    [
+        (b"]q\x00h\x00a.", "a container that holds itself"),
+        (b"}q\x00K\x01h\x00s.", "a container that holds itself"),
+        (b"]q\x00]h\x00a0h\x00K\x01a.", "adds to a container that is inside another one"),
+        (b"}q\x00h\x00\x850h\x00K\x01K\x02s.", "adds to a container that is inside another one"),
+    ],
+)
+def test_what_is_inside_something_is_not_added_to(program: bytes, problem: str) -> None:
+    with pytest.raises(CheckpointError, match=problem):
+        load(b"\x80\x02" + program)
+
+
+def test_steps_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pickle_machine, "MAX_STEPS", 1000)
+    assert load(b"\x80\x02" + b"N0" * 498 + b"N.") is None
+    with pytest.raises(CheckpointError, match="more than 1000 steps"):
+        load(b"\x80\x02" + b"N0" * 499 + b"N.")
+
+
+def test_short_strings_are_bounded_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pickle_machine, "MAX_INLINE_BYTES", 1000)
+    assert load(b"\x80\x02(" + (b"U\xc8" + bytes(200)) * 5 + b"t.") == (bytes(200),) * 5
+    with pytest.raises(CheckpointError, match="short strings of more than 1000 bytes"):
+        load(b"\x80\x02(" + (b"U\xc8" + bytes(200)) * 6 + b"t.")
+
+
+def test_errors_say_where_and_show_no_controls() -> None:
+    with pytest.raises(CheckpointError, match=r"^x.bin, near byte 4 of its pickle: damaged or .* \(KeyError: 7\)$"):
+        load(b"\x80\x02h\x07.")
+    with pytest.raises(UnsafeCheckpointError) as caught:
+        load(b"\x80\x02cos\x1b]0;title\x07\n" + b"a" * 1000 + b"\n.")
+    shown = "os\\x1b]0;title\\x07." + "a" * 40 + "…" + "a" * 26
+    assert str(caught.value) == f"x.bin: pickle asks for {shown}, which weights never need; refused"
+
+
+def test_what_a_step_runs_out_of_becomes_an_error_too() -> None:
+    def exhausted(*_: Any) -> None:
+        raise MemoryError
+
+    with pytest.raises(CheckpointError, match="x.bin, near byte .*: needs more memory than there is"):
+        load(b"\x80\x02ca\nb\n)R.", {("a", "b"): exhausted})

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import pickle
 import zipfile
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from paddlemix.checkpoint.readers import torch_zip
 from paddlemix.checkpoint.readers.torch_zip import read_torch_zip
 from paddlemix.errors import CheckpointError, UnsafeCheckpointError
 from tests.checkpoint.building import Call, Named, Storage, torch_tensor, write_torch
@@ -195,3 +197,54 @@ def test_a_changed_byte_gives_tensors_or_a_checkpoint_error(
             assert tensor.load().shape == tensor.shape
     except CheckpointError:
         return
+
+
+def bomb(content: bytes, compression: int = zipfile.ZIP_DEFLATED) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", compression) as archive:
+        archive.writestr("archive/data.pkl", content)
+    return buffer.getvalue()
+
+
+def test_a_pickle_that_unpacks_to_more_than_weights_need_is_refused_unread(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path.write_bytes(bomb(b"\x80\x02" + b"}" * torch_zip.MAX_PICKLE_BYTES))
+    monkeypatch.setattr(zipfile.ZipExtFile, "read", None)
+    with pytest.raises(CheckpointError, match="data.pkl has 8388610 bytes, expected at most 8388608"):
+        read_torch_zip(path)
+
+
+def test_a_size_that_lies_stops_where_it_says(path: Path) -> None:
+    data = bytearray(bomb(b"\x80\x02" + b"}" * 1_000_000))
+    entry = data.index(b"PK\x01\x02")
+    data[entry + 24 : entry + 28] = (100).to_bytes(4, "little")
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match="Bad CRC-32|damaged"):
+        read_torch_zip(path)
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_pickles_that_unpack_without_a_bound_are_refused(path: Path, compression: int) -> None:
+    path.write_bytes(bomb(b"\x80\x02}.", compression))
+    with pytest.raises(CheckpointError, match="data.pkl is compressed by method"):
+        read_torch_zip(path)
+
+
+def test_a_compressed_pickle_is_read(path: Path) -> None:
+    path.write_bytes(bomb(b"\x80\x02}."))
+    assert read_torch_zip(path) == {}
+
+
+def test_a_list_of_members_without_end_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch_zip, "MAX_ARCHIVE_BYTES", 2000)
+    write_torch(path, {f"a{n}": VALUES for n in range(8)})
+    read_torch_zip(path)
+    write_torch(path, {f"a{n}": VALUES for n in range(40)})
+    with pytest.raises(CheckpointError, match="list of members and data.pkl take more than 2000 bytes"):
+        read_torch_zip(path)
+
+
+def test_thousands_of_tensors_are_read(path: Path) -> None:
+    write_torch(path, {f"transformer.h.{n}.attn.c_attn.weight": VALUES[0] for n in range(6000)})
+    assert len(read_torch_zip(path)) == 6000
