@@ -198,11 +198,12 @@ def with_seed(generation: Mapping[str, Any]) -> dict[str, Any]:
 @dataclass(frozen=True)
 class Answer:
     """text: as the model wrote it; boxes: places in the question's last picture; image: a copy of that picture with the
-    boxes drawn in, None without boxes or picture."""
+    boxes drawn in, None without boxes or picture; finish_reason: ``"stop"``, or ``"length"`` where it was cut off."""
 
     text: str
     boxes: list[Box]
     image: Image.Image | None
+    finish_reason: str
 
 
 def answer_all(
@@ -226,6 +227,7 @@ def answer_all(
         PromptError: an empty prompt, or one longer than the model's window.
         ConfigurationError: a generation option that cannot work, or a system text for a base model.
     """
+    from .models.qwen_vl.generation import generate_rows
     from .models.qwen_vl.generation_options import resolve_options
     from .models.qwen_vl.stopping import answer_end_ids
     from .models.qwen_vl.streaming import answer_text
@@ -240,9 +242,19 @@ def answer_all(
     generation = {**with_seed(generation), "num_return_sequences": 1}
     options = resolve_options(model.generation_config, None, generation)
     end_ids = answer_end_ids(options.eos_token_id, tokenizer)
-    ids, _ = model.generate(**inputs, tokenizer=tokenizer, eos_token_id=end_ids, **generation)
-    texts = [answer_text(tokenizer, row, end_ids, options.stop_strings) for row in ids.numpy().tolist()]
-    return [_answer(text, pictures) for text, (_, pictures) in zip(texts, questions)]
+    rows = generate_rows(model, **inputs, tokenizer=tokenizer, eos_token_id=end_ids, **generation)
+    texts = [answer_text(tokenizer, row, end_ids, options.stop_strings) for row in rows.tokens.tolist()]
+    return [
+        _answer(text, pictures, reason) for text, reason, (_, pictures) in zip(texts, rows.finish_reasons, questions)
+    ]
+
+
+def cut_off_words(new_tokens: int) -> str:
+    """What to tell a person about an answer that ended with ``"length"`` after so many tokens."""
+    return (
+        f"the answer was cut off after {new_tokens} tokens; --max_new_tokens N allows more, "
+        "as far as the model's window goes"
+    )
 
 
 def refuse_system(system: str | None) -> None:
@@ -258,8 +270,9 @@ def _messages(prompt: str, pictures: Sequence[Any]) -> list[dict[str, Any]]:
     return [user_message(prompt, pictures)]
 
 
-def _answer(text: str, pictures: Sequence[Image.Image]) -> Answer:
+def _answer(text: str, pictures: Sequence[Image.Image], finish_reason: str) -> Answer:
     from .models.qwen_vl import grounding
 
     boxes = grounding.parse(text)
-    return Answer(text, boxes, grounding.draw(pictures[-1], boxes) if boxes and pictures else None)
+    drawn = grounding.draw(pictures[-1], boxes) if boxes and pictures else None
+    return Answer(text, boxes, drawn, finish_reason)

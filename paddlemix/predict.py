@@ -43,6 +43,7 @@ class Prediction:
     timings: seconds: ``model`` (loading it), ``load`` (pictures), ``encode`` (the ViT), ``prefill``, ``decode``, and
         ``total``, which leaves out the model.
     prompt_tokens, new_tokens: ids of the prompt, and ids generated.
+    finish_reason: ``"stop"``, or ``"length"`` where ``max_new_tokens`` or the model's window cut the answer off.
     """
 
     text: str
@@ -52,6 +53,7 @@ class Prediction:
     timings: dict[str, float]
     prompt_tokens: int
     new_tokens: int
+    finish_reason: str
 
     def save(self, directory: str | os.PathLike[str]) -> Path | None:
         """Write the drawn picture as ``pred.jpg`` into ``directory``, replacing an older one; None if there is none."""
@@ -62,6 +64,7 @@ class Prediction:
         return {
             "text": self.text,
             "boxes": [self._box(box) for box in self.boxes],
+            "finish_reason": self.finish_reason,
             "timings": {name: round(seconds, 4) for name, seconds in self.timings.items()},
             "prompt_tokens": self.prompt_tokens,
             "new_tokens": self.new_tokens,
@@ -131,4 +134,5 @@ def predict(
         timings={"model": loaded.seconds, **reply.timings},
         prompt_tokens=reply.prompt_tokens,
         new_tokens=reply.new_tokens,
+        finish_reason=reply.finish_reason,
     )

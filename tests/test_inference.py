@@ -49,3 +49,5 @@ def test_batched_answers_end_at_stop_strings_and_at_the_length_limit(tiny_model_
     assert [answer.text for answer in answer_all(loaded, questions, stop_strings=["</ref>"])] == ["<ref>bus"] * 2
     assert [answer.text for answer in answer_all(loaded, questions, max_new_tokens=1)] == ["<ref>"] * 2
     assert not answer_all(loaded, questions, max_new_tokens=1)[0].boxes
+    reasons = [[a.finish_reason for a in answer_all(loaded, questions, max_new_tokens=most)] for most in (1, 48)]
+    assert reasons == [["length"] * 2, ["stop"] * 2]

@@ -43,6 +43,7 @@ class QwenVLChatTask(AppTask):
         "result": "the answer, tags of boxes included",
         "boxes": "the places it points at, in thousandths of width and height",
         "image": "a PIL image with the boxes drawn in, None without boxes",
+        "finish_reason": "stop, or length where max_new_tokens or the model's window cut the answer off",
     }
 
     def __init__(
@@ -127,6 +128,7 @@ class QwenVLChatTask(AppTask):
             "result": [answer.text for answer in answers],
             "boxes": [answer.boxes for answer in answers],
             "image": [answer.image for answer in answers],
+            "finish_reason": [answer.finish_reason for answer in answers],
         }
 
 
@@ -151,4 +153,10 @@ def _stream(inputs: dict[str, Any], pieces: ReplyStream) -> Generator[str, None,
 
 
 def _turn_result(inputs: dict[str, Any], reply: Reply) -> dict[str, Any]:
-    return {**inputs, "result": reply.text, "boxes": reply.boxes, "image": reply.image()}
+    return {
+        **inputs,
+        "result": reply.text,
+        "boxes": reply.boxes,
+        "image": reply.image(),
+        "finish_reason": reply.finish_reason,
+    }

@@ -41,6 +41,15 @@ def asked(task):
     return task.chain[0]._session.messages[1:]
 
 
+@pytest.mark.parametrize(("most", "reason"), [(2, "length"), (48, "stop")])
+def test_a_result_says_why_the_answer_ended(task, most, reason):
+    assert task(prompt="what?", max_new_tokens=most)["finish_reason"] == reason
+    assert task(prompt=["what?", "where?"], max_new_tokens=most)["finish_reason"] == [reason] * 2
+    stream = task(prompt="what?", max_new_tokens=most, stream=True)
+    "".join(stream)
+    assert stream.result["finish_reason"] == reason
+
+
 def test_the_signature_is_that_of_paddlemix():
     names = list(inspect.signature(Appflow.__init__).parameters)
     assert names == ["self", "app", "models", "mode", "device_id", "from_hf_hub", "options"]

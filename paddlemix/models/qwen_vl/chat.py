@@ -15,7 +15,7 @@ from .generation import generation_steps
 from .generation_inputs import id_array, load_images_of_ids
 from .generation_options import GenerationOptions, resolve_options
 from .kv_cache import KVCache
-from .stopping import answer_end_ids
+from .stopping import LENGTH, STOP, answer_end_ids
 from .streaming import IncrementalDecoder
 
 if TYPE_CHECKING:
@@ -75,13 +75,13 @@ class AnswerStream:
             self.tokens.append(token)
             piece = "" if token in self._end_ids else self._decoder.push(token)
             if self._decoder.stopped_by is not None or step.finished[0]:
-                self.finish_reason = "stop"
+                self.finish_reason = STOP
             if piece:
                 yield piece
             if self.finish_reason is not None:
                 break
         else:
-            self.finish_reason = "length"
+            self.finish_reason = LENGTH
         rest = self._decoder.finish()
         if rest:
             yield rest

@@ -16,7 +16,7 @@ from .generation_inputs import IdsLike, id_array, left_padding, load_images_of_i
 from .generation_options import GenerationOptions, resolve_options
 from .kv_cache import GROWTH, KVCache, ntk_alpha
 from .sampling import fetch_choice, greedy, row_generators, sample
-from .stopping import StopChecker
+from .stopping import StopChecker, finish_reason
 
 if TYPE_CHECKING:
     from paddlenlp.generation import GenerationConfig
@@ -43,10 +43,24 @@ class GenerationStep:
     finished: np.ndarray
 
 
+@dataclass(frozen=True)
+class GeneratedRows:
+    """All new tokens of each row.
+
+    Attributes:
+        tokens: int64 ``[rows, new_length]``, with the stop token, padded behind it.
+        scores: float32 ``[rows]``, mean log probability of the row's tokens.
+        finish_reasons: for each row why it ended, ``"stop"`` or ``"length"``.
+    """
+
+    tokens: np.ndarray
+    scores: np.ndarray
+    finish_reasons: list[str]
+
+
 class QWenVLGenerationMixin:
     """``generate``, ``chat`` and ``chat_stream``, mixed into :class:`QWenLMHeadModel`."""
 
-    @paddle.no_grad()
     def generate(
         self,
         input_ids: IdsLike,
@@ -96,29 +110,12 @@ class QWenVLGenerationMixin:
             ImageError: a picture named in the prompt cannot be read.
             NumericalError: the model gave no numbers.
         """
-        ids = id_array(input_ids, self.config)
-        resolved = resolve_options(self.generation_config, generation_config, options)
-        past = 0 if past_key_values is None else past_key_values.length
-        if images is None and image_features is None and (ids[:, past:] == self.config.visual.image_start_id).any():
-            images = load_images_of_ids(ids, self.config.visual, image_policy)
-        steps = generation_steps(
-            self, ids, resolved, images, image_features, attention_mask, past_key_values, tokenizer, logits_processor
-        )
-        if streamer is not None and getattr(streamer, "skip_prompt", False):
-            streamer.put(paddle.to_tensor(ids, place=paddle.CPUPlace()))
-        tokens, log_probs, before, finished = [], [], [], None
-        for step in steps:
-            before.append(np.zeros_like(step.finished) if finished is None else finished)
-            finished = step.finished
-            tokens.append(step.tokens)
-            log_probs.append(step.log_probs)
-            if streamer is not None:
-                streamer.put(paddle.to_tensor(step.tokens[:, None], place=paddle.CPUPlace()))
-        if streamer is not None:
-            streamer.end()
-        counts = np.logical_not(np.stack(before)).sum(axis=0)
-        scores = np.stack(log_probs).sum(axis=0) / counts
-        return paddle.to_tensor(np.stack(tokens, axis=1)), paddle.to_tensor(scores.astype(np.float32))
+        result = generate_rows(
+            self, input_ids, generation_config, images=images, image_features=image_features,
+            attention_mask=attention_mask, past_key_values=past_key_values, tokenizer=tokenizer, streamer=streamer,
+            logits_processor=logits_processor, image_policy=image_policy, **options,
+        )  # fmt: skip
+        return paddle.to_tensor(result.tokens), paddle.to_tensor(result.scores)
 
     def chat(
         self,
@@ -143,6 +140,48 @@ class QWenVLGenerationMixin:
         from .chat import chat_stream
 
         return chat_stream(self, processor_or_tokenizer, query, history, **arguments)
+
+
+@paddle.no_grad()
+def generate_rows(
+    model: QWenLMHeadModel,
+    input_ids: IdsLike,
+    generation_config: GenerationConfig | None = None,
+    *,
+    images: paddle.Tensor | None = None,
+    image_features: paddle.Tensor | None = None,
+    attention_mask: IdsLike | None = None,
+    past_key_values: KVCache | None = None,
+    tokenizer: QWenVLTokenizer | None = None,
+    streamer: BaseStreamer | None = None,
+    logits_processor: LogitsProcessorList | Iterable | None = None,
+    image_policy: ImagePolicy | None = None,
+    **options: Any,
+) -> GeneratedRows:
+    """What ``generate`` does, with the reason why each row ended. Arguments and errors are those of ``generate``."""
+    ids = id_array(input_ids, model.config)
+    resolved = resolve_options(model.generation_config, generation_config, options)
+    past = 0 if past_key_values is None else past_key_values.length
+    if images is None and image_features is None and (ids[:, past:] == model.config.visual.image_start_id).any():
+        images = load_images_of_ids(ids, model.config.visual, image_policy)
+    steps = generation_steps(
+        model, ids, resolved, images, image_features, attention_mask, past_key_values, tokenizer, logits_processor
+    )
+    if streamer is not None and getattr(streamer, "skip_prompt", False):
+        streamer.put(paddle.to_tensor(ids, place=paddle.CPUPlace()))
+    tokens, log_probs, before, finished = [], [], [], None
+    for step in steps:
+        before.append(np.zeros_like(step.finished) if finished is None else finished)
+        finished = step.finished
+        tokens.append(step.tokens)
+        log_probs.append(step.log_probs)
+        if streamer is not None:
+            streamer.put(paddle.to_tensor(step.tokens[:, None], place=paddle.CPUPlace()))
+    if streamer is not None:
+        streamer.end()
+    counts = np.logical_not(np.stack(before)).sum(axis=0)
+    scores = np.stack(log_probs).sum(axis=0) / counts
+    return GeneratedRows(np.stack(tokens, axis=1), scores.astype(np.float32), [finish_reason(row) for row in finished])
 
 
 def generation_steps(

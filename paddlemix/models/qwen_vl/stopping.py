@@ -7,6 +7,14 @@ from collections.abc import Iterable, Sequence
 from .codec import QWenVLCodec
 from .streaming import IncrementalDecoder
 
+STOP, LENGTH = "stop", "length"
+"""Why an answer ended: by a stop id, sequence or string; or cut off, by ``max_new_tokens`` or the model's window."""
+
+
+def finish_reason(finished: bool) -> str:
+    """The reason for a row that got its last token: ``finished`` says whether a stop ended it."""
+    return STOP if finished else LENGTH
+
 
 def answer_end_ids(eos_token_ids: Iterable[int], tokenizer: QWenVLCodec) -> tuple[int, ...]:
     """The ids that end an answer: those given, the end of a text, and the marks around a message of a chat."""

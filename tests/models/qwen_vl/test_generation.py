@@ -7,7 +7,7 @@ from paddlenlp.generation import GenerationConfig, LogitsProcessor, TextIterator
 from PIL import Image
 
 from paddlemix.errors import ConfigurationError, NumericalError, PromptError
-from paddlemix.models.qwen_vl.generation import generation_steps
+from paddlemix.models.qwen_vl.generation import generate_rows, generation_steps
 from paddlemix.models.qwen_vl.generation_options import GenerationOptions, resolve_options
 from tests.golden_model import FOLDER, LANGUAGE_CASES, golden_arrays, golden_model, new_golden_model, prompt
 from tests.random_model import random_model
@@ -394,6 +394,17 @@ def test_paddlenlps_streamer_works(chat_model, skip_prompt):
     streamer = TextIteratorStreamer(processor.tokenizer, skip_prompt=skip_prompt, timeout=5)
     ids, _ = model.generate([[100, 101, 102]], streamer=streamer, max_new_tokens=9, tokenizer=processor.tokenizer)
     assert "".join(streamer) == processor.tokenizer.decode(ids[0].tolist())
+
+
+def test_each_row_has_the_reason_why_it_ended():
+    expected = golden_tokens("batch_text")
+    stop = int(expected[1][3])
+    assert stop not in expected[0]
+    inputs = {name: value for name, value in prompt("batch_text").items() if value is not None}
+    rows = generate_rows(golden_model(), **inputs, generation_config=GREEDY, max_new_tokens=40, eos_token_id=[stop])
+    ended = [bool((row == stop).any()) for row in rows.tokens]
+    assert rows.finish_reasons == ["stop" if end else "length" for end in ended]
+    assert rows.finish_reasons[:2] == ["length", "stop"]
 
 
 def test_stopping_early_stops_the_work(fed):
