@@ -87,7 +87,7 @@ def report_packages() -> list[str]:
     line("paddlemix", f"{paddlemix.__version__} ({Path(paddlemix.__file__).parent})")
     paddles = [name for name in PADDLES if installed_version(name)]
     if not paddles:
-        problems.append("Paddle is not installed: pip install 'paddlemix[cpu]' or Paddle's own GPU wheel")
+        problems.append("Paddle is not installed: pip install -c constraints.txt -e '.[cpu]' or Paddle's own GPU wheel")
     if len(paddles) > 1:
         problems.append("paddlepaddle and paddlepaddle-gpu own the same folder: uninstall both, install one again")
     for name in paddles + NEEDED:

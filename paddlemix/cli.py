@@ -9,11 +9,17 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from .checkpoint.dtypes import KV_CACHE_DTYPES, TARGETS
-from .dependencies import ignore_import_warnings
-from .errors import PaddleMixError
-from .inference import GENERATION_OPTIONS, check_generation_options
+from .console import abandon_output, error_line, note, output, output_json, prepare_streams, write
+from .dependencies import INSTALL, ignore_import_warnings
+from .errors import OutputError, PaddleMixError
+from .inference import GENERATION_OPTIONS, check_generation_options, cut_off_words
 from .quantization.plan import QUANTIZATIONS, VISION_QUANTIZATIONS
 from .zoo import DEFAULT_MODEL
+
+__all__ = [
+    "INTERRUPTED", "Parser", "add_generation_options", "add_model_options", "boolean", "cut_off_note",
+    "generation_options", "model_note", "note", "output", "output_json", "positive", "run",
+]  # fmt: skip
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
@@ -104,37 +110,55 @@ def generation_options(arguments: argparse.Namespace) -> dict[str, Any]:
     return check_generation_options({name: getattr(arguments, name) for name in GENERATION_OPTIONS})
 
 
-def note(text: str) -> None:
-    """A line about what is going on, kept apart from the program's output."""
-    print(text, file=sys.stderr, flush=True)
-
-
 def model_note(name: str | None) -> None:
     """Say what the bundled model is when it is the one in use."""
     if name is None or name == DEFAULT_MODEL:
         note(f"note: {DEFAULT_MODEL} is the small bundled model: it answers about drawn scenes of everyday objects.")
 
 
+def cut_off_note(finish_reason: str, new_tokens: int) -> None:
+    """Say so where an answer was cut off."""
+    if finish_reason == "length":
+        note(f"note: {cut_off_words(new_tokens)}")
+
+
 def run(main: Callable[[Sequence[str] | None], int]) -> NoReturn:
-    """Run a program: a deliberate error becomes one line ``error: …`` on stderr and exit status 1."""
+    """Run a program: a deliberate error becomes one line ``error: …`` on stderr and exit status 1.
+
+    So does an output that cannot be written; where its reader has gone (a closed pipe) there is nobody left to tell.
+    """
+    prepare_streams()
     _quiet_imports()
     try:
-        status = main(None)
-        sys.stdout.flush()
+        status = _finish(main)
+    except OutputError as error:
+        abandon_output()
+        note(error_line(error))
+        status = 1
     except PaddleMixError as error:
-        note("error: " + " ".join(str(error).split()))
+        note(error_line(error))
         status = 1
     except ModuleNotFoundError as error:
-        note(f"error: the package {error.name!r} is not installed; what paddlemix needs: pip install 'paddlemix[cpu]'")
+        note(f"error: the package {error.name!r} is not installed; what paddlemix needs: {INSTALL}")
         status = 1
     except BrokenPipeError:
-        # the reader of our output has gone; there is nobody left to tell
-        sys.stdout = None
+        abandon_output()
         status = 1
     except KeyboardInterrupt:
         note("interrupted")
         status = INTERRUPTED
     sys.exit(status)
+
+
+def _finish(main: Callable[[Sequence[str] | None], int]) -> int | str | None:
+    """The exit status of a program, whose output is then out."""
+    try:
+        status = main(None)
+    except SystemExit as exit_:  # --help, or wrong options
+        status = exit_.code
+    if sys.stdout is not None:
+        write(sys.stdout, "")
+    return status
 
 
 def _quiet_imports() -> None:

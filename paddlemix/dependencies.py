@@ -8,12 +8,15 @@ from types import ModuleType
 
 from .errors import MissingDependencyError, one_line
 
+INSTALL = "pip install -e '.[cpu]' in the checkout of paddlemix"
+"""How to install what paddlemix needs. It is not on the package index, where other packages go by such a name."""
+
 # How to get a package whose name on the index differs from its import name, or that comes with an extra.
 _INSTALL = {
-    "paddle": "pip install 'paddlemix[cpu]', or the paddlepaddle-gpu 3.x wheel for your CUDA version",
-    "paddlenlp": "pip install paddlenlp==3.0.0b4 with the pins of constraints.txt",
+    "paddle": f"{INSTALL}, or the paddlepaddle-gpu 3.x wheel for your CUDA version",
+    "paddlenlp": INSTALL,
     "PIL": "pip install pillow",
-    "dashscope": "pip install 'paddlemix[test]'",
+    "dashscope": "pip install -e '.[test]' in the checkout of paddlemix",
 }
 
 # What Paddle and PaddleNLP tell their own developers when they are imported.
@@ -72,6 +75,6 @@ def _absent(package: str, feature: str) -> MissingDependencyError:
 def _broken(package: str, feature: str, error: ImportError) -> MissingDependencyError:
     return MissingDependencyError(
         f"{feature} needs the package {package!r}, which is installed but does not import ({one_line(error)}); "
-        "install the versions of constraints.txt: pip install -c constraints.txt -e '.[cpu]'",
+        f"install the versions of constraints.txt: {INSTALL}",
         name=package,
     )

@@ -76,3 +76,7 @@ class OperatorError(PaddleMixError, RuntimeError):
 
 class TrainingError(PaddleMixError, RuntimeError):
     """A training cannot start, go on or be resumed as it is: its loss is not finite, its checkpoint is another's."""
+
+
+class OutputError(PaddleMixError, OSError):
+    """What a program prints cannot be written: its output is closed, or the disk under it is full."""

@@ -44,7 +44,7 @@ def real_vocab_file() -> Path:
         path = Path(spec.origin).parent / "resources" / "qwen.tiktoken"
         if path.is_file():
             return path
-    message = "the published qwen.tiktoken was not found: pip install 'paddlemix[test]' brings it (package dashscope)"
+    message = "the published qwen.tiktoken was not found: pip install -e '.[test]' brings it (package dashscope)"
     if os.environ.get("PADDLEMIX_REQUIRE_REAL_VOCAB") == "1":
         pytest.fail(message)
     pytest.skip(message)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import io
+import os
 
 import pytest
 
@@ -38,7 +40,8 @@ def test_generation_options_are_those_that_were_given():
         (
             ModuleNotFoundError("No module named 'PIL'", name="PIL"),
             1,
-            "error: the package 'PIL' is not installed; what paddlemix needs: pip install 'paddlemix[cpu]'\n",
+            "error: the package 'PIL' is not installed; what paddlemix needs: "
+            "pip install -e '.[cpu]' in the checkout of paddlemix\n",
         ),
         (KeyboardInterrupt(), 130, "interrupted\n"),
         (BrokenPipeError(), 1, ""),
@@ -54,6 +57,30 @@ def test_a_deliberate_error_is_one_line_and_a_status(capsys, monkeypatch, raised
         cli.run(main)
     assert exit_.value.code == status
     assert capsys.readouterr().err == stderr
+
+
+def test_an_output_that_cannot_be_written_is_one_line_and_a_status(capsys, monkeypatch):
+    def refuse():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    stdout = io.StringIO()
+    stdout.flush = refuse
+    monkeypatch.setattr("sys.stdout", stdout)
+    with pytest.raises(SystemExit) as exit_:
+        cli.run(lambda arguments: print("text"))
+    assert exit_.value.code == 1
+    assert capsys.readouterr().err == "error: stdout: the output cannot be written: No space left on device\n"
+
+
+def test_an_error_line_is_of_readable_length_and_shows_controls_escaped(capsys):
+    def main(arguments):
+        raise ImageError(f"\x1b]0;title\x07{'a' * 10_000_000} the end")
+
+    with pytest.raises(SystemExit):
+        cli.run(main)
+    line = capsys.readouterr().err
+    assert line.startswith("error: \\x1b]0;title\\x07aaa") and line.endswith("aaa the end\n")
+    assert len(line) < 900
 
 
 def test_a_bug_is_not_disguised():

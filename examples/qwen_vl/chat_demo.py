@@ -5,9 +5,11 @@
     python chat_demo.py --script lines.txt           unattended: each line is a message or a command
     printf '/image a.jpg\\nWhat is this?\\n' | python chat_demo.py
 
-Commands: /image PATH_OR_URL, /reset, /save FILE, /load FILE, /help, /quit. Ctrl-C stops an answer, not the program.
-Where an answer points at places in a picture, a copy with the boxes drawn in is saved and its path printed.
-Unattended, the first error ends the program with exit status 1.
+Commands: /image PATH_OR_URL, /reset, /save FILE, /load FILE, /help, /quit; Tab completes them and paths. /save!
+replaces a file, /load! also opens the files that a conversation names. Ctrl-C stops an answer, not the program.
+Where an answer points at places in a picture, a copy with the boxes drawn in is saved and its path printed; where it
+cannot be saved, a note says so and the exit status is 1. Unattended, the first error ends the program with exit status
+1. Lines that were typed are kept in ~/.paddlemix/chat_history.
 """
 
 from __future__ import annotations
@@ -63,10 +65,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     if lines is not None:
         chat.run_script(lines)
-        return 0
-    print(f"/image PATH adds a picture to the next message (one to try: {DEMO_IMAGE}); /help lists the commands.")
-    chat.run_interactive()
-    return 0
+    else:
+        cli.output(
+            f"/image PATH adds a picture to the next message (one to try: {DEMO_IMAGE}); /help lists the commands."
+        )
+        chat.run_interactive()
+    return 1 if chat.lost_pictures else 0
 
 
 if __name__ == "__main__":

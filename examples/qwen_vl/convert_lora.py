@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from paddlemix.finetune.adapters import convert_adapter  # needs what --help does not
 
     adapter = convert_adapter(options.input, options.output, dtype=options.dtype, base=options.model_name_or_path)
-    print(
+    cli.output(
         f"{options.output}: rank {adapter.config.r}, {len(adapter.tensors.pairs)} adapted layers"
         + (f", {len(adapter.tensors.whole)} whole weights" if adapter.tensors.whole else "")
     )

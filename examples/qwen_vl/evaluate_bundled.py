@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         only=[task for task in evaluate.TASKS if not options.task or task.name in options.task],
         progress=cli.note,
     )
-    print(evaluate.markdown_table(results))
+    cli.output(evaluate.markdown_table(results))
     if options.json is not None:
         options.json.write_text(evaluate.to_json(results) + "\n", encoding="utf-8")
     return 0

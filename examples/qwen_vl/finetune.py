@@ -51,8 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         reports = check(config, cli.note)
         for what, report in zip(("", "evaluation: "), reports):
             if report.problems:
-                print(report.table(), end="\n\n")
-            print(what + report.summary())
+                cli.output(report.table(), end="\n\n")
+            cli.output(what + report.summary())
         return 1 if any(report.problems for report in reports) else 0
     finetune(config, cli.note)
     return 0

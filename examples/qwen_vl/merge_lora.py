@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = merge_adapter(
             options.model_name_or_path, options.adapter, options.output_dir, options.dtype, progress=advance
         )
-    print(f"{folder}: {options.model_name_or_path} with {options.adapter}")
+    cli.output(f"{folder}: {options.model_name_or_path} with {options.adapter}")
     return 0
 
 

@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cli.note(f"note: {len(samples)} of {len(conversations)} conversations have at most {options.max_length} ids.")
     rounded = calibrate(loaded.model, samples, progress=cli.note)
     folder = save_gptq(loaded.directory, rounded, options.output_dir)
-    print(f"{folder}: {len(rounded)} layers in int4")
+    cli.output(f"{folder}: {len(rounded)} layers in int4")
     return 0
 
 

@@ -6,14 +6,15 @@
         --input_image a.jpg --input_image https://example.org/b.jpg --prompt "What differs?"
 
 Prints `response: …`, and where the answer points at places in the picture, `picture: …`: the path of a copy with the
-boxes drawn in (output/pred.jpg, replaced by the next run). Notes and errors go to stderr; after an error the exit
-status is 1, after wrong options 2, and no file is left half written.
+boxes drawn in (output/pred.jpg, replaced by the next run). Control characters in an answer are shown escaped. Notes and
+errors go to stderr, among them one where the answer was cut off; after an error the exit status is 1, after wrong
+options 2, and no file is left half written. Where only the drawn picture cannot be written the answer comes all the
+same, and the status is 1.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ if (_CHECKOUT / "paddlemix" / "cli.py").is_file():
     sys.path.insert(0, str(_CHECKOUT))
 
 from paddlemix import cli  # noqa: E402
+from paddlemix.errors import ConfigurationError  # noqa: E402
 from paddlemix.inference import CAPTION  # noqa: E402
 from paddlemix.zoo import DEFAULT_MODEL, DEMO_IMAGE  # noqa: E402
 
@@ -60,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
         "--json",
         action="store_true",
         help="print one JSON object instead: text, boxes (corners in thousandths of width and height, and in pixels), "
-        "timings in seconds, path of the drawn picture",
+        "finish_reason (stop, or length where it was cut off), timings in seconds, path of the drawn picture",
     )
     return result
 
@@ -90,13 +92,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         seed=options.seed,
         **generation,
     )
-    path = prediction.save(options.output_dir) if options.visual else None
+    if not options.json:
+        cli.output(f"response: {prediction.text}")
+    path, failure = None, None
+    if options.visual:
+        try:
+            path = prediction.save(options.output_dir)
+        except ConfigurationError as error:  # the answer stands without its drawing
+            failure = error
     if options.json:
-        print(json.dumps({**prediction.to_dict(), "image": path and str(path)}, ensure_ascii=False))
-        return 0
-    print(f"response: {prediction.text}")
-    if path is not None:
-        print(f"picture: {path}")
+        cli.output_json({**prediction.to_dict(), "image": path and str(path)})
+    elif path is not None:
+        cli.output(f"picture: {path}")
+    cli.cut_off_note(prediction.finish_reason, prediction.new_tokens)
+    if failure is not None:
+        cli.note(f"note: the drawn picture is missing: {failure}")
+        return 1
     return 0
 
 

@@ -49,7 +49,7 @@ def test_json_has_text_boxes_timings_and_the_path_of_the_picture(predict, tiny_m
     )
     assert done.returncode == 0, done.stderr
     content = json.loads(done.stdout)
-    assert content["text"] == ANSWER
+    assert content["text"] == ANSWER and content["finish_reason"] == "stop"
     (box,) = content["boxes"]
     assert {name: box[name] for name in ANSWER_BOX} == ANSWER_BOX
     with Image.open(DEMO_IMAGE) as last:
@@ -57,6 +57,26 @@ def test_json_has_text_boxes_timings_and_the_path_of_the_picture(predict, tiny_m
     assert content["timings"]["total"] > 0
     assert content["image"] == os.path.join("here", "pred.jpg")
     assert (tmp_path / "run" / "here" / "pred.jpg").is_file()
+
+
+def test_the_answer_comes_where_the_drawn_picture_cannot_be_written(predict, tiny_model_dir, picture, tmp_path):
+    (tmp_path / "run" / "taken").write_text("a file")
+    arguments = ["--model_name_or_path", tiny_model_dir, "--input_image", picture, "--output_dir", "taken"]
+    done = predict(*arguments, "--prompt", "where?")
+    assert done.returncode == 1
+    assert done.stdout == f"response: {ANSWER}\n"
+    assert re.fullmatch(r"note: the drawn picture is missing: .*taken.*\n", done.stderr)
+    done = predict(*arguments, "--prompt", "where?", "--json")
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["text"] == ANSWER and json.loads(done.stdout)["image"] is None
+
+
+def test_an_answer_that_was_cut_off_is_named(predict, tiny_model_dir):
+    arguments = ["--model_name_or_path", tiny_model_dir, "--prompt", "where?", "--max_new_tokens", 3]
+    done = predict(*arguments)
+    assert done.returncode == 0
+    assert done.stderr.startswith("note: the answer was cut off after 3 tokens; --max_new_tokens N allows more")
+    assert json.loads(predict(*arguments, "--json").stdout)["finish_reason"] == "length"
 
 
 def test_a_named_model_without_a_picture_answers_a_text_and_draws_nothing(predict, tiny_base_model_dir, tmp_path):
