@@ -16,6 +16,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Optional
 
+from ..display import quoted
 from ..errors import PromptError
 from ..json_text import JSONError, parse_json
 from ..models.qwen_vl.special_tokens import IMAGE_TAGS, IMG_END, IMG_START
@@ -49,7 +50,7 @@ def _normalize_message(message: Mapping[str, Any], index: int) -> Message:
         raise PromptError(f"{where}: got {type(message).__name__}, expected a dict with 'role' and 'content'")
     role = message.get("role")
     if role not in ROLES:
-        raise PromptError(f"{where}.role: got {role!r}, expected one of {', '.join(ROLES)}")
+        raise PromptError(f"{where}.role: got {_shown(role)}, expected one of {', '.join(ROLES)}")
     if role == "system" and index > 0:
         raise PromptError(f"{where}.role: got 'system', which only the first message may have")
     content = message.get("content")
@@ -83,7 +84,12 @@ def _normalize_part(part: Any, where: str) -> Part:
         if not isinstance(url, str) or not url:
             raise PromptError(f"{where}.image_url: got {type(url).__name__}, expected {{'url': str}}")
         return {"type": "image", "image": url}
-    raise PromptError(f"{where}.type: got {kind!r}, expected 'text', 'image' or 'image_url'")
+    raise PromptError(f"{where}.type: got {_shown(kind)}, expected 'text', 'image' or 'image_url'")
+
+
+def _shown(value: Any) -> str:
+    """A foreign value, for a message: text cut short; of others the type, for they may be of any depth."""
+    return quoted(value) if isinstance(value, str) else "None" if value is None else type(value).__name__
 
 
 def user_message(text: str, images: Any = None) -> Message:
@@ -197,7 +203,7 @@ def conversation_turns(conversations: Sequence[Mapping[str, Any]]) -> list[tuple
             raise PromptError(f"conversations[{index}]: got {type(turn).__name__}, expected a dict")
         role, value = turn.get("from"), turn.get("value")
         if role not in ("user", "assistant"):
-            raise PromptError(f"conversations[{index}].from: got {role!r}, expected 'user' or 'assistant'")
+            raise PromptError(f"conversations[{index}].from: got {_shown(role)}, expected 'user' or 'assistant'")
         if not isinstance(value, str):
             raise PromptError(f"conversations[{index}].value: got {type(value).__name__}, expected str")
         if index > 0 or role == "user":

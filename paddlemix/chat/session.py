@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import paddle
 
 from ..checks import check_integer
+from ..display import quoted, shorten
 from ..errors import ConfigurationError, PromptError
 from ..files import read_json, write_json
 from ..media import ImagePolicy, load_image
@@ -143,14 +144,21 @@ class ChatSession(Session):
         except OSError as error:
             raise ConfigurationError(f"{os.fspath(path)}: cannot be written: {error.strerror or error}") from error
 
-    def load(self, path: str | os.PathLike[str]) -> None:
+    def load(self, path: str | os.PathLike[str], *, open_files: bool = False) -> None:
         """Go on with a saved conversation instead of this one.
 
+        Args:
+            open_files: also read the files and addresses that it names as images. :meth:`save` names none, since the
+                file holds its images itself; in another file they are the choice of whoever wrote it.
+
         Raises:
-            PromptError: the file is missing or is not a saved conversation; this one stays as it was.
+            PromptError: the file is missing, is not a saved conversation, or names images that are not to be opened;
+                this one stays as it was.
             ImageError: a picture in it cannot be read.
         """
         system, turns = _read_conversation(Path(path))
+        if not open_files:
+            _refuse_named_images(turns, path)
         policy = self._policy.replace(max_bytes=max(self._policy.max_bytes, _MAX_SAVED_BYTES))
         for message in turns:
             for part in message["content"]:
@@ -254,6 +262,18 @@ def _read_conversation(path: Path) -> tuple[str, list[Message]]:
     messages = normalize_messages(content.get("messages"))
     roles = [message["role"] for message in messages]
     if roles != ["system", *["user", "assistant"] * (len(roles) // 2)]:
-        raise PromptError(f"{path}: expected a system message, then questions and answers in turn, got {roles}")
+        got = shorten(", ".join(roles), 80)
+        raise PromptError(f"{path}: expected a system message, then questions and answers in turn, got {got}")
     system = "".join(part["text"] for part in messages[0]["content"])
     return system, messages[1:]
+
+
+def _refuse_named_images(turns: list[Message], path: str | os.PathLike[str]) -> None:
+    images = message_images(turns)
+    named = [image for image in images if not (isinstance(image, str) and image[:5].lower() == "data:")]
+    if named:
+        first = quoted(named[0]) if isinstance(named[0], str) else type(named[0]).__name__
+        raise PromptError(
+            f"{os.fspath(path)}: names {len(named)} image(s) to be read from elsewhere, the first is {first}; "
+            "where you trust the file, load(..., open_files=True) or /load! in the chat reads them"
+        )

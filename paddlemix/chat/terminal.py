@@ -8,30 +8,38 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from ..console import error_line, write
 from ..dependencies import require
-from ..errors import ConfigurationError, PaddleMixError, PromptError
+from ..display import escape_controls
+from ..errors import ConfigurationError, OutputError, PaddleMixError, PromptError
 from ..files import read_text, strip_bom
-from ..inference import check_generation_options, load_model, with_seed
+from ..inference import check_generation_options, cut_off_words, load_model, with_seed
 from ..media import ImagePolicy, load_image
 from ..media.saving import save_image
+from .line_editing import line_editing
 
 if TYPE_CHECKING:
+    from .base import Reply
     from .session import ChatSession
 
 COMMANDS = {
     "/image PATH_OR_URL": "show a picture with the next message; several may be given",
     "/reset": "forget the conversation",
-    "/save FILE": "write the conversation to a JSON file",
-    "/load FILE": "go on with a conversation that was saved",
+    "/save FILE": "write the conversation to a new JSON file; /save! replaces an older one",
+    "/load FILE": "go on with a conversation that was saved; /load! opens files it names",
     "/help": "this list",
     "/quit": "leave (so does Ctrl-D)",
 }
+_TAKES_ARGUMENT = {usage.partition(" ")[0]: " " in usage for usage in COMMANDS}
 PROMPT = "> "
 PICTURE_NAME = "chat.jpg"
 
 
 class TerminalChat:
     """A session with a person at a terminal, or with a script.
+
+    What the model, files and error messages say is shown with control characters escaped. A drawn picture that cannot
+    be saved is a note; ``lost_pictures`` counts them.
 
     Args:
         session: the conversation.
@@ -55,6 +63,8 @@ class TerminalChat:
         self._generation = generation or {}
         self._out = out or sys.stdout
         self._pictures: list[Any] = []
+        self._told_of_window = False
+        self.lost_pictures = 0
 
     @classmethod
     def load(
@@ -79,6 +89,7 @@ class TerminalChat:
             ConfigurationError: a base model, which knows no chat; and what loading raises.
         """
         generation = check_generation_options(generation)
+        check_generation_options({"seed": seed})
         loaded = load_model(
             model,
             dtype,
@@ -119,23 +130,31 @@ class TerminalChat:
 
     def run_interactive(self) -> None:
         """Ask for lines until ``/quit`` or Ctrl-D. Errors are shown and the chat goes on; Ctrl-C stops an answer."""
-        _enable_line_editing()
-        while True:
-            try:
-                line = input(PROMPT)
-            except EOFError:
-                self._write("\n")
-                return
-            except KeyboardInterrupt:
-                self._write("\n(/quit or Ctrl-D leaves)\n")
-                continue
-            try:
-                if not self.handle(line):
-                    return
-            except PaddleMixError as error:
-                self._write("error: " + " ".join(str(error).split()) + "\n")
-            except KeyboardInterrupt:
-                self._write("\n(stopped; the conversation is as it was before this message)\n")
+        with line_editing(_TAKES_ARGUMENT):
+            while self._ask_and_handle():
+                pass
+
+    def _ask_and_handle(self) -> bool:
+        """One line of a person; False when the chat is over."""
+        try:
+            line = input(PROMPT)
+        except EOFError:
+            self._write("\n")
+            return False
+        except KeyboardInterrupt:
+            self._write("\n(/quit or Ctrl-D leaves)\n")
+            return True
+        try:
+            return self.handle(line)
+        except (OutputError, BrokenPipeError):  # nobody sees what comes next
+            raise
+        except PaddleMixError as error:
+            self._write(error_line(error) + "\n")
+        except KeyboardInterrupt:
+            self._write("\n(stopped; the conversation is as it was before this message)\n")
+        except Exception as error:  # whatever it is, a person's conversation must not be lost to it
+            self._write(f"{error_line(error)} (an unexpected {type(error).__name__}; the chat goes on)\n")
+        return True
 
     def _answer(self, text: str) -> None:
         stream = self._session.stream(text, self._pictures, **with_seed(self._generation))
@@ -146,20 +165,32 @@ class TerminalChat:
             stream.close()
         self._write("\n")
         self._pictures = []
-        picture = stream.reply.image()
-        if picture is not None:
+        reply = stream.reply
+        if reply.finish_reason == "length":
+            self._write(f"note: {cut_off_words(reply.new_tokens)}\n")
+        self._save_drawing(reply)
+
+    def _save_drawing(self, reply: Reply) -> None:
+        picture = reply.image()
+        if picture is None:
+            return
+        try:
             path = save_image(picture, self._output_dir / PICTURE_NAME, overwrite=False)
+        except ConfigurationError as error:  # the answer stands without its drawing
+            self.lost_pictures += 1
+            self._write(f"note: the drawn picture is missing: {error}\n")
+        else:
             self._write(f"picture: {path}\n")
 
     def _command(self, line: str) -> bool:
         name, _, argument = line.partition(" ")
         argument = _unquote(argument.strip())
-        known = {usage.partition(" ")[0]: bool(usage.partition(" ")[2]) for usage in COMMANDS}
-        if name not in known:
-            raise PromptError(
-                f"{name}: unknown command, expected one of {', '.join(known)}; // begins a message with /"
-            )
-        if known[name] != bool(argument):
+        insists = name in ("/save!", "/load!")
+        name = name.rstrip("!") if insists else name
+        if name not in _TAKES_ARGUMENT:
+            known = ", ".join(_TAKES_ARGUMENT)
+            raise PromptError(f"{name}: unknown command, expected one of {known}; // begins a message with /")
+        if _TAKES_ARGUMENT[name] != bool(argument):
             expected = next(usage for usage in COMMANDS if usage.partition(" ")[0] == name)
             raise PromptError(f"{name}: got {argument!r} after it, expected {expected!r}")
         if name == "/quit":
@@ -167,8 +198,8 @@ class TerminalChat:
         actions = {
             "/image": self._add_picture,
             "/reset": self._reset,
-            "/save": self._save,
-            "/load": self._load,
+            "/save": lambda path: self._save(path, overwrite=insists),
+            "/load": lambda path: self._load(path, open_files=insists),
             "/help": self._help,
         }
         actions[name](*([argument] if argument else []))
@@ -184,12 +215,14 @@ class TerminalChat:
         self._pictures = []
         self._write("the conversation is forgotten\n")
 
-    def _save(self, path: str) -> None:
+    def _save(self, path: str, overwrite: bool) -> None:
+        if not overwrite and os.path.lexists(path):
+            raise PromptError(f"/save: {path!r} is there already; /save! {path} replaces it")
         self._session.save(path)
         self._write(f"saved: {path}\n")
 
-    def _load(self, path: str) -> None:
-        self._session.load(path)
+    def _load(self, path: str, open_files: bool) -> None:
+        self._session.load(path, open_files=open_files)
         self._pictures = []
         self._write(f"loaded: {path}\n")
 
@@ -197,8 +230,7 @@ class TerminalChat:
         self._write("".join(f"{usage:<20} {text}\n" for usage, text in COMMANDS.items()))
 
     def _write(self, text: str) -> None:
-        self._out.write(text)
-        self._out.flush()
+        write(self._out, escape_controls(text, keep="\n\t"))
 
 
 def script_lines(script: str | os.PathLike[str] | None) -> Iterable[str] | None:
@@ -221,14 +253,6 @@ def _piped_lines() -> Iterable[str]:
             yield strip_bom(text) if number == 1 else text
         except UnicodeDecodeError as error:
             raise ConfigurationError(f"line {number} of the input is not UTF-8 text (byte {error.start})") from error
-
-
-def _enable_line_editing() -> None:
-    """Arrow keys and a history of lines, where Python was built with readline."""
-    try:
-        import readline  # noqa: F401 - importing it changes what input() can do
-    except ImportError:
-        pass
 
 
 def _unquote(text: str) -> str:

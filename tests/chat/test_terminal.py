@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import builtins
 import io
+import json
 import os
 
 import pytest
 from PIL import Image
 
 from paddlemix.chat.terminal import COMMANDS, TerminalChat, script_lines
-from paddlemix.errors import ConfigurationError, ImageError, PromptError
+from paddlemix.errors import ConfigurationError, ImageError, OutputError, PromptError
 from paddlemix.inference import load_model
 from tests.tiny_model import ANSWER
 
@@ -85,6 +86,106 @@ def test_a_conversation_is_saved_and_gone_on_with(chat, loaded, picture, tmp_pat
     other.run_script([f"/load {file}", "where?"])
     assert turns(other) == 2
     assert "picture: " in written(other), "the picture came with the file"
+
+
+def test_an_older_file_is_replaced_only_on_demand(chat, tmp_path):
+    file = tmp_path / "talk.json"
+    chat.run_script(["hello", f"/save {file}"])
+    first = file.read_bytes()
+    chat.handle("again")
+    with pytest.raises(PromptError, match="talk.json' is there already; /save! .*talk.json replaces it"):
+        chat.handle(f"/save {file}")
+    assert file.read_bytes() == first
+    chat.handle(f"/save! {file}")
+    assert len(file.read_bytes()) > len(first)
+
+
+@pytest.mark.parametrize("image", ["/etc/hostname", "http://127.0.0.1:9/x.png", "file:///etc/hostname", 5])
+def test_files_that_a_foreign_conversation_names_are_opened_only_on_demand(chat, tmp_path, image):
+    question = {"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": "what?"}]}
+    messages = [{"role": "system", "content": "s"}, question, {"role": "assistant", "content": "a"}]
+    file = tmp_path / "foreign.json"
+    file.write_text(json.dumps({"format": "paddlemix chat 1", "messages": messages}))
+    chat.handle("hello")
+    with pytest.raises(PromptError, match=r"names 1 image\(s\) to be read from elsewhere.*/load! in the chat"):
+        chat.handle(f"/load {file}")
+    with pytest.raises(ImageError):  # it was opened, and is no image
+        chat.handle(f"/load! {file}")
+    assert turns(chat) == 1
+
+
+def test_an_image_that_a_trusted_conversation_names_is_shown(chat, picture, tmp_path):
+    question = {"role": "user", "content": [{"type": "image", "image": str(picture)}]}
+    messages = [{"role": "system", "content": "s"}, question, {"role": "assistant", "content": "a"}]
+    file = tmp_path / "trusted.json"
+    file.write_text(json.dumps({"format": "paddlemix chat 1", "messages": messages}))
+    chat.run_script([f"/load! {file}", "where?"])
+    assert "picture: " in written(chat)
+
+
+def test_a_deeply_nested_conversation_is_one_error(chat, tmp_path):
+    file = tmp_path / "deep.json"
+    file.write_text('{"format": "paddlemix chat 1", "messages": ' + "[" * 100_000 + "]" * 100_000 + "}")
+    chat.handle("hello")
+    with pytest.raises(PromptError, match="deep.json"):
+        chat.handle(f"/load {file}")
+    assert turns(chat) == 1
+
+
+def test_a_picture_that_cannot_be_saved_is_a_note(loaded, picture, tmp_path):
+    (tmp_path / "taken").write_text("a file")
+    chat = TerminalChat(loaded.new_session(), tmp_path / "taken", out=io.StringIO())
+    chat.run_script([f"/image {picture}", "where?", "and again?"])
+    assert written(chat).count(ANSWER) == 2
+    assert written(chat).count("note: the drawn picture is missing: ") == chat.lost_pictures == 2
+
+
+def test_an_answer_that_was_cut_off_is_named(loaded, tmp_path):
+    chat = TerminalChat(loaded.new_session(), generation={"max_new_tokens": 2}, out=io.StringIO())
+    chat.handle("hello")
+    assert "note: the answer was cut off after 2 tokens; --max_new_tokens N allows more" in written(chat)
+
+
+def test_control_characters_of_answers_names_and_errors_are_shown_escaped(chat, monkeypatch, tmp_path):
+    class Stream:
+        reply = chat._session.ask("hello")
+
+        def __iter__(self):
+            return iter(["a\n\x1b", "]0;title\x07 \u202e\r"])
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(chat._session, "stream", lambda *arguments, **options: Stream())
+    lines = iter(["hello", "/load \x1b[2J", f"/save {tmp_path}/\x9bx", "/quit"])
+    monkeypatch.setattr(builtins, "input", lambda prompt: next(lines))
+    chat.run_interactive()
+    assert "a\n\\x1b]0;title\\x07 \\u202e\\x0d\n" in written(chat)
+    assert "\\x1b[2J cannot be read" in written(chat) and "\\x9bx\n" in written(chat)
+    assert not set(written(chat)) & set("\x1b\x07\x9b\r\u202e")
+
+
+def test_an_unexpected_error_is_one_line_and_the_conversation_lives_on(chat, monkeypatch):
+    def fail(*arguments):
+        raise RecursionError("maximum recursion depth exceeded\nin comparison")
+
+    lines = iter(["hello", "/save x.json", "again", "/quit"])
+    monkeypatch.setattr(builtins, "input", lambda prompt: next(lines))
+    monkeypatch.setattr(chat._session, "save", fail)
+    chat.run_interactive()
+    line = "error: maximum recursion depth exceeded in comparison (an unexpected RecursionError; the chat goes on)\n"
+    assert line in written(chat)
+    assert turns(chat) == 2
+
+
+def test_an_output_that_cannot_be_written_ends_the_chat(chat, monkeypatch):
+    def refuse(text):
+        raise OSError("no space")
+
+    monkeypatch.setattr(builtins, "input", lambda prompt: "hello")
+    monkeypatch.setattr(chat._out, "write", refuse)
+    with pytest.raises(OutputError, match="no space"):
+        chat.run_interactive()
 
 
 def test_help_lists_every_command(chat):

@@ -12,6 +12,12 @@ import pytest
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "qwen_vl"
 
 
+@pytest.fixture(autouse=True)
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What programs keep for their user, such as the lines of chats, is not that of whoever runs the tests."""
+    monkeypatch.setenv("PADDLEMIX_HOME", str(tmp_path / "home"))
+
+
 @pytest.fixture
 def run_example(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
     """``run_example("run_predict.py", *arguments)`` runs a program in an empty folder, ``tmp_path / "run"``."""
