@@ -1,7 +1,8 @@
 """Imports Paddle without what it tells its own developers; this package's first import."""
 
 from ..dependencies import require
-from ..processors import let_mkl_use_avx2
+from ..processors import let_mkl_use_avx2, let_openmp_survive_fork
 
 let_mkl_use_avx2()
+OPENMP_SURVIVES_FORK = let_openmp_survive_fork()
 require("paddle", "paddlemix.ops")

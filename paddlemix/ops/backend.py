@@ -23,6 +23,8 @@ from paddle import _C_ops
 from paddle.utils.cpp_extension import load_op_meta_info_and_register_op
 
 from ..errors import ConfigurationError, OperatorError
+from ..processors import environment_at_start
+from . import forking
 
 MODES = ("auto", "reference", "cpu", "cuda")
 # Counts the changes of the operators' signatures; external_ops/paddle/library.cc has the same number.
@@ -110,6 +112,7 @@ def _load(path: Path) -> Library:
     if version != paddle.__version__:
         return Library(f"{path} was built for Paddle {version}, this is {paddle.__version__}; {BUILD_HINT} anew")
     functions.paddlemix_cpu_set_threads(default_threads())
+    forking.watch(functions)
     load_op_meta_info_and_register_op(str(path))  # last: Paddle cannot forget operators
     devices = ("cpu", "cuda") if functions.paddlemix_ops_with_cuda() else ("cpu",)
     return Library(None, devices, functions, _direct_functions(path))
@@ -136,7 +139,7 @@ def default_threads() -> int:
         if not asked.isdecimal() or int(asked) < 1:
             raise ConfigurationError(f"PADDLEMIX_NUM_THREADS: expected a positive number, got {asked!r}")
         return int(asked)
-    given = _environment_at_start().get("OMP_NUM_THREADS", "").partition(",")[0]
+    given = environment_at_start().get("OMP_NUM_THREADS", "").partition(",")[0]
     if given.isdecimal() and int(given) > 0:
         return int(given)
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -150,14 +153,6 @@ def _processor_quota(processors: int, limits: Path = Path("/sys/fs/cgroup/cpu.ma
         return processors if quota == "max" else int(quota) // int(period)
     except (OSError, ValueError):
         return processors
-
-
-def _environment_at_start() -> Mapping[str, str]:
-    try:
-        entries = Path("/proc/self/environ").read_bytes().split(b"\0")
-    except OSError:  # not Linux
-        return os.environ
-    return dict(os.fsdecode(entry).partition("=")[::2] for entry in entries)
 
 
 def set_threads(count: int) -> int:
