@@ -54,6 +54,79 @@ def test_older_control_groups_count_too(tmp_path: Path) -> None:
     assert memory.available_memory(tmp_path / "none", tmp_path) == 600
 
 
+def group(folder: Path, version: int, most: object, used: int, inactive: int = 0) -> None:
+    """A control group with a limit, as the kernel shows it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    limit, usage = {1: ("limit_in_bytes", "usage_in_bytes"), 2: ("max", "current")}[version]
+    (folder / f"memory.{limit}").write_text(f"{most}\n")
+    (folder / f"memory.{usage}").write_text(f"{used}\n")
+    (folder / "memory.stat").write_text(f"anon 1\ninactive_file {inactive}\n")
+
+
+def process(proc: Path, *lines: str) -> Path:
+    (proc / "self").mkdir(parents=True)
+    (proc / "self" / "cgroup").write_text("".join(line + "\n" for line in lines))
+    (proc / "meminfo").write_text("MemAvailable:    8000000 kB\n")
+    return proc
+
+
+def test_the_process_own_group_counts_wherever_it_is(tmp_path: Path) -> None:
+    proc = process(tmp_path / "proc", "0::/user.slice/job_7/step_0")
+    mount = tmp_path / "cgroup"
+    group(mount / "user.slice" / "job_7" / "step_0", 2, 700_000_000, 100_000_000, 5_000_000)
+    assert memory.available_memory(proc, mount) == 605_000_000
+
+
+@pytest.mark.parametrize("smallest", ["", "user.slice", "user.slice/job_7", "user.slice/job_7/step_0"])
+def test_the_smallest_limit_on_the_way_up_counts(tmp_path: Path, smallest: str) -> None:
+    proc = process(tmp_path / "proc", "0::/user.slice/job_7/step_0")
+    mount = tmp_path / "cgroup"
+    for name in ("user.slice", "user.slice/job_7", "user.slice/job_7/step_0", "other"):
+        group(mount / name, 2, "max", 1000)
+    group(mount / "other", 2, 1, 0)  # another job's
+    group(mount / smallest, 2, 900_000, 200_000)
+    assert memory.available_memory(proc, mount) == 700_000
+
+
+def test_groups_of_the_older_version_count_upwards(tmp_path: Path) -> None:
+    proc = process(tmp_path / "proc", "9:name=systemd:/x", "4:cpu,memory:/slurm/uid_1/job_7", "0::/x")
+    mount = tmp_path / "cgroup"
+    group(mount / "memory" / "slurm" / "uid_1" / "job_7", 1, 9223372036854771712, 1000)
+    group(mount / "memory" / "slurm" / "uid_1", 1, 500_000, 100_000)
+    group(mount / "memory", 1, 9223372036854771712, 1000)
+    assert memory.available_memory(proc, mount) == 400_000
+
+
+def test_both_versions_side_by_side(tmp_path: Path) -> None:
+    proc = process(tmp_path / "proc", "4:memory:/a", "0::/b")
+    mount = tmp_path / "cgroup"
+    group(mount / "memory" / "a", 1, 500_000, 100_000)
+    group(mount / "unified" / "b", 2, 300_000, 100_000)
+    assert memory.available_memory(proc, mount) == 200_000
+
+
+@pytest.mark.parametrize("path", ["/docker/abc", "/../../docker/abc", "/docker/abc/inner"])
+def test_in_a_container_the_path_may_begin_outside_of_what_is_mounted(tmp_path: Path, path: str) -> None:
+    proc = process(tmp_path / "proc", f"0::{path}")
+    mount = tmp_path / "cgroup"
+    group(mount, 2, 900_000, 200_000)
+    group(mount / "inner", 2, 600_000, 200_000)
+    assert memory.available_memory(proc, mount) == (400_000 if path.endswith("inner") else 700_000)
+
+
+@pytest.mark.parametrize("line", ["", "x", "0:", "0::", "::::", "0::/a:b", "4:memory", "\ufffd"])
+def test_what_cannot_be_read_limits_nothing(tmp_path: Path, line: str) -> None:
+    proc = process(tmp_path / "proc", line)
+    group(tmp_path / "cgroup" / "a", 2, "\u00b2", 5)
+    assert memory.available_memory(proc, tmp_path / "cgroup") == 8_000_000 * 1024
+
+
+def test_a_used_up_limit_leaves_nothing(tmp_path: Path) -> None:
+    proc = process(tmp_path / "proc", "0::/a")
+    group(tmp_path / "cgroup" / "a", 2, 100, 200)
+    assert memory.available_memory(proc, tmp_path / "cgroup") == 0
+
+
 def test_this_machine_has_memory() -> None:
     available = memory.available_memory()
     assert available is None or available > 0
