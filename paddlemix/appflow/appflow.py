@@ -46,7 +46,8 @@ class Appflow:
         ConfigurationError, ModelNotFoundError, CheckpointError, NotEnoughMemoryError.
 
     Calling it with the inputs of the application as keyword arguments gives a dict of results. With ``stream=True`` it
-    gives a :class:`TextStream` instead, whose text comes from the last task.
+    gives a :class:`TextStream` instead, whose text comes from the last task. Threads may share one object: their calls
+    wait for each other.
     """
 
     def __init__(

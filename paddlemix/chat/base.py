@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..errors import ConfigurationError, PaddleMixError
 from ..models.qwen_vl import grounding
 from ..models.qwen_vl.generation_options import GenerationOptions, resolve_options
 from ..models.qwen_vl.grounding import Box
@@ -51,26 +54,63 @@ class Reply:
 
 
 class ReplyStream:
-    """An answer as it is generated: iterate for pieces of text; ``reply`` has the whole once the iteration ended."""
+    """An answer as it is generated: iterate for pieces of text; ``reply`` has the whole once the iteration ended.
 
-    def __init__(self, pieces: Iterator[str]) -> None:
+    One step runs at a time of all streams that share a ``lock``, and none holds it between its steps: a stream that
+    nobody reads to its end keeps nobody waiting.
+    """
+
+    def __init__(self, pieces: Generator[str, None, Reply], lock: threading.RLock) -> None:
         self._pieces = pieces
+        self._lock = lock
+        self._made_by = threading.current_thread()
+        self._ready: deque[str] = deque()  # what another thread had generated
+        self._error: PaddleMixError | None = None
+        self._ended = False
         self.reply: Reply | None = None
 
     def __iter__(self) -> ReplyStream:
         return self
 
     def __next__(self) -> str:
-        try:
-            return next(self._pieces)
-        except StopIteration as end:
-            if end.value is not None:
-                self.reply = end.value
-            raise StopIteration from None
+        with self._lock:
+            if not self._ready and not self._ended:
+                self._advance()
+            if self._ready:
+                return self._ready.popleft()
+            if self._error is not None:
+                error, self._error = self._error, None
+                raise error
+        raise StopIteration
 
     def close(self) -> None:
         """Break the answer off."""
-        self._pieces.close()
+        with self._lock:
+            self._pieces.close()
+            self._ready.clear()
+            self._ended = True
+
+    def complete(self) -> None:
+        """Generate the rest, to be read later; nothing where it is this very thread that turned to something else."""
+        with self._lock:
+            if self._made_by is threading.current_thread():
+                return
+            try:
+                while not self._ended:
+                    self._advance()
+            except PaddleMixError as error:  # its reader's affair
+                self._error = error
+            finally:
+                if not self._ended and self._error is None:
+                    self._error = ConfigurationError("stream: the answer was interrupted; ask again")
+                self._ended = True
+
+    def _advance(self) -> None:
+        try:
+            self._ready.append(next(self._pieces))
+        except StopIteration as end:
+            self._ended = True
+            self.reply = end.value
 
 
 class Stopwatch:
@@ -93,6 +133,8 @@ class Stopwatch:
 
 class Session(ABC):
     """Questions to one model, each answered as a :class:`Reply`.
+
+    Any number of threads may ask; they wait for each other.
 
     Args:
         model: in evaluation mode.
@@ -118,6 +160,7 @@ class Session(ABC):
         self._policy = processor.policy if policy is None else policy
         self._trusted_tags = trusted_tags
         self._options = options
+        self._lock = threading.RLock()
         self._resolve({})  # a mistake shows here, not at the first question
 
     def ask(
@@ -133,11 +176,12 @@ class Session(ABC):
         Raises:
             PromptError, ImageError, ConfigurationError, NumericalError.
         """
-        pieces = self.stream(text, images, **options)
-        for piece in pieces:
-            if stream:
-                stream(piece)
-        return pieces.reply
+        with self._lock:
+            pieces = self.stream(text, images, **options)
+            for piece in pieces:
+                if stream:
+                    stream(piece)
+            return pieces.reply
 
     @abstractmethod
     def stream(self, text: str, images: Sequence[Any] = (), **options: Any) -> ReplyStream:

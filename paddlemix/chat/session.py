@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import weakref
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from ..models.qwen_vl.chat import AnswerStream, chat_settings
 from ..models.qwen_vl.generation_options import GenerationOptions
 from ..models.qwen_vl.kv_cache import GROWTH, KVCache, ntk_alpha
 from ..models.qwen_vl.processing import image_key
-from .base import ReplyStream, Session, Stopwatch
+from .base import Reply, ReplyStream, Session, Stopwatch
 from .messages import (
     Message,
     check_question,
@@ -61,6 +62,9 @@ class ChatSession(Session):
     changed are kept, so that a turn costs what is new in it. An answer that was broken off (an error, Ctrl-C, a stream
     that was not read to its end) leaves the session as it was before the question.
 
+    Threads that share a session wait for each other: each question is the next turn. A stream that another thread has
+    not read to its end is completed first; its reader finds the rest ready.
+
     Args:
         model: in evaluation mode.
         processor: of the same model.
@@ -93,6 +97,7 @@ class ChatSession(Session):
         self._turns: list[Message] = []
         self._prefix: CachedPrefix | None = None
         self._turn = 0
+        self._newest: weakref.ref[ReplyStream] | None = None  # unread, it may go whenever its reader drops it
         self.system = DEFAULT_SYSTEM if system is None else system
 
     @property
@@ -108,9 +113,16 @@ class ChatSession(Session):
     def stream(self, text: str, images: Sequence[Any] = (), **options: Any) -> ReplyStream:
         """Like :meth:`ask`, but returns at once the pieces of the answer's text, to be iterated over.
 
-        The question is checked here; the model starts with the first piece. Another question, or :meth:`reset`, gives
-        this one up if its answer is not complete.
+        The question is checked here; the model starts with the first piece. Another question of the same thread, or
+        :meth:`reset`, gives this one up if its answer is not complete.
         """
+        with self._lock:
+            self._complete_other_threads()
+            stream = ReplyStream(self._begin(text, images, options), self._lock)
+            self._newest = weakref.ref(stream)
+            return stream
+
+    def _begin(self, text: str, images: Sequence[Any], options: dict[str, Any]) -> Generator[str, None, Reply]:
         watch = Stopwatch()
         resolved = self._resolve(options)
         images = picture_list(images)
@@ -124,13 +136,21 @@ class ChatSession(Session):
         )
         self._turn += 1
         watch.stage("load")
-        return ReplyStream(self._answer(self._turn, question, prompt.input_ids, prompt.images, resolved, watch))
+        return self._answer(self._turn, question, prompt.input_ids, prompt.images, resolved, watch)
+
+    def _complete_other_threads(self) -> None:
+        """Give no answer up that another thread is reading, nor wait for it to read on."""
+        stream = None if self._newest is None else self._newest()
+        if stream is not None:
+            stream.complete()
 
     def reset(self) -> None:
         """Forget the conversation; the features of its pictures stay, should they come again."""
-        self._turn += 1
-        self._turns = []
-        self._prefix = None
+        with self._lock:
+            self._complete_other_threads()
+            self._turn += 1
+            self._turns = []
+            self._prefix = None
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the conversation as JSON, its pictures included (PNG), for :meth:`load`.
@@ -164,9 +184,10 @@ class ChatSession(Session):
             for part in message["content"]:
                 if part["type"] == "image":
                     part["image"] = self._load(part["image"], policy)
-        self.reset()
-        self.system = system
-        self._turns = turns
+        with self._lock:
+            self.reset()
+            self.system = system
+            self._turns = turns
 
     def _load(self, source: Any, policy: ImagePolicy) -> Picture:
         image = load_image(source, policy)
@@ -180,7 +201,7 @@ class ChatSession(Session):
         pictures: list[Picture],
         options: GenerationOptions,
         watch: Stopwatch,
-    ) -> Iterator[str]:
+    ) -> Generator[str, None, Reply]:
         self._check_current(turn)
         watch.start()
         # Not kept while the model runs: an interruption may leave the cache half written.

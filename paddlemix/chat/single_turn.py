@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import paddle
@@ -10,7 +10,7 @@ import paddle
 from ..media import ImagePolicy, load_image
 from ..models.qwen_vl.chat import AnswerStream
 from ..models.qwen_vl.generation_options import GenerationOptions
-from .base import ReplyStream, Session, Stopwatch
+from .base import Reply, ReplyStream, Session, Stopwatch
 from .messages import check_question, picture_list, user_message
 
 if TYPE_CHECKING:
@@ -45,14 +45,14 @@ class SingleTurnSession(Session):
             [user_message(text, pictures)], chat_format="raw", trusted_tags=self._trusted_tags
         )
         watch.stage("load")
-        return ReplyStream(self._answer(prompt.input_ids, pictures, resolved, watch))
+        return ReplyStream(self._answer(prompt.input_ids, pictures, resolved, watch), self._lock)
 
     def reset(self) -> None:
         """Nothing is remembered, so there is nothing to do."""
 
     def _answer(
         self, ids: list[int], pictures: list[Image], options: GenerationOptions, watch: Stopwatch
-    ) -> Iterator[str]:
+    ) -> Generator[str, None, Reply]:
         watch.start()
         features = None
         if pictures:
