@@ -226,8 +226,9 @@ def make_context(
 ) -> tuple[str, list[int]]:
     """The prompt for ``query`` after ``history``, as text and as ids.
 
-    ``<img>path</img>`` and the tags of references and boxes are read out of all texts: they must be trusted. For text
-    from strangers, and for paths longer than the picture slots, use messages and :func:`render_chatml`.
+    ``<img>path</img>`` is read out of the queries, which must be trusted; not out of answers and the system text, for
+    an answer is what a picture or a prompt made the model write. The tags of references and boxes are read out of all.
+    For text from strangers, and for paths longer than the picture slots, use messages and :func:`render_chatml`.
     The newest turns are kept while the system message and they have fewer than ``max_window_size`` ids; the query is
     not counted. In the "raw" format the prompt is the query alone, with every special token read out of it.
     Raises UnknownChatFormatError, and PromptError for a path that does not fit.
@@ -274,8 +275,11 @@ def render_conversation(
 
 
 def _wrap_text(
-    tokenizer: QWenVLCodec, role: str, text: str, allowed_special: str | Collection[str] = IMAGE_TAGS
+    tokenizer: QWenVLCodec, role: str, text: str, allowed_special: str | Collection[str] | None = None
 ) -> _Encoded:
+    """A message of trusted text: by default with images in what the user says, and marks of places in all."""
+    if allowed_special is None:
+        allowed_special = IMAGE_TAGS if role == "user" else GROUNDING_TAGS
     return _wrap(tokenizer, role, tokenizer.encode(text, allowed_special=allowed_special))
 
 

@@ -101,9 +101,10 @@ def chat(
 ) -> tuple[str, History]:
     """Answer ``query`` after ``history``.
 
-    Pictures are named in the texts, as ``from_list_format`` writes them, and read on every call; a
-    :class:`ChatSession` keeps them. Texts are trusted: tags in them are read. Unlike the original, the caller's
-    lists stay as they are, and no token is lost at ``max_new_tokens``.
+    Pictures are named in the queries, as ``from_list_format`` writes them, and read on every call; a
+    :class:`ChatSession` keeps them. Queries are trusted: tags in them are read. Out of answers and the system text only
+    the tags of references and boxes are. Unlike the original, the caller's lists stay as they are, and no token is lost
+    at ``max_new_tokens``.
 
     Args:
         history: earlier ``(query, response)`` pairs.

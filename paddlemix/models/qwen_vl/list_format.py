@@ -125,7 +125,10 @@ def _parse_box(text: str) -> tuple[int, ...] | None:
 
 
 def latest_picture(response: str, history: Sequence[tuple[str, str | None]] | None) -> str | None:
-    """What stands in the last ``<img>..</img>`` of the response, else of the newest query that has one; else None."""
+    """What stands in the last ``<img>..</img>`` of the response, else of the newest query that has one; else None.
+
+    As the original looks. To open it, give no response: the model may have written any path into one.
+    """
     queries = [query for query, _ in history or []]
     for text in [response, *reversed(queries)]:
         for element in reversed(to_list_format(text)):

@@ -198,10 +198,12 @@ class QWenVLTokenizer(QWenVLCodec):
     ) -> Image | None:
         """The newest picture of a conversation with the boxes of ``response`` drawn into it; save it with ``.save``.
 
-        None when the conversation has no picture or the response no box. policy: what may be read;
-        ``ImagePolicy.scripts()`` when None. Raises ImageError when the picture cannot be read.
+        history: ``(query, response)`` pairs, the last one that of this response, as ``chat`` returns it. Pictures are
+            read out of its queries only, never out of a response, which is the model's.
+        policy: what may be read; ``ImagePolicy.scripts()`` when None.
+        None when no query has a picture or the response no box. Raises ImageError when the picture cannot be read.
         """
-        source = list_format.latest_picture(response, history)
+        source = list_format.latest_picture("", history)
         boxes = list_format.boxes_with_ref(response)
         if source is None or not boxes:
             return None

@@ -128,6 +128,33 @@ def test_a_picture_is_read_from_its_path(loaded, picture, monkeypatch):
         model.chat(processor, "<img>none</img>")
 
 
+@pytest.mark.parametrize("source", ["none", "/etc/hostname", "http://127.0.0.1:9/x.png"])
+def test_no_image_is_read_out_of_answers_and_the_system_text(loaded, picture, monkeypatch, source):
+    model, processor = loaded
+    opened = []
+    monkeypatch.setattr(
+        "paddlemix.media.load_image", lambda source, policy: opened.append(source) or Image.open(picture)
+    )
+    name = f"<img>{source[:4]}</img>"
+    history = [(f"<img>{picture.name}</img>what", f"see {name} <ref>a</ref>"), ("more", name)]
+    for call in (model.chat, lambda *args, **options: list(model.chat_stream(*args, **options))):
+        call(processor, "and?", history, system=f"look at {name}", max_new_tokens=2)
+        assert opened == [picture.name]
+        opened.clear()
+    model.chat(processor, f"<img>{picture.name}</img>and?", [], max_new_tokens=2)
+    assert opened == [picture.name], "what the user asked is read"
+
+
+def test_the_tags_of_places_in_answers_are_the_ids_they_were(loaded):
+    _, processor = loaded
+    tokenizer = processor.tokenizer
+    _, ids = make_context(
+        tokenizer, "and?", [("where", "<ref>a</ref><box>(1,2),(3,4)</box><img>x</img>")], "<img>x</img>"
+    )
+    assert tokenizer.encode("<ref>")[0] in ids and tokenizer.encode("<box>")[0] in ids
+    assert tokenizer.img_start_id not in ids and tokenizer.img_end_id not in ids
+
+
 def test_streaming_reports_mistakes_in_the_call(loaded):
     model, processor = loaded
     with pytest.raises(ImageError):

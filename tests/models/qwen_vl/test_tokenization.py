@@ -257,6 +257,15 @@ def test_boxes_are_drawn_on_the_latest_picture(tiny, tmp_path):
     assert (pixels[5, 5] == 128).all()
 
 
+def test_the_picture_to_draw_into_is_never_taken_from_an_answer(tiny, tmp_path):
+    path = tmp_path / "grey.png"
+    Image.new("RGB", (80, 60), (128, 128, 128)).save(path)
+    answer = f"<img>{tmp_path / 'absent.png'}</img><box>(250,500),(750,900)</box>"
+    assert tiny.draw_bbox_on_latest_picture(answer) is None
+    assert tiny.draw_bbox_on_latest_picture(answer, [("what?", answer)]) is None
+    assert tiny.draw_bbox_on_latest_picture(answer, [(f"<img>{path}</img>", answer), ("?", answer)]).size == (80, 60)
+
+
 def test_boxes_after_one_with_a_label_are_drawn_in_its_colour(tiny, tmp_path):
     path = tmp_path / "grey.png"
     Image.new("RGB", (100, 100), (128, 128, 128)).save(path)
