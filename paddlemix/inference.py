@@ -176,14 +176,14 @@ def check_generation_options(options: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigurationError: an unknown name, or a value of the wrong type or range.
     """
-    from .models.qwen_vl.generation_options import GenerationOptions
+    from .models.qwen_vl.generation_options import check_given
 
     for name in options:
         if name not in GENERATION_OPTIONS and name != "seed":
             known = ", ".join([*GENERATION_OPTIONS, "seed"])
             raise ConfigurationError(f"{name}: unknown generation option; known: {known}")
     given = {name: value for name, value in options.items() if value is not None and (name, value) != ("seed", -1)}
-    GenerationOptions(**given)
+    check_given(given)
     return given
 
 

@@ -228,7 +228,7 @@ def test_a_wrong_construction_is_refused(tiny_model_dir, options, error, message
         ({"prompt": "a", "image": ["missing.png"]}, ImageError, "missing.png.*does not exist"),
         ({"prompt": "word " * 2000}, PromptError, "ids"),
         ({"prompt": "a", "image": [Image.new("RGB", (8, 8))] * 33}, PromptError, "33 pictures, expected at most 32"),
-        ({"prompt": "a", "top_k": -1}, ConfigurationError, "top_k"),
+        ({"prompt": "a", "top_k": -2}, ConfigurationError, "top_k"),
     ],
 )
 def test_a_wrong_call_is_refused_and_leaves_the_conversation_alone(task, inputs, error, message):

@@ -12,9 +12,10 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-from ...checks import check_integer
 from ...errors import ConfigurationError, PromptError
+from ...schema import check_kind
 from . import special_tokens as s
+from .config_schema import VISUAL
 from .image_blocks import ImageBlock, ImageBlockReader, Piece, cut_outside_blocks, split_blocks
 from .text import normalize_text
 from .vocabulary import load_vocabulary
@@ -40,7 +41,7 @@ class QWenVLCodec:
     GROUNDING_ST = s.GROUNDING_TAGS
 
     def __init__(self, vocab_file: str | os.PathLike[str], image_slots: int, errors: str) -> None:
-        check_integer("image_slots", image_slots)
+        check_kind("image_slots", image_slots, VISUAL["n_queries"].kind)
         if errors not in _ERROR_POLICIES:
             raise ConfigurationError(f"errors: got {errors!r}, expected one of {', '.join(_ERROR_POLICIES)}")
         self.vocab_file = str(vocab_file)

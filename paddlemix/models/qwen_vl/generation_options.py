@@ -3,28 +3,78 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from ...checks import check_integer
 from ...errors import ConfigurationError
+from ...schema import FLAG, NULL, SOME_TEXT, Kind, check_kind, either, integer, list_of, number, one_of, shown
 
 if TYPE_CHECKING:
     from paddlenlp.generation import GenerationConfig
 
-# Fields of PaddleNLP's GenerationConfig that another value would give a meaning not implemented here.
-_UNSUPPORTED = {
-    "min_length": (0, None),
-    "max_length": (0, None, 20),
+MAX_TOKEN_ID = (1 << 31) - 1
+# Below, sampling is choosing the most likely token; dividing by it would overflow.
+_GREEDY_TEMPERATURE = 1e-5
+
+_TOKEN_ID = integer(-1, MAX_TOKEN_ID)
+KINDS: dict[str, Kind] = {
+    "max_new_tokens": integer(1),
+    "min_new_tokens": integer(0),
+    "do_sample": FLAG,
+    "temperature": number(0, 1e6),
+    "top_k": integer(-1, MAX_TOKEN_ID),
+    "top_p": number(0, 1),
+    "repetition_penalty": number(1e-3, 1e3),
+    "num_return_sequences": integer(1, 1024),
+    "seed": either(integer(-1), NULL),
+    "eos_token_id": either(_TOKEN_ID, list_of(_TOKEN_ID, "ids"), NULL),
+    "pad_token_id": either(_TOKEN_ID, NULL),
+    "stop_token_sequences": list_of(list_of(_TOKEN_ID, "ids", 1), "non-empty lists of ids"),
+    "stop_strings": list_of(SOME_TEXT, "non-empty texts"),
+    "prefill_chunk_size": integer(0, MAX_TOKEN_ID),
+}
+"""What each option may be."""
+
+DECODE_STRATEGY = one_of("greedy_search", "sampling")
+SAMPLING_OPTIONS = ("temperature", "top_k", "top_p")
+"""Not looked at in greedy decoding."""
+
+# Fields of a generation config that another value would give a meaning not implemented here, with the values that do
+# nothing; those of _UNSUPPORTED_SAMPLING only where tokens are drawn at random.
+_UNSUPPORTED: dict[str, tuple[Any, ...]] = {
+    "num_beams": (1, None),
     "diversity_rate": (0.0, None),
     "no_repeat_ngram_size": (0, None),
+    "encoder_no_repeat_ngram_size": (0, None),
+    "encoder_repetition_penalty": (1, None),
     "forced_bos_token_id": (None,),
     "forced_eos_token_id": (None,),
-    "num_beam_groups": (1, None),
+    "forced_decoder_ids": (None, []),
+    "force_words_ids": (None, []),
+    "constraints": (None, []),
+    "bad_words_ids": (None, []),
+    "suppress_tokens": (None, []),
+    "begin_suppress_tokens": (None, []),
+    "sequence_bias": (None, [], {}),
+    "exponential_decay_length_penalty": (None,),
+    "guidance_scale": (1, None),
+    "penalty_alpha": (0, None),
+    "dola_layers": (None,),
+    "watermarking_config": (None, {}),
     "use_cache": (True, None),
     "use_fast": (False, None),
 }
+_UNSUPPORTED_SAMPLING: dict[str, tuple[Any, ...]] = {
+    "min_p": (0, None),
+    "typical_p": (1, None),
+    "epsilon_cutoff": (0, None),
+    "eta_cutoff": (0, None),
+}
+# Lengths that count the prompt, what stands for them here, and values that tools write without meaning them.
+_LENGTHS = {"max_length": ("max_new_tokens", (0, None, 20)), "min_length": ("min_new_tokens", (0, None))}
+NAMES = frozenset({*KINDS, *_UNSUPPORTED, *_UNSUPPORTED_SAMPLING, *_LENGTHS, "decode_strategy"})
+"""Fields of a generation config that are looked at; all others change nothing here."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +85,8 @@ class GenerationOptions:
         max_new_tokens: most tokens to generate, cut to what the model's window leaves.
         min_new_tokens: so many tokens come before a stop id may.
         do_sample: draw at random; otherwise take the most likely token.
-        temperature, top_k, top_p: of the drawing; ``top_k`` 0 and ``top_p`` 1 keep all tokens.
+        temperature, top_k, top_p: of the drawing; ``top_k`` 0 or −1 and ``top_p`` 1 keep all tokens. A temperature of 0
+            is greedy decoding. Without drawing, those of a file are not looked at.
         repetition_penalty: divides (multiplies, where negative) the logits of all tokens seen so far, the prompt's
             included; 1 is off.
         num_return_sequences: answers for each prompt.
@@ -63,29 +114,24 @@ class GenerationOptions:
     prefill_chunk_size: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("max_new_tokens", 1),
-            ("min_new_tokens", 0),
-            ("top_k", 0),
-            ("num_return_sequences", 1),
-            ("prefill_chunk_size", 0),
-        ):
-            check_integer(name, getattr(self, name), least)
-        if not isinstance(self.do_sample, bool):
-            raise ConfigurationError(f"do_sample: expected True or False, got {self.do_sample!r}")
-        for name in ("temperature", "repetition_penalty"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
-                hint = "; for the most likely answer use do_sample=False" if name == "temperature" else ""
-                raise ConfigurationError(f"{name}: expected a number greater than 0, got {value!r}{hint}")
-        if isinstance(self.top_p, bool) or not isinstance(self.top_p, (int, float)) or not 0 <= self.top_p <= 1:
-            raise ConfigurationError(f"top_p: expected a number from 0 to 1, got {self.top_p!r}")
-        if self.seed is not None and (not isinstance(self.seed, int) or self.seed < 0):
-            raise ConfigurationError(f"seed: expected an integer of at least 0, or None or -1, got {self.seed!r}")
+        for name, kind in KINDS.items():
+            if name not in SAMPLING_OPTIONS or self.do_sample is True:
+                check_kind(name, getattr(self, name), kind)
+        normal: dict[str, Any] = {}
+        if self.do_sample and self.temperature < _GREEDY_TEMPERATURE:
+            normal["do_sample"] = False
+        if not self.do_sample or normal:
+            normal.update(temperature=1.0, top_k=0, top_p=1.0)
+        elif self.top_k == -1:
+            normal["top_k"] = 0
+        if self.seed == -1:
+            normal["seed"] = None
+        for name, value in normal.items():
+            object.__setattr__(self, name, value)
         if self.num_return_sequences > 1 and not self.do_sample:
             raise ConfigurationError(
                 f"num_return_sequences: {self.num_return_sequences} greedy answers would all be the same; "
-                "use do_sample=True"
+                "use do_sample=True and a temperature above 0"
             )
 
 
@@ -104,73 +150,76 @@ def resolve_options(
     names = [field.name for field in fields(GenerationOptions)]
     given = {name: value for name, value in given.items() if value is not None}
     _check_names(given, names)
-    _check_config(config)
-    strategy = given.pop("decode_strategy", None)
     values = {name: getattr(config, name) for name in names if getattr(config, name, None) is not None}
     values.setdefault("do_sample", getattr(config, "decode_strategy", None) == "sampling")
     for name in ("eos_token_id", "pad_token_id"):
         values.setdefault(name, getattr(defaults, name, None))
+    check_given(given)
+    strategy = given.pop("decode_strategy", None)
     if strategy is not None:
         values["do_sample"] = _sampling_of(strategy)
-    values.update(given)
-    values.pop("num_beams", None)
+    values.update((name, value) for name, value in given.items() if name in names)
+    check_unsupported({**vars(config), **given}, sampling=values["do_sample"] is True, lengths=_lengths(config, given))
     values["eos_token_id"] = _stop_ids(values["eos_token_id"])
     if values["pad_token_id"] is None:
         values["pad_token_id"] = next(iter(values["eos_token_id"]), None)
-    if values.get("seed") == -1:
-        values["seed"] = None
-    values["stop_token_sequences"] = _sequences(values.get("stop_token_sequences", ()))
-    values["stop_strings"] = _strings(values.get("stop_strings", ()))
+    values["stop_token_sequences"] = tuple(map(tuple, _checked(values, "stop_token_sequences")))
+    strings = values.get("stop_strings")
+    values["stop_strings"] = (strings,) if isinstance(strings, str) else tuple(_checked(values, "stop_strings"))
     return GenerationOptions(**values)
 
 
+def check_given(options: Mapping[str, Any]) -> None:
+    """Raise ConfigurationError for a caller's option of a wrong type or range: also of sampling, where none is done."""
+    for name, kind in KINDS.items():
+        if name in options and not (name == "stop_strings" and SOME_TEXT.accepts(options[name])):
+            check_kind(name, options[name], kind)
+
+
+def check_unsupported(fields: Mapping[str, Any], *, sampling: bool, lengths: Collection[str]) -> None:
+    """Raise ConfigurationError for a field of a generation config that asks for what is not implemented.
+
+    sampling: whether tokens are drawn at random. lengths: those of ``max_new_tokens`` and ``min_new_tokens`` that were
+    set, beside which ``max_length`` and ``min_length`` do not count, as in transformers.
+    """
+    for name, neutral in {**_UNSUPPORTED, **(_UNSUPPORTED_SAMPLING if sampling else {})}.items():
+        if name in fields and fields[name] not in neutral:
+            what = "beam search is not supported" if name == "num_beams" else "not supported"
+            hint = f"leave it at {neutral[0]}" if name == "num_beams" else "remove it"
+            raise ConfigurationError(f"{name}: {what}, got {shown(fields[name])}; {hint}")
+    for name, (instead, neutral) in _LENGTHS.items():
+        if name in fields and instead not in lengths and fields[name] not in neutral:
+            raise ConfigurationError(f"{name}: counts the prompt, too, got {shown(fields[name])}; use {instead}")
+
+
+def _lengths(config: GenerationConfig, given: Mapping[str, Any]) -> set[str]:
+    """Those of the options for lengths that were set: PaddleNLP's class fills in 20 and 0."""
+    unset = {"max_new_tokens": (20, None), "min_new_tokens": (0, None)}
+    return {name for name, values in unset.items() if name in given or getattr(config, name, None) not in values}
+
+
 def _check_names(given: dict[str, Any], names: list[str]) -> None:
-    if given.get("num_beams", 1) != 1:
-        raise ConfigurationError(f"num_beams: beam search is not supported, got {given['num_beams']!r}; leave it at 1")
     for name in given:
-        if name not in names and name not in ("num_beams", "decode_strategy"):
+        beside = _LENGTHS[name][0] in given if name in _LENGTHS else False
+        if name not in names and name not in ("num_beams", "decode_strategy") and not beside:
             near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
             hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(names)}"
             raise ConfigurationError(f"{name}: unknown generation option; {hint}")
 
 
-def _check_config(config: GenerationConfig) -> None:
-    if (getattr(config, "num_beams", 1) or 1) != 1:
-        raise ConfigurationError(f"generation_config.num_beams: beam search is not supported, got {config.num_beams}")
-    for name, neutral in _UNSUPPORTED.items():
-        value = getattr(config, name, None)
-        if value not in neutral:
-            raise ConfigurationError(
-                f"generation_config.{name}: not supported, got {value!r}; remove it"
-                + ("; use max_new_tokens or min_new_tokens" if name.endswith("_length") else "")
-            )
-
-
-def _sampling_of(strategy: str) -> bool:
-    if strategy not in ("greedy_search", "sampling"):
-        raise ConfigurationError(f"decode_strategy: expected 'greedy_search' or 'sampling', got {strategy!r}")
+def _sampling_of(strategy: Any) -> bool:
+    check_kind("decode_strategy", strategy, DECODE_STRATEGY)
     return strategy == "sampling"
 
 
-def _stop_ids(value: int | Sequence[int] | None) -> tuple[int, ...]:
+def _stop_ids(value: Any) -> tuple[int, ...]:
+    check_kind("eos_token_id", value, KINDS["eos_token_id"])
     ids = () if value is None else (value,) if isinstance(value, int) else tuple(value)
-    if not all(isinstance(i, int) and not isinstance(i, bool) for i in ids):
-        raise ConfigurationError(f"eos_token_id: expected an id, a list of ids or -1 for none, got {value!r}")
     return tuple(i for i in ids if i >= 0)
 
 
-def _sequences(value: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
-    try:
-        sequences = tuple(tuple(int(i) for i in sequence) for sequence in value)
-    except TypeError:
-        sequences = ((),)
-    if not all(sequences):
-        raise ConfigurationError(f"stop_token_sequences: expected non-empty lists of ids, got {value!r}")
-    return sequences
-
-
-def _strings(value: str | Sequence[str]) -> tuple[str, ...]:
-    strings = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, (list, tuple)) else (None,)
-    if not all(isinstance(string, str) and string for string in strings):
-        raise ConfigurationError(f"stop_strings: expected a text or a list of non-empty texts, got {value!r}")
-    return strings
+def _checked(values: Mapping[str, Any], name: str) -> Collection[Any]:
+    """A list among the options, empty where it is absent."""
+    value = values.get(name, ())
+    check_kind(name, value, KINDS[name])
+    return value

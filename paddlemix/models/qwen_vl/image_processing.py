@@ -5,22 +5,55 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from ...checks import check_integer
+from ...display import quoted
 from ...errors import ConfigurationError
-from ...files import PREPROCESSOR_CONFIG_FILE
+from ...files import CONFIG_FILE, PREPROCESSOR_CONFIG_FILE, read_json_object
 from ...media import ImagePolicy, load_image
 from ...media.loading import ImageSource
+from ...schema import Kind, check_kind, number, one_of, shown
+from .config_schema import VISUAL
 
 # per channel (red, green, blue) of values 0..1: the statistics of CLIP's training pictures
 _MEAN = np.array((0.48145466, 0.4578275, 0.40821073), dtype=np.float32)
 _STD = np.array((0.26862954, 0.26130258, 0.27577711), dtype=np.float32)
 # part of cache keys: change it when the same picture would give other pixels than before
 _PREPROCESSING = "qwen_vl bicubic clip 1"
+
+_OWN = ("image_size", "exif_transpose", "background")
+_DESCRIPTIVE = ("image_processor_type", "feature_extractor_type", "processor_class", "auto_map")
+_ORIGINAL = "images are prepared as in the original Qwen-VL and in no other way"
+
+
+def _near(name: str, *values: float) -> Kind:
+    """These numbers, or as good as these."""
+
+    def accepts(value: Any) -> bool:
+        listed = value if isinstance(value, list) else [value]
+        return len(listed) == len(values) and all(
+            number(wanted - 1e-4, wanted + 1e-4).accepts(v) for v, wanted in zip(listed, values)
+        )
+
+    return Kind(name, accepts)
+
+
+# What image processors of other tools call the steps that are taken here anyway.
+_FIXED = {
+    "do_resize": one_of(True),
+    "do_rescale": one_of(True),
+    "do_normalize": one_of(True),
+    "do_convert_rgb": one_of(True, None),
+    "do_center_crop": one_of(False, None),
+    "resample": one_of(3),
+    "rescale_factor": _near("1/255", 1 / 255),
+    "image_mean": _near(f"{_MEAN.tolist()}", *_MEAN.tolist()),
+    "image_std": _near(f"{_STD.tolist()}", *_STD.tolist()),
+}
 
 
 class QwenVLImageProcessor:
@@ -39,9 +72,9 @@ class QwenVLImageProcessor:
             as the original does: transparent parts then show whatever colour is stored beneath.
         Raises ConfigurationError.
         """
-        check_integer("image_size", image_size)
+        check_kind("image_size", image_size, VISUAL["image_size"].kind)
         if not isinstance(exif_transpose, bool):
-            raise ConfigurationError(f"exif_transpose: got {exif_transpose!r}, expected true or false")
+            raise ConfigurationError(f"exif_transpose: got {shown(exif_transpose)}, expected true or false")
         if background is not None:
             background = _colour(background)
         self.image_size = image_size
@@ -98,13 +131,39 @@ class QwenVLImageProcessor:
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> QwenVLImageProcessor:
         """The image processor of :meth:`to_dict`'s settings. Raises ConfigurationError for unknown ones."""
-        fields = {
-            name: value for name, value in settings.items() if name not in ("image_processor_type", "processor_class")
-        }
-        unknown = sorted(set(fields) - {"image_size", "exif_transpose", "background"})
+        for name, value in settings.items():
+            if name in _FIXED and not _FIXED[name].accepts(value):
+                raise ConfigurationError(f"{name}: expected {_FIXED[name].expected}, got {shown(value)}; {_ORIGINAL}")
+        known = {*_OWN, *_FIXED, *_DESCRIPTIVE}
+        unknown = sorted(str(name) for name in settings if name not in known and not str(name).startswith("_"))
         if unknown:
-            raise ConfigurationError(f"{PREPROCESSOR_CONFIG_FILE}: unknown field(s) {', '.join(unknown)}; remove them")
-        return cls(**fields)
+            listed = ", ".join(quoted(name) for name in unknown[:5])
+            raise ConfigurationError(f"unknown field(s) {listed}; remove them or correct the spelling")
+        return cls(**{name: value for name, value in settings.items() if name in _OWN})
+
+
+def read_preprocessor_config(directory: Path, image_size: int | None) -> dict[str, Any]:
+    """The settings for :meth:`QwenVLImageProcessor.from_dict` in a directory's ``preprocessor_config.json``, checked.
+
+    image_size: the model's, which counts where the file says nothing; None: not known.
+
+    Raises:
+        CheckpointError: the file cannot be read as a JSON object.
+        ConfigurationError: a field is unknown or has a value that cannot work, or the size is not the model's.
+    """
+    path = directory / PREPROCESSOR_CONFIG_FILE
+    settings = {"image_size": image_size} if image_size is not None else {}
+    settings.update(read_json_object(path) or {})
+    try:
+        stored = QwenVLImageProcessor.from_dict(settings)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{path}: {error}") from error
+    if image_size is not None and stored.image_size != image_size:
+        raise ConfigurationError(
+            f"{path}: image_size: got {stored.image_size}, but visual.image_size in {CONFIG_FILE} is {image_size}, "
+            "and boxes would come out wrong; make them equal"
+        )
+    return settings
 
 
 def image_key(image: Image.Image, image_processor: QwenVLImageProcessor) -> str:
@@ -132,5 +191,5 @@ def _upright(image: Image.Image) -> Image.Image:
 def _colour(value: Any) -> tuple[int, int, int]:
     channels = tuple(value) if isinstance(value, (list, tuple)) else ()
     if len(channels) != 3 or not all(type(c) is int and 0 <= c <= 255 for c in channels):
-        raise ConfigurationError(f"background: got {value!r}, expected three integers 0..255 (red, green, blue)")
+        raise ConfigurationError(f"background: got {shown(value)}, expected three integers 0..255 (red, green, blue)")
     return channels

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import paddle
+from paddlenlp.generation import GenerationConfig
 
 from ...checkpoint import dtypes
 from ...errors import AdapterError, CheckpointError
-from ...files import CONFIG_FILE, GENERATION_CONFIG_FILE, read_json_object, write_text
+from ...files import CONFIG_FILE, GENERATION_CONFIG_FILE, write_text
 from .configuration import QWenVLConfig
+from .generation_file import published_options, read_generation_config
 from .kv_cache import cache_dtype
 
 logger = logging.getLogger(__name__)
@@ -45,6 +47,29 @@ def choose_dtype(requested: str | None, config: QWenVLConfig) -> str:
             logger.warning("this GPU has no bfloat16; the model runs in float16.")
         return "float16"
     return requested or "bfloat16"
+
+
+def load_generation_config(directory: Path, config: QWenVLConfig) -> GenerationConfig:
+    """How a directory's model generates; where it does not say, as the published Qwen-VL-Chat, and one line says so.
+
+    Raises:
+        CheckpointError, ConfigurationError: ``generation_config.json`` cannot be read, or has values that cannot work.
+    """
+    fields = read_generation_config(directory, config.vocab_size)
+    if fields is None:
+        fields = published_options(config.visual.image_start_id)
+        logger.warning(
+            "%s: has no %s; answers are generated with the values of Qwen-VL-Chat (at most %d new tokens, sampling "
+            "with top_p %g).",
+            directory, GENERATION_CONFIG_FILE, fields["max_new_tokens"], fields["top_p"],
+        )  # fmt: skip
+    # Its constructor would check combinations that a call may still change, and announce itself on the terminal.
+    generation_config = GenerationConfig()
+    for name, value in fields.items():
+        setattr(generation_config, name, value)
+    if "do_sample" in fields:
+        generation_config.decode_strategy = "sampling" if fields["do_sample"] else "greedy_search"
+    return generation_config
 
 
 def _gpu_memory() -> int | None:
@@ -85,8 +110,6 @@ class QWenVLCheckpointMixin:
         Raises:
             ModelNotFoundError, CheckpointError, ConfigurationError, NotEnoughMemoryError.
         """
-        from paddlenlp.generation import GenerationConfig
-
         from ...checkpoint import hub, load_into
         from ...checkpoint.memory import check_memory
         from ...checkpoint.readers import open_checkpoint
@@ -99,6 +122,7 @@ class QWenVLCheckpointMixin:
         dtype = choose_dtype(dtype, config)
         config.dtype = dtype
         cache_dtype(config, dtype)  # what cannot be is told before the weights are read
+        generation_config = load_generation_config(directory, config)
         checkpoint = open_checkpoint(directory)
         plan = plan_of(checkpoint, config.quantization, quantization, vision_quantization)
         config.quantization = None if plan is None else plan.to_config()
@@ -116,10 +140,7 @@ class QWenVLCheckpointMixin:
             from ...quantization.loading import load_quantized
 
             load_quantized(model, checkpoint, plan, dtype)
-        # Read and written here, because PaddleNLP's own methods announce every file on the terminal.
-        generation_config = read_json_object(directory / GENERATION_CONFIG_FILE)
-        if generation_config is not None:
-            model.generation_config = GenerationConfig.from_dict(generation_config)
+        model.generation_config = generation_config
         model.eval()
         return model
 

@@ -18,10 +18,12 @@ from ...chat.template import DEFAULT_SYSTEM, RenderedPrompt, check_chat_format, 
 from ...checks import check_integer
 from ...dependencies import require
 from ...errors import ConfigurationError, PromptError
-from ...files import CONFIG_FILE, GENERATION_CONFIG_FILE, PREPROCESSOR_CONFIG_FILE, read_json_object, write_json
+from ...files import PREPROCESSOR_CONFIG_FILE, write_json
 from ...media import ImagePolicy
 from .batching import TokenizedBatch
-from .image_processing import QwenVLImageProcessor, image_key
+from .config_schema import read_visual
+from .generation_file import read_generation_config
+from .image_processing import QwenVLImageProcessor, image_key, read_preprocessor_config
 from .list_format import from_list_format
 from .tokenization import QWenVLTokenizer
 
@@ -87,17 +89,15 @@ class QwenVLProcessor:
         from ...checkpoint import hub
 
         directory = hub.resolve(name_or_dir)
-        visual = (read_json_object(directory / CONFIG_FILE) or {}).get("visual") or {}
-        settings = read_json_object(directory / PREPROCESSOR_CONFIG_FILE) or {}
-        if not settings and "image_size" in visual:
-            settings = {"image_size": visual["image_size"]}
+        visual = read_visual(directory) or {}
+        settings = read_preprocessor_config(directory, visual.get("image_size"))
         if exif_transpose is not None:
             settings["exif_transpose"] = exif_transpose
         if background is not None:
             settings["background"] = background
-        slots = {"image_slots": visual["n_queries"]} if "n_queries" in visual else {}
+        slots = {"image_slots": visual["n_queries"]} if visual else {}
         tokenizer = QWenVLTokenizer.from_pretrained(directory, **slots)
-        generation = read_json_object(directory / GENERATION_CONFIG_FILE) or {}
+        generation = read_generation_config(directory) or {}
         options.setdefault("chat_format", generation.get("chat_format") or "chatml")
         return cls(tokenizer, QwenVLImageProcessor.from_dict(settings), **options)
 

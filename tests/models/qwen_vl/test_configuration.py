@@ -87,6 +87,15 @@ def test_single_fields_can_be_overridden(tmp_path):
         ({"output_attentions": True}, "output_attentions"),
         ({"tensor_parallel_degree": 2}, "tensor_parallel_degree"),
         ({"num_beams": 4}, "num_beams: .*generation_config.json"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers: expected an integer from 1 to 1024, got 1000000000"),
+        ({"layer_norm_epsilon": float("nan")}, "layer_norm_epsilon: expected a number from 0 to 1, got nan"),
+        ({"rotary_emb_base": 10**320}, "rotary_emb_base: expected a number from 1 to 1e"),
+        ({"visual": {**SMALL_VISUAL, "n_queries": 10**10}}, "visual.n_queries: expected an integer from 1 to 16384"),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling: got .*rotary_emb_base=10000"),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 5}}, "rope_parameters"),
+        ({"rope_theta": 5}, "rope_theta"),
+        ({"use_cache_quantization": True}, "use_cache_quantization: .*kv_cache_dtype"),
+        ({"hidden_sise": 1}, "did you mean hidden_size"),
     ],
 )
 def test_what_cannot_work_is_refused_by_name(change, message):

@@ -50,6 +50,41 @@ def test_minus_one_is_no_seed():
     assert resolve(seed=0).seed == 0
 
 
+@pytest.mark.parametrize("temperature", [0, 0.0, 1e-9])
+def test_temperature_0_is_greedy(temperature):
+    options = resolve(temperature=temperature)
+    assert (options.do_sample, options.temperature, options.top_p) == (False, 1.0, 1.0)
+    assert resolve(GenerationConfig(do_sample=True, temperature=temperature)).do_sample is False
+
+
+def test_top_k_of_minus_1_keeps_all():
+    assert resolve(top_k=-1).top_k == resolve(top_k=0).top_k == 0
+    assert resolve(GenerationConfig(do_sample=True, top_k=-1)).top_k == 0
+
+
+@pytest.mark.parametrize("unused", [{"temperature": -3}, {"temperature": "x"}, {"top_p": 7}, {"top_k": 0.5}])
+def test_options_of_sampling_are_not_looked_at_in_greedy_decoding(unused):
+    options = resolve(GenerationConfig(**unused))
+    assert (options.do_sample, options.temperature, options.top_k, options.top_p) == (False, 1.0, 0, 1.0)
+    with pytest.raises(ConfigurationError, match=next(iter(unused))):
+        resolve(GenerationConfig(**unused), do_sample=True)
+
+
+def test_max_length_does_not_count_beside_max_new_tokens():
+    assert resolve(max_length=100, max_new_tokens=7).max_new_tokens == 7
+    assert resolve(GenerationConfig(max_length=100, max_new_tokens=7)).max_new_tokens == 7
+    assert resolve(GenerationConfig(max_length=100), max_new_tokens=7).max_new_tokens == 7
+    with pytest.raises(ConfigurationError, match="max_length: counts the prompt, too, got 100; use max_new_tokens"):
+        resolve(GenerationConfig(max_length=100))
+
+
+def test_methods_names_in_a_config_are_no_options():
+    config = GenerationConfig()
+    for name in ("validate", "update", "to_dict"):
+        setattr(config, name, 5)
+    assert resolve(config).max_new_tokens == 20
+
+
 def test_one_stop_string_needs_no_list():
     assert resolve(stop_strings="\n").stop_strings == ("\n",)
 
@@ -64,10 +99,10 @@ def test_one_stop_string_needs_no_list():
         ({"max_new_tokens": 0}, "max_new_tokens: expected an integer of at least 1, got 0"),
         ({"max_new_tokens": 2.5}, "max_new_tokens"),
         ({"max_new_tokens": True}, "max_new_tokens"),
-        ({"temperature": 0}, "do_sample=False"),
+        ({"temperature": -1}, "temperature"),
         ({"temperature": float("nan")}, "temperature"),
         ({"top_p": 1.5}, "top_p: expected a number from 0 to 1, got 1.5"),
-        ({"top_k": -1}, "top_k"),
+        ({"top_k": -2}, "top_k"),
         ({"repetition_penalty": -1.0}, "repetition_penalty"),
         ({"do_sample": 1}, "do_sample"),
         ({"seed": 1.5}, "seed"),
@@ -79,6 +114,14 @@ def test_one_stop_string_needs_no_list():
         ({"stop_strings": [""]}, "stop_strings"),
         ({"stop_strings": [3]}, "stop_strings"),
         ({"stop_strings": 3}, "stop_strings"),
+        ({"eos_token_id": 0.5}, "eos_token_id: expected an integer from -1 to 2147483647 or a list of ids or null"),
+        ({"pad_token_id": "x"}, "pad_token_id"),
+        ({"stop_token_sequences": "x"}, "stop_token_sequences"),
+        ({"stop_token_sequences": [["1"]]}, "stop_token_sequences"),
+        ({"prefill_chunk_size": 10**320}, "prefill_chunk_size"),
+        ({"num_return_sequences": 10**9}, "num_return_sequences: expected an integer from 1 to 1024"),
+        ({"num_return_sequences": 2, "temperature": 0.0}, "a temperature above 0"),
+        ({"decode_strategy": ["sampling"]}, "decode_strategy"),
     ],
 )
 def test_what_cannot_work_is_refused_by_name(given, message):

@@ -246,6 +246,30 @@ def test_a_directory_with_a_vocabulary_alone_gives_the_published_sizes(tmp_path)
     assert loaded.chat_format == "chatml" and loaded.max_length == 8192
 
 
+def test_an_image_size_that_is_not_the_models_is_refused(tmp_path):
+    checkpoint(tmp_path, config={"visual": {"image_size": 168}}, preprocessor_config={"image_size": 14})
+    with pytest.raises(ConfigurationError, match="image_size: got 14, but visual.image_size in config.json is 168"):
+        QwenVLProcessor.from_pretrained(tmp_path)
+    checkpoint(tmp_path, preprocessor_config={"background": [1, 2, 3]})
+    loaded = QwenVLProcessor.from_pretrained(tmp_path).image_processor
+    assert (loaded.image_size, loaded.background) == (168, (1, 2, 3))
+
+
+def test_what_other_tools_say_of_the_same_preparation_is_passed_over(tmp_path):
+    same = {
+        "do_resize": True, "do_normalize": True, "do_rescale": True, "rescale_factor": 0.00392156862745098,
+        "resample": 3, "image_mean": [0.48145466, 0.4578275, 0.40821073],
+        "image_std": [0.26862954, 0.26130258, 0.27577711],
+        "image_processor_type": "CLIPImageProcessor", "processor_class": "X", "_note": 1, "image_size": 56,
+    }  # fmt: skip
+    checkpoint(tmp_path, preprocessor_config=same)
+    assert QwenVLProcessor.from_pretrained(tmp_path).image_processor.image_size == 56
+    for other in ({"do_resize": False}, {"image_mean": [0.5, 0.5, 0.5]}, {"resample": 10**320}, {"crop_sise": 1}):
+        checkpoint(tmp_path, preprocessor_config={**same, **other})
+        with pytest.raises(ConfigurationError, match=f"preprocessor_config.json: .*{next(iter(other))}"):
+            QwenVLProcessor.from_pretrained(tmp_path)
+
+
 def test_saved_processors_load_as_they_were(tmp_path, tokenizer):
     saved = QwenVLProcessor(tokenizer, QwenVLImageProcessor(SIZE, background=(9, 8, 7)))
     files = saved.save_pretrained(tmp_path / "new")
