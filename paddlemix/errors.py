@@ -78,5 +78,13 @@ class TrainingError(PaddleMixError, RuntimeError):
     """A training cannot start, go on or be resumed as it is: its loss is not finite, its checkpoint is another's."""
 
 
+class TrainingInterruptedError(TrainingError):
+    """A signal ended a training after a step; a checkpoint of that step is written. ``signal``: its number."""
+
+    def __init__(self, message: str, signal: int) -> None:
+        super().__init__(message)
+        self.signal = signal
+
+
 class OutputError(PaddleMixError, OSError):
     """What a program prints cannot be written: its output is closed, or the disk under it is full."""

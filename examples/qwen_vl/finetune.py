@@ -8,6 +8,8 @@ The options come from a JSON file, the command line, or both; those of the comma
 interrupted training goes on where its newest checkpoint is. What it writes into OUTPUT_DIR is loaded by the other
 programs: --model_name_or_path OUTPUT_DIR after mode full, --adapter OUTPUT_DIR after the others.
 
+Ctrl-C or SIGTERM ends it with a checkpoint after the step it is in (exit status 130 or 143); a second Ctrl-C at once.
+
 On several CPU processes, launch with --nproc_per_node N --backend gloo. Progress goes to stderr; after an error the
 exit status is 1, after wrong options 2.
 """
@@ -25,6 +27,7 @@ if (_CHECKOUT / "paddlemix" / "cli.py").is_file():
     sys.path.insert(0, str(_CHECKOUT))
 
 from paddlemix import cli  # noqa: E402
+from paddlemix.errors import TrainingInterruptedError  # noqa: E402
 from paddlemix.finetune.configuration import FinetuneConfig, add_options, given_options, unknown_argument  # noqa: E402
 
 
@@ -54,7 +57,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 cli.output(report.table(), end="\n\n")
             cli.output(what + report.summary())
         return 1 if any(report.problems for report in reports) else 0
-    finetune(config, cli.note)
+    try:
+        finetune(config, cli.note)
+    except TrainingInterruptedError as interrupted:
+        cli.note(str(interrupted))
+        return 128 + interrupted.signal
     return 0
 
 

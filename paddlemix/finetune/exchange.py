@@ -78,12 +78,12 @@ class Exchange:
         if self.sharding in (STAGE2, STAGE3):
             self._queue.finish()
 
-    def mean(self, value: paddle.Tensor) -> float:
-        """The mean over the processes of a float32 scalar; NaN where any of them has NaN."""
+    def means(self, values: paddle.Tensor) -> list[float]:
+        """The mean over the processes of each of some float32 numbers; NaN where any of them has NaN."""
         if self.size > 1:
-            value = value.clone()
-            dist.all_reduce(value)
-        return float(value) / self.size
+            values = values.clone()
+            dist.all_reduce(values)
+        return [value / self.size for value in values.tolist()]
 
     def gather(self, value: object) -> list:
         """The values of all processes."""

@@ -82,6 +82,7 @@ def finetune(config: FinetuneConfig, say: Say = lambda text: None) -> FinetuneRe
         ConfigurationError, RecordError, AdapterError: options, records or names that cannot work, before the first
             step.
         TrainingError: a loss that is not finite, or a checkpoint of another training.
+        TrainingInterruptedError: Ctrl-C or SIGTERM ended it after a step, with a checkpoint to go on from.
         ImageError: a picture that cannot be read any more.
         CheckpointError, ModelNotFoundError, NotEnoughMemoryError: weights that cannot be read or written.
     """

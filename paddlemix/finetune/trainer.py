@@ -9,6 +9,7 @@ pickles.
 from __future__ import annotations
 
 import math
+import signal
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -19,9 +20,10 @@ import paddle.nn as nn
 from paddlenlp.trainer import Trainer, TrainerCallback, TrainingArguments
 from paddlenlp.trainer.trainer_callback import TrainerState
 
-from ..errors import TrainingError
+from ..errors import TrainingError, TrainingInterruptedError
 from .checkpoints import drop_old, load_state, read_progress, save_state, writing_checkpoint
 from .exchange import Exchange
+from .interruption import StopRequest, stop_on_signals
 from .randomness import paddle_state, seed_everything, set_paddle_state
 
 # How many records a message names.
@@ -100,6 +102,9 @@ class FinetuneTrainer(Trainer):
         self._window: list[float] = []  # losses of the steps since the last log
         self._loss_sum, self._tokens, self._gradient_norm = 0.0, 0, math.nan
         self._step_learning_rate = 0.0
+        self._stop = StopRequest()
+        self._stop_agreed = False  # by all processes, in this step
+        self.evaluation_owed = False  # the training ended where one was due
         pacing = _Pacing(data, None if evaluate is None else eval_steps or data.steps)
         opening = _Opening(evaluate is not None and eval_on_start)
         super().__init__(
@@ -148,7 +153,10 @@ class FinetuneTrainer(Trainer):
     def _check_loss_valid(self, loss: paddle.Tensor) -> None:
         """The base class calls this between the last backward pass of a step and the optimiser."""
         passes, self._passes = self._passes, []
-        step_loss = self.exchange.mean(paddle.add_n([part for part, _ in passes]))
+        loss = paddle.add_n([part for part, _ in passes]).astype("float32")
+        wants_stop = paddle.to_tensor(float(self._stop.signal is not None))
+        step_loss, stop_share = self.exchange.means(paddle.stack([loss, wants_stop]))
+        self._stop_agreed = stop_share > 0
         if not math.isfinite(step_loss):
             bad = [ids for part, ids in passes if not math.isfinite(float(part))]
             raise self._not_finite(f"the loss is {step_loss}", bad)
@@ -175,6 +183,11 @@ class FinetuneTrainer(Trainer):
             "Look at these records, or lower learning_rate"
         )
 
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the training ends with this step; the same in all processes."""
+        return self._stop_agreed or (self.exchange.size == 1 and self._stop.signal is not None)
+
     def after_optimizer(self) -> None:
         self.exchange.after_step()
 
@@ -191,6 +204,7 @@ class FinetuneTrainer(Trainer):
         """Metrics of the model as it is now. The random draws of the training go on as if nothing had been."""
         state = paddle_state()
         self.metrics = self._evaluate()
+        self.evaluation_owed = False
         set_paddle_state(state)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, self.metrics)
         return self.metrics
@@ -203,6 +217,7 @@ class FinetuneTrainer(Trainer):
         Raises:
             TrainingError: a loss or gradient that is not finite; a checkpoint of another training.
             CheckpointError: a checkpoint cannot be read or written.
+            TrainingInterruptedError: a signal ended it; there is a checkpoint.
         """
         folder = resume_from_checkpoint
         if folder is not None:
@@ -210,8 +225,22 @@ class FinetuneTrainer(Trainer):
         if self._first_step == self.data.steps:
             self._end(folder)
         else:
-            super().train(resume_from_checkpoint=None if folder is None else str(folder))
+            with stop_on_signals(notice=self.exchange.rank == 0) as self._stop:
+                super().train(resume_from_checkpoint=None if folder is None else str(folder))
+            if self.state.global_step < self.data.steps:
+                raise self._interrupted()
         return self._loss_sum / max(self.data.steps, 1)
+
+    def _interrupted(self) -> TrainingInterruptedError:
+        # Another process may have got the signal alone.
+        number = self._stop.signal or signal.SIGTERM
+        folder = Path(self.args.output_dir)
+        step = self.state.global_step
+        return TrainingInterruptedError(
+            f"{folder}: stopped by {signal.Signals(number).name} after step {step} of {self.data.steps}; "
+            f"checkpoint-{step} is written, and the same command goes on from there",
+            number,
+        )
 
     def _end(self, folder: Path) -> None:
         """What is left after the last step, from its checkpoint."""
@@ -232,6 +261,7 @@ class FinetuneTrainer(Trainer):
             self._scheduler_state = dict(progress["scheduler"])
             if self._evaluate is not None:
                 self.metrics = {name: float(value) for name, value in progress.get("metrics", {}).items()}
+                self.evaluation_owed = bool(progress.get("evaluation_owed"))
             TrainerState.load_from_json(str(folder / _TRAINER_STATE))
         except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
             raise TrainingError(f"{folder}: its state is damaged ({error!r:.100}); remove the folder") from error
@@ -247,6 +277,7 @@ class FinetuneTrainer(Trainer):
             "loss_sum": self._loss_sum,
             "scheduler": _plain(self.lr_scheduler.state_dict()),
             "metrics": self.metrics,
+            "evaluation_owed": self.evaluation_owed,
         }
         with writing_checkpoint(output_dir, self.state.global_step, self.exchange) as folder:
             self.save_weights(folder)
@@ -303,12 +334,16 @@ class _Pacing(TrainerCallback):
         is_last = step == self.data.steps
         if is_last:
             control.should_log = True
+        is_stopping = self.trainer.is_stopping and not is_last
         if self.eval_steps is not None and (is_last or step % self.eval_steps == 0):
-            control.should_evaluate = True
+            control.should_evaluate = not is_stopping
+            self.trainer.evaluation_owed = is_stopping
+        if is_stopping:
+            control.should_save = control.should_training_stop = True
 
 
 class _Opening(TrainerCallback):
-    """Evaluates before the first step. Comes after those that are to hear of it."""
+    """Evaluates before the first step, and where an interruption left it out. Comes after those that are to hear."""
 
     trainer: FinetuneTrainer
 
@@ -316,7 +351,7 @@ class _Opening(TrainerCallback):
         self.eval_on_start = eval_on_start
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.eval_on_start and state.global_step == 0:
+        if (self.eval_on_start and state.global_step == 0) or self.trainer.evaluation_owed:
             self.trainer.evaluate()
 
 

@@ -1,6 +1,10 @@
 """examples/qwen_vl/finetune.py as a user runs it."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -31,6 +35,33 @@ def test_a_file_and_options_make_an_adapter(run_example, folder, tmp_path):
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["r"] == 2
     assert "train_loss" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_ctrl_c_ends_with_a_checkpoint_and_a_line_that_says_where(folder, tmp_path):
+    options = [
+        "--data",
+        folder / "talks.json",
+        "--model_name_or_path",
+        folder / "tiny",
+        "--output_dir",
+        tmp_path / "out",
+    ]
+    options += ["--max_steps", "100000", "--logging_steps", "1", "--lora_r", "2", "--dataloader_num_workers", "2"]
+    command = [sys.executable, EXAMPLES / "finetune.py", *options]
+    process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        for line in process.stderr:
+            if line.lstrip().startswith("1/100000"):
+                break
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers, too
+        said = process.stderr.read()
+        assert process.wait(timeout=60) == 130, said
+    finally:
+        process.kill()
+        process.stderr.close()
+    checkpoints = [path.name for path in (tmp_path / "out").glob("checkpoint-*")]
+    assert len(checkpoints) == 1 and f"{checkpoints[0]} is written" in said
+    assert "Traceback" not in said and "Error" not in said
 
 
 def test_check_only_lists_all_that_is_wrong_and_trains_nothing(run_example, folder, tmp_path):

@@ -69,6 +69,8 @@ def runs(tmp_path_factory):
     paths.append(write(folder, "resumed-whole", dropout))
     paths.append(write(folder, "resumed-cut", {**dropout, "interrupt_after": 3}))
     paths.append(write(folder, "resumed-cut", dropout, "resumed-again"))
+    paths.append(write(folder, "signalled", {**dropout, "save_steps": 100, "signal_after": 2}))
+    paths.append(write(folder, "signalled", {**dropout, "save_steps": 100}, "signalled-again"))
     paths.append(write(folder, "refused", {**full, "data": str(folder / "no.json")}))
     paths.append(write(folder, "diverged", {**full, **common, "learning_rate": 1e30, "max_grad_norm": 0.0}))
     command = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--backend", "gloo"]
@@ -109,6 +111,13 @@ def test_a_sharded_run_is_resumed_exactly(runs):
     expected, found = (tensors(runs / name / "adapter_model.safetensors") for name in ("resumed-whole", "resumed-cut"))
     for name, values in expected.items():
         np.testing.assert_array_equal(found[name], values, err_msg=name)
+
+
+def test_all_processes_end_with_the_one_that_was_told_to_and_go_on_exactly(runs):
+    first, second = ((runs / f"signalled.{rank}.error").read_text() for rank in (0, 1))
+    assert first == second and "stopped by SIGTERM after step 3 of" in first
+    assert not (runs / "signalled-again.0.error").exists()
+    assert log(runs / "signalled") == log(runs / "resumed-whole")
 
 
 def test_each_process_keeps_its_part_of_the_optimiser_state(runs):

@@ -1,12 +1,13 @@
 """The trainer on a toy model: losses and steps, exact resume, and what stops it."""
 
 import math
+import signal
 
 import numpy as np
 import paddle
 import pytest
 
-from paddlemix.errors import TrainingError
+from paddlemix.errors import TrainingError, TrainingInterruptedError
 from paddlemix.finetune.checkpoints import newest_checkpoint
 from tests.finetune.toy_training import ToyData, ToyModel, load_toy, toy_trainer, weights_of
 
@@ -25,6 +26,60 @@ def test_the_loss_of_a_step_is_the_mean_over_its_batches(tmp_path):
 def _dry():
     paddle.seed(0)
     return ToyModel(dropout=0.0)
+
+
+@pytest.mark.parametrize(
+    "signals", [(signal.SIGINT,), (signal.SIGTERM,), (signal.SIGINT, signal.SIGTERM, signal.SIGTERM)]
+)
+def test_a_signal_ends_the_training_with_a_checkpoint_to_go_on_from_exactly(tmp_path, signals, capfd):
+    data, options = ToyData(steps=7), {"save_steps": 100, "logging_steps": 3}
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    whole, expected = toy_trainer(tmp_path / "whole", data, **options)
+    loss = whole.train()
+    cut, before = toy_trainer(tmp_path / "cut", data, stop_after=3, signals=signals, **options)
+    said = f"cut: stopped by {signals[0].name} after step 4 of 7; checkpoint-4 is written"
+    with pytest.raises(TrainingInterruptedError, match=said) as caught:
+        cut.train()
+    assert caught.value.signal == signals[0]
+    assert "stopping after this step" in capfd.readouterr().err
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+    checkpoint = newest_checkpoint(tmp_path / "cut")
+    assert checkpoint.name == "checkpoint-4"
+    paddle.seed(99)
+    resumed, after = toy_trainer(tmp_path / "cut", data, model=ToyModel(), **options)
+    assert resumed.train(checkpoint) == loss
+    assert before.logs + after.logs == expected.logs
+    for name, values in weights_of(whole.model).items():
+        np.testing.assert_array_equal(weights_of(resumed.model)[name], values, err_msg=name)
+
+
+def test_a_second_interrupt_ends_the_training_at_once(tmp_path):
+    signals = (signal.SIGINT, signal.SIGINT)
+    cut, _ = toy_trainer(tmp_path, ToyData(steps=7), stop_after=3, signals=signals, save_steps=100)
+    with pytest.raises(KeyboardInterrupt):
+        cut.train()
+    assert newest_checkpoint(tmp_path) is None
+
+
+def test_a_signal_in_the_last_step_changes_nothing(tmp_path):
+    trainer, _ = toy_trainer(tmp_path, ToyData(steps=4), stop_after=3, signals=(signal.SIGTERM,))
+    trainer.train()
+    assert trainer.state.global_step == 4
+
+
+def test_an_evaluation_that_an_interruption_left_out_is_made_on_resuming(tmp_path):
+    def evaluating(steps):
+        return lambda: steps.append(len(steps)) or {"eval_loss": 1.0}
+
+    data, first, second = ToyData(steps=6), [], []
+    options = {"eval_steps": 2, "save_steps": 100}
+    cut, _ = toy_trainer(tmp_path, data, stop_after=3, signals=(signal.SIGINT,), evaluate=evaluating(first), **options)
+    with pytest.raises(TrainingInterruptedError):
+        cut.train()
+    assert len(first) == 1  # after step 2, not after step 4
+    resumed, _ = toy_trainer(tmp_path, data, evaluate=evaluating(second), **options)
+    resumed.train(newest_checkpoint(tmp_path))
+    assert len(second) == 2  # after steps 4 and 6
 
 
 def test_the_gradient_is_shortened_to_the_norm(tmp_path):

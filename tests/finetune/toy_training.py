@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -78,29 +79,38 @@ class ToyData(TrainingData):
 
 
 class LogKeeper(TrainerCallback):
-    """Keeps what is logged; ``stop_after``: raises KeyboardInterrupt in the middle of the step after so many."""
+    """Keeps what is logged.
 
-    def __init__(self, stop_after: int | None = None) -> None:
+    ``stop_after``: raises KeyboardInterrupt in the middle of the step after so many; with ``signals`` it sends these to
+    its own process instead.
+    """
+
+    def __init__(self, stop_after: int | None = None, signals: tuple[int, ...] = ()) -> None:
         self.logs: list[dict] = []
         self.stop_after = stop_after
+        self.signals = signals
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if "loss" in logs:
             self.logs.append({name: logs[name] for name in ("loss", "learning_rate", "tokens", "grad_norm")})
 
     def on_substep_end(self, args, state, control, **kwargs):
-        if self.stop_after is not None and state.global_step >= self.stop_after:
+        if self.stop_after is None or state.global_step < self.stop_after:
+            return
+        if not self.signals:
             raise KeyboardInterrupt
+        for number in self.signals:
+            os.kill(os.getpid(), number)
 
 
-def toy_trainer(output_dir: Path, data: ToyData, *, model=None, stop_after=None, seed=3, **options):
+def toy_trainer(output_dir: Path, data: ToyData, *, model=None, stop_after=None, signals=(), seed=3, **options):
     """A trainer of a toy model and what it logs."""
     sharding = {name: options.pop(name) for name in ("sharding", "sharded_layers") if name in options}
     own = {name: options.pop(name) for name in ("evaluate", "eval_steps", "eval_on_start") if name in options}
     if model is None:
         paddle.seed(0)
         model = ToyModel()
-    keeper = LogKeeper(stop_after)
+    keeper = LogKeeper(stop_after, signals)
     arguments = {"save_steps": 2, "save_total_limit": 2, "logging_steps": 1, "learning_rate": 0.05, **options}
     trainer = FinetuneTrainer(
         model,

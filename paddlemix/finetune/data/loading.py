@@ -87,7 +87,8 @@ class BatchLoader(Generic[Chosen, Samples]):
                 "memory; use fewer"
             ) from error
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            # Left to itself, the pool's own thread tells of closed pipes when the process ends.
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 # ---------------------------------------------------------------- in a worker process

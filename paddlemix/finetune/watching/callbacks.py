@@ -122,8 +122,8 @@ class ProgressCallback(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:
-            self._first_step = state.global_step
-            self._started = self._drawn = self._clock()
+            self._warm: tuple[int, float] | None = None  # the step after which time is measured, and when it ended
+            self._drawn = self._clock()
             self._progress = Progress(state.global_step, state.max_steps)
             if state.global_step:
                 self._line.say(f"going on after step {state.global_step} of {state.max_steps}")
@@ -168,8 +168,14 @@ class ProgressCallback(TrainerCallback):
             self._draw(text)
 
     def _update(self, step: int) -> None:
-        done = step - self._first_step
-        left = (self._progress.total - step) * (self._clock() - self._started) / done if done else None
+        """The first step does not count: workers start in it, memory is taken, an evaluation may come before it."""
+        now = self._clock()
+        left = 0.0 if step >= self._progress.total else None
+        if self._warm is None:
+            self._warm = step, now
+        elif left is None:
+            first, began = self._warm
+            left = (self._progress.total - step) * (now - began) / (step - first)
         self._progress = replace(self._progress, step=step, seconds_left=left)
 
     def _draw(self, activity: str = "") -> None:

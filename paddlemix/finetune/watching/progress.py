@@ -41,6 +41,8 @@ def describe(progress: Progress, activity: str = "") -> str:
         parts.append(f"{progress.tokens_per_second:,.0f} tokens/s")
     if progress.seconds_left is not None:
         parts.append(f"{clock(progress.seconds_left)} left")
+    elif progress.step:
+        parts.append("estimating the time left")
     return "  ".join([*parts, activity] if activity else parts)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -67,6 +68,15 @@ def test_a_picture_that_is_gone_is_told_with_its_record(dataset, processor, tmp_
     (tmp_path / "1.png").unlink()
     with pytest.raises(ImageError, match=r"data.json:1: picture file '.*1.png' does not exist"):
         list(loader(dataset, processor, plan_for(dataset), workers=workers))
+
+
+def test_nothing_of_the_workers_is_left_when_an_error_is_told(dataset, processor, tmp_path):
+    (tmp_path / "1.png").unlink()
+    before = threading.active_count()
+    with pytest.raises(ImageError):
+        list(loader(dataset, processor, plan_for(dataset), workers=2))
+    # threads of the pool would go on to tell of pipes that the end of the process has closed
+    assert threading.active_count() == before and multiprocessing.active_children() == []
 
 
 def test_a_worker_that_is_killed_is_told(dataset, processor):

@@ -76,21 +76,26 @@ def test_the_first_log_after_resuming_has_no_speed_and_later_ones_have():
 def test_plain_progress_is_a_line_per_log_and_evaluation():
     clock, stream = Clock(), io.StringIO()
     run = Run([ProgressCallback(stream, clock)], total=20)
-    clock.now += 5
+    clock.now += 60
+    run.log(1)
+    clock.now += 4.5
     run.log(10, tokens_per_second=200.0)
     run.tell("on_evaluate", metrics={"eval_loss": 2.0, "eval_iou_accuracy": 0.5})
     run.tell("on_log", logs={"train_runtime": 3.0})
     run.tell("on_train_end")
     assert stream.getvalue().splitlines() == [
+        " 1/20  loss 1.0000  lr 1.00e-05  estimating the time left",
         "10/20  loss 0.1000  lr 1.00e-05  200 tokens/s  0:05 left",
         "step 10:  eval_loss 2.0000  eval_iou_accuracy 0.5000",
     ]
 
 
-def test_the_time_left_after_resuming_counts_the_steps_of_this_run_only():
+def test_the_time_left_after_resuming_counts_the_steps_of_this_run_only_without_the_first():
     clock, stream = Clock(), io.StringIO()
     run = Run([ProgressCallback(stream, clock)], total=1000, start=900)
-    clock.now += 10
+    clock.now += 500
+    run.step(901)
+    clock.now += 9
     run.log(910)
     first, second = stream.getvalue().splitlines()
     assert first == "going on after step 900 of 1000"

@@ -37,8 +37,9 @@ def test_clock(seconds, shown):
     assert clock(seconds) == shown
 
 
-def test_what_is_not_known_yet_is_not_shown():
-    assert describe(Progress(5, 200)) == "  5/200"
+def test_what_is_not_known_yet_is_not_shown_but_that_the_time_is_being_estimated():
+    assert describe(Progress(0, 200)) == "  0/200"
+    assert describe(Progress(5, 200)) == "  5/200  estimating the time left"
 
 
 def test_everything_known_is_shown():
