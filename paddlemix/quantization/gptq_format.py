@@ -1,8 +1,9 @@
 """Linear layers as AutoGPTQ stores them: 4-bit integers in int32 words, with a scale and a zero point for each group.
 
 ``qweight`` ``[in / 8, out]``: eight consecutive inputs per word, input j of them in bits 4j. ``qzeros``
-``[groups, out / 8]``: the zero points in the same way along the outputs, each stored minus 1. ``scales`` float16
-``[groups, out]``. ``g_idx`` ``[in]``: the group of each input. The weight is ``scales[g] * (q - zero)``.
+``[groups, out / 8]``: the zero points in the same way along the outputs, each stored minus 1 in its four bits (15
+stands for 0). ``scales`` float16 ``[groups, out]``. ``g_idx`` ``[in]``: the group of each input. The weight is
+``scales[g] * (q - zero)``.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 
 from ..checkpoint import dtypes
 from ..checkpoint.readers import Checkpoint, raise_listed
+from ..display import quoted
 from .plan import GROUP
 
 #: values in a word
@@ -49,19 +51,22 @@ class GPTQLinear:
             "g_idx": (in_features,),
         }
         found = [
-            f"'{name}.{part}' has shape {list(getattr(self, part).shape)}, expected {list(wanted)}"
+            f"{quoted(f'{name}.{part}')} has shape {list(getattr(self, part).shape)}, expected {list(wanted)}"
             for part, wanted in expected.items()
             if getattr(self, part).shape != wanted
         ]
+        if not found and not (groups and in_features and out_features):
+            found.append(f"{quoted(f'{name}.qweight')} or its scales are empty")
         if not found and (self.g_idx.min() < 0 or self.g_idx.max() >= groups):
-            found.append(f"'{name}.g_idx' names groups outside of 0..{groups - 1}")
+            found.append(f"{quoted(f'{name}.g_idx')} names groups outside of 0..{groups - 1}")
         if not found and dtypes.count_non_finite(self.scales, "float16"):
-            found.append(f"'{name}.scales' holds NaN or infinite values")
+            found.append(f"{quoted(f'{name}.scales')} holds NaN or infinite values")
         return found
 
     def zeros(self, columns: slice = slice(None)) -> np.ndarray:
-        """Zero points, int32 ``[groups, columns]``."""
-        return (_unpack(self.qzeros.T).T + 1)[:, columns]
+        """Zero points 0..15, int32 ``[groups, columns]``: each from its own four bits, as AutoGPTQ 0.7.1 computes with
+        them, whatever borrowed from its neighbors when the words were made."""
+        return ((_unpack(self.qzeros.T).T + 1) & 15)[:, columns]
 
     def integers(self, columns: slice = slice(None)) -> np.ndarray:
         """The stored integers 0..15, int32 ``[in, columns]``."""
@@ -105,9 +110,9 @@ def read_layers(checkpoint: Checkpoint) -> dict[str, GPTQLinear]:
     layers, problems = {}, []
     for ours, name in checkpoint.gptq_layers().items():
         parts = [f"{name}.{part}" for part in _DTYPES]
-        missing = [f"{part!r} is missing" for part in parts if part not in checkpoint]
+        missing = [f"{quoted(part)} is missing" for part in parts if part not in checkpoint]
         wrong = [
-            f"{part!r} is {checkpoint.dtype(part)} {list(checkpoint.shape(part))}, expected {rank}-d {dtype}"
+            f"{quoted(part)} is {checkpoint.dtype(part)} {list(checkpoint.shape(part))}, expected {rank}-d {dtype}"
             for part, (dtype, rank) in zip(parts, _DTYPES.values())
             if part in checkpoint and (checkpoint.dtype(part), len(checkpoint.shape(part))) != (dtype, rank)
         ]

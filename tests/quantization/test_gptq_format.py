@@ -89,3 +89,43 @@ def test_damaged_layers_are_described(golden_dir):
     scales = layer.scales.copy()
     scales[0, 0] = np.nan
     assert dataclasses.replace(layer, scales=scales).problems("x") == ["'x.scales' holds NaN or infinite values"]
+
+
+def zeros_by_autogptq(words: np.ndarray) -> np.ndarray:
+    """Zero points of int32 ``[groups, out / 8]`` the way AutoGPTQ 0.7.1 gets them: shifted right with the sign, as
+    int8, plus 1, the lowest four bits."""
+    shifted = (words[:, :, None] >> np.arange(0, 32, 4, dtype=np.int32)).astype(np.int8)
+    return ((shifted + np.int8(1)) & np.int8(15)).reshape(len(words), -1)
+
+
+def with_zeros(words: np.ndarray) -> GPTQLinear:
+    out = 8 * words.shape[1]
+    q, scales = np.full((1, out), 0x11111111, np.int32), np.ones((len(words), out), np.float16)
+    return GPTQLinear(q, words, scales, np.zeros(8, np.int32))
+
+
+def test_a_zero_point_of_0_is_stored_as_15_and_read_as_0():
+    layer = with_zeros(np.full((1, 1), -1, np.int32))
+    np.testing.assert_array_equal(layer.zeros(), np.zeros((1, 8)))
+    np.testing.assert_array_equal(layer.dequantized(), np.ones((8, 8)))
+
+
+def test_words_from_which_1_was_taken_with_borrows_are_read_as_autogptq_reads_them():
+    zeros = np.array([[0, 5, 0, 0, 15, 1, 0, 8]])
+    borrowed = int(sum(int(zero) << (4 * n) for n, zero in enumerate(zeros[0]))) - 0x11111111
+    words = np.array([[borrowed & 0xFFFFFFFF]], np.uint32).view(np.int32)
+    np.testing.assert_array_equal(with_zeros(words).zeros(), [[0, 4, 0, 15, 14, 1, 0, 7]])
+    np.testing.assert_array_equal(with_zeros(words).zeros(), zeros_by_autogptq(words))
+
+
+def test_zero_points_of_any_words_are_those_of_autogptq():
+    words = np.random.default_rng(0).integers(-(2**31), 2**31, (3, 64)).astype(np.int32)
+    np.testing.assert_array_equal(with_zeros(words).zeros(), zeros_by_autogptq(words))
+    assert not with_zeros(words).fits_tiles()
+
+
+def test_empty_layers_are_described():
+    layer = GPTQLinear(
+        np.zeros((0, 8), np.int32), np.zeros((1, 1), np.int32), np.ones((1, 8), np.float16), np.zeros(0, np.int32)
+    )
+    assert layer.problems("x") == ["'x.qweight' or its scales are empty"]
