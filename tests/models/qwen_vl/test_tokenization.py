@@ -207,7 +207,7 @@ def test_saving_and_loading_gives_the_same_tokenizer(tiny, tmp_path):
         (b"not a rank file\n", "line 1"),
         (b"YQ== 0\nYg== 2\n", "ranks are not"),
         (b"YQ== 0\nYg== 1\n", "254 of the 256 single bytes"),
-        (b"", "256 of the 256"),
+        (b"", "is empty; delete it and download it again"),
     ],
 )
 def test_a_damaged_rank_file_is_refused(tmp_path, content, message):
