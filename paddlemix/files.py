@@ -28,6 +28,7 @@ GENERATION_CONFIG_FILE = "generation_config.json"
 PREPROCESSOR_CONFIG_FILE = "preprocessor_config.json"
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 VOCAB_FILE = "qwen.tiktoken"
+QUANTIZE_CONFIG_FILE = "quantize_config.json"  # of AutoGPTQ
 RUN_FILE = "finetune.json"  # of a training of one's own
 
 

@@ -19,10 +19,11 @@ weights decide nothing.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..display import quoted
 from ..errors import CheckpointError, ConfigurationError
 
 HF, PADDLE, PADDLEMIX = "hf", "paddle", "paddlemix"
@@ -105,17 +106,39 @@ RULES: tuple[Rule, ...] = (
 
 #: Keys that some tools save although they are computed, not learned; they are passed over wherever they occur.
 HARMLESS = re.compile(r"(^|\.)(rotary_emb\.inv_freq|inv_freq|attn\.masked_bias)$")
+#: What wrappers of a model write before its names: of torch in parallel, compiled or sharded, and of adapters.
+WRAPPERS = (
+    "module.", "_orig_mod.", "base_model.model.", "_fsdp_wrapped_module.", "_forward_module.", "model.",
+)  # fmt: skip
 #: How tensors of a GPTQ layer are called, in place of ``.weight``.
 GPTQ_PARTS = ("qweight", "qzeros", "scales", "g_idx")
+#: more layers than any model has, and few enough to list the names of their weights
+MAX_LAYERS = 1000
+MAX_SIZE = 1 << 40
+_LAYER = re.compile(
+    r"transformer\.(?:llm\.)?h\.(?P<n>\d{1,6})\.|"
+    r"(?:transformer\.visual|visual\.vit)\.transformer\.resblocks\.(?P<vit>\d{1,6})\."
+)
 _GPTQ_PART = re.compile(rf"(?P<layer>.+)\.(?:{'|'.join(GPTQ_PARTS)})")
 
 
 def _pattern(name: str) -> re.Pattern[str]:
-    return re.compile(re.escape(name).replace(r"\{n\}", r"(?P<n>0|[1-9][0-9]*)"))
+    return re.compile(re.escape(name).replace(r"\{n\}", r"(?P<n>0|[1-9][0-9]{0,5})"))
 
 
 _BY_ORIGINAL = [(_pattern(rule.name), rule) for rule in RULES]
 _BY_PADDLEMIX = [(_pattern(rule.paddlemix), rule) for rule in RULES]
+
+
+def common_prefix(names: Iterable[str]) -> str:
+    """The wrappers' prefixes that all of these names bear, in a row; "" if one of them bears none."""
+    rest, prefix = list(names), ""
+    while rest:
+        found = next((wrapper for wrapper in WRAPPERS if all(name.startswith(wrapper) for name in rest)), None)
+        if found is None:
+            break
+        rest, prefix = [name[len(found) :] for name in rest], prefix + found
+    return prefix
 
 
 def find_rule(name: str, layout: str) -> tuple[Rule, str] | None:
@@ -163,30 +186,56 @@ def _field(config: Any, name: str, default: Any | None = None) -> Any:
     return value
 
 
+def _size(config: Any, name: str, default: int | None = None, most: int = MAX_SIZE) -> int:
+    value = _field(config, name, default)
+    if type(value) is not int or not 1 <= value <= most:
+        came = value if type(value) is int and abs(value) < 10**20 else quoted(str(value)[:1000])
+        raise ConfigurationError(f"config: {name} is {came}, expected an integer of 1 to {most}")
+    return value
+
+
 def dimensions(config: Any) -> dict[str, int]:
-    """Every named dimension of :data:`RULES`, from a ``config.json`` as a dict or from an object with its fields."""
+    """Every named dimension of :data:`RULES`, from a ``config.json`` as a dict or from an object with its fields.
+
+    Raises:
+        ConfigurationError: a field is missing, or no size that a weight can have.
+    """
     visual = _field(config, "visual")
-    hidden, heads = _field(config, "hidden_size"), _field(config, "num_attention_heads")
-    width, out, queries = _field(visual, "width"), _field(visual, "output_dim"), _field(visual, "n_queries", 256)
-    attention = _field(config, "kv_channels", hidden // heads) * heads
+    hidden, heads = _size(config, "hidden_size"), _size(config, "num_attention_heads")
+    width, out, queries = _size(visual, "width"), _size(visual, "output_dim"), _size(visual, "n_queries", 256)
+    attention = _size(config, "kv_channels", max(1, hidden // heads)) * heads
+    ratio = _field(visual, "mlp_ratio")
+    if type(ratio) not in (int, float) or not 0 < ratio <= MAX_SIZE:
+        raise ConfigurationError(f"config: visual.mlp_ratio is {quoted(str(ratio)[:1000])}, expected a positive number")
     return {
-        "vocab": _field(config, "vocab_size"),
+        "vocab": _size(config, "vocab_size"),
         "hidden": hidden,
-        "layers": _field(config, "num_hidden_layers"),
+        "layers": _size(config, "num_hidden_layers", most=MAX_LAYERS),
         "attention": attention,
         "qkv": 3 * attention,
-        "ffn": _field(config, "intermediate_size") // 2,  # the field counts gate and up together
+        "ffn": _size(config, "intermediate_size") // 2,  # the field counts gate and up together
         "rgb": 3,
-        "patch": _field(visual, "patch_size"),
+        "patch": _size(visual, "patch_size"),
         "vit": width,
-        "vit_layers": _field(visual, "layers"),
+        "vit_layers": _size(visual, "layers", most=MAX_LAYERS),
         "vit_qkv": 3 * width,
-        "vit_ffn": int(width * _field(visual, "mlp_ratio")),
-        "positions": _field(visual, "num_positions", 256),
+        "vit_ffn": int(width * ratio),
+        "positions": _size(visual, "num_positions", 256),
         "queries": queries,
         "out": out,
         "out_qkv": 3 * out,
     }
+
+
+def layer_counts(names: Iterable[str]) -> dict[str, int]:
+    """How many layers tensors of these names are of, of any layout and quantized or not: of the dimensions "layers" and
+    "vit_layers" of :func:`dimensions`."""
+    numbers: dict[str, set[str]] = {"layers": set(), "vit_layers": set()}
+    for name in names:
+        found = _LAYER.match(name)
+        if found:
+            numbers["vit_layers" if found["vit"] else "layers"].add(found["vit"] or found["n"])
+    return {dimension: len(found) for dimension, found in numbers.items()}
 
 
 def expected_shapes(config: Any, layout: str = PADDLE) -> dict[str, Shape]:
@@ -233,11 +282,11 @@ def recognise(shapes: Mapping[str, Shape], marker: str | None = None, where: str
     Raises :class:`CheckpointError` for other models and where the evidence disagrees.
     """
     if marker is not None and marker not in (HF, PADDLE):
-        raise CheckpointError(f"{where}: metadata {MARKER}={marker!r} is unknown, expected {HF!r} or {PADDLE!r}")
+        raise CheckpointError(f"{where}: metadata {MARKER}={quoted(marker)} is unknown, expected {HF!r} or {PADDLE!r}")
     paddlemix = any(our_name(name, PADDLEMIX) and not our_name(name, PADDLE) for name in shapes)
     original = any(our_name(name, PADDLE) and not our_name(name, PADDLEMIX) for name in shapes)
     if paddlemix == original:
-        reason = "names of two layouts are mixed" if paddlemix else "no weight has a name of Qwen-VL"
+        reason = "names of two layouts are mixed" if paddlemix else f"no weight has a name of Qwen-VL{_example(shapes)}"
         raise CheckpointError(f"{where}: not a Qwen-VL checkpoint: {reason}; expected e.g. 'transformer.wte.weight'")
     layout = PADDLEMIX if paddlemix else _orientation(shapes, "transformer.h.")
     if paddlemix and _orientation(shapes, "transformer.llm.h.") == HF:
@@ -253,6 +302,11 @@ def recognise(shapes: Mapping[str, Shape], marker: str | None = None, where: str
             "transformer.h.N.attn.c_attn weight with its bias and no marker; is this one shard of several?"
         )
     return layout
+
+
+def _example(names: Iterable[str]) -> str:
+    unknown = next((name for name in names if not HARMLESS.search(name)), None)
+    return f", one is called {quoted(unknown)}" if unknown is not None else ""
 
 
 def _orientation(shapes: Mapping[str, Shape], prefix: str) -> str | None:

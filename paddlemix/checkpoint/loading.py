@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..display import quoted
 from ..errors import ConfigurationError
 from . import dtypes, layouts, tiles, writer
 from .convert import file_metadata
@@ -45,11 +46,11 @@ def load_into(
     missing = [name for name in parameters if name not in found]
     problems = list(problems)
     if strict:
-        problems += [f"{name!r} is missing" for name in missing]
+        problems += [f"{quoted(name)} is missing" for name in missing]
         known = {*parameters, *elsewhere}
-        problems += [f"{theirs!r} is not in the model" for ours, theirs in found.items() if ours not in known]
+        problems += [f"{quoted(theirs)} is not in the model" for ours, theirs in found.items() if ours not in known]
         unknown = (name for name in checkpoint.unknown_names() if name not in known)
-        problems += [f"{name!r} is not a weight of Qwen-VL" for name in unknown]
+        problems += [f"{quoted(name)} is not a weight of Qwen-VL" for name in unknown]
     for ours, parameter in parameters.items():
         if ours not in found:
             continue
@@ -57,7 +58,7 @@ def load_into(
         transpose = layouts.is_transposed(ours, checkpoint.layout, layouts.PADDLE)
         if tuple(shape[::-1] if transpose else shape) != tuple(parameter.shape):
             wanted = list(parameter.shape)[::-1] if transpose else list(parameter.shape)
-            problems.append(f"{found[ours]!r} has shape {list(shape)}, expected {wanted}")
+            problems.append(f"{quoted(found[ours])} has shape {list(shape)}, expected {wanted}")
     raise_listed(f"{checkpoint.path}: does not fit the model", problems)
 
     not_finite = []
@@ -68,12 +69,38 @@ def load_into(
         if dtype is not None and tag in dtypes.FLOATING and tag != dtype:
             raise ConfigurationError(f"dtype: parameter {ours!r} is {tag}, expected {dtype}; make the model in {dtype}")
         if _fill(parameter, checkpoint, found[ours], ours, tag, check_finite):
-            not_finite.append(f"{found[ours]!r} holds NaN or infinite values, or such that are too large for {tag}")
+            not_finite.append(
+                f"{quoted(found[ours])} holds NaN or infinite values, or such that are too large for {tag}"
+            )
     raise_listed(f"{checkpoint.path}: damaged", not_finite)
     for name in missing:
         if not parameters[name]._is_initialized():
             parameters[name].initialize()
     return missing
+
+
+def check_config(checkpoint: Checkpoint, config: Any) -> None:
+    """Compare a configuration with the headers of the weights, before anything is made from either.
+
+    Raises CheckpointError that lists all missing and misshapen float weights, ConfigurationError for fields that are no
+    sizes. The weights of quantized layers are compared when they are read.
+    """
+    sizes, held = layouts.dimensions(config), layouts.layer_counts(checkpoint.names())
+    fields = {"layers": "num_hidden_layers", "vit_layers": "visual.layers"}
+    problems = [
+        f"{field} is {sizes[dimension]}, the weights are of {held[dimension]} layers"
+        for dimension, field in fields.items()
+        if sizes[dimension] > held[dimension]
+    ]
+    expected = {} if checkpoint.packed else layouts.expected_shapes(config, checkpoint.layout)
+    problems += [
+        f"{quoted(name)} has shape {list(checkpoint.shape(name))}, expected {list(shape)}"
+        for name, shape in expected.items()
+        if name in checkpoint and checkpoint.shape(name) != shape
+    ]
+    gptq = checkpoint.gptq_layers()
+    problems += [f"{name!r} is missing" for name in expected if name not in checkpoint and name not in gptq]
+    raise_listed(f"{checkpoint.path}: does not fit config.json", problems)
 
 
 def _tag(parameter: Any) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..checkpoint.readers import Checkpoint
 from ..errors import CheckpointError
+from ..files import QUANTIZE_CONFIG_FILE, read_json_object
 from .gptq_format import read_layers
 from .plan import GPTQ_METHOD, INT4, METHOD, QuantizationPlan, plan_for, quant_method
 
@@ -24,6 +25,8 @@ def plan_of(
         CheckpointError: ``quantization_config`` and the files disagree.
     """
     stored = METHOD if checkpoint.packed else GPTQ_METHOD if checkpoint.gptq_layers() else None
+    if section is None and stored == GPTQ_METHOD:  # AutoGPTQ itself leaves config.json as it is
+        section = read_json_object(checkpoint.folder / QUANTIZE_CONFIG_FILE)
     said = quant_method(section)
     if stored != said:
         raise CheckpointError(

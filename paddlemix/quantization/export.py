@@ -13,12 +13,11 @@ from ..checkpoint import layouts, writer
 from ..checkpoint.convert import Conversion, copy_side_files, file_metadata
 from ..checkpoint.readers import Checkpoint, open_checkpoint
 from ..errors import CheckpointError, ConfigurationError
-from ..files import write_json
+from ..files import QUANTIZE_CONFIG_FILE, write_json
 from .gptq import DAMPING, RoundedWeight
 from .gptq_format import symmetric_layer
 from .plan import GPTQ_METHOD, GROUP
 
-QUANTIZE_CONFIG_FILE = "quantize_config.json"
 #: AutoGPTQ unpacks 32 values at a time
 MULTIPLE = 32
 

@@ -10,6 +10,7 @@ import paddle.nn as nn
 
 from ..checkpoint import dtypes, layouts, load_into
 from ..checkpoint.readers import Checkpoint, raise_listed
+from ..display import quoted
 from ..errors import ConfigurationError
 from .gptq_format import PER_WORD, SYMMETRIC_ZERO, GPTQLinear, read_layers
 from .layers import Place, QuantizedLinear, replace_layers
@@ -64,10 +65,10 @@ def _packed_problems(places: list[Place], checkpoint: Checkpoint) -> list[str]:
         for part, (shape, dtype) in _expected(place).items():
             name = f"{place.path}.{part}"
             if name not in checkpoint:
-                problems.append(f"{name!r} is missing")
+                problems.append(f"{quoted(name)} is missing")
             elif checkpoint.shape(name) != shape or checkpoint.dtype(name) != dtype:
                 came = f"{checkpoint.dtype(name)} {list(checkpoint.shape(name))}"
-                problems.append(f"{name!r} is {came}, expected {dtype} {list(shape)}")
+                problems.append(f"{quoted(name)} is {came}, expected {dtype} {list(shape)}")
         bias = f"{place.path}.bias"
         if bias in checkpoint:
             wanted = [place.layer.out_features]
@@ -146,7 +147,8 @@ class _FloatSource:
                 name = self.names[place.weight]
                 wanted = shape[::-1] if self._transposed(place.weight) else shape
                 if self.checkpoint.shape(name) != wanted:
-                    found.append(f"{name!r} has shape {list(self.checkpoint.shape(name))}, expected {list(wanted)}")
+                    came = list(self.checkpoint.shape(name))
+                    found.append(f"{quoted(name)} has shape {came}, expected {list(wanted)}")
             if needs_bias(place) or place.bias in self.names:
                 found += self._bias_problems(place, shape[1])
         return list(dict.fromkeys(found))
@@ -156,7 +158,7 @@ class _FloatSource:
         if name is None:
             return [f"{place.bias!r} is missing"]
         shape = self.checkpoint.shape(name)
-        return [] if shape == (size,) else [f"{name!r} has shape {list(shape)}, expected [{size}]"]
+        return [] if shape == (size,) else [f"{quoted(name)} has shape {list(shape)}, expected [{size}]"]
 
     def fill_linear(self, place: Place, dtype: str) -> None:
         layer = place.layer
@@ -208,7 +210,7 @@ class _FloatSource:
 
     def _check(self, name: str, values: np.ndarray, dtype: str) -> None:
         if self.check_finite and dtypes.count_non_finite(values, dtype):
-            problem = f"{name!r} holds NaN or infinite values, or such that are too large for {dtype}"
+            problem = f"{quoted(name)} holds NaN or infinite values, or such that are too large for {dtype}"
             if problem not in self.damaged:
                 self.damaged.append(problem)
 

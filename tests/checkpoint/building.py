@@ -7,7 +7,6 @@ import json
 import pickle
 import struct
 import zipfile
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -126,9 +125,25 @@ def write_torch(
     compression: int = zipfile.ZIP_STORED,
 ) -> None:
     """Write a ``.bin`` as torch does: one storage per tensor. ``change`` may alter what is pickled."""
-    state: dict[str, Any] = OrderedDict() if kind == "OrderedDict" else {}
+    _write_torch(path, tensors, [kind] * len(tensors), change, compression)
+
+
+def write_torch_mixed(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """The same for arrays of several types."""
+    kinds = {"float32": "FloatStorage", "float16": "HalfStorage", "int32": "IntStorage"}
+    _write_torch(path, tensors, [kinds[str(array.dtype)] for array in tensors.values()])
+
+
+def _write_torch(
+    path: Path,
+    tensors: Mapping[str, np.ndarray],
+    kinds: list[str],
+    change: Callable[[dict[str, Any]], Any] = lambda state: state,
+    compression: int = zipfile.ZIP_STORED,
+) -> None:
+    state: dict[str, Any] = {}
     for key, (name, array) in enumerate(tensors.items()):
-        state[name] = torch_tensor(Storage(kind, str(key), array.size), array.shape)
+        state[name] = torch_tensor(Storage(kinds[key], str(key), array.size), array.shape)
     with zipfile.ZipFile(path, "w", compression) as archive:
         archive.writestr("archive/data.pkl", dumps(change(state)))
         for key, array in enumerate(tensors.values()):

@@ -166,3 +166,38 @@ def test_missing_field_is_named() -> None:
 @pytest.mark.parametrize("name", ["transformer.h.01.ln_1.weight", "transformer.h.-1.ln_1.weight", "xlm_head.weight"])
 def test_names_that_only_resemble_a_weight_are_unknown(name: str) -> None:
     assert layouts.our_name(name, layouts.HF) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000, expected an integer of 1 to 1000"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers is 0, expected an integer of 1 to 1000"),
+        ({"num_hidden_layers": True}, "num_hidden_layers is 'True', expected an integer"),
+        ({"hidden_size": "192"}, "hidden_size is '192', expected an integer"),
+        ({"hidden_size": 10**300}, "hidden_size is '1000.*…0+', expected an integer"),
+        ({"num_attention_heads": 0}, "num_attention_heads is 0, expected an integer"),
+        ({"visual": {"layers": 10**9}}, "layers is 1000000000, expected an integer of 1 to 1000"),
+        ({"visual": {"n_queries": 10.5}}, "n_queries is '10.5', expected an integer"),
+        ({"visual": {"mlp_ratio": float("nan")}}, "mlp_ratio is 'nan', expected a positive number"),
+        ({"visual": {"mlp_ratio": [1]}}, r"mlp_ratio is '\[1\]', expected a positive number"),
+        ({"visual": 5}, "field 'width' is missing"),
+    ],
+)
+def test_fields_that_are_no_sizes_are_refused_before_names_are_made_of_them(changes, message) -> None:
+    visual = changes.get("visual", {})
+    config = {**CONFIG, **changes, "visual": {**CONFIG["visual"], **visual} if isinstance(visual, dict) else visual}
+    with pytest.raises(ConfigurationError, match=message):
+        layouts.expected_shapes(config)
+
+
+@pytest.mark.parametrize("layout", layouts.LAYOUTS)
+def test_layers_are_counted_from_names_of_every_layout(layout) -> None:
+    names = [*layouts.expected_shapes(CONFIG, layout), "transformer.h.999999999999.x", "other.h.7.x"]
+    assert layouts.layer_counts(names) == {"layers": 2, "vit_layers": 2}
+    assert layouts.layer_counts(["transformer.h.0.attn.c_attn.qweight"]) == {"layers": 1, "vit_layers": 0}
+
+
+def test_names_with_numbers_beyond_any_model_are_not_ours() -> None:
+    assert layouts.our_name("transformer.h.123456.ln_1.weight", layouts.HF) is not None
+    assert layouts.our_name("transformer.h." + "9" * 5000 + ".ln_1.weight", layouts.HF) is None

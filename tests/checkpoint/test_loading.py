@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import paddle
 import pytest
 
 from paddlemix.checkpoint import convert_checkpoint, dtypes, layouts, load_into, open_checkpoint, save_model
+from paddlemix.checkpoint.loading import check_config
 from paddlemix.errors import CheckpointError, ConfigurationError
 from paddlemix.models.qwen_vl.configuration import QWenVLConfig
 from paddlemix.models.qwen_vl.modeling import QWenLMHeadModel
@@ -187,3 +189,28 @@ def test_saving_as_another_dtype(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(tmp_path)
     assert checkpoint.layout == layouts.PADDLE
     np.testing.assert_array_equal(checkpoint.read(HEAD), dtypes.from_float32(values(made)[HEAD], "bfloat16"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"num_hidden_layers": 900}, "num_hidden_layers is 900, the weights are of 2 layers"),
+        ({"visual": {"layers": 3}}, "visual.layers is 3, the weights are of 2 layers"),
+        ({"hidden_size": 1 << 30}, "'transformer.wte.weight' has shape [11, 8], expected [11, 1073741824]"),
+        ({"vocab_size": 12}, "'lm_head.weight' has shape [11, 8], expected [12, 8]"),
+        ({"visual": {"output_dim": 1 << 40}}, "'transformer.visual.attn_pool.query' has shape [4, 8], expected"),
+    ],
+)
+def test_a_config_is_compared_with_the_headers_before_anything_is_made(tmp_path, changes, problem) -> None:
+    checkpoint = open_checkpoint(write_model(tmp_path, layouts.HF))
+    check_config(checkpoint, CONFIG)
+    config = {**CONFIG, **changes, "visual": {**CONFIG["visual"], **changes.get("visual", {})}}
+    with pytest.raises(CheckpointError, match=re.escape(problem)):
+        check_config(checkpoint, config)
+
+
+def test_weights_that_the_config_asks_for_and_the_files_lack_are_listed(tmp_path) -> None:
+    weights = random_weights(layouts.PADDLEMIX)
+    del weights["transformer.llm.h.1.mlp.w1.weight"]
+    with pytest.raises(CheckpointError, match="config.json: 'transformer.llm.h.1.mlp.w1.weight' is missing$"):
+        check_config(open_checkpoint(write_model(tmp_path, layouts.PADDLEMIX, weights)), CONFIG)

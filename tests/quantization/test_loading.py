@@ -17,7 +17,7 @@ from paddlemix.errors import CheckpointError, ConfigurationError, NotEnoughMemor
 from paddlemix.models.qwen_vl.modeling import QWenLMHeadModel
 from paddlemix.quantization.layers import QuantizedLinear, SixteenBitEmbedding
 from paddlemix.quantization.tiles import dequantized
-from tests.checkpoint.building import write_pdparams, write_safetensors
+from tests.checkpoint.building import write_pdparams, write_safetensors, write_torch_mixed
 from tests.golden_model import FOLDER, golden_model, prompt
 from tests.quantization.building import write_gptq_model
 
@@ -383,3 +383,37 @@ def test_memory_is_asked_for_the_quantised_size(monkeypatch):
     monkeypatch.setattr(memory, "available_memory", lambda: 1_000_000)
     with pytest.raises(NotEnoughMemoryError, match="quantised .blocks int4.* use a larger machine"):
         QWenLMHeadModel.from_pretrained(FOLDER / "ckpt_bin", quantization="int4")
+
+
+def as_autogptq_wrote_it(folder: Path, source: Path, name: str) -> None:
+    """The folder without a ``quantization_config``, its weights under the name that AutoGPTQ gives them."""
+    write_gptq_model(folder, source)
+    config = json.loads((folder / "config.json").read_text())
+    settings = config.pop("quantization_config")
+    settings.pop("quant_method")
+    settings["model_file_base_name"] = name.rpartition(".")[0]
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "quantize_config.json").write_text(json.dumps(settings))
+    if name.endswith(".safetensors"):
+        (folder / "model.safetensors").rename(folder / name)
+    else:
+        checkpoint = open_checkpoint(folder / "model.safetensors")
+        write_torch_mixed(folder / name, {tensor: checkpoint.read(tensor) for tensor in checkpoint.names()})
+        (folder / "model.safetensors").unlink()
+
+
+@pytest.mark.parametrize("name", ["gptq_model-4bit-128g.safetensors", "gptq_model-4bit-128g.bin", "own.safetensors"])
+def test_a_folder_of_autogptq_itself_is_read(tmp_path, name):
+    source = FOLDER / "ckpt_bin"
+    as_autogptq_wrote_it(tmp_path / "theirs", source, name)
+    write_gptq_model(tmp_path / "published", source)
+    theirs, published = (QWenLMHeadModel.from_pretrained(tmp_path / kind) for kind in ("theirs", "published"))
+    assert quantized_layers(theirs)[C_ATTN].kind == "int4"
+    assert_equal_models(theirs, published)
+
+
+def test_weights_of_gptq_without_any_settings_say_so(tmp_path):
+    as_autogptq_wrote_it(tmp_path, FOLDER / "ckpt_bin", "gptq_model-4bit-128g.safetensors")
+    (tmp_path / "quantize_config.json").unlink()
+    with pytest.raises(CheckpointError, match="stored as 'gptq' has them"):
+        QWenLMHeadModel.from_pretrained(tmp_path)

@@ -3,33 +3,22 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from ...display import quoted
-from ...errors import CheckpointError, UnsafeCheckpointError
-from ...files import read_json
+from ...errors import CheckpointError
 from .. import layouts
 from ..dtypes import STORAGE
+from .locating import INCOMPLETE, locate, raise_listed
 from .pdparams import read_pdparams
 from .safetensors_file import read_safetensors
 from .tensor import StoredTensor, element_count, map_writable
 from .torch_zip import read_torch_zip
 
-#: index or weight file in a folder, the first that exists wins
-CANDIDATES = (
-    "model.safetensors.index.json",
-    "model.safetensors",
-    "pytorch_model.bin.index.json",
-    "pytorch_model.bin",
-    "model_state.pdparams.index.json",
-    "model_state.pdparams",
-)
-#: a folder in which a writer works until its files are complete
-INCOMPLETE = ".incomplete"
-#: of some hundred thousand tensors
-MAX_INDEX_BYTES = 8 << 20
+__all__ = ["INCOMPLETE", "Checkpoint", "open_checkpoint", "raise_listed"]
 
 
 class Checkpoint:
@@ -45,6 +34,11 @@ class Checkpoint:
         self.path, self.files, self.layout, self.packed = path, files, layout, packed
         self._tensors = tensors
         self._paths = {file.name: file for file in files}
+
+    @property
+    def folder(self) -> Path:
+        """The folder that its files are in."""
+        return self.path if self.path.is_dir() else self.path.parent
 
     def names(self) -> list[str]:
         """All tensor names, as this checkpoint calls them."""
@@ -115,7 +109,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     for code or an index points out of its folder.
     """
     path = Path(path)
-    files, expected = _locate(path)
+    files, expected = locate(path)
     tensors: dict[str, StoredTensor] = {}
     markers, packings = set(), set()
     problems: list[str] = []
@@ -138,56 +132,24 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         ]
     raise_listed(f"{path}: shards and index do not agree", problems)
     if len(markers) > 1:
-        raise CheckpointError(f"{path}: shards carry different layout markers {sorted(map(str, markers))}")
+        raise CheckpointError(f"{path}: shards carry different layout markers {_values(markers)}")
     if len(packings) > 1 or not packings <= {None, layouts.PACKING}:
         raise CheckpointError(
-            f"{path}: metadata {layouts.PACKING_MARKER}={sorted(map(str, packings))}, expected {layouts.PACKING!r} in "
+            f"{path}: metadata {layouts.PACKING_MARKER}={_values(packings)}, expected {layouts.PACKING!r} in "
             "every shard or in none"
         )
+    # what wrappers of a model in training write before all of its names
+    prefix = layouts.common_prefix(tensors)
+    if prefix:
+        bare = ((name[len(prefix) :], tensor) for name, tensor in tensors.items())
+        tensors = {name: replace(tensor, name=name) for name, tensor in bare}
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     layout = layouts.recognise(shapes, markers.pop(), str(path))
     return Checkpoint(path, files, tensors, layout, packed=packings == {layouts.PACKING})
 
 
-def raise_listed(what: str, problems: list[str], limit: int = 12) -> None:
-    """Raise one CheckpointError that lists ``problems`` (the first ``limit``, and how many more); none: do nothing."""
-    if problems:
-        more = f"; and {len(problems) - limit} more" if len(problems) > limit else ""
-        raise CheckpointError(f"{what}: " + "; ".join(problems[:limit]) + more)
-
-
-def _locate(path: Path) -> tuple[list[Path], dict[str, str] | None]:
-    """The weight files, and the index (tensor -> file name) if there is one."""
-    if not path.is_dir():
-        if not os.path.lexists(path):
-            raise CheckpointError(f"{path}: no such file or folder; expected a checkpoint")
-        return _locate_file(path)
-    for name in CANDIDATES:
-        if os.path.lexists(path / name):
-            return _locate_file(path / name)
-    if (path / INCOMPLETE).is_dir():
-        raise CheckpointError(f"{path}: the conversion or download into this folder was not finished; run it again")
-    raise CheckpointError(f"{path}: no weights found; expected one of {', '.join(CANDIDATES)}")
-
-
-def _locate_file(path: Path) -> tuple[list[Path], dict[str, str] | None]:
-    return _read_index(path) if path.name.endswith(".index.json") else ([path], None)
-
-
-def _read_index(path: Path) -> tuple[list[Path], dict[str, str]]:
-    index = read_json(path, limit=MAX_INDEX_BYTES)
-    weight_map = index.get("weight_map") if isinstance(index, dict) else None
-    if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
-        raise CheckpointError(f"{path}: index has no weight_map from tensor names to file names")
-    files = sorted(set(weight_map.values()))
-    for file in files:
-        if file in ("", ".", "..") or any(char in file for char in "/\\:\0"):
-            raise UnsafeCheckpointError(
-                f"{path}: index points to {quoted(file)}; only files in its own folder are read"
-            )
-    missing = [f"{quoted(file)} is missing" for file in files if not os.path.lexists(path.parent / file)]
-    raise_listed(f"{path.parent}: incomplete checkpoint", missing)
-    return [path.parent / file for file in files], weight_map
+def _values(markers: set[str | None]) -> str:
+    return quoted(", ".join(sorted(map(str, markers))))
 
 
 def _read_file(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:

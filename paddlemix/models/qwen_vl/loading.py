@@ -111,6 +111,7 @@ class QWenVLCheckpointMixin:
             ModelNotFoundError, CheckpointError, ConfigurationError, NotEnoughMemoryError.
         """
         from ...checkpoint import hub, load_into
+        from ...checkpoint.loading import check_config
         from ...checkpoint.memory import check_memory
         from ...checkpoint.readers import open_checkpoint
         from ...quantization.choice import plan_of
@@ -124,6 +125,7 @@ class QWenVLCheckpointMixin:
         cache_dtype(config, dtype)  # what cannot be is told before the weights are read
         generation_config = load_generation_config(directory, config)
         checkpoint = open_checkpoint(directory)
+        check_config(checkpoint, config)
         plan = plan_of(checkpoint, config.quantization, quantization, vision_quantization)
         config.quantization = None if plan is None else plan.to_config()
         check_memory(config, dtype, _gpu_memory(), plan, stored_quantized=checkpoint.packed)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -163,3 +164,71 @@ def test_packings_of_later_versions_and_of_some_shards_only_are_refused(tmp_path
     write_safetensors(tmp_path / "model.safetensors", random_weights(layouts.PADDLE), {layouts.PACKING_MARKER: "9"})
     with pytest.raises(CheckpointError, match="paddlemix_packing=.*'9'.*expected '1' in every shard or in none"):
         open_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "module.",
+        "_orig_mod.",
+        "base_model.model.",
+        "module._orig_mod.",
+        "_orig_mod.module.",
+        "base_model.model.module.",
+    ],
+)
+@pytest.mark.parametrize("layout", layouts.LAYOUTS)
+def test_prefixes_of_wrappers_are_passed_over(tmp_path: Path, layout: str, prefix: str) -> None:
+    weights = random_weights(layout)
+    checkpoint = open_checkpoint(
+        write_model(tmp_path, layout, {prefix + name: value for name, value in weights.items()})
+    )
+    assert checkpoint.layout == layout
+    assert checkpoint.names() == list(weights)
+    assert checkpoint.unknown_names() == []
+    for name, value in weights.items():
+        np.testing.assert_array_equal(checkpoint.read(name), value)
+
+
+def test_prefixes_in_shards_agree_with_their_index(tmp_path: Path) -> None:
+    weights = {f"module.{name}": value for name, value in random_weights(layouts.HF).items()}
+    checkpoint = open_checkpoint(write_model(tmp_path, layouts.HF, weights, shards=2))
+    assert checkpoint.names()[0].startswith("transformer.")
+
+
+def test_prefixes_that_only_some_names_bear_stay_and_one_is_shown(tmp_path: Path) -> None:
+    weights = {f"module.{name}": value for name, value in random_weights(layouts.HF).items()}
+    write_model(tmp_path, layouts.HF, {**weights, "step": np.ones(1, np.float32)})
+    expected = "no weight has a name of Qwen-VL, one is called 'module.transformer.wte.weight'; expected e.g."
+    with pytest.raises(CheckpointError, match=re.escape(expected)):
+        open_checkpoint(tmp_path)
+
+
+def test_another_model_shows_one_of_its_names_escaped_and_cut(tmp_path: Path) -> None:
+    write_safetensors(tmp_path / "model.safetensors", {"\x1b[2J" + "x" * 10_000: np.ones(1, np.float32)})
+    with pytest.raises(CheckpointError, match=r"one is called '\\x1b\[2Jx+…x+'; expected e.g.") as caught:
+        open_checkpoint(tmp_path)
+    assert len(str(caught.value)) < 400
+
+
+def test_weights_under_the_names_of_autogptq_are_found(tmp_path: Path) -> None:
+    for name in ("gptq_model-4bit-128g.safetensors", "gptq_model-8bit--1g.safetensors"):
+        write_safetensors(tmp_path / name, random_weights(layouts.HF))
+    with pytest.raises(CheckpointError, match="holds 2 models .*name the file of one of them"):
+        open_checkpoint(tmp_path)
+    (tmp_path / "quantize_config.json").write_text('{"model_file_base_name": "gptq_model-8bit--1g"}')
+    assert [file.name for file in open_checkpoint(tmp_path).files] == ["gptq_model-8bit--1g.safetensors"]
+    (tmp_path / "quantize_config.json").write_text('{"model_file_base_name": "../../secret"}')
+    (tmp_path / "gptq_model-8bit--1g.safetensors").unlink()
+    assert [file.name for file in open_checkpoint(tmp_path).files] == ["gptq_model-4bit-128g.safetensors"]
+
+
+def test_names_in_errors_are_escaped_and_cut(tmp_path: Path) -> None:
+    write_model(tmp_path, layouts.HF, shards=2)
+    path = tmp_path / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    index["weight_map"]["\x1b]0;title\x07" + "a" * 100_000] = "gone\x1b[2J" + "b" * 100_000
+    path.write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match="is missing") as caught:
+        open_checkpoint(tmp_path)
+    assert len(str(caught.value)) < 1000 and "\x1b" not in str(caught.value)
