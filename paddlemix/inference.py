@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .checkpoint import dtypes
 from .dependencies import require
+from .device import resolve_device
 from .errors import ConfigurationError
 from .memory import keep_freed_memory
 from .quantization.plan import check_options
@@ -130,14 +130,14 @@ def load_model(
     require("paddle", "running a model").set_device(device)
     if dtype is None and device.startswith("gpu"):
         dtype = DEFAULT_DTYPE
-    model = QWenLMHeadModel.from_pretrained(
+    model = QWenLMHeadModel.from_directory(
         directory,
         dtype=dtype,
         quantization=quantization,
         vision_quantization=vision_quantization,
         **({} if kv_cache_dtype is None else {"kv_cache_dtype": kv_cache_dtype}),
     )
-    processor = QwenVLProcessor.from_pretrained(directory)
+    processor = QwenVLProcessor.from_directory(directory)
     if adapter is not None:
         attach_adapter(model, adapter)
         if processor.chat_format == "raw":  # adapters learn from conversations, also those of base models
@@ -145,29 +145,6 @@ def load_model(
     if device == "cpu":
         keep_freed_memory()
     return LoadedModel(Path(directory), model, processor, time.perf_counter() - start)
-
-
-def resolve_device(device: str | None) -> str:
-    """``cpu`` or ``gpu:N`` for ``"cpu"``, ``"gpu"``, ``"gpu:N"``, or ``None``: the first GPU if there is one.
-
-    Raises:
-        ConfigurationError: another name, or a GPU that Paddle does not see.
-    """
-    match = re.fullmatch(r"cpu|gpu(?::(\d+))?", device) if isinstance(device, str) else None
-    if device is not None and match is None:
-        raise ConfigurationError(f"device: got {device!r}, expected 'cpu', 'gpu' or 'gpu:N'")
-    if device == "cpu":
-        return "cpu"
-    paddle = require("paddle", "running a model")
-    has_cuda = paddle.device.is_compiled_with_cuda()
-    count = paddle.device.cuda.device_count() if has_cuda else 0
-    if match is None:
-        return "gpu:0" if count else "cpu"
-    number = int(match[1] or 0)
-    if number >= count:
-        built = "" if has_cuda else ", being built for the CPU only"
-        raise ConfigurationError(f"device: got {device!r}, but this Paddle sees {count} GPU(s){built}; use 'cpu'")
-    return f"gpu:{number}"
 
 
 def check_generation_options(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -149,7 +149,7 @@ def _refuse_unknown(kind: str, given: dict[str, Any], known: set[str], app: App)
 
 def _device(device_id: int) -> str:
     """``cpu`` or ``gpu:N``. Imports Paddle."""
-    from ..inference import resolve_device
+    from ..device import resolve_device
 
     if not isinstance(device_id, int) or isinstance(device_id, bool) or device_id < -1:
         raise ConfigurationError(f"device_id: got {device_id!r}, expected the number of a GPU, or -1 for the CPU")

@@ -15,9 +15,9 @@ import paddle
 import paddle.distributed as dist
 
 from ..checkpoint import hub, load_into
+from ..device import resolve_device
 from ..errors import ConfigurationError, PaddleMixError
 from ..files import write_text
-from ..inference import resolve_device
 from ..memory import keep_freed_memory
 from ..models.qwen_vl.configuration import QWenVLConfig
 from ..models.qwen_vl.modeling import QWenLMHeadModel
@@ -136,7 +136,7 @@ def check(config: FinetuneConfig, say: Say = lambda text: None) -> list[CheckRep
     Raises:
         ConfigurationError: a file that cannot be read.
     """
-    processor = QwenVLProcessor.from_pretrained(hub.resolve(config.model_name_or_path))
+    processor = QwenVLProcessor.from_pretrained(config.model_name_or_path)
     return [_checked(config, sources, processor, say) for sources in (config.data, config.eval_data) if sources]
 
 

@@ -193,7 +193,7 @@ def test_a_wrong_choice_in_the_environment_is_one_line():
 def test_a_wrong_choice_in_the_environment_is_told_before_weights_are_read(monkeypatch):
     monkeypatch.setattr(backend, "_mode", None)
     monkeypatch.setenv("PADDLEMIX_OPS", "fast")
-    monkeypatch.setattr(QWenLMHeadModel, "from_pretrained", lambda *_, **__: pytest.fail("weights were read"))
+    monkeypatch.setattr(QWenLMHeadModel, "from_directory", lambda *_, **__: pytest.fail("weights were read"))
     with pytest.raises(ConfigurationError, match="PADDLEMIX_OPS"):
         load_model()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from paddlenlp.transformers.configuration_utils import PretrainedConfig
@@ -15,6 +16,7 @@ from paddlenlp.transformers.configuration_utils import PretrainedConfig
 from ...errors import CheckpointError
 from ...files import CONFIG_FILE
 from . import config_schema
+from .pretrained_arguments import split_arguments, with_plain_dtypes
 
 
 class QWenVLVisionConfig:
@@ -140,16 +142,31 @@ class QWenVLConfig(PretrainedConfig):
         self.quantization = quantization
 
     @classmethod
-    def from_pretrained(cls, name_or_dir: str | os.PathLike, **overrides: Any) -> QWenVLConfig:
-        """Read ``config.json`` from a directory or a known name; ``overrides`` replace single fields.
+    def from_pretrained(cls, name_or_dir: str | os.PathLike, **arguments: Any) -> QWenVLConfig:
+        """Read ``config.json`` from a directory or a known name.
+
+        Args:
+            name_or_dir: a directory, a known name, or a name in a public store.
+            **arguments: fields to replace; ``revision``, ``cache_dir``, ``token`` and ``local_files_only`` of the hub;
+                and what else users of transformers write, see :mod:`.pretrained_arguments`.
 
         Raises:
+            ModelNotFoundError: there is no such model.
             CheckpointError: the file is missing or not a JSON object.
             ConfigurationError: it is of another model, or a field is unknown or has a value that cannot work.
         """
         from ...checkpoint.hub import resolve
 
-        directory = resolve(name_or_dir)
+        options, overrides = split_arguments(arguments)
+        return cls.from_directory(resolve(name_or_dir, weights=False, **options), **with_plain_dtypes(overrides))
+
+    @classmethod
+    def from_directory(cls, directory: Path, **overrides: Any) -> QWenVLConfig:
+        """As :meth:`from_pretrained`, where the directory is known; ``overrides`` replace single fields.
+
+        Raises:
+            CheckpointError, ConfigurationError.
+        """
         fields = config_schema.read_config(directory, **overrides)
         if fields is None:
             path = directory / CONFIG_FILE

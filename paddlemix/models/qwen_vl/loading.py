@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 from pathlib import Path
@@ -11,11 +12,14 @@ import paddle
 from paddlenlp.generation import GenerationConfig
 
 from ...checkpoint import dtypes
-from ...errors import AdapterError, CheckpointError
+from ...device import resolve_device
+from ...errors import AdapterError, CheckpointError, ConfigurationError
 from ...files import CONFIG_FILE, GENERATION_CONFIG_FILE, write_text
+from ...quantization.plan import check_options
 from .configuration import QWenVLConfig
 from .generation_file import published_options, read_generation_config
 from .kv_cache import cache_dtype
+from .pretrained_arguments import refuse_quantization_config, requested_device, requested_dtype, split_arguments
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +83,16 @@ def _gpu_memory() -> int | None:
     return paddle.device.cuda.get_device_properties().total_memory
 
 
+def _chosen_config(directory: Path, config: QWenVLConfig | None, overrides: dict[str, Any]) -> QWenVLConfig:
+    """The directory's configuration with other fields, or a copy of the one that was given."""
+    if config is None:
+        return QWenVLConfig.from_directory(directory, **overrides)
+    if not isinstance(config, QWenVLConfig) or overrides:
+        what = f"together with {sorted(overrides)}" if overrides else type(config).__name__
+        raise ConfigurationError(f"config: got {what}; expected a QWenVLConfig, or fields to change by their names")
+    return copy.deepcopy(config)
+
+
 class QWenVLCheckpointMixin:
     """``from_pretrained`` and ``save_pretrained`` over :mod:`paddlemix.checkpoint`."""
 
@@ -90,7 +104,9 @@ class QWenVLCheckpointMixin:
         *,
         quantization: str | None = None,
         vision_quantization: str | None = None,
-        **overrides: Any,
+        torch_dtype: Any = None,
+        device_map: Any = None,
+        **arguments: Any,
     ):
         """Load a model from a directory or by name, in evaluation mode.
 
@@ -99,27 +115,60 @@ class QWenVLCheckpointMixin:
 
         Args:
             pretrained_model_name_or_path: a directory, a known name, or a name in a public store.
-            dtype: ``float32``, ``bfloat16`` or ``float16``; see :func:`choose_dtype`.
+            dtype, torch_dtype: ``float32``, ``bfloat16``, ``float16``, or "auto"; see :func:`choose_dtype`.
             quantization: ``int8``, ``int4`` or ``bf16``: linear weights are rounded to this format while they are
                 loaded, and computed with as they are. With ``int4`` the head and the vision part are int8. By default
                 as the checkpoint has them. Embeddings become 16 bits wide.
             vision_quantization: ``int8`` or ``bf16`` for the ViT and the resampler, with ``quantization`` or a GPTQ
                 checkpoint.
-            **overrides: configuration fields to change, such as ``use_dynamic_ntk=False``.
+            device_map: one device for the whole model, which becomes Paddle's current one; by default, and with "auto",
+                that is where it is put.
+            **arguments: ``revision``, ``cache_dir``, ``token`` and ``local_files_only`` of the hub; configuration
+                fields to change, such as ``use_dynamic_ntk=False``, or ``config``, all of them; and what else users of
+                transformers write, see :mod:`.pretrained_arguments`.
 
         Raises:
             ModelNotFoundError, CheckpointError, ConfigurationError, NotEnoughMemoryError.
         """
-        from ...checkpoint import hub, load_into
+        from ...checkpoint import hub
+
+        options, overrides = split_arguments(arguments)
+        refuse_quantization_config(overrides.get("quantization_config"))
+        dtype = requested_dtype(dtype, torch_dtype)
+        device = requested_device(device_map)
+        device = None if device is None else resolve_device(device, "device_map")
+        check_options(quantization, vision_quantization)
+        directory = hub.resolve(pretrained_model_name_or_path, **options)
+        if device is not None:
+            paddle.set_device(device)
+        return cls.from_directory(
+            directory, dtype, quantization=quantization, vision_quantization=vision_quantization, **overrides
+        )
+
+    @classmethod
+    def from_directory(
+        cls,
+        directory: Path,
+        dtype: str | None = None,
+        *,
+        quantization: str | None = None,
+        vision_quantization: str | None = None,
+        config: QWenVLConfig | None = None,
+        **overrides: Any,
+    ):
+        """As :meth:`from_pretrained`, where the directory is known and nothing has to be looked for.
+
+        Raises:
+            CheckpointError, ConfigurationError, NotEnoughMemoryError.
+        """
+        from ...checkpoint import load_into
         from ...checkpoint.loading import check_config
         from ...checkpoint.memory import check_memory
         from ...checkpoint.readers import open_checkpoint
         from ...quantization.choice import plan_of
-        from ...quantization.plan import check_options
 
         check_options(quantization, vision_quantization)
-        directory = hub.resolve(pretrained_model_name_or_path)
-        config = QWenVLConfig.from_pretrained(directory, **overrides)
+        config = _chosen_config(directory, config, overrides)
         dtype = choose_dtype(dtype, config)
         config.dtype = dtype
         cache_dtype(config, dtype)  # what cannot be is told before the weights are read

@@ -25,6 +25,7 @@ from .config_schema import read_visual
 from .generation_file import read_generation_config
 from .image_processing import QwenVLImageProcessor, image_key, read_preprocessor_config
 from .list_format import from_list_format
+from .pretrained_arguments import split_arguments
 from .tokenization import QWenVLTokenizer
 
 __all__ = ["BatchFeature", "QwenVLImageProcessor", "QwenVLProcessor", "image_key"]
@@ -76,19 +77,43 @@ class QwenVLProcessor:
         *,
         exif_transpose: bool | None = None,
         background: Sequence[int] | None = None,
-        **options: Any,
+        **arguments: Any,
     ) -> QwenVLProcessor:
         """The processor of a directory, or of a model known by name.
 
         The picture size comes from ``preprocessor_config.json`` or, where there is none, as with the published models,
         from ``config.json``; the number of picture slots from ``config.json``; the chat format from
         ``generation_config.json`` ("chatml" without one).
-        exif_transpose, background: as in :class:`QwenVLImageProcessor`, before the file's. options: the constructor's.
-        Raises CheckpointError, ConfigurationError or ModelNotFoundError.
+
+        Args:
+            name_or_dir: a directory, a known name, or a name in a public store.
+            exif_transpose, background: as in :class:`QwenVLImageProcessor`, before the file's.
+            **arguments: those of the constructor; ``revision``, ``cache_dir``, ``token`` and ``local_files_only`` of
+                the hub; and what else users of transformers write, see :mod:`.pretrained_arguments`.
+
+        Raises:
+            CheckpointError, ConfigurationError, ModelNotFoundError.
         """
         from ...checkpoint import hub
 
-        directory = hub.resolve(name_or_dir)
+        options, rest = split_arguments(arguments)
+        directory = hub.resolve(name_or_dir, weights=False, **options)
+        return cls.from_directory(directory, exif_transpose=exif_transpose, background=background, **rest)
+
+    @classmethod
+    def from_directory(
+        cls,
+        directory: Path,
+        *,
+        exif_transpose: bool | None = None,
+        background: Sequence[int] | None = None,
+        **options: Any,
+    ) -> QwenVLProcessor:
+        """As :meth:`from_pretrained`, where the directory is known; ``options``: arguments of the constructor.
+
+        Raises:
+            CheckpointError, ConfigurationError.
+        """
         visual = read_visual(directory) or {}
         settings = read_preprocessor_config(directory, visual.get("image_size"))
         if exif_transpose is not None:
@@ -96,7 +121,7 @@ class QwenVLProcessor:
         if background is not None:
             settings["background"] = background
         slots = {"image_slots": visual["n_queries"]} if visual else {}
-        tokenizer = QWenVLTokenizer.from_pretrained(directory, **slots)
+        tokenizer = QWenVLTokenizer.from_directory(directory, **slots)
         generation = read_generation_config(directory) or {}
         options.setdefault("chat_format", generation.get("chat_format") or "chatml")
         return cls(tokenizer, QwenVLImageProcessor.from_dict(settings), **options)

@@ -13,6 +13,7 @@ from ...files import TOKENIZER_CONFIG_FILE, VOCAB_FILE, read_json_object, replac
 from . import list_format
 from .batching import TokenizedBatch, pad_rows
 from .codec import DEFAULT_IMAGE_SLOTS, QWenVLCodec
+from .pretrained_arguments import split_tokenizer_arguments
 from .special_tokens import ENDOFTEXT
 from .vocabulary import rank_file_bytes
 
@@ -69,15 +70,30 @@ class QWenVLTokenizer(QWenVLCodec):
     # ------------------------------------------------------------------ files
 
     @classmethod
-    def from_pretrained(cls, name_or_dir: str | os.PathLike[str], **overrides: Any) -> QWenVLTokenizer:
+    def from_pretrained(cls, name_or_dir: str | os.PathLike[str], **arguments: Any) -> QWenVLTokenizer:
         """The tokenizer of a directory, or of a model known by name, with its ``tokenizer_config.json``.
 
-        overrides: arguments of the constructor that go before the file's. ``image_slots`` is 256 unless given.
-        Raises CheckpointError or ModelNotFoundError.
+        Args:
+            name_or_dir: a directory, a known name, or a name in a public store.
+            **arguments: those of the constructor, which go before the file's (``image_slots`` is 256 unless given);
+                ``revision``, ``cache_dir``, ``token`` and ``local_files_only`` of the hub; and what else users of
+                transformers write, see :mod:`.pretrained_arguments`.
+
+        Raises:
+            CheckpointError, ConfigurationError, ModelNotFoundError.
         """
         from ...checkpoint import hub
 
-        directory = hub.resolve(name_or_dir)
+        options, overrides = split_tokenizer_arguments(arguments)
+        return cls.from_directory(hub.resolve(name_or_dir, weights=False, **options), **overrides)
+
+    @classmethod
+    def from_directory(cls, directory: Path, **overrides: Any) -> QWenVLTokenizer:
+        """As :meth:`from_pretrained`, where the directory is known; ``overrides``: arguments of the constructor.
+
+        Raises:
+            CheckpointError, ConfigurationError.
+        """
         config = read_json_object(directory / TOKENIZER_CONFIG_FILE) or {}
         ours = {name: config.pop(name) for name in _CONFIG_FIELDS if name in config}
         tokenizer = cls(directory / VOCAB_FILE, **{**ours, **overrides})

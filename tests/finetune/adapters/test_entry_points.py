@@ -64,6 +64,6 @@ def test_a_base_model_with_an_adapter_converses(tiny_model_dir, adapter, tmp_pat
 
 
 def test_a_missing_adapter_is_told_before_the_weights_are_read(tiny_model_dir, monkeypatch):
-    monkeypatch.setattr(QWenLMHeadModel, "from_pretrained", lambda *_, **__: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(QWenLMHeadModel, "from_directory", lambda *_, **__: pytest.fail("the model was loaded"))
     with pytest.raises(AdapterError, match="'nowhere' is no directory"):
         load_model(tiny_model_dir, adapter="nowhere")
