@@ -113,7 +113,7 @@ WRAPPERS = (
 #: How tensors of a GPTQ layer are called, in place of ``.weight``.
 GPTQ_PARTS = ("qweight", "qzeros", "scales", "g_idx")
 #: more layers than any model has, and few enough to list the names of their weights
-MAX_LAYERS = 1000
+MAX_LAYERS = 1024
 MAX_SIZE = 1 << 40
 _LAYER = re.compile(
     r"transformer\.(?:llm\.)?h\.(?P<n>\d{1,6})\.|"
@@ -186,11 +186,11 @@ def _field(config: Any, name: str, default: Any | None = None) -> Any:
     return value
 
 
-def _size(config: Any, name: str, default: int | None = None, most: int = MAX_SIZE) -> int:
+def _size(config: Any, name: str, default: int | None = None, *, most: int = MAX_SIZE, section: str = "") -> int:
     value = _field(config, name, default)
     if type(value) is not int or not 1 <= value <= most:
         came = value if type(value) is int and abs(value) < 10**20 else quoted(str(value)[:1000])
-        raise ConfigurationError(f"config: {name} is {came}, expected an integer of 1 to {most}")
+        raise ConfigurationError(f"config: {section}{name} is {came}, expected an integer of 1 to {most}")
     return value
 
 
@@ -202,7 +202,11 @@ def dimensions(config: Any) -> dict[str, int]:
     """
     visual = _field(config, "visual")
     hidden, heads = _size(config, "hidden_size"), _size(config, "num_attention_heads")
-    width, out, queries = _size(visual, "width"), _size(visual, "output_dim"), _size(visual, "n_queries", 256)
+    width, out, queries = (
+        _size(visual, "width", section="visual."),
+        _size(visual, "output_dim", section="visual."),
+        _size(visual, "n_queries", 256, section="visual."),
+    )
     attention = _size(config, "kv_channels", max(1, hidden // heads)) * heads
     ratio = _field(visual, "mlp_ratio")
     if type(ratio) not in (int, float) or not 0 < ratio <= MAX_SIZE:
@@ -215,12 +219,12 @@ def dimensions(config: Any) -> dict[str, int]:
         "qkv": 3 * attention,
         "ffn": _size(config, "intermediate_size") // 2,  # the field counts gate and up together
         "rgb": 3,
-        "patch": _size(visual, "patch_size"),
+        "patch": _size(visual, "patch_size", section="visual."),
         "vit": width,
-        "vit_layers": _size(visual, "layers", most=MAX_LAYERS),
+        "vit_layers": _size(visual, "layers", most=MAX_LAYERS, section="visual."),
         "vit_qkv": 3 * width,
         "vit_ffn": int(width * ratio),
-        "positions": _size(visual, "num_positions", 256),
+        "positions": _size(visual, "num_positions", 256, section="visual."),
         "queries": queries,
         "out": out,
         "out_qkv": 3 * out,

@@ -171,14 +171,14 @@ def test_names_that_only_resemble_a_weight_are_unknown(name: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000, expected an integer of 1 to 1000"),
-        ({"num_hidden_layers": 0}, "num_hidden_layers is 0, expected an integer of 1 to 1000"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000, expected an integer of 1 to 1024"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers is 0, expected an integer of 1 to 1024"),
         ({"num_hidden_layers": True}, "num_hidden_layers is 'True', expected an integer"),
         ({"hidden_size": "192"}, "hidden_size is '192', expected an integer"),
         ({"hidden_size": 10**300}, "hidden_size is '1000.*…0+', expected an integer"),
         ({"num_attention_heads": 0}, "num_attention_heads is 0, expected an integer"),
-        ({"visual": {"layers": 10**9}}, "layers is 1000000000, expected an integer of 1 to 1000"),
-        ({"visual": {"n_queries": 10.5}}, "n_queries is '10.5', expected an integer"),
+        ({"visual": {"layers": 10**9}}, "visual.layers is 1000000000, expected an integer of 1 to 1024"),
+        ({"visual": {"n_queries": 10.5}}, "visual.n_queries is '10.5', expected an integer"),
         ({"visual": {"mlp_ratio": float("nan")}}, "mlp_ratio is 'nan', expected a positive number"),
         ({"visual": {"mlp_ratio": [1]}}, r"mlp_ratio is '\[1\]', expected a positive number"),
         ({"visual": 5}, "field 'width' is missing"),

@@ -15,7 +15,7 @@ from ..dtypes import STORAGE
 from .locating import INCOMPLETE, locate, raise_listed
 from .pdparams import read_pdparams
 from .safetensors_file import read_safetensors
-from .tensor import StoredTensor, element_count, map_writable
+from .tensor import StoredTensor, map_writable
 from .torch_zip import read_torch_zip
 
 __all__ = ["INCOMPLETE", "Checkpoint", "open_checkpoint", "raise_listed"]
@@ -68,8 +68,9 @@ class Checkpoint:
         """The tensor as an array over a map of its own, which changes to it stay in; bfloat16 as uint16. Where the file
         does not hold it as it is, a copy."""
         tensor = self._tensors[name]
-        if tensor.offset is None or element_count(tensor.shape) == 0:
-            return np.array(tensor.load())
+        stored = tensor.load()
+        if tensor.offset is None or stored.size == 0:
+            return np.array(stored)
         return map_writable(self._paths[tensor.file], tensor.offset, tensor.shape, STORAGE[tensor.dtype])
 
     def read_rows(self, name: str, start: int, stop: int) -> np.ndarray:
