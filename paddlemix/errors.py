@@ -54,6 +54,10 @@ class AdapterError(PaddleMixError, ValueError):
     there."""
 
 
+class TargetError(ConfigurationError, CheckpointError, AdapterError):
+    """A folder cannot be written to: it holds something else, is that of the source, or was given no name."""
+
+
 class ModelNotFoundError(PaddleMixError, LookupError):
     """A model name is neither a directory, nor known, nor to be had from a store."""
 

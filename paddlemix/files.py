@@ -30,6 +30,7 @@ TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 VOCAB_FILE = "qwen.tiktoken"
 QUANTIZE_CONFIG_FILE = "quantize_config.json"  # of AutoGPTQ
 RUN_FILE = "finetune.json"  # of a training of one's own
+_ASIDE = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.tmp")
 
 
 MAX_TEXT_BYTES = 16 << 20
@@ -226,7 +227,7 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 file. Raises OSError; an older file is then still there."""
-    with replacing(path) as aside, open(aside, "w", encoding="utf-8") as file:
+    with replacing(path) as aside, open(aside, "x", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
@@ -251,3 +252,9 @@ def replacing(path: Path) -> Iterator[Path]:
 def path_aside(path: Path) -> Path:
     """A hidden name beside ``path`` that nobody else uses, not even another thread of this process."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+
+
+def written_aside(name: str) -> str | None:
+    """The name of the file that a process which did not finish was writing under :func:`path_aside`'s ``name``."""
+    found = _ASIDE.fullmatch(name)
+    return found and found["name"]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
-import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,10 @@ from ..files import (
     TOKENIZER_CONFIG_FILE,
     VOCAB_FILE,
     read_json_object,
-    replacing,
-    write_json,
 )
 from . import dtypes, layouts, tiles, writer
 from .readers import Checkpoint, open_checkpoint, raise_listed
+from .target import check_target, require_free
 
 #: beside the weights, what makes up a model's folder; copied if it is there
 SIDE_FILES = (
@@ -67,17 +67,21 @@ def convert_checkpoint(
     verify: bool = False,
     check_finite: bool = True,
     max_shard_bytes: int = writer.DEFAULT_SHARD_BYTES,
+    overwrite: bool = False,
     progress: writer.Progress = None,
+    verify_progress: writer.Progress = None,
 ) -> ConversionResult:
     """Convert the checkpoint ``source`` (any layout that can be read) into safetensors in the folder ``target``.
 
     ``to``: "paddle" (ours) or "hf" (PyTorch's, loadable by its tools). ``dtype``: "float32", "float16", "bfloat16" or
     None, as stored. ``verify``: read everything again and compare bit by bit. ``check_finite``: refuse NaN and
-    infinity. ``progress``: called with (bytes written, bytes in all).
+    infinity. ``overwrite``: a result that an earlier run left in ``target`` is replaced; anything else there is refused
+    in any case (:mod:`.target`). ``progress`` and, while verifying, ``verify_progress``: called with (bytes done, bytes
+    in all).
 
-    Run again after an interruption it goes on where it stopped. Raises CheckpointError for a source that is incomplete,
-    damaged or quantised, for values that do not fit ``dtype``, for a full disk, and where ``verify`` finds a
-    difference.
+    Run again after an interruption it goes on where it stopped. Raises TargetError for ``target``, CheckpointError for
+    a source that is incomplete, damaged or quantised, for values that do not fit ``dtype``, for a full disk, and where
+    ``verify`` finds a difference.
     """
     if to not in (layouts.HF, layouts.PADDLE):
         raise ConfigurationError(f"to: got {to!r}, expected {layouts.HF!r} or {layouts.PADDLE!r}")
@@ -85,33 +89,33 @@ def convert_checkpoint(
         dtypes.check_target(dtype)
     if max_shard_bytes < 1:
         raise ConfigurationError(f"max_shard_bytes: got {max_shard_bytes}, expected a positive number")
-    target = Path(target)
+    check_target(target)
     checkpoint = open_checkpoint(source)
     folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
-    if target.exists() and folder.resolve() == target.resolve():
-        raise CheckpointError(f"{target}: is the folder of the source itself; name another one")
     if checkpoint.packed or checkpoint.gptq_layers():
         raise CheckpointError(
             f"{checkpoint.path}: is quantised, and read as it is by every program; convert the unquantised weights"
         )
+    target_folder = check_target(target, sources={"the source": Path(source)})
     _check_tensors(checkpoint, read_json_object(folder / CONFIG_FILE))
 
     conversion = Conversion(checkpoint, to, dtype, check_finite)
     manifest = writer.write_checkpoint(
-        target,
+        target_folder,
         conversion.sources(),
         file_metadata(to),
+        side_files=side_files(folder, {} if dtype is None else {"torch_dtype": dtype}),
         made_from={"files": files_identity(checkpoint.files), "to": to, "dtype": dtype},
         max_shard_bytes=max_shard_bytes,
         check=conversion.raise_problems,
         progress=progress,
+        guard=partial(require_free, overwrite=overwrite),
     )
-    copy_side_files(folder, target, {} if dtype is None else {"torch_dtype": dtype})
     if verify:
-        verify_conversion(checkpoint, target, dtype)
+        verify_conversion(checkpoint, target_folder, dtype, progress=verify_progress)
     weights = set(checkpoint.our_names().values())
     return ConversionResult(
-        folder=target,
+        folder=target_folder,
         source_layout=checkpoint.layout,
         layout=to,
         tensors=len(weights),
@@ -130,27 +134,57 @@ def file_metadata(layout: str) -> dict[str, str]:
 
 
 def verify_conversion(
-    source: Checkpoint | str | os.PathLike[str], target: str | os.PathLike[str], dtype: str | None = None
+    source: Checkpoint | str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    dtype: str | None = None,
+    *,
+    progress: writer.Progress = None,
 ) -> None:
     """Compare every tensor of ``target`` with ``source`` bit by bit (after conversion to ``dtype``) and every file with
-    its sha256 in the manifest. Raises CheckpointError with the list of differences."""
+    its sha256 in the manifest. ``progress`` is called with (bytes compared, bytes in all). Raises CheckpointError with
+    the list of differences."""
     source = source if isinstance(source, Checkpoint) else open_checkpoint(source)
     target = Path(target)
     manifest = writer.read_manifest(target)
     if manifest is None:
         raise CheckpointError(f"{target}: has no {writer.MANIFEST}; convert again")
-    problems = writer.damaged_files(target, manifest)
+    counter = _Counter(2 * manifest["total_size"], progress)
+    problems = writer.damaged_files(target, manifest, counter.add)
     result = open_checkpoint(target)
     theirs, ours = source.our_names(), result.our_names()
     problems += [f"{name!r} is missing" for name in theirs if name not in ours]
     problems += [f"{name!r} was not in the source" for name in ours if name not in theirs]
     for name in theirs:
-        if name in ours and not _equal(source, theirs[name], result, ours[name], name, dtype):
+        if name in ours and not _equal(source, theirs[name], result, ours[name], name, dtype, counter.add):
             problems.append(f"{name!r} differs from the source")
     raise_listed(f"{target}: verification failed", problems)
+    counter.finish()
 
 
-def _equal(source: Checkpoint, theirs: str, result: Checkpoint, ours: str, name: str, dtype: str | None) -> bool:
+class _Counter:
+    """Adds up bytes and tells ``progress`` of them."""
+
+    def __init__(self, total: int, progress: writer.Progress) -> None:
+        self.done, self.total, self.progress = 0, total, progress
+
+    def add(self, count: int) -> None:
+        self.done = min(self.done + count, self.total)  # headers come on top
+        if self.progress is not None:
+            self.progress(self.done, self.total)
+
+    def finish(self) -> None:
+        self.add(self.total - self.done)
+
+
+def _equal(
+    source: Checkpoint,
+    theirs: str,
+    result: Checkpoint,
+    ours: str,
+    name: str,
+    dtype: str | None,
+    report: Callable[[int], Any],
+) -> bool:
     wanted = _target_dtype(source.dtype(theirs), dtype)
     if result.dtype(ours) != wanted:
         return False
@@ -161,6 +195,7 @@ def _equal(source: Checkpoint, theirs: str, result: Checkpoint, ours: str, name:
         if not np.array_equal(written[at : at + piece.nbytes], piece.reshape(-1).view(np.uint8)):
             return False
         at += piece.nbytes
+        report(piece.nbytes)
     return at == written.size
 
 
@@ -237,18 +272,20 @@ def files_identity(files: Iterable[Path]) -> list[list[Any]]:
     return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
 
 
-def copy_side_files(source: Path, target: Path, changes: Mapping[str, Any]) -> None:
-    """Copy what makes up a model's folder beside its weights; ``changes`` are fields of ``config.json``.
+def side_files(source: Path, changes: Mapping[str, Any]) -> dict[str, bytes | Path]:
+    """What makes up the model's folder ``source`` beside its weights, to be written elsewhere.
 
-    Raises CheckpointError if ``target`` cannot be written.
-    """
-    try:
-        for name in SIDE_FILES:
-            if (source / name).is_file():
-                with replacing(target / name) as aside:
-                    shutil.copyfile(source / name, aside)
-        config = read_json_object(source / CONFIG_FILE)
-        if changes and config is not None:
-            write_json(target / CONFIG_FILE, {**config, **changes})
-    except OSError as error:
-        raise CheckpointError(f"{target}: cannot be written: {error.strerror or error}") from error
+    ``changes`` are fields of ``config.json``; None leaves one out."""
+    files: dict[str, bytes | Path] = {name: source / name for name in SIDE_FILES if (source / name).is_file()}
+    config = read_json_object(source / CONFIG_FILE)
+    if changes and config is not None:
+        kept = {name: value for name, value in config.items() if name not in changes}
+        files[CONFIG_FILE] = json_bytes(
+            {**kept, **{name: value for name, value in changes.items() if value is not None}}
+        )
+    return files
+
+
+def json_bytes(value: Mapping[str, Any]) -> bytes:
+    """A JSON object as a file's content, readable by people."""
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode("utf-8")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ..errors import ConfigurationError
 from . import dtypes, layouts, tiles, writer
 from .convert import file_metadata
 from .readers import Checkpoint, open_checkpoint, raise_listed
+from .target import PROCESSOR_FILES, Guard, check_target, require_free
 
 
 def load_into(
@@ -156,10 +158,31 @@ def save_model(
     *,
     dtype: str | None = None,
     max_shard_bytes: int = writer.DEFAULT_SHARD_BYTES,
+    overwrite: bool = False,
+    side_files: writer.SideFiles | None = None,
 ) -> dict[str, Any]:
     """Write the parameters of ``model`` as our safetensors into ``folder``, as they are or as ``dtype``; returns the
-    manifest. Written aside and renamed: a failure (CheckpointError) leaves the folder as it was. Quantised weights are
-    written as they are; with them a ``dtype`` is refused (ConfigurationError)."""
+    manifest. ``side_files`` are written with them. Written aside and renamed: a failure (CheckpointError) leaves the
+    folder as it was. A folder that holds anything but a processor's files is refused (TargetError), unless it is an
+    earlier result and ``overwrite`` says that it may go. Quantised weights are written as they are; with them a
+    ``dtype`` is refused (ConfigurationError)."""
+    guard = partial(require_free, overwrite=overwrite, companions=PROCESSOR_FILES)
+    return write_model(
+        model, check_target(folder), dtype=dtype, max_shard_bytes=max_shard_bytes, side_files=side_files, guard=guard
+    )
+
+
+def write_model(
+    model: Any,
+    folder: Path,
+    *,
+    dtype: str | None = None,
+    max_shard_bytes: int = writer.DEFAULT_SHARD_BYTES,
+    side_files: writer.SideFiles | None = None,
+    guard: Guard | None = None,
+) -> dict[str, Any]:
+    """As :func:`save_model`, into a folder of which the caller knows that it may be written to, or that ``guard`` is
+    asked about."""
     state = model.state_dict()
     packed = any(name.endswith(".qweight") for name in state)
     if dtype is not None:
@@ -180,4 +203,12 @@ def save_model(
         metadata[layouts.PACKING_MARKER] = layouts.PACKING
         # The files get mapped, and lines of 64 bytes should begin at multiples of 64, as a file's first tensor does.
         sources.sort(key=lambda source: source.nbytes % 64 != 0)
-    return writer.write_checkpoint(Path(folder), sources, metadata, max_shard_bytes=max_shard_bytes)
+    return writer.write_checkpoint(
+        folder,
+        sources,
+        metadata,
+        side_files=side_files,
+        max_shard_bytes=max_shard_bytes,
+        guard=guard,
+        companions=PROCESSOR_FILES,
+    )

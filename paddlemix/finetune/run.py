@@ -23,7 +23,7 @@ from ..models.qwen_vl.configuration import QWenVLConfig
 from ..models.qwen_vl.modeling import QWenLMHeadModel
 from ..models.qwen_vl.processing import QwenVLProcessor
 from .adapters.config import LoRAConfig
-from .adapters.files import load_adapter, save_adapter
+from .adapters.files import load_adapter, put_adapter
 from .adapters.injection import inject
 from .checkpoints import told_as_checkpoint_error
 from .configuration import FULL, QLORA, DataSource, FinetuneConfig
@@ -300,10 +300,10 @@ def build_model(config: FinetuneConfig, directory: Path) -> QWenLMHeadModel:
 def save(config: FinetuneConfig, model: QWenLMHeadModel, processor: QwenVLProcessor, folder: Path) -> None:
     """Write the model with all that belongs to it (mode full), or its adapter."""
     if config.mode == FULL:
-        model.save_pretrained(folder)
+        model.write_pretrained(folder)
         processor.save_pretrained(folder)
     else:
-        save_adapter(model, folder, base_name=config.model_name_or_path)
+        put_adapter(model, folder, base_name=config.model_name_or_path)
 
 
 def restore(config: FinetuneConfig, model: QWenLMHeadModel, folder: Path) -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..checkpoint import layouts, writer
-from ..checkpoint.convert import Conversion, copy_side_files, file_metadata
+from ..checkpoint.convert import Conversion, file_metadata, json_bytes, side_files
 from ..checkpoint.readers import Checkpoint, open_checkpoint
+from ..checkpoint.readers.tensor import element_count
+from ..checkpoint.target import check_target, require_free
 from ..errors import CheckpointError, ConfigurationError
-from ..files import QUANTIZE_CONFIG_FILE, write_json
+from ..files import QUANTIZE_CONFIG_FILE
 from .gptq import DAMPING, RoundedWeight
 from .gptq_format import symmetric_layer
 from .plan import GPTQ_METHOD, GROUP
@@ -29,64 +32,86 @@ def save_gptq(
     *,
     damping: float = DAMPING,
     max_shard_bytes: int = writer.DEFAULT_SHARD_BYTES,
+    overwrite: bool = False,
+    progress: writer.Progress = None,
 ) -> Path:
     """Write ``source`` with the weights of ``rounded`` (from :func:`.gptq.calibrate`) in their place into ``target``.
 
     All other weights come from the files of ``source``, as float16. Each rounded layer gets a bias, of zeros where it
     has none, as in the published files. Tokenizer and configuration are copied; ``config.json`` gets a
-    ``quantization_config`` and a ``quantize_config.json`` stands beside it.
+    ``quantization_config`` and a ``quantize_config.json`` stands beside it. ``overwrite``: a result that an earlier run
+    left in ``target`` is replaced. ``progress``: called with (bytes written, bytes in all).
 
     Raises:
+        TargetError: ``target`` holds something else, or is the folder of the source.
         ConfigurationError: a layer whose sizes the format cannot hold.
         CheckpointError: a source that is quantised or damaged, values too large for float16, a folder that cannot be
             written.
     """
-    checkpoint = check_export(source, {name: weight.q.shape for name, weight in rounded.items()}, target)
-    target, folder = Path(target), _folder(checkpoint)
+    shapes = {name: weight.q.shape for name, weight in rounded.items()}
+    checkpoint, folder = check_export(source, shapes, target, overwrite=overwrite), Path(target)
     conversion = Conversion(checkpoint, layouts.HF, "float16", check_finite=True)
-    tensors = [*_tensors(checkpoint, rounded, conversion)]
+    settings = quantize_config(damping)
+    changes = {
+        "bf16": False,
+        "fp16": True,
+        "fp32": False,
+        "torch_dtype": "float16",
+        "quantization_config": {**settings, "quant_method": GPTQ_METHOD},
+    }
     writer.write_checkpoint(
-        target,
-        tensors,
+        folder,
+        [*_tensors(checkpoint, rounded, conversion)],
         file_metadata(layouts.HF),
+        side_files={**side_files(_folder(checkpoint), changes), QUANTIZE_CONFIG_FILE: json_bytes(settings)},
         max_shard_bytes=max_shard_bytes,
         check=conversion.raise_problems,
+        progress=progress,
+        guard=partial(require_free, overwrite=overwrite),
     )
-    settings = quantize_config(damping)
-    copy_side_files(
-        folder,
-        target,
-        {
-            "bf16": False,
-            "fp16": True,
-            "fp32": False,
-            "torch_dtype": "float16",
-            "quantization_config": {**settings, "quant_method": GPTQ_METHOD},
-        },
-    )
-    write_json(target / QUANTIZE_CONFIG_FILE, settings)
-    return target
+    return folder
 
 
 def check_export(
-    source: str | os.PathLike[str], shapes: Mapping[str, Sequence[int]], target: str | os.PathLike[str]
+    source: str | os.PathLike[str],
+    shapes: Mapping[str, Sequence[int]],
+    target: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
 ) -> Checkpoint:
     """Open ``source``, whose layers of ``shapes`` (name to ``[in, out]``) are to be written to ``target``.
 
-    Calibration takes long, so whoever calibrates asks before it. Raises what :func:`save_gptq` raises for arguments.
+    Calibration takes long, so whoever calibrates asks before it; also whether the disk has room. Raises what
+    :func:`save_gptq` raises for arguments.
     """
-    checkpoint, target = open_checkpoint(source), Path(target)
+    folder = check_target(target, sources={"the source": Path(source)})
+    require_free(folder, overwrite=overwrite)
+    checkpoint = open_checkpoint(source)
     if checkpoint.packed or checkpoint.gptq_layers():
         raise CheckpointError(f"{checkpoint.path}: is quantised already; give the unquantised weights")
-    if target.exists() and _folder(checkpoint).resolve() == target.resolve():
-        raise CheckpointError(f"{target}: is the folder of the source itself; name another one")
     for name, shape in shapes.items():
         if any(size % MULTIPLE for size in shape):
             raise ConfigurationError(
                 f"{name}: has {' x '.join(map(str, shape))} weights, but GPTQ's format needs multiples of {MULTIPLE}; "
                 "use quantization='int4', which does not"
             )
+    writer.require_room(folder, _written_bytes(checkpoint, shapes))
     return checkpoint
+
+
+def _written_bytes(checkpoint: Checkpoint, shapes: Mapping[str, Sequence[int]]) -> int:
+    """The size of the written weights: float16, and of layers in ``shapes`` 4 bits with a scale and a zero point for
+    each group, an index for each input and a bias."""
+    total = 0
+    for ours, theirs in checkpoint.our_names().items():
+        shape = shapes.get(ours[: -len(".weight")])
+        if shape is None:
+            total += 2 * element_count(checkpoint.shape(theirs))
+        else:
+            inputs, outputs = shape
+            groups = -(-inputs // GROUP)
+            total += inputs * outputs // 2 + groups * outputs * 5 // 2 + 4 * inputs + 2 * outputs
+    return total
 
 
 def _folder(checkpoint: Checkpoint) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import paddle.nn as nn
 
 from ...checkpoint import layouts
 from ...checkpoint.readers.tensor import StoredTensor
+from ...checkpoint.target import Guard, check_target, require_free
 from ...errors import AdapterError
 from . import peft
 from .config import LoRAConfig
@@ -68,16 +70,30 @@ def _set(adapter: Adapter, parameter: paddle.Tensor, name: str, tensor: StoredTe
     parameter.set_value(values.astype(parameter.dtype))
 
 
-def save_adapter(model: nn.Layer, directory: str | os.PathLike[str], *, base_name: str | None = None) -> None:
+def save_adapter(
+    model: nn.Layer, directory: str | os.PathLike[str], *, base_name: str | None = None, overwrite: bool = False
+) -> None:
     """Write the adapter in ``model`` into ``directory``, as ``peft`` does, with a fingerprint of the base model.
 
     Args:
         base_name: name or directory of the base model, for whoever loads the adapter.
+        overwrite: replace an adapter that an earlier run wrote there.
 
     Raises:
         AdapterError: the model has none.
-        CheckpointError: it cannot be written; each file is then whole or not there.
+        TargetError: the directory holds something else.
+        CheckpointError: it cannot be written; the directory is then as it was.
     """
+    require_attached(model)
+    _write(model, check_target(directory, "directory"), base_name, partial(require_free, overwrite=overwrite))
+
+
+def put_adapter(model: nn.Layer, directory: Path, *, base_name: str | None = None) -> None:
+    """As :func:`save_adapter`, into a directory that is the caller's own, whatever it holds."""
+    _write(model, directory, base_name, None)
+
+
+def _write(model: nn.Layer, directory: Path, base_name: str | None, guard: Guard | None) -> None:
     state = require_attached(model)
     parameters = dict(model.named_parameters())
     pairs = {
@@ -88,7 +104,7 @@ def save_adapter(model: nn.Layer, directory: str | os.PathLike[str], *, base_nam
     linears = [name[: -len(".weight")] for name in layouts.expected_shapes(model.config) if name.endswith(".weight")]
     targets = peft.peft_targets(state.config.targets, state.layers, filter(peft.is_linear, linears))
     settings = peft.config_to_peft(state.config, targets, state.saved, base_name)
-    write_adapter(Path(directory), settings, tensors, state.base)
+    write_adapter(directory, settings, tensors, state.base, guard=guard)
 
 
 def _stored(values: paddle.Tensor) -> StoredTensor:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ...checkpoint import dtypes, hub, layouts, open_checkpoint, tiles, writer
-from ...checkpoint.convert import Conversion, copy_side_files, file_metadata, files_identity
+from ...checkpoint.convert import Conversion, file_metadata, files_identity, json_bytes, side_files
 from ...checkpoint.readers import Checkpoint
 from ...checkpoint.readers.tensor import StoredTensor
-from ...errors import AdapterError
-from ...files import CONFIG_FILE, GENERATION_CONFIG_FILE, read_json_object, write_json
+from ...checkpoint.target import check_target, require_free
+from ...files import GENERATION_CONFIG_FILE, read_json_object
 from .dequantizing import DequantizedWeights
 from .fingerprint import checkpoint_fingerprint
-from .stored import CONFIG as ADAPTER_CONFIG_FILE
-from .stored import Adapter, base_config, read_adapter, read_values, require_fit, require_target
+from .stored import Adapter, base_config, read_adapter, read_values, require_fit
 
 
 def merge_adapter(
@@ -27,6 +28,7 @@ def merge_adapter(
     dtype: str | None = None,
     *,
     max_shard_bytes: int = writer.DEFAULT_SHARD_BYTES,
+    overwrite: bool = False,
     progress: writer.Progress = None,
 ) -> Path:
     """Write the model ``base`` with ``adapter`` added to its weights into ``output``: weights, configuration,
@@ -40,21 +42,20 @@ def merge_adapter(
         adapter: directory of the adapter, of any layout.
         dtype: ``float32``, ``bfloat16`` or ``float16``; by default as ``base`` has it, with a quantised one as it has
             its embeddings.
+        overwrite: replace a result that an earlier run wrote into ``output``.
         progress: called with (bytes written, bytes in all).
 
     Raises:
-        AdapterError: the adapter is for another model, or of a kind that is not supported; ``output`` holds a training
-            or an adapter.
+        TargetError: ``output`` holds something else, or is the folder of the model or of the adapter.
+        AdapterError: the adapter is for another model, or of a kind that is not supported.
         CheckpointError: damaged files, values that do not fit ``dtype``, or a folder that cannot be written.
         ConfigurationError, ModelNotFoundError.
     """
     if dtype is not None:
         dtypes.check_target(dtype)
-    read, directory, target = read_adapter(adapter), hub.resolve(base), Path(output)
-    for folder, what in ((directory, "the base model"), (read.path, "the adapter")):
-        if target.exists() and folder.resolve() == target.resolve():
-            raise AdapterError(f"{target}: is the folder of {what} itself; name another one")
-    require_target(target, ADAPTER_CONFIG_FILE)
+    check_target(output, "output", {"the adapter": Path(adapter)})
+    read, directory = read_adapter(adapter), hub.resolve(base)
+    target = check_target(output, "output", {"the base model": directory})
     checkpoint, config = open_checkpoint(directory), base_config(directory)
     shapes = layouts.expected_shapes(config)
     require_fit(read, shapes, checkpoint_fingerprint(checkpoint))
@@ -66,6 +67,7 @@ def merge_adapter(
         target,
         [merging.tensor(name, shape) for name, shape in shapes.items()],
         file_metadata(layouts.PADDLE),
+        side_files=_side_files(directory, config, dtype),
         made_from={
             "base": files_identity(checkpoint.files),
             "adapter": files_identity(sorted(path for path in read.path.iterdir() if path.is_file())),
@@ -74,14 +76,21 @@ def merge_adapter(
         max_shard_bytes=max_shard_bytes,
         check=merging.conversion.raise_problems,
         progress=progress,
+        guard=partial(require_free, overwrite=overwrite),
     )
-    copy_side_files(directory, target, {} if dtype is None else {"torch_dtype": dtype})
-    if config.pop("quantization_config", None) is not None:
-        write_json(target / CONFIG_FILE, {**config, "torch_dtype": dtype})
-    generation = read_json_object(target / GENERATION_CONFIG_FILE)
-    if generation is not None and generation.get("chat_format") == "raw":
-        write_json(target / GENERATION_CONFIG_FILE, {**generation, "chat_format": "chatml"})
     return target
+
+
+def _side_files(directory: Path, config: dict[str, Any], dtype: str | None) -> writer.SideFiles:
+    """Configuration and tokenizer of the merged model: its weights are float ones, and it converses."""
+    changes: dict[str, Any] = {} if dtype is None else {"torch_dtype": dtype}
+    if "quantization_config" in config:
+        changes["quantization_config"] = None
+    files = side_files(directory, changes)
+    generation = read_json_object(directory / GENERATION_CONFIG_FILE)
+    if generation is not None and generation.get("chat_format") == "raw":
+        files[GENERATION_CONFIG_FILE] = json_bytes({**generation, "chat_format": "chatml"})
+    return files
 
 
 class _Merging:

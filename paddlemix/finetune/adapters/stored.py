@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,28 @@ from ...checkpoint.readers.pdparams import read_pdparams
 from ...checkpoint.readers.safetensors_file import read_safetensors
 from ...checkpoint.readers.tensor import StoredTensor
 from ...checkpoint.readers.torch_zip import read_torch_zip
+from ...checkpoint.target import (
+    ADAPTER_CONFIG_FILE,
+    ADAPTER_MARKER,
+    ADAPTER_WEIGHTS_FILE,
+    BASE_MARKER,
+    Guard,
+    check_target,
+    publish,
+    require_free,
+    staging_in,
+    survey,
+)
 from ...checkpoint.writer import TensorSource, write_safetensors
 from ...errors import AdapterError, CheckpointError
-from ...files import CONFIG_FILE, RUN_FILE, read_json_object, write_json
+from ...files import CONFIG_FILE, read_json_object, write_json
 from .. import names as naming
 from . import peft
 from .config import LoRAConfig
 from .fingerprint import checkpoint_fingerprint
 
-WEIGHTS_FILE, OLD_WEIGHTS_FILE, CONFIG = "adapter_model.safetensors", "adapter_model.bin", "adapter_config.json"
+WEIGHTS_FILE, OLD_WEIGHTS_FILE, CONFIG = ADAPTER_WEIGHTS_FILE, "adapter_model.bin", ADAPTER_CONFIG_FILE
 PADDLENLP_WEIGHTS_FILE, PADDLENLP_CONFIG = "lora_model_state.pdparams", "lora_config.json"
-#: key of the base model's fingerprint in the metadata of the weights
-BASE_MARKER = "paddlemix_base"
 
 logger = logging.getLogger(__name__)
 
@@ -156,25 +167,28 @@ def convert_adapter(
     *,
     dtype: str | None = None,
     base: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
 ) -> Adapter:
     """Write the adapter in ``source``, of any layout that can be read, as ``peft`` would into ``target``.
 
     Args:
         dtype: ``float32``, ``bfloat16`` or ``float16``; by default as stored.
         base: directory or name of the base model: the adapter is checked against it, and gets its fingerprint.
+        overwrite: replace a result that an earlier run wrote into ``target``.
 
     Returns:
         What was read.
 
     Raises:
+        TargetError: ``target`` holds something else, or is the folder of the source.
         AdapterError, CheckpointError, ConfigurationError, ModelNotFoundError.
     """
     if dtype is not None:
         dtypes.check_target(dtype)
-    adapter, folder = read_adapter(source), Path(target)
-    if folder.exists() and folder.resolve() == adapter.path.resolve():
-        raise AdapterError(f"{folder}: is the folder of the source itself; name another one")
-    require_target(folder, CONFIG_FILE)
+    folder = check_target(target, sources={"the source": Path(source)})
+    guard = partial(require_free, overwrite=overwrite)
+    guard(folder)
+    adapter = read_adapter(source)
     fingerprint, base_name = adapter.base, adapter.base_name
     if base is not None:
         directory = hub.resolve(base)
@@ -183,16 +197,8 @@ def convert_adapter(
     settings = peft.config_to_peft(adapter.config, adapter.targets, whole_layers(adapter), base_name)
     for name, (tensor, _) in peft.tensors_to_peft(adapter.tensors).items():
         read_values(adapter, name, tensor, dtype or tensor.dtype)
-    write_adapter(folder, settings, adapter.tensors, fingerprint, dtype)
+    write_adapter(folder, settings, adapter.tensors, fingerprint, dtype, guard=guard)
     return adapter
-
-
-def require_target(folder: Path, *others: str) -> None:
-    """Raise AdapterError where a training, or one of the files ``others``, is in a folder that is to be written."""
-    for name in (RUN_FILE, *others):
-        if (folder / name).exists():
-            kind = "a training" if name == RUN_FILE else "something else"
-            raise AdapterError(f"{folder}: holds {kind} ({name}); name another folder")
 
 
 def base_config(directory: Path) -> dict[str, Any]:
@@ -204,11 +210,17 @@ def base_config(directory: Path) -> dict[str, Any]:
 
 
 def write_adapter(
-    folder: Path, settings: Mapping[str, Any], tensors: peft.AdapterTensors, base: str | None, dtype: str | None = None
+    folder: Path,
+    settings: Mapping[str, Any],
+    tensors: peft.AdapterTensors,
+    base: str | None,
+    dtype: str | None = None,
+    *,
+    guard: Guard | None = None,
 ) -> None:
     """Write ``adapter_config.json`` and the tensors beside it, converted to ``dtype``, with the fingerprint ``base``.
 
-    Raises CheckpointError if ``folder`` cannot be written; each file is then whole or not there.
+    Raises CheckpointError if ``folder`` cannot be written, and what ``guard`` raises; it is then as it was.
     """
     sources = []
     for name, (tensor, turned) in peft.tensors_to_peft(tensors).items():
@@ -218,10 +230,12 @@ def write_adapter(
             return tiles.converted(tensor.load(), turned, tensor.dtype, wanted)
 
         sources.append(TensorSource(name, tensor.shape[::-1] if turned else tensor.shape, wanted, pieces))
-    metadata = {"format": "pt"} if base is None else {"format": "pt", BASE_MARKER: base}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_safetensors(folder / WEIGHTS_FILE, sources, metadata)
-        write_json(folder / CONFIG, settings)
-    except OSError as error:
-        raise CheckpointError(f"{folder}: cannot be written: {error.strerror or error}") from error
+    metadata = {"format": "pt", ADAPTER_MARKER: "1", **({} if base is None else {BASE_MARKER: base})}
+    with staging_in(folder, guard) as staging:
+        planned = [WEIGHTS_FILE, CONFIG]
+        staging.record(planned)
+        write_safetensors(staging.path / WEIGHTS_FILE, sources, metadata)
+        write_json(staging.path / CONFIG, settings)
+        old = survey(folder).results if guard is not None else ()
+        staging.record(planned, publishing=True, replaces=[*old])
+        publish(staging.path, folder, [CONFIG], [WEIGHTS_FILE], old, old_weights=[WEIGHTS_FILE])

@@ -13,8 +13,8 @@ from paddlenlp.generation import GenerationConfig
 
 from ...checkpoint import dtypes
 from ...device import resolve_device
-from ...errors import AdapterError, CheckpointError, ConfigurationError
-from ...files import CONFIG_FILE, GENERATION_CONFIG_FILE, write_text
+from ...errors import AdapterError, ConfigurationError
+from ...files import CONFIG_FILE, GENERATION_CONFIG_FILE
 from ...quantization.plan import check_options
 from .configuration import QWenVLConfig
 from .generation_file import published_options, read_generation_config
@@ -195,28 +195,39 @@ class QWenVLCheckpointMixin:
         model.eval()
         return model
 
-    def save_pretrained(self, save_directory: str | os.PathLike, **options: Any) -> None:
+    def save_pretrained(self, save_directory: str | os.PathLike, *, overwrite: bool = False, **options: Any) -> None:
         """Write weights (sharded safetensors), ``config.json`` and ``generation_config.json`` into a directory.
 
-        Quantised weights are written as they are, and loading them again maps the files instead of reading them.
-        ``options``: ``dtype`` to convert float weights to, ``max_shard_bytes``.
+        Quantised weights are written as they are, and loading them again maps the files instead of reading them. The
+        tokenizer is no part of the model: ``processor.save_pretrained`` writes it beside them.
+
+        Args:
+            overwrite: replace a model that an earlier run wrote there. A directory that holds anything else but a
+                processor's files is refused in any case.
+            **options: ``dtype`` to convert float weights to, ``max_shard_bytes``.
 
         Raises:
             AdapterError: the model has an adapter beside its weights.
             ConfigurationError: a ``dtype`` for a quantised model.
-            CheckpointError: it cannot be written; each file is then whole or not there.
+            TargetError: the directory holds something else.
+            CheckpointError: it cannot be written; the directory is then as it was.
         """
         from ...checkpoint import save_model
 
+        save_model(self, save_directory, overwrite=overwrite, side_files=self._side_files(), **options)
+
+    def write_pretrained(self, directory: Path) -> None:
+        """As :meth:`save_pretrained`, into a directory that is the caller's own, whatever it holds."""
+        from ...checkpoint.loading import write_model
+
+        write_model(self, directory, side_files=self._side_files())
+
+    def _side_files(self) -> dict[str, bytes]:
         if getattr(self, "attached_adapter", None) is not None:
             raise AdapterError(
                 "model: has an adapter, which no model directory holds; use save_adapter, or merge first"
             )
-        directory = Path(save_directory)
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-            save_model(self, directory, **options)
-            write_text(directory / CONFIG_FILE, self.config.to_json_string(saving_file=True))
-            write_text(directory / GENERATION_CONFIG_FILE, self.generation_config.to_json_string())
-        except OSError as error:
-            raise CheckpointError(f"{directory}: cannot be written: {error.strerror or error}") from error
+        return {
+            CONFIG_FILE: self.config.to_json_string(saving_file=True).encode("utf-8"),
+            GENERATION_CONFIG_FILE: self.generation_config.to_json_string().encode("utf-8"),
+        }
