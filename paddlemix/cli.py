@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from .checkpoint.dtypes import KV_CACHE_DTYPES, TARGETS
@@ -108,6 +109,35 @@ def add_generation_options(parser: argparse.ArgumentParser) -> None:
 def generation_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """The generation options that were given. Raises ConfigurationError for values that cannot work."""
     return check_generation_options({name: getattr(arguments, name) for name in GENERATION_OPTIONS})
+
+
+def add_overwrite_option(parser: argparse.ArgumentParser) -> None:
+    """``--overwrite``, the same for every program that writes a folder."""
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace a result that an earlier run wrote there; files of others are never touched",
+    )
+
+
+def check_output(folder: str, field: str, sources: Mapping[str, str | None]) -> None:
+    """Refuse, before any work, a folder without a name, that of a source, and one that holds foreign files.
+
+    Args:
+        sources: what is read: what it is (``the source``) -> its folder, or a name, which is no folder to write to.
+
+    Raises:
+        TargetError.
+    """
+    from .checkpoint.target import check_target, require_free
+
+    places = {what: Path(name) for what, name in sources.items() if name is not None and Path(name).exists()}
+    require_free(check_target(folder, field, places), overwrite=True)
+
+
+def note(text: str) -> None:
+    """A line about what is going on, kept apart from the program's output."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def model_note(name: str | None) -> None:

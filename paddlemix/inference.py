@@ -14,6 +14,7 @@ from .dependencies import require
 from .device import resolve_device
 from .errors import ConfigurationError
 from .memory import keep_freed_memory
+from .progress import ProgressBar
 from .quantization.plan import check_options
 from .zoo import DEFAULT_MODEL
 
@@ -88,7 +89,7 @@ def load_model(
     kv_cache_dtype: str | None = None,
     adapter: str | os.PathLike[str] | None = None,
 ) -> LoadedModel:
-    """Load a model and its processor.
+    """Load a model and its processor. On a terminal a bar on stderr shows how far it is.
 
     Args:
         name_or_dir: a directory, a known name, or a name in a public store.
@@ -130,14 +131,16 @@ def load_model(
     require("paddle", "running a model").set_device(device)
     if dtype is None and device.startswith("gpu"):
         dtype = DEFAULT_DTYPE
-    model = QWenLMHeadModel.from_directory(
-        directory,
-        dtype=dtype,
-        quantization=quantization,
-        vision_quantization=vision_quantization,
-        **({} if kv_cache_dtype is None else {"kv_cache_dtype": kv_cache_dtype}),
-    )
-    processor = QwenVLProcessor.from_directory(directory)
+    processor = QwenVLProcessor.from_directory(directory)  # before the weights: a missing vocabulary is told at once
+    with ProgressBar("loading") as advance:
+        model = QWenLMHeadModel.from_directory(
+            directory,
+            dtype=dtype,
+            quantization=quantization,
+            vision_quantization=vision_quantization,
+            progress=advance,
+            **({} if kv_cache_dtype is None else {"kv_cache_dtype": kv_cache_dtype}),
+        )
     if adapter is not None:
         attach_adapter(model, adapter)
         if processor.chat_format == "raw":  # adapters learn from conversations, also those of base models

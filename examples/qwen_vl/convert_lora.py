@@ -33,6 +33,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--model_name_or_path", metavar="NAME_OR_DIR", help="the model that the adapter was trained on, to check it"
     )
+    cli.add_overwrite_option(result)
     return result
 
 
@@ -40,7 +41,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     from paddlemix.finetune.adapters import convert_adapter  # needs what --help does not
 
-    adapter = convert_adapter(options.input, options.output, dtype=options.dtype, base=options.model_name_or_path)
+    cli.check_output(options.output, "OUTPUT", {"the source": options.input})
+    adapter = convert_adapter(
+        options.input,
+        options.output,
+        dtype=options.dtype,
+        base=options.model_name_or_path,
+        overwrite=options.overwrite,
+    )
     cli.output(
         f"{options.output}: rank {adapter.config.r}, {len(adapter.tensors.pairs)} adapted layers"
         + (f", {len(adapter.tensors.whole)} whole weights" if adapter.tensors.whole else "")

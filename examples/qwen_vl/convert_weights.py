@@ -7,6 +7,7 @@
 Reads pytorch_model*.bin, *.safetensors and PaddleMIX's model_state.pdparams, which of them is found out; writes
 safetensors with an index and a sha256 manifest, and copies configuration and tokenizer along. It needs neither torch
 nor much memory. Stopped half-way, the same command goes on where it was; the output appears only when it is complete.
+A folder that holds anything else is left alone; --overwrite replaces an earlier result.
 Notes and errors go to stderr; after an error the exit status is 1, after wrong options 2.
 
 Models need not be converted before they are used: every program here reads all of these layouts as they are.
@@ -25,11 +26,10 @@ _CHECKOUT = Path(__file__).resolve().parent.parent.parent
 if (_CHECKOUT / "paddlemix" / "cli.py").is_file():
     sys.path.insert(0, str(_CHECKOUT))
 
-from tqdm import tqdm  # noqa: E402
-
 from paddlemix import cli  # noqa: E402
 from paddlemix.checkpoint import convert_checkpoint, resolve  # noqa: E402
 from paddlemix.checkpoint.dtypes import TARGETS  # noqa: E402
+from paddlemix.progress import ProgressBar  # noqa: E402
 
 
 def gigabytes(text: str) -> float:
@@ -59,18 +59,15 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--verify", action="store_true", help="read everything again and compare it bit by bit")
     parser.add_argument("--allow_non_finite", action="store_true", help="accept NaN and infinite values")
+    cli.add_overwrite_option(parser)
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_arguments(arguments)
+    cli.check_output(options.output, "OUTPUT", {"the source": options.input})
     source = options.input if Path(options.input).is_file() else resolve(options.input)
-    with tqdm(unit="B", unit_scale=True, desc="converting", disable=None) as bar:
-
-        def advance(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
+    with ProgressBar("converting") as converting, ProgressBar("verifying") as verifying:
         result = convert_checkpoint(
             source,
             options.output,
@@ -79,7 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             verify=options.verify,
             check_finite=not options.allow_non_finite,
             max_shard_bytes=int(options.max_shard_size * 1e9),
-            progress=advance,
+            overwrite=options.overwrite,
+            progress=converting,
+            verify_progress=verifying,
         )
     for name in result.passed_over:
         cli.note(f"note: {name} is computed, not learned, and was left out.")

@@ -22,10 +22,9 @@ _CHECKOUT = Path(__file__).resolve().parent.parent.parent
 if (_CHECKOUT / "paddlemix" / "cli.py").is_file():
     sys.path.insert(0, str(_CHECKOUT))
 
-from tqdm import tqdm  # noqa: E402
-
 from paddlemix import cli  # noqa: E402
 from paddlemix.checkpoint.dtypes import TARGETS  # noqa: E402
+from paddlemix.progress import ProgressBar  # noqa: E402
 from paddlemix.zoo import DEFAULT_MODEL  # noqa: E402
 
 
@@ -42,6 +41,7 @@ def parser() -> argparse.ArgumentParser:
         "--output_dir", "--merge_model_path", required=True, metavar="DIR", help="folder to write, made if not there"
     )
     result.add_argument("--dtype", choices=TARGETS, help="number format to write (default: that of the model)")
+    cli.add_overwrite_option(result)
     return result
 
 
@@ -49,14 +49,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     from paddlemix.finetune import merge_adapter  # needs what --help does not
 
-    with tqdm(unit="B", unit_scale=True, desc="merging", disable=None) as bar:
-
-        def advance(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
+    read = {"the base model": options.model_name_or_path, "the adapter": options.adapter}
+    cli.check_output(options.output_dir, "output_dir", read)
+    with ProgressBar("merging") as advance:
         folder = merge_adapter(
-            options.model_name_or_path, options.adapter, options.output_dir, options.dtype, progress=advance
+            options.model_name_or_path,
+            options.adapter,
+            options.output_dir,
+            options.dtype,
+            overwrite=options.overwrite,
+            progress=advance,
         )
     cli.output(f"{folder}: {options.model_name_or_path} with {options.adapter}")
     return 0

@@ -21,6 +21,7 @@ from ..files import (
     VOCAB_FILE,
     read_json_object,
 )
+from ..progress import Counter, Progress
 from . import dtypes, layouts, tiles, writer
 from .readers import Checkpoint, open_checkpoint, raise_listed
 from .target import check_target, require_free
@@ -68,8 +69,8 @@ def convert_checkpoint(
     check_finite: bool = True,
     max_shard_bytes: int = writer.DEFAULT_SHARD_BYTES,
     overwrite: bool = False,
-    progress: writer.Progress = None,
-    verify_progress: writer.Progress = None,
+    progress: Progress = None,
+    verify_progress: Progress = None,
 ) -> ConversionResult:
     """Convert the checkpoint ``source`` (any layout that can be read) into safetensors in the folder ``target``.
 
@@ -138,7 +139,7 @@ def verify_conversion(
     target: str | os.PathLike[str],
     dtype: str | None = None,
     *,
-    progress: writer.Progress = None,
+    progress: Progress = None,
 ) -> None:
     """Compare every tensor of ``target`` with ``source`` bit by bit (after conversion to ``dtype``) and every file with
     its sha256 in the manifest. ``progress`` is called with (bytes compared, bytes in all). Raises CheckpointError with
@@ -148,7 +149,7 @@ def verify_conversion(
     manifest = writer.read_manifest(target)
     if manifest is None:
         raise CheckpointError(f"{target}: has no {writer.MANIFEST}; convert again")
-    counter = _Counter(2 * manifest["total_size"], progress)
+    counter = Counter(2 * manifest["total_size"], progress)
     problems = writer.damaged_files(target, manifest, counter.add)
     result = open_checkpoint(target)
     theirs, ours = source.our_names(), result.our_names()
@@ -159,21 +160,6 @@ def verify_conversion(
             problems.append(f"{name!r} differs from the source")
     raise_listed(f"{target}: verification failed", problems)
     counter.finish()
-
-
-class _Counter:
-    """Adds up bytes and tells ``progress`` of them."""
-
-    def __init__(self, total: int, progress: writer.Progress) -> None:
-        self.done, self.total, self.progress = 0, total, progress
-
-    def add(self, count: int) -> None:
-        self.done = min(self.done + count, self.total)  # headers come on top
-        if self.progress is not None:
-            self.progress(self.done, self.total)
-
-    def finish(self) -> None:
-        self.add(self.total - self.done)
 
 
 def _equal(

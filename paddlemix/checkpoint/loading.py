@@ -13,6 +13,7 @@ import numpy as np
 
 from ..display import quoted
 from ..errors import ConfigurationError
+from ..progress import Counter
 from . import dtypes, layouts, tiles, writer
 from .convert import file_metadata
 from .readers import Checkpoint, open_checkpoint, raise_listed
@@ -28,6 +29,7 @@ def load_into(
     check_finite: bool = True,
     elsewhere: Collection[str] = (),
     problems: Sequence[str] = (),
+    counter: Counter | None = None,
 ) -> list[str]:
     """Fill the parameters and buffers of ``model`` (a paddle.nn.Layer with our names) from a checkpoint of any layout.
 
@@ -40,7 +42,7 @@ def load_into(
     checkpoint (empty if strict).
 
     ``elsewhere``: names of ours for tensors that the caller takes care of, and ``problems``: what it found wrong with
-    them, to be listed with the rest.
+    them, to be listed with the rest. ``counter`` is told how many bytes of the files have been read.
     """
     checkpoint = checkpoint if isinstance(checkpoint, Checkpoint) else open_checkpoint(checkpoint)
     parameters = model.state_dict()
@@ -70,7 +72,7 @@ def load_into(
         tag = _tag(parameter)
         if dtype is not None and tag in dtypes.FLOATING and tag != dtype:
             raise ConfigurationError(f"dtype: parameter {ours!r} is {tag}, expected {dtype}; make the model in {dtype}")
-        if _fill(parameter, checkpoint, found[ours], ours, tag, check_finite):
+        if _fill(parameter, checkpoint, found[ours], ours, tag, check_finite, counter):
             not_finite.append(
                 f"{quoted(found[ours])} holds NaN or infinite values, or such that are too large for {tag}"
             )
@@ -109,7 +111,15 @@ def _tag(parameter: Any) -> str:
     return str(parameter.dtype).rsplit(".", 1)[-1]
 
 
-def _fill(parameter: Any, checkpoint: Checkpoint, name: str, ours: str, tag: str, check_finite: bool) -> bool:
+def _fill(
+    parameter: Any,
+    checkpoint: Checkpoint,
+    name: str,
+    ours: str,
+    tag: str,
+    check_finite: bool,
+    counter: Counter | None,
+) -> bool:
     """Fill one parameter; True if its values were to be checked and are not finite, or not in its type."""
     _allocate(parameter)
     stored, array = checkpoint.dtype(name), checkpoint.read(name)
@@ -121,6 +131,8 @@ def _fill(parameter: Any, checkpoint: Checkpoint, name: str, ours: str, tag: str
         flat[done : done + piece.size] = piece.reshape(-1)
         done += piece.size
         damaged = damaged or (check_finite and dtypes.count_non_finite(piece, tag) > 0)
+        if counter is not None:
+            counter.add(piece.size * array.itemsize)
     if not in_place:
         parameter.set_value(values)
     return damaged

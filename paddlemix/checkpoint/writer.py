@@ -25,6 +25,7 @@ import numpy as np
 
 from ..errors import CheckpointError
 from ..files import read_json_if_whole, write_json
+from ..progress import Progress
 from .dtypes import STORAGE, TO_SAFETENSORS
 from .readers.tensor import element_count
 from .target import INDEX, LOCK, MANIFEST, PROGRESS, Guard, Staging, publish, staging_in, survey, sync_folder
@@ -35,8 +36,6 @@ DEFAULT_SHARD_BYTES = 2_000_000_000
 _OUR_FILES = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
 _HASH_CHUNK = 8 << 20
 
-#: called with (bytes done, bytes in all)
-Progress = Optional[Callable[[int, int], Any]]
 #: called with a number of bytes
 Report = Optional[Callable[[int], Any]]
 #: file name -> {"sha256", "size"}

@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoint.locks import exclusive
-from ..errors import CheckpointError, ConfigurationError
-from ..files import CONFIG_FILE, RUN_FILE, read_json_object, write_json
+from ..checkpoint.target import check_target, require_free
+from ..errors import CheckpointError, ConfigurationError, TargetError
+from ..files import CONFIG_FILE, RUN_FILE, read_json_object, write_json, written_aside
 from .adapters.stored import CONFIG as ADAPTER_CONFIG_FILE
 from .checkpoints import newest_checkpoint, publish, sweep, told_as_checkpoint_error
 from .configuration import FinetuneConfig
 
 MODEL_FILES = (CONFIG_FILE, ADAPTER_CONFIG_FILE)
+BAD_RECORDS_FILE = "bad_records.txt"
 _RESULT = "result.writing"
 _LOCK = ".lock"
 
@@ -55,26 +57,23 @@ def find_run(config: FinetuneConfig) -> Run | None:
     """The training that was begun in the output directory with the same options; None in a new directory.
 
     Raises:
-        ConfigurationError: the directory holds a training with other options, one that is not to be resumed, or a
-            model.
+        ConfigurationError: the directory holds a training with other options.
+        TargetError: it holds a training that is not to be resumed, or anything that is none.
     """
-    folder = Path(config.output_dir)
-    if folder.exists() and not folder.is_dir():
-        raise ConfigurationError(f"output_dir: {folder} is a file; name a directory")
+    folder = check_target(config.output_dir, "output_dir")
     run = _read(folder)
     if run is None:
         for name in MODEL_FILES:
             if (folder / name).exists():
-                raise ConfigurationError(f"output_dir: {folder} holds a model ({name}); name another directory")
+                raise TargetError(f"output_dir: {folder} holds a model ({name}); name another directory")
         if newest_checkpoint(folder) is not None:
-            raise ConfigurationError(
+            raise TargetError(
                 f"output_dir: {folder} holds checkpoints, but no {RUN_FILE} that says of what; name another one"
             )
+        require_free(folder, companions={_LOCK, BAD_RECORDS_FILE})
         return None
     if not config.resume:
-        raise ConfigurationError(
-            f"output_dir: {folder} holds a training already; set resume, or name another directory"
-        )
+        raise TargetError(f"output_dir: {folder} holds a training already; set resume, or name another directory")
     now = config.to_dict()
     for name in sorted((set(now) | set(run.config)) - _MAY_CHANGE):
         if now.get(name) != run.config.get(name):
@@ -93,7 +92,7 @@ def occupy(config: FinetuneConfig, before: Run | None) -> contextlib.ExitStack:
 
     Raises:
         CheckpointError: another process trains there, or the directory cannot be written.
-        ConfigurationError: another one did since ``before`` was found.
+        TargetError: another one did since ``before`` was found.
     """
     folder, held = Path(config.output_dir), contextlib.ExitStack()
     with told_as_checkpoint_error(folder):
@@ -102,7 +101,7 @@ def occupy(config: FinetuneConfig, before: Run | None) -> contextlib.ExitStack:
     with contextlib.ExitStack() as refused:
         refused.push(held)
         if find_run(config) != before:
-            raise ConfigurationError(f"output_dir: another process has just written to {folder}; start again")
+            raise TargetError(f"output_dir: another process has just written to {folder}; start again")
         refused.pop_all()
     return held
 
@@ -131,6 +130,9 @@ def begin_run(folder: Path, run: Run, before: Run | None) -> Path | None:
     with told_as_checkpoint_error(folder):
         folder.mkdir(parents=True, exist_ok=True)
         sweep(folder)
+        for path in folder.iterdir():
+            if written_aside(path.name) is not None:  # of a process that was killed
+                path.unlink()
         shutil.rmtree(folder / _RESULT, ignore_errors=True)
         _write(folder, run)
     return newest_checkpoint(folder)

@@ -22,6 +22,7 @@ from ..memory import keep_freed_memory
 from ..models.qwen_vl.configuration import QWenVLConfig
 from ..models.qwen_vl.modeling import QWenLMHeadModel
 from ..models.qwen_vl.processing import QwenVLProcessor
+from ..progress import ProgressBar
 from .adapters.config import LoRAConfig
 from .adapters.files import load_adapter, put_adapter
 from .adapters.injection import inject
@@ -38,14 +39,13 @@ from .evaluation import evaluate
 from .exchange import STAGE3
 from .freezing import freeze
 from .model import FinetuneModel
-from .output import Run, begin_run, digest_of, find_run, occupy, write_result
+from .output import BAD_RECORDS_FILE, Run, begin_run, digest_of, find_run, occupy, write_result
 from .processes import wait_for_all
 from .randomness import seed_everything
 from .trainer import FinetuneTrainer, TrainingData, training_arguments
 from .watching import Watch, remove_default_callbacks, watching
 
 SAMPLES_DIR = "samples"
-BAD_RECORDS_FILE = "bad_records.txt"
 
 Say = Callable[[str], Any]
 _T = TypeVar("_T")
@@ -280,7 +280,8 @@ def build_model(config: FinetuneConfig, directory: Path) -> QWenLMHeadModel:
     quantization = config.quantization or (None if stored or config.mode != QLORA else "int4")
     on_gpu = paddle.get_device().startswith("gpu")
     dtype = config.dtype or ("bfloat16" if on_gpu else None)
-    model = QWenLMHeadModel.from_pretrained(directory, dtype=dtype, quantization=quantization)
+    with ProgressBar("loading") as advance:
+        model = QWenLMHeadModel.from_pretrained(directory, dtype=dtype, quantization=quantization, progress=advance)
     if config.mode == FULL:
         freeze(model, config.freeze)
         if getattr(model.generation_config, "chat_format", None) == "raw":

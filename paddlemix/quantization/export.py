@@ -17,6 +17,7 @@ from ..checkpoint.readers.tensor import element_count
 from ..checkpoint.target import check_target, require_free
 from ..errors import CheckpointError, ConfigurationError
 from ..files import QUANTIZE_CONFIG_FILE
+from ..progress import Progress
 from .gptq import DAMPING, RoundedWeight
 from .gptq_format import symmetric_layer
 from .plan import GPTQ_METHOD, GROUP
@@ -33,7 +34,7 @@ def save_gptq(
     damping: float = DAMPING,
     max_shard_bytes: int = writer.DEFAULT_SHARD_BYTES,
     overwrite: bool = False,
-    progress: writer.Progress = None,
+    progress: Progress = None,
 ) -> Path:
     """Write ``source`` with the weights of ``rounded`` (from :func:`.gptq.calibrate`) in their place into ``target``.
 

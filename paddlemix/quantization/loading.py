@@ -12,6 +12,7 @@ from ..checkpoint import dtypes, layouts, load_into
 from ..checkpoint.readers import Checkpoint, raise_listed
 from ..display import quoted
 from ..errors import ConfigurationError
+from ..progress import Counter
 from .gptq_format import PER_WORD, SYMMETRIC_ZERO, GPTQLinear, read_layers
 from .layers import Place, QuantizedLinear, replace_layers
 from .plan import INT4, SIXTEEN_BIT, QuantizationPlan
@@ -21,11 +22,18 @@ _VIEWS = "FLAGS_use_stride_kernel"
 
 
 def load_quantized(
-    model: nn.Layer, checkpoint: Checkpoint, plan: QuantizationPlan, dtype: str, *, check_finite: bool = True
+    model: nn.Layer,
+    checkpoint: Checkpoint,
+    plan: QuantizationPlan,
+    dtype: str,
+    *,
+    check_finite: bool = True,
+    counter: Counter | None = None,
 ) -> None:
     """Put quantised layers into ``model``, made in ``dtype`` under ``paddle.LazyGuard``, and fill it.
 
     One strip of one float weight is held beside the model; tiles of our own checkpoints stay in the mapped files.
+    ``counter`` is told how many bytes of the files have been read.
     Raises CheckpointError with all that is missing, misshapen or unexpected before anything large is read, and at the
     end with weights that hold NaN or infinity; ConfigurationError where Paddle was told to do without views.
     """
@@ -38,15 +46,16 @@ def load_quantized(
         names = {f"{place.path}.{part}" for place in places for part in ("qweight", "scales", "bias", "weight")}
         load_into(
             model, checkpoint, dtype, check_finite=check_finite,
-            elsewhere=names, problems=_packed_problems(places, checkpoint),
+            elsewhere=names, problems=_packed_problems(places, checkpoint), counter=counter,
         )  # fmt: skip
         for place in places:
             _map_tiles(place, checkpoint, dtype)
         return
-    source = _FloatSource(checkpoint, check_finite)
+    source = _FloatSource(checkpoint, check_finite, counter or Counter(0, None))
     names = {name for place in places for name in (place.weight, place.bias)}
     load_into(
-        model, checkpoint, dtype, check_finite=check_finite, elsewhere=names, problems=source.problems(places)
+        model, checkpoint, dtype, check_finite=check_finite, elsewhere=names, problems=source.problems(places),
+        counter=counter,
     )  # fmt: skip
     for place in places:
         if isinstance(place.layer, QuantizedLinear):
@@ -119,8 +128,8 @@ _TRANSPOSED_ROWS = 256
 class _FloatSource:
     """The weights of a float or GPTQ checkpoint, as the places of a model want them."""
 
-    def __init__(self, checkpoint: Checkpoint, check_finite: bool) -> None:
-        self.checkpoint, self.check_finite = checkpoint, check_finite
+    def __init__(self, checkpoint: Checkpoint, check_finite: bool, counter: Counter) -> None:
+        self.checkpoint, self.check_finite, self.counter = checkpoint, check_finite, counter
         self.names, self.gptq = checkpoint.our_names(), read_layers(checkpoint)
         self.damaged: list[str] = []
 
@@ -169,6 +178,7 @@ class _FloatSource:
                 take_integers(packed, stored)
             else:
                 fill_float(packed, stored.dequantized)
+            self.counter.add(layer.in_features * layer.out_features // 2)
         else:
             fill_float(packed, partial(self._strip, place))
         if packed.scales is not None:
@@ -193,6 +203,7 @@ class _FloatSource:
             if not mapped:
                 values[part] = dtypes.cast(table[part], stored, layer.kind)
             self._check(name, values[part], layer.kind)
+            self.counter.add(table[part].nbytes)
         layer.weight = as_tensor(values, layer.kind)
 
     def _strip(self, place: Place, columns: slice) -> np.ndarray:
@@ -203,6 +214,7 @@ class _FloatSource:
         array, stored = self.checkpoint.read(name), self.checkpoint.dtype(name)
         part = _transpose(array[columns]) if self._transposed(place.weight) else np.ascontiguousarray(array[:, columns])
         values = dtypes.to_float32(part, stored)
+        self.counter.add(part.nbytes)
         self._check(name, values, "float32")
         if place.layer.kind in SIXTEEN_BIT and stored == "float32" and self.check_finite:
             self._check(name, dtypes.from_float32(values, place.layer.kind), place.layer.kind)

@@ -188,7 +188,7 @@ def test_a_link_under_a_temporary_name_is_not_written_through(tmp_path: Path) ->
 def test_a_lock_that_is_a_link_is_not_followed(source: Path, tmp_path: Path) -> None:
     (tmp_path / "out" / ".incomplete").mkdir(parents=True)
     (tmp_path / "out" / ".incomplete" / "lock").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(CheckpointError, match="cannot be written"):
+    with pytest.raises(CheckpointError, match="is a symbolic link"):
         convert_checkpoint(source, tmp_path / "out")
     assert not (tmp_path / "elsewhere").exists()
 

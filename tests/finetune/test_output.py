@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from paddlemix.errors import CheckpointError, ConfigurationError
+from paddlemix.errors import CheckpointError, ConfigurationError, TargetError
 from paddlemix.finetune.configuration import FinetuneConfig
 from paddlemix.finetune.output import Run, begin_run, digest_of, find_run, occupy, write_result
 
@@ -59,6 +59,21 @@ def test_checkpoints_of_who_knows_what_are_not_taken(tmp_path):
     (tmp_path / "checkpoint-3").mkdir()
     with pytest.raises(ConfigurationError, match="holds checkpoints, but no finetune.json"):
         find_run(config(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "log.csv", "photos/a.jpg"])
+def test_a_directory_with_files_of_others_is_refused(tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(TargetError, match=f"did not write .{name.partition('/')[0]}.; name another folder"):
+        find_run(config(tmp_path))
+
+
+def test_what_a_killed_process_was_writing_is_removed(tmp_path):
+    run = begun(tmp_path)
+    (tmp_path / ".log.csv.0123abcd.tmp").touch()
+    begin_run(tmp_path, run, run)
+    assert [path.name for path in tmp_path.iterdir()] == ["finetune.json"]
 
 
 def test_other_records_and_another_number_of_processes_are_refused(tmp_path):

@@ -54,6 +54,10 @@ class Checkpoint:
         """The tag of the tensor's element type, e.g. "bfloat16"."""
         return self._tensors[name].dtype
 
+    def nbytes(self) -> int:
+        """Bytes of all tensors as they are stored."""
+        return sum(element_count(tensor.shape) * STORAGE[tensor.dtype].itemsize for tensor in self._tensors.values())
+
     def file(self, name: str) -> str:
         """Name of the file that holds the tensor."""
         return self._tensors[name].file

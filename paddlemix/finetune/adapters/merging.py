@@ -16,6 +16,7 @@ from ...checkpoint.readers import Checkpoint
 from ...checkpoint.readers.tensor import StoredTensor
 from ...checkpoint.target import check_target, require_free
 from ...files import GENERATION_CONFIG_FILE, read_json_object
+from ...progress import Progress
 from .dequantizing import DequantizedWeights
 from .fingerprint import checkpoint_fingerprint
 from .stored import Adapter, base_config, read_adapter, read_values, require_fit
@@ -29,7 +30,7 @@ def merge_adapter(
     *,
     max_shard_bytes: int = writer.DEFAULT_SHARD_BYTES,
     overwrite: bool = False,
-    progress: writer.Progress = None,
+    progress: Progress = None,
 ) -> Path:
     """Write the model ``base`` with ``adapter`` added to its weights into ``output``: weights, configuration,
     tokenizer. That loads like any model. A base model becomes one that converses, as adapters learn to.

@@ -15,6 +15,7 @@ from ...checkpoint import dtypes
 from ...device import resolve_device
 from ...errors import AdapterError, ConfigurationError
 from ...files import CONFIG_FILE, GENERATION_CONFIG_FILE
+from ...progress import Counter, Progress
 from ...quantization.plan import check_options
 from .configuration import QWenVLConfig
 from .generation_file import published_options, read_generation_config
@@ -106,6 +107,7 @@ class QWenVLCheckpointMixin:
         vision_quantization: str | None = None,
         torch_dtype: Any = None,
         device_map: Any = None,
+        progress: Progress = None,
         **arguments: Any,
     ):
         """Load a model from a directory or by name, in evaluation mode.
@@ -123,6 +125,7 @@ class QWenVLCheckpointMixin:
                 checkpoint.
             device_map: one device for the whole model, which becomes Paddle's current one; by default, and with "auto",
                 that is where it is put.
+            progress: called with (bytes read, bytes in all).
             **arguments: ``revision``, ``cache_dir``, ``token`` and ``local_files_only`` of the hub; configuration
                 fields to change, such as ``use_dynamic_ntk=False``, or ``config``, all of them; and what else users of
                 transformers write, see :mod:`.pretrained_arguments`.
@@ -142,7 +145,12 @@ class QWenVLCheckpointMixin:
         if device is not None:
             paddle.set_device(device)
         return cls.from_directory(
-            directory, dtype, quantization=quantization, vision_quantization=vision_quantization, **overrides
+            directory,
+            dtype,
+            quantization=quantization,
+            vision_quantization=vision_quantization,
+            progress=progress,
+            **overrides,
         )
 
     @classmethod
@@ -154,6 +162,7 @@ class QWenVLCheckpointMixin:
         quantization: str | None = None,
         vision_quantization: str | None = None,
         config: QWenVLConfig | None = None,
+        progress: Progress = None,
         **overrides: Any,
     ):
         """As :meth:`from_pretrained`, where the directory is known and nothing has to be looked for.
@@ -185,12 +194,14 @@ class QWenVLCheckpointMixin:
                 model = cls(config)
         finally:
             paddle.set_default_dtype(previous)
+        counter = Counter(checkpoint.nbytes(), progress)
         if plan is None:
-            load_into(model, checkpoint, dtype)
+            load_into(model, checkpoint, dtype, counter=counter)
         else:
             from ...quantization.loading import load_quantized
 
-            load_quantized(model, checkpoint, plan, dtype)
+            load_quantized(model, checkpoint, plan, dtype, counter=counter)
+        counter.finish()
         model.generation_config = generation_config
         model.eval()
         return model
