@@ -135,11 +135,6 @@ def check_output(folder: str, field: str, sources: Mapping[str, str | None]) -> 
     require_free(check_target(folder, field, places), overwrite=True)
 
 
-def note(text: str) -> None:
-    """A line about what is going on, kept apart from the program's output."""
-    print(text, file=sys.stderr, flush=True)
-
-
 def model_note(name: str | None) -> None:
     """Say what the bundled model is when it is the one in use."""
     if name is None or name == DEFAULT_MODEL:
