@@ -15,7 +15,7 @@ from ..dtypes import STORAGE
 from .locating import INCOMPLETE, locate, raise_listed
 from .pdparams import read_pdparams
 from .safetensors_file import read_safetensors
-from .tensor import StoredTensor, map_writable
+from .tensor import StoredTensor, element_count, map_writable
 from .torch_zip import read_torch_zip
 
 __all__ = ["INCOMPLETE", "Checkpoint", "open_checkpoint", "raise_listed"]
