@@ -126,8 +126,10 @@ class FinetuneConfig:
     per_device_train_batch_size: int = option(integer(), "rows of one forward pass on one device", default=1)
     per_device_eval_batch_size: int = option(integer(), "the same in evaluation", default=4)
     gradient_accumulation_steps: int = option(integer(), "forward passes of one step", default=1)
-    num_train_epochs: float = option(number(above=True), "passes over the data", default=1.0)
-    max_steps: int = option(integer(1, -1), "so many steps instead of epochs, -1: epochs count", default=-1)
+    num_train_epochs: float = option(number(0, 1e9, above=True), "passes over the data", default=1.0)
+    max_steps: int = option(
+        integer(1, -1, most=10**12), "so many steps instead of epochs, -1: epochs count", default=-1
+    )
     learning_rate: float = option(number(above=True), "its highest value", default=1e-5)
     lr_scheduler_type: str = option(
         choice("cosine", "linear", "constant", "constant_with_warmup"), "how the learning rate falls", default="cosine"

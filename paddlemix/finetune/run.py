@@ -127,15 +127,17 @@ def finetune(config: FinetuneConfig, say: Say = lambda text: None) -> FinetuneRe
 
 
 def check(config: FinetuneConfig, say: Say = lambda text: None) -> list[CheckReport]:
-    """Check every record of ``data`` and train nothing; ``str`` of a report is a table. With ``eval_data`` its report
-    comes second.
+    """Check the model's settings and every record of ``data``, and train nothing; ``str`` of a report is a table. With
+    ``eval_data`` its report comes second.
 
     Args:
         say: told how many records are checked.
 
     Raises:
-        ConfigurationError: a file that cannot be read.
+        ConfigurationError: a file that cannot be read; a model that the mode cannot train.
+        CheckpointError: settings of a model that cannot be.
     """
+    check_model(config, config.model_name_or_path)
     processor = QwenVLProcessor.from_pretrained(config.model_name_or_path)
     return [_checked(config, sources, processor, say) for sources in (config.data, config.eval_data) if sources]
 
@@ -267,6 +269,19 @@ class ConversationData(TrainingData):
 # ---------------------------------------------------------------------------------------------------- model
 
 
+def check_model(config: FinetuneConfig, name_or_dir: str | Path) -> QWenVLConfig:
+    """The settings of the model to start from.
+
+    Raises:
+        ConfigurationError: a quantised model in another mode than qlora.
+        CheckpointError: settings that cannot be.
+    """
+    settings = QWenVLConfig.from_pretrained(name_or_dir)
+    if config.mode != QLORA and settings.quantization:
+        raise ConfigurationError(f"mode: got {config.mode}, but {name_or_dir} is quantised; use mode qlora")
+    return settings
+
+
 def build_model(config: FinetuneConfig, directory: Path) -> QWenLMHeadModel:
     """The model of the mode, trainable where the mode and the options say so.
 
@@ -274,9 +289,7 @@ def build_model(config: FinetuneConfig, directory: Path) -> QWenLMHeadModel:
         ConfigurationError: a quantised model in another mode than qlora; a pattern that matches nothing.
         AdapterError: a target that matches nothing.
     """
-    stored = QWenVLConfig.from_pretrained(directory).quantization
-    if config.mode != QLORA and stored:
-        raise ConfigurationError(f"mode: got {config.mode}, but {directory} is quantised; use mode qlora")
+    stored = check_model(config, directory).quantization
     quantization = config.quantization or (None if stored or config.mode != QLORA else "int4")
     on_gpu = paddle.get_device().startswith("gpu")
     dtype = config.dtype or ("bfloat16" if on_gpu else None)

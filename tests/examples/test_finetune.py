@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -62,6 +63,17 @@ def test_ctrl_c_ends_with_a_checkpoint_and_a_line_that_says_where(folder, tmp_pa
     checkpoints = [path.name for path in (tmp_path / "out").glob("checkpoint-*")]
     assert len(checkpoints) == 1 and f"{checkpoints[0]} is written" in said
     assert "Traceback" not in said and "Error" not in said
+
+
+def test_check_only_looks_at_the_settings_of_the_model(run_example, folder, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(folder / "tiny", model)
+    settings = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**settings, "hidden_size": "192"}))
+    options = ("--data", folder / "talks.json", "--output_dir", tmp_path / "out", "--model_name_or_path", model)
+    done = run_example("finetune.py", *options, "--check-only")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "hidden_size" in done.stderr and "config.json" in done.stderr
 
 
 def test_check_only_lists_all_that_is_wrong_and_trains_nothing(run_example, folder, tmp_path):

@@ -19,6 +19,8 @@ from ...errors import ConfigurationError
 
 # Records are grouped by length within so many steps: enough for similar lengths, few enough to keep epochs different.
 _GROUPED_STEPS = 50
+#: epochs that are counted one by one before a training begins
+MAX_COUNTED_EPOCHS = 10_000
 # Decimals of counts: in floats 0.29 x 100 is a little less than 29, and 2.2 - 2 a little more than 0.2.
 _DECIMALS = 6
 
@@ -137,7 +139,7 @@ class TrainingPlan:
         # With whole weights every epoch has the same records, hence as many rows.
         self._all_epochs_alike = all(float(weight).is_integer() for weight in self.weights)
         self.epoch = lru_cache(maxsize=2)(self._plan_epoch)
-        self._planned_steps = lru_cache(maxsize=None)(lambda epoch: self.epoch(epoch).steps)
+        self._counted_steps = lru_cache(maxsize=None)(self._count_steps)
 
     def _plan_epoch(self, epoch: int) -> EpochPlan:
         records = mixture(self.sources, self.weights, self.seed, epoch)
@@ -145,18 +147,37 @@ class TrainingPlan:
             raise ConfigurationError(f"data: the weights leave no records in epoch {epoch}; raise them")
         return plan_epoch(records, self.lengths, self.targets, self.layout, np.random.default_rng([self.seed, epoch]))
 
+    def _count_steps(self, epoch: int) -> int:
+        if self.layout.packing:
+            return self.epoch(epoch).steps
+        sizes = np.bincount(self.sources, minlength=len(self.weights)).tolist()
+        ends = (_places(epoch, weight, size) for weight, size in zip(self.weights, sizes))
+        # an epoch without records cannot be planned, and says so
+        return math.ceil(sum(last - first for first, last in ends) / self.layout.step_rows) or self.epoch(epoch).steps
+
     def steps(self, epoch: int) -> int:
         """Optimiser steps in an epoch, counted from 0."""
-        return self._planned_steps(0 if self._all_epochs_alike else epoch)
+        return self._counted_steps(0 if self._all_epochs_alike else epoch)
 
     def total_steps(self, epochs: float) -> int:
-        """Optimiser steps in so many epochs, at least 1; a part of an epoch is rounded up to steps."""
+        """Optimiser steps in so many epochs, at least 1; a part of an epoch is rounded up to steps.
+
+        Raises:
+            ConfigurationError: more epochs than can be counted beforehand, where each has to be.
+        """
         whole = int(epochs)
-        steps = sum(map(self.steps, range(whole)))
+        if whole > MAX_COUNTED_EPOCHS and not self._all_epochs_alike:
+            raise ConfigurationError(
+                f"num_train_epochs: got {epochs:g}, expected at most {MAX_COUNTED_EPOCHS} where weights of files are "
+                "not whole numbers; set max_steps instead"
+            )
+        steps = whole * self.steps(0) if self._all_epochs_alike else sum(map(self.steps, range(whole)))
         return max(steps + math.ceil(round((epochs - whole) * self.steps(whole), _DECIMALS)), 1)
 
     def locate(self, step: int) -> tuple[int, int]:
         """The epoch that an optimiser step of the training is in, and its number in there."""
+        if self._all_epochs_alike:
+            return divmod(step, self.steps(0))
         epoch = 0
         while step >= self.steps(epoch):
             step -= self.steps(epoch)
@@ -184,9 +205,14 @@ def mixture(sources: np.ndarray, weights: Sequence[float], seed: int, epoch: int
     parts = []
     for source, weight in enumerate(weights):
         own = np.flatnonzero(sources == source)
-        first, last = (math.floor(round(number * weight * len(own), _DECIMALS)) for number in (epoch, epoch + 1))
-        parts += _cycled(own, first, last, [seed, source])
+        parts += _cycled(own, *_places(epoch, weight, len(own)), [seed, source])
     return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+
+
+def _places(epoch: int, weight: float, count: int) -> tuple[int, int]:
+    """Which part of the long row of a file of ``count`` records an epoch has."""
+    first, last = (math.floor(round(number * weight * count, _DECIMALS)) for number in (epoch, epoch + 1))
+    return first, last
 
 
 def _cycled(items: np.ndarray, first: int, last: int, seed: list[int]) -> Iterator[np.ndarray]:

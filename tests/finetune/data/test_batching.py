@@ -182,3 +182,28 @@ def test_nothing_to_train_on_and_records_longer_than_a_row_are_told():
         plan_of(np.asarray([5, 101]), packing=True)
     with pytest.raises(ConfigurationError, match="the weights leave no records in epoch 0"):
         plan_of(np.asarray([5]), weights=(0.4,)).total_steps(1)
+
+
+def test_any_number_of_like_epochs_is_counted_at_once(monkeypatch):
+    plan = plan_of(lengths_of(100))
+    planned = []
+    monkeypatch.setattr(plan, "_plan_epoch", lambda epoch: planned.append(epoch))
+    steps = plan.steps(0)
+    assert plan.total_steps(1e9) == 10**9 * steps
+    assert plan.locate(10**9 * steps + 3) == (10**9, 3)
+    assert plan.steps(5) == steps and planned == []
+
+
+@pytest.mark.parametrize("weights", [(0.3, 1.0), (0.01, 0.5), (2.7, 1.2)])
+def test_epochs_of_parts_of_files_are_counted_as_they_are_planned(weights):
+    lengths, sources = lengths_of(60), np.repeat([0, 1], 30)
+    counted = plan_of(lengths, sources=sources, weights=weights)
+    planned = plan_of(lengths, sources=sources, weights=weights)
+    for epoch in range(12):
+        assert counted.steps(epoch) == planned.epoch(epoch).steps
+
+
+def test_more_epochs_than_can_be_counted_are_refused():
+    plan = plan_of(lengths_of(60), weights=(0.5,))
+    with pytest.raises(ConfigurationError, match="num_train_epochs: got 1e\\+09, expected at most 10000 .* max_steps"):
+        plan.total_steps(1e9)
