@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from .errors import ConfigurationError
+from .schema import check_kind, integer
 
 
 def check_integer(name: str, value: object, least: int = 1) -> None:
     """Raise ConfigurationError unless ``value`` is an int (and no bool) of at least ``least``."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigurationError(f"{name}: expected an integer of at least {least}, got {value!r}")
+    check_kind(name, value, integer(least))

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..checkpoint import dtypes, layouts
 from ..errors import ConfigurationError
+from ..schema import shown
 
 #: what a user may ask for
 QUANTIZATIONS = ("int8", "int4", "bf16")
@@ -120,7 +121,7 @@ def quant_method(section: Mapping[str, Any] | None) -> str | None:
     Raises ConfigurationError for other methods, and for settings of these two that cannot be read.
     """
     if section is not None and not isinstance(section, Mapping):
-        raise ConfigurationError(f"quantization_config: expected a dict of its fields, got {section!r}")
+        raise ConfigurationError(f"quantization_config: expected a dict of its fields, got {shown(section)}")
     method = (section or {}).get("quant_method")
     if section and method is None and section.get("bits") is not None:
         method = GPTQ_METHOD  # what AutoGPTQ itself wrote before others gave methods a name
@@ -132,7 +133,7 @@ def quant_method(section: Mapping[str, Any] | None) -> str | None:
         return method
     if method != METHOD:
         raise ConfigurationError(
-            f"quantization_config.quant_method: {method!r} checkpoints are not supported, expected one of "
+            f"quantization_config.quant_method: {shown(method)} checkpoints are not supported, expected one of "
             f"{GPTQ_METHOD}, {METHOD}; use the unquantised weights with quantization="
         )
     _require(section, "version", VERSION)
@@ -147,7 +148,9 @@ def _as_stored(
     for name, kind in parts.items():
         known = SIXTEEN_BIT if name == "embeddings" else FORMATS
         if kind not in known:
-            raise ConfigurationError(f"quantization_config.{name}: got {kind!r}, expected one of {', '.join(known)}")
+            raise ConfigurationError(
+                f"quantization_config.{name}: got {shown(kind)}, expected one of {', '.join(known)}"
+            )
     plan = QuantizationPlan(**parts)
     if quantization is not None or vision_quantization is not None:
         asked = plan_for(None, quantization or _name_of(plan), vision_quantization, sixteen_bit=plan.embeddings)
@@ -165,8 +168,9 @@ def _name_of(plan: QuantizationPlan) -> str:
 
 def _require(section: Mapping[str, Any], name: str, *allowed: Any) -> None:
     if section.get(name) not in allowed:
-        shown = " or ".join(repr(value) for value in allowed if value is not None)
-        raise ConfigurationError(f"quantization_config.{name}: got {section.get(name)!r}, only {shown} is supported")
+        supported = " or ".join(repr(value) for value in allowed if value is not None)
+        came = shown(section.get(name))
+        raise ConfigurationError(f"quantization_config.{name}: got {came}, only {supported} is supported")
 
 
 # ---------------------------------------------------------------------------------------------------- sizes

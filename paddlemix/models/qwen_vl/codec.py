@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from ...errors import ConfigurationError, PromptError
-from ...schema import check_kind
+from ...schema import check_kind, shown
 from . import special_tokens as s
 from .config_schema import VISUAL
 from .image_blocks import ImageBlock, ImageBlockReader, Piece, cut_outside_blocks, split_blocks
@@ -43,7 +43,7 @@ class QWenVLCodec:
     def __init__(self, vocab_file: str | os.PathLike[str], image_slots: int, errors: str) -> None:
         check_kind("image_slots", image_slots, VISUAL["n_queries"].kind)
         if errors not in _ERROR_POLICIES:
-            raise ConfigurationError(f"errors: got {errors!r}, expected one of {', '.join(_ERROR_POLICIES)}")
+            raise ConfigurationError(f"errors: got {shown(errors)}, expected one of {', '.join(_ERROR_POLICIES)}")
         self.vocab_file = str(vocab_file)
         self.image_slots = image_slots
         self.errors = errors

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ...checks import check_integer
 from ...errors import ConfigurationError, PromptError
 from ...files import TOKENIZER_CONFIG_FILE, VOCAB_FILE, read_json_object, replacing, write_json
+from ...schema import shown
 from . import list_format
 from .batching import TokenizedBatch, pad_rows
 from .codec import DEFAULT_IMAGE_SLOTS, QWenVLCodec
@@ -60,7 +61,7 @@ class QWenVLTokenizer(QWenVLCodec):
         super().__init__(vocab_file, image_slots, errors)
         check_integer("model_max_length", model_max_length)
         if padding_side not in _PADDING_SIDES:
-            raise ConfigurationError(f"padding_side: got {padding_side!r}, expected 'left' or 'right'")
+            raise ConfigurationError(f"padding_side: got {shown(padding_side)}, expected 'left' or 'right'")
         self.model_max_length = model_max_length
         self.padding_side = padding_side
         self.eos_token = self.pad_token = ENDOFTEXT
@@ -96,7 +97,10 @@ class QWenVLTokenizer(QWenVLCodec):
         """
         config = read_json_object(directory / TOKENIZER_CONFIG_FILE) or {}
         ours = {name: config.pop(name) for name in _CONFIG_FIELDS if name in config}
-        tokenizer = cls(directory / VOCAB_FILE, **{**ours, **overrides})
+        try:
+            tokenizer = cls(directory / VOCAB_FILE, **{**ours, **overrides})
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{directory / TOKENIZER_CONFIG_FILE}: {error}") from error
         tokenizer._published_config = config
         return tokenizer
 
