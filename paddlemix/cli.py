@@ -94,6 +94,38 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_image_options(parser: argparse.ArgumentParser) -> None:
+    """How images are read and shown to the model."""
+    group = parser.add_argument_group("images")
+    group.add_argument(
+        "--exif_transpose",
+        type=boolean,
+        nargs="?",
+        const=True,
+        metavar="True|False",
+        help="turn photos upright by their EXIF orientation; boxes, pixels and drawn images are then those of the "
+        "upright image (default: as the model's preprocessor_config.json says, else False, as the original)",
+    )
+    group.add_argument(
+        "--background",
+        metavar="COLOR",
+        help="color that transparent images are laid upon, such as white or #fff8f0 (default: the alpha channel is "
+        "dropped, as in the original)",
+    )
+    group.add_argument(
+        "--max_pixels",
+        type=positive,
+        metavar="N",
+        help="most pixels of an image in memory (default: 32000000); a larger JPEG is read at a half, a quarter or an "
+        "eighth of its size, another image is refused",
+    )
+
+
+def image_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options of :func:`add_image_options`, as :func:`paddlemix.predict.predict` and others take them."""
+    return {name: getattr(arguments, name) for name in ("exif_transpose", "background", "max_pixels")}
+
+
 def add_generation_options(parser: argparse.ArgumentParser) -> None:
     """One option for each entry of :data:`GENERATION_OPTIONS`."""
     group = parser.add_argument_group("generation", "what is not given comes from the model's generation_config.json")

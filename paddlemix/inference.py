@@ -88,6 +88,8 @@ def load_model(
     vision_quantization: str | None = None,
     kv_cache_dtype: str | None = None,
     adapter: str | os.PathLike[str] | None = None,
+    exif_transpose: bool | None = None,
+    background: Sequence[int] | str | None = None,
 ) -> LoadedModel:
     """Load a model and its processor. On a terminal a bar on stderr shows how far it is.
 
@@ -102,6 +104,8 @@ def load_model(
         kv_cache_dtype: of cached keys and values; ``None``: that of the activations.
         adapter: directory of a LoRA adapter for this model, which is put beside its weights. A base model with one
             converses.
+        exif_transpose, background: how the model sees photos with an EXIF orientation and transparent images, see
+            :class:`QwenVLImageProcessor`; ``None``: as the model's ``preprocessor_config.json`` says.
 
     Raises:
         AdapterError, ConfigurationError, ModelNotFoundError, CheckpointError, NotEnoughMemoryError,
@@ -111,6 +115,7 @@ def load_model(
     if dtype is not None:
         dtypes.check_target(dtype)
     check_options(quantization, vision_quantization)
+    check_image_options(exif_transpose, background)
     device = resolve_device(device)
     from .checkpoint import hub
 
@@ -131,7 +136,8 @@ def load_model(
     require("paddle", "running a model").set_device(device)
     if dtype is None and device.startswith("gpu"):
         dtype = DEFAULT_DTYPE
-    processor = QwenVLProcessor.from_directory(directory)  # before the weights: a missing vocabulary is told at once
+    # before the weights: a missing vocabulary is told at once
+    processor = QwenVLProcessor.from_directory(directory, exif_transpose=exif_transpose, background=background)
     with ProgressBar("loading") as advance:
         model = QWenLMHeadModel.from_directory(
             directory,
@@ -148,6 +154,15 @@ def load_model(
     if device == "cpu":
         keep_freed_memory()
     return LoadedModel(Path(directory), model, processor, time.perf_counter() - start)
+
+
+def check_image_options(exif_transpose: bool | None, background: Sequence[int] | str | None) -> None:
+    """Raises ConfigurationError for what no image processor takes; None is fine."""
+    from .models.qwen_vl.image_processing import QwenVLImageProcessor, parse_color
+
+    if isinstance(background, str):
+        background = parse_color(background)
+    QwenVLImageProcessor(exif_transpose=False if exif_transpose is None else exif_transpose, background=background)
 
 
 def check_generation_options(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,9 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .chat.messages import check_image_count
 from .errors import PromptError
-from .inference import CAPTION, check_generation_options, load_model, with_seed
+from .inference import CAPTION, check_generation_options, check_image_options, load_model, with_seed
 from .media import ImagePolicy, load_image
+from .media.loading import full_size
 from .media.saving import save_image
 from .quantization.plan import check_options
 from .zoo import DEFAULT_MODEL
@@ -39,7 +41,8 @@ class Prediction:
     text: as the model wrote it, tags of boxes included.
     boxes: the places it points at, in thousandths of the width and height of the last picture.
     image: a copy of that picture with the boxes drawn in; None without boxes or picture.
-    size: (width, height) of that picture in pixels, None without one.
+    size: (width, height) in which pixels of boxes count, None without a picture: that of the picture's file, turned
+        upright where ``exif_transpose`` says so. ``image`` is smaller where a large JPEG was reduced.
     timings: seconds: ``model`` (loading it), ``load`` (pictures), ``encode`` (the ViT), ``prefill``, ``decode``, and
         ``total``, which leaves out the model.
     prompt_tokens, new_tokens: ids of the prompt, and ids generated.
@@ -66,6 +69,7 @@ class Prediction:
             "boxes": [self._box(box) for box in self.boxes],
             "finish_reason": self.finish_reason,
             "timings": {name: round(seconds, 4) for name, seconds in self.timings.items()},
+            "image_size": None if self.size is None else list(self.size),
             "prompt_tokens": self.prompt_tokens,
             "new_tokens": self.new_tokens,
         }
@@ -92,6 +96,9 @@ def predict(
     trusted_tags: bool = False,
     seed: int | None = None,
     image_policy: ImagePolicy | None = None,
+    exif_transpose: bool | None = None,
+    background: Sequence[int] | str | None = None,
+    max_pixels: int | None = None,
     **generation: Any,
 ) -> Prediction:
     """Load a model and ask it one question.
@@ -105,6 +112,9 @@ def predict(
         trusted_tags: read ``<ref> <box> <quad>`` out of the prompt; otherwise text is only text.
         seed: of the random draws, for models that draw.
         image_policy: what may be read; by default files and public addresses.
+        exif_transpose, background: how the model sees photos with an EXIF orientation and transparent images, as in
+            :func:`paddlemix.inference.load_model`.
+        max_pixels: most pixels of a picture, in place of the policy's.
         **generation: entries of :data:`paddlemix.inference.GENERATION_OPTIONS`.
 
     Pictures and options are checked before the model is loaded. Raises PaddleMixError and its subclasses.
@@ -113,7 +123,11 @@ def predict(
         raise PromptError("prompt: missing; give a prompt, a picture, or both")
     generation = check_generation_options({**generation, "seed": seed})
     check_options(quantization, vision_quantization)
+    check_image_options(exif_transpose, background)
     policy = image_policy or ImagePolicy.scripts()
+    if max_pixels is not None:
+        policy = policy.replace(max_pixels=max_pixels)
+    check_image_count(images)
     pictures = [load_image(source, policy) for source in images]
     loaded = load_model(
         model,
@@ -123,6 +137,8 @@ def predict(
         vision_quantization=vision_quantization,
         kv_cache_dtype=kv_cache_dtype,
         adapter=adapter,
+        exif_transpose=exif_transpose,
+        background=background,
     )
     session = loaded.new_session(system, policy, trusted_tags)
     reply = session.ask(CAPTION if prompt is None else prompt, pictures, **with_seed(generation))
@@ -130,7 +146,7 @@ def predict(
         text=reply.text,
         boxes=reply.boxes,
         image=reply.image(),
-        size=pictures[-1].size if pictures else None,
+        size=None if reply.picture is None else full_size(reply.picture),
         timings={"model": loaded.seconds, **reply.timings},
         prompt_tokens=reply.prompt_tokens,
         new_tokens=reply.new_tokens,

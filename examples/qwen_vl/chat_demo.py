@@ -38,6 +38,7 @@ def parser() -> argparse.ArgumentParser:
         "--output_dir", default="output", metavar="DIR", help="where drawn pictures go (default: %(default)s)"
     )
     cli.add_model_options(result)
+    cli.add_image_options(result)
     cli.add_generation_options(result)
     return result
 
@@ -61,6 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         trusted_tags=options.trusted_tags,
         seed=options.seed,
         output_dir=options.output_dir,
+        **cli.image_options(options),
         **generation,
     )
     if lines is not None:

@@ -28,6 +28,7 @@ if (_CHECKOUT / "paddlemix" / "cli.py").is_file():
 
 from paddlemix import cli  # noqa: E402
 from paddlemix.inference import load_model  # noqa: E402
+from paddlemix.media import ImagePolicy  # noqa: E402
 from paddlemix.progress import ProgressBar  # noqa: E402
 from paddlemix.quantization.data import model_inputs, read_conversations  # noqa: E402
 from paddlemix.zoo import DEFAULT_MODEL  # noqa: E402
@@ -54,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="longer ones are left out (default: %(default)s)",
     )
+    cli.add_image_options(result)
     cli.add_overwrite_option(result)
     return result
 
@@ -65,10 +67,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from paddlemix.quantization.gptq import calibrate, layer_shapes
 
     cli.check_output(options.output_dir, "output_dir", {"the source": options.model_name_or_path})
-    conversations = read_conversations(options.data)[: options.max_samples]
-    loaded = load_model(options.model_name_or_path, device=options.device)
+    images = cli.image_options(options)
+    policy = ImagePolicy.scripts(images.pop("max_pixels"))
+    conversations = read_conversations(options.data, policy, bool(options.exif_transpose))[: options.max_samples]
+    loaded = load_model(options.model_name_or_path, device=options.device, **images)
     check_export(loaded.directory, layer_shapes(loaded.model), options.output_dir, overwrite=options.overwrite)
-    samples = list(model_inputs(conversations, loaded.processor, max_length=options.max_length))
+    samples = list(model_inputs(conversations, loaded.processor, max_length=options.max_length, policy=policy))
     cli.note(f"note: {len(samples)} of {len(conversations)} conversations have at most {options.max_length} ids.")
     rounded = calibrate(loaded.model, samples, progress=cli.note)
     with ProgressBar("writing") as advance:

@@ -44,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
     )
     question.add_argument("--prompt", metavar="TEXT", help=f"the question (default with a picture: {CAPTION!r})")
     cli.add_model_options(result)
+    cli.add_image_options(result)
     cli.add_generation_options(result)
     output = result.add_argument_group("output")
     output.add_argument(
@@ -90,6 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         system=options.system,
         trusted_tags=options.trusted_tags,
         seed=options.seed,
+        **cli.image_options(options),
         **generation,
     )
     if not options.json:

@@ -7,9 +7,10 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..chat.messages import check_image_count
 from ..errors import ConfigurationError, PromptError
 from ..inference import CAPTION, GENERATION_OPTIONS, answer_all, check_generation_options, load_model, with_seed
-from ..media import ImagePolicy, load_image
+from ..media import ImagePolicy
 from .task import AppTask
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ class QwenVLChatTask(AppTask):
         "system": "system text of chat models",
         "trusted_tags": "True reads <ref> <box> <quad> out of prompts; by default text is only text",
         "image_policy": "a paddlemix.media.ImagePolicy: what may be read (default: files and public addresses)",
+        "exif_transpose": "True turns photos upright by their EXIF orientation (default: as the model's files say)",
+        "background": "color that transparent images are laid upon, such as 'white' (default: alpha is dropped)",
+        "max_pixels": "most pixels of an image, in place of the policy's; larger JPEGs are reduced",
         **_GENERATION_HELP,
     }
     inputs = {
@@ -60,12 +64,17 @@ class QwenVLChatTask(AppTask):
         system: str | None = None,
         trusted_tags: bool = False,
         image_policy: ImagePolicy | None = None,
+        exif_transpose: bool | None = None,
+        background: Sequence[int] | str | None = None,
+        max_pixels: int | None = None,
         **generation: Any,
     ) -> None:
         if image_policy is not None and not isinstance(image_policy, ImagePolicy):
             raise ConfigurationError(f"image_policy: got {type(image_policy).__name__}, expected an ImagePolicy")
         self._generation = check_generation_options(generation)
         self._policy = image_policy or ImagePolicy.scripts()
+        if max_pixels is not None:
+            self._policy = self._policy.replace(max_pixels=max_pixels)
         self._system = system
         self._trusted_tags = trusted_tags
         self._loaded = load_model(
@@ -77,6 +86,8 @@ class QwenVLChatTask(AppTask):
             vision_quantization=vision_quantization,
             kv_cache_dtype=kv_cache_dtype,
             adapter=adapter,
+            exif_transpose=exif_transpose,
+            background=background,
         )
         self._session = self._loaded.new_session(system, self._policy, trusted_tags)
 
@@ -118,9 +129,10 @@ class QwenVLChatTask(AppTask):
                 f"image: got {came} for a list of {len(prompts)} prompts, expected a list of as many (None: no picture)"
             )
         questions = [_question(prompt, image) for prompt, image in zip(prompts, images)]
-        questions = [
-            (prompt, [load_image(source, self._policy) for source in sources]) for prompt, sources in questions
-        ]
+        for _, sources in questions:
+            check_image_count(sources, self._loaded.processor.max_images, "image")
+        load = self._loaded.processor.image_processor.load
+        questions = [(prompt, [load(source, self._policy) for source in sources]) for prompt, sources in questions]
         answers = answer_all(
             self._loaded, questions, system=self._system, trusted_tags=self._trusted_tags, **generation
         )

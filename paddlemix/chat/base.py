@@ -14,6 +14,7 @@ from ..errors import ConfigurationError, PaddleMixError
 from ..models.qwen_vl import grounding
 from ..models.qwen_vl.generation_options import GenerationOptions, resolve_options
 from ..models.qwen_vl.grounding import Box
+from .messages import check_image_count
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -34,7 +35,7 @@ class Reply:
         finish_reason: ``"stop"``, or ``"length"`` where ``max_new_tokens`` or the model's window cut it off.
         timings: seconds: ``load`` (opening pictures), ``encode`` (the ViT), ``prefill``, ``decode``, ``total``.
         prompt_tokens, reused_tokens, new_tokens: ids of the prompt, those of them that the cache held, and new ids.
-        picture: the newest picture of the conversation, or ``None``.
+        picture: the newest picture of the conversation as the model saw it, RGB, or ``None``. Boxes are places in it.
     """
 
     text: str
@@ -190,6 +191,17 @@ class Session(ABC):
         The question is checked here; the model starts with the first piece.
         """
 
+    def load_image(self, source: Any, policy: ImagePolicy | None = None) -> Image:
+        """An image as the model will see it, which may be handed to :meth:`ask`.
+
+        policy: what may be read; the session's where it is ``None``. Raises ImageError.
+        """
+        return self._processor.image_processor.load(source, self._policy if policy is None else policy)
+
+    def _load_images(self, sources: Sequence[Any]) -> list[Image]:
+        check_image_count(sources, self._processor.max_images)
+        return [self.load_image(source) for source in sources]
+
     @abstractmethod
     def reset(self) -> None:
         """Forget all questions so far."""
@@ -206,7 +218,8 @@ class Session(ABC):
         picture: Image | None,
         reused_tokens: int = 0,
     ) -> Reply:
-        """The reply for a complete answer; ``text`` is all that came out of it, ``picture`` the newest one."""
+        """The reply for a complete answer; ``text`` is all that came out of it, ``picture`` the newest one, as the
+        image processor loads it."""
         watch.stage("decode")
         text = text.strip()
         return Reply(
@@ -217,5 +230,5 @@ class Session(ABC):
             prompt_tokens=prompt_tokens,
             reused_tokens=reused_tokens,
             new_tokens=len(answer.tokens),
-            picture=None if picture is None else self._processor.image_processor.to_rgb(picture),
+            picture=picture,
         )

@@ -21,6 +21,9 @@ from ..errors import PromptError
 from ..json_text import JSONError, parse_json
 from ..models.qwen_vl.special_tokens import IMAGE_TAGS, IMG_END, IMG_START
 
+DEFAULT_MAX_IMAGES = 32
+"""Most images of one conversation, unless its processor says otherwise."""
+
 ROLES = ("system", "user", "assistant")
 
 Message = dict[str, Any]
@@ -103,6 +106,12 @@ def picture_list(images: Any) -> list[Any]:
     if images is None:
         return []
     return list(images) if isinstance(images, (list, tuple)) else [images]
+
+
+def check_image_count(images: Sequence[Any], most: int = DEFAULT_MAX_IMAGES, name: str = "images") -> None:
+    """Raise PromptError for too many images, before any of them is opened. ``name``: what the user calls them."""
+    if len(images) > most:
+        raise PromptError(f"{name}: {len(images)} pictures, expected at most {most}")
 
 
 def check_question(text: str, images: Sequence[Any], name: str = "text") -> None:

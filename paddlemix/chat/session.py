@@ -17,7 +17,7 @@ from ..checks import check_integer
 from ..display import quoted, shorten
 from ..errors import ConfigurationError, PromptError
 from ..files import read_json, write_json
-from ..media import ImagePolicy, load_image
+from ..media import ImagePolicy
 from ..models.qwen_vl.chat import AnswerStream, chat_settings
 from ..models.qwen_vl.generation_options import GenerationOptions
 from ..models.qwen_vl.kv_cache import GROWTH, KVCache, ntk_alpha
@@ -49,7 +49,7 @@ _MAX_CONVERSATION_BYTES = 4 << 30
 
 @dataclass(frozen=True)
 class Picture:
-    """A loaded picture, and the key under which what the model makes of it is kept."""
+    """A picture as the image processor loads it, and the key under which what the model makes of it is kept."""
 
     image: Image
     key: str
@@ -127,7 +127,7 @@ class ChatSession(Session):
         resolved = self._resolve(options)
         images = picture_list(images)
         check_question(text, images)
-        question = user_message(text, [self._load(source, self._policy) for source in images])
+        question = user_message(text, [self._picture(image) for image in self._load_images(images)])
         prompt = self._processor.render(
             [_text_message("system", self.system), *self._turns, question],
             chat_format="chatml",
@@ -183,14 +183,13 @@ class ChatSession(Session):
         for message in turns:
             for part in message["content"]:
                 if part["type"] == "image":
-                    part["image"] = self._load(part["image"], policy)
+                    part["image"] = self._picture(self.load_image(part["image"], policy))
         with self._lock:
             self.reset()
             self.system = system
             self._turns = turns
 
-    def _load(self, source: Any, policy: ImagePolicy) -> Picture:
-        image = load_image(source, policy)
+    def _picture(self, image: Image) -> Picture:
         return Picture(image, image_key(image, self._processor.image_processor))
 
     def _answer(

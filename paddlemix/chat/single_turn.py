@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import paddle
 
-from ..media import ImagePolicy, load_image
+from ..media import ImagePolicy
 from ..models.qwen_vl.chat import AnswerStream
 from ..models.qwen_vl.generation_options import GenerationOptions
 from .base import Reply, ReplyStream, Session, Stopwatch
@@ -40,7 +40,7 @@ class SingleTurnSession(Session):
         resolved = self._resolve(options)
         images = picture_list(images)
         check_question(text, images)
-        pictures = [load_image(source, self._policy) for source in images]
+        pictures = self._load_images(images)
         prompt = self._processor.render(
             [user_message(text, pictures)], chat_format="raw", trusted_tags=self._trusted_tags
         )

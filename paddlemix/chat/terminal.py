@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -14,7 +14,7 @@ from ..display import escape_controls
 from ..errors import ConfigurationError, OutputError, PaddleMixError, PromptError
 from ..files import read_text, strip_bom
 from ..inference import check_generation_options, cut_off_words, load_model, with_seed
-from ..media import ImagePolicy, load_image
+from ..media import ImagePolicy
 from ..media.saving import save_image
 from .line_editing import line_editing
 
@@ -81,6 +81,9 @@ class TerminalChat:
         trusted_tags: bool = False,
         seed: int | None = None,
         output_dir: str | os.PathLike[str] = "output",
+        exif_transpose: bool | None = None,
+        background: Sequence[int] | str | None = None,
+        max_pixels: int | None = None,
         **generation: Any,
     ) -> TerminalChat:
         """A chat with a model; see :func:`paddlemix.inference.load_model`.
@@ -98,6 +101,8 @@ class TerminalChat:
             vision_quantization=vision_quantization,
             kv_cache_dtype=kv_cache_dtype,
             adapter=adapter,
+            exif_transpose=exif_transpose,
+            background=background,
         )
         if loaded.is_base:
             raise ConfigurationError(
@@ -105,7 +110,9 @@ class TerminalChat:
             )
         if seed not in (None, -1):
             require("paddle", "running a model").seed(seed)
-        return cls(loaded.new_session(system, trusted_tags=trusted_tags), output_dir, generation=generation)
+        policy = ImagePolicy.scripts(max_pixels)
+        session = loaded.new_session(system, policy, trusted_tags)
+        return cls(session, output_dir, policy, generation=generation)
 
     def handle(self, line: str) -> bool:
         """Do what one line says: a command, or a message to be answered. False when the chat is over.
@@ -206,7 +213,7 @@ class TerminalChat:
         return True
 
     def _add_picture(self, source: str) -> None:
-        picture = load_image(source, self._policy)
+        picture = self._session.load_image(source, self._policy)
         self._pictures.append(picture)
         self._write(f"picture of {picture.width}x{picture.height} pixels goes with the next message\n")
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..errors import ConfigurationError
 from ..files import read_json
+from ..models.qwen_vl.image_processing import parse_color
 from ..zoo import DEFAULT_MODEL
 from .adapters.config import DEFAULT_TARGETS
 from .data.boxes import BOX_FORMATS, BoxOptions
@@ -52,6 +53,16 @@ DATA = Kind(
     _sources,
     {"nargs": "+", "metavar": "FILE"},
 )
+
+
+def _color(value: Any) -> tuple[int, int, int] | None:
+    try:
+        return parse_color(value if isinstance(value, str) else ",".join(map(str, value)))
+    except (ConfigurationError, TypeError):
+        return None
+
+
+COLOR = Kind("a color such as white or #fff8f0, or three integers 0..255", _color, {"metavar": "COLOR"})
 
 
 @dataclass(frozen=True)
@@ -118,6 +129,15 @@ class FinetuneConfig:
         default=None,
     )
     clamp_boxes: bool = option(FLAG, "coordinates of 1000 in thousandths become 999 and are counted", default=False)
+    exif_transpose: bool | None = option(
+        FLAG, "turn pictures upright by their EXIF orientation (default: as the model's files say)", default=None
+    )
+    background: tuple[int, int, int] | None = option(
+        COLOR, "color that transparent pictures are laid upon (default: their alpha channel is dropped)", default=None
+    )
+    max_pixels: int | None = option(
+        integer(), "most pixels of a picture, larger JPEGs are reduced (default: 32000000)", default=None
+    )
     packing: bool = option(FLAG, "several conversations in one row, which do not see each other", default=False)
     group_by_length: bool = option(FLAG, "batches of conversations of similar length, without packing", default=False)
     dataloader_num_workers: int = option(integer(0), "processes that decode pictures, 0: none", default=2)

@@ -15,7 +15,7 @@ from paddlenlp.generation import GenerationConfig
 
 from ..chat.messages import Message, message_images
 from ..chat.template import RenderedPrompt, render_chatml
-from ..media import ImagePolicy, load_image
+from ..media import ImagePolicy
 from ..media.saving import save_image
 from ..models.qwen_vl.stopping import answer_end_ids
 from ..models.qwen_vl.streaming import answer_text
@@ -27,6 +27,7 @@ from .watching.samples import draw_sample
 from .watching.scoring import Score, score
 
 if TYPE_CHECKING:
+    from ..models.qwen_vl.image_processing import QwenVLImageProcessor
     from ..models.qwen_vl.modeling import QWenLMHeadModel
     from ..models.qwen_vl.processing import QwenVLProcessor
     from .model import FinetuneModel
@@ -96,7 +97,7 @@ def evaluate(
         answers = _answers(model.model, processor, own, batch_size, policy, report)
     scores = [score(question.expected, answer) for question, answer in zip(own, answers)]
     if samples_dir is not None and dist.get_rank() == 0:
-        _draw(own, answers, scores, samples_dir, step, policy)
+        _draw(own, answers, scores, samples_dir, step, processor.image_processor, policy)
     totals = [loss, targets, *astuple(sum(scores, Score()))]
     if processes > 1:
         wait_for_all()  # answers take longer in one process than in another
@@ -204,7 +205,7 @@ def _generate(
     features = [{"input_ids": p.input_ids, "attention_mask": [1] * len(p.input_ids)} for p in prompts]
     columns = tokenizer.pad(features, padding_side="left", return_tensors="pd")
     sources = [source for prompt in prompts for source in prompt.images]
-    images = paddle.to_tensor(processor.image_processor(sources, policy)) if sources else None
+    images = paddle.to_tensor(processor.image_processor.without_notes()(sources, policy)) if sources else None
     end_ids = answer_end_ids((), tokenizer)
     # Not the model's own settings, which may sample.
     config = GenerationConfig(max_new_tokens=max_new_tokens, eos_token_id=list(end_ids), pad_token_id=tokenizer.eod_id)
@@ -221,6 +222,7 @@ def _draw(
     scores: Sequence[Score],
     folder: Path,
     step: int,
+    image_processor: QwenVLImageProcessor,
     policy: ImagePolicy,
 ) -> None:
     """Draw the first questions that have a picture, one of each record: with boxes if it has such a question."""
@@ -233,7 +235,7 @@ def _draw(
     for number, index in enumerate(with_picture[:DRAWN_SAMPLES], start=1):
         question = questions[index]
         # Boxes are places in the newest picture.
-        picture = load_image(message_images(question.messages)[-1], policy)
+        picture = image_processor.without_notes().load(message_images(question.messages)[-1], policy)
         text = "".join(part["text"] for part in question.messages[-1]["content"] if part["type"] == "text")
         place = question.record.location
         title = f"step {step} · {Path(place.path).name}:{place.line} · {_verdict(scores[index])}"

@@ -18,6 +18,7 @@ from ..checkpoint import hub, load_into
 from ..device import resolve_device
 from ..errors import ConfigurationError, PaddleMixError
 from ..files import write_text
+from ..media import ImagePolicy
 from ..memory import keep_freed_memory
 from ..models.qwen_vl.configuration import QWenVLConfig
 from ..models.qwen_vl.modeling import QWenLMHeadModel
@@ -98,7 +99,7 @@ def finetune(config: FinetuneConfig, say: Say = lambda text: None) -> FinetuneRe
         )
         return FinetuneResult(output_dir, before.metrics)
     directory = on_first(lambda: hub.resolve(config.model_name_or_path))
-    processor = QwenVLProcessor.from_pretrained(directory)
+    processor = _processor(config, directory)
     data = on_first(lambda: checked_data(config, processor, say))
     run = Run(config.to_dict(), dist.get_world_size(), digest_of(record.digest for record in data.train.records))
     seed_everything(config.seed, 0)  # all processes begin with the same adapters
@@ -138,7 +139,7 @@ def check(config: FinetuneConfig, say: Say = lambda text: None) -> list[CheckRep
         CheckpointError: settings of a model that cannot be.
     """
     check_model(config, config.model_name_or_path)
-    processor = QwenVLProcessor.from_pretrained(config.model_name_or_path)
+    processor = _processor(config, config.model_name_or_path)
     return [_checked(config, sources, processor, say) for sources in (config.data, config.eval_data) if sources]
 
 
@@ -188,6 +189,12 @@ def on_first(work: Callable[[], _T]) -> _T:
 # ---------------------------------------------------------------------------------------------------- data
 
 
+def _processor(config: FinetuneConfig, name_or_dir: str | Path) -> QwenVLProcessor:
+    return QwenVLProcessor.from_pretrained(
+        name_or_dir, exif_transpose=config.exif_transpose, background=config.background
+    )
+
+
 def checked_data(config: FinetuneConfig, processor: QwenVLProcessor, say: Say) -> CheckedData:
     """Check all records and split them.
 
@@ -222,6 +229,7 @@ def _checked(
         truncation=config.truncation,
         picture_check=config.picture_check,
         workers=config.dataloader_num_workers,
+        policy=ImagePolicy.scripts(config.max_pixels),
         boxes=config.boxes,
         begin=lambda count: say(f"checking {count} records"),
     )
@@ -248,7 +256,7 @@ class ConversationData(TrainingData):
         self.accumulation = config.gradient_accumulation_steps
         self._workers = config.dataloader_num_workers
         self._dataset = ConversationDataset(report.records, processor.tokenizer, config.max_length, config.truncation)
-        self._collator = Collator.of(processor)
+        self._collator = Collator.of(processor, ImagePolicy.scripts(config.max_pixels))
 
     def loader(self, first_step: int) -> BatchLoader:
         sampler = PlanSampler(self.plan, dist.get_rank(), first_step, self.steps)
@@ -362,6 +370,7 @@ def make_trainer(
             samples_dir=output_dir / SAMPLES_DIR,
             step=trainer.state.global_step,
             lockstep=sharded,
+            policy=ImagePolicy.scripts(config.max_pixels),
             report=watch.activity,
         )
 

@@ -53,9 +53,13 @@ class ImagePolicy:
         return dataclasses.replace(self, **changes)
 
     @classmethod
-    def scripts(cls) -> ImagePolicy:
-        """For commands that a person runs for themselves: local files and public http(s) addresses."""
-        return cls(allow_paths=True, allow_urls=True)
+    def scripts(cls, max_pixels: int | None = None) -> ImagePolicy:
+        """For commands that a person runs for themselves: local files and public http(s) addresses.
+
+        max_pixels: another limit than the usual one.
+        """
+        policy = cls(allow_paths=True, allow_urls=True)
+        return policy if max_pixels is None else policy.replace(max_pixels=max_pixels)
 
     @classmethod
     def server(cls) -> ImagePolicy:

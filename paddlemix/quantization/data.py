@@ -11,7 +11,7 @@ import numpy as np
 from ..chat.messages import Message
 from ..chat.template import render_training
 from ..finetune.data.records import read_records
-from ..media import ImagePolicy, load_image
+from ..media import ImagePolicy
 
 if TYPE_CHECKING:
     import paddle
@@ -19,16 +19,22 @@ if TYPE_CHECKING:
     from ..models.qwen_vl.processing import QwenVLProcessor
 
 
-def read_conversations(path: str | os.PathLike[str]) -> list[tuple[list[Message], bool]]:
+def read_conversations(
+    path: str | os.PathLike[str], policy: ImagePolicy | None = None, exif_transpose: bool = False
+) -> list[tuple[list[Message], bool]]:
     """The conversations in a file, and for each whether its text holds the labels of its pictures already.
 
-    The file has the form that fine-tuning reads, see :func:`~paddlemix.finetune.data.records.read_records`.
+    The file has the form that fine-tuning reads, see :func:`~paddlemix.finetune.data.records.read_records`, which
+    takes ``policy`` and ``exif_transpose`` too.
 
     Raises:
         ConfigurationError: a file that cannot be read, or holds nothing.
         RecordError: a malformed conversation, with its line.
     """
-    return [(record.messages, record.labelled) for record in read_records(path)]
+    return [
+        (record.messages, record.labelled)
+        for record in read_records(path, policy=policy, exif_transpose=exif_transpose)
+    ]
 
 
 def model_inputs(
@@ -51,6 +57,5 @@ def model_inputs(
             continue
         inputs = {"input_ids": paddle.to_tensor(np.asarray([example.input_ids], np.int64))}
         if example.images:
-            pictures = [load_image(source, policy) for source in example.images]
-            inputs["images"] = paddle.to_tensor(processor.image_processor(pictures))
+            inputs["images"] = paddle.to_tensor(processor.image_processor(list(example.images), policy))
         yield inputs

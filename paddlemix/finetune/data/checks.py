@@ -13,12 +13,13 @@ import numpy as np
 from ...chat.messages import Message, message_images
 from ...errors import ConfigurationError, RecordError, RecordTooLongError
 from ...media import ImagePolicy
+from ...media.sources import short
 from ...models.qwen_vl.codec import QWenVLCodec
 from ...models.qwen_vl.processing import QwenVLProcessor
 from ...models.qwen_vl.special_tokens import GROUNDING_TAGS, IMAGE_TAGS, SPECIAL_TOKENS
 from .boxes import AS_WRITTEN, BoxOptions
 from .encoding import DROP_TURNS, encode
-from .pictures import DECODE, unreadable_pictures
+from .pictures import DECODE, examine_pictures
 from .problems import Problem, problem_table
 from .records import Record, read_record_file
 from .workers import parallel_map
@@ -26,6 +27,7 @@ from .workers import parallel_map
 REFUSE, SKIP = "refuse", "skip"
 
 _TABLE_ROWS = 50
+_NAMED_PICTURES = 5
 _TAG = re.compile("|".join(map(re.escape, IMAGE_TAGS)))
 _CONTROL = re.compile("|".join(re.escape(token) for token in SPECIAL_TOKENS if token not in IMAGE_TAGS))
 _POINT = re.compile(r"\((-?\d+),(-?\d+)\)")
@@ -44,6 +46,7 @@ class CheckReport:
         dropped_turns: int64 ``[records]``, turns that truncation leaves out.
         problems: in the order of files and lines.
         bad_records: how many records, or lines that are none, have problems.
+        turned: pictures with an EXIF orientation that is ignored, so that the model sees them on their side.
     """
 
     paths: tuple[str, ...]
@@ -54,6 +57,7 @@ class CheckReport:
     dropped_turns: np.ndarray
     problems: list[Problem]
     bad_records: int
+    turned: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """The table of problems, if any, and a summary below."""
@@ -80,6 +84,14 @@ class CheckReport:
         clamped = sum(record.clamped for record in self.records)
         if clamped:
             parts.append(f"1000 became 999 in {clamped} boxes")
+        if self.turned:
+            names = ", ".join(
+                [*map(short, self.turned[:_NAMED_PICTURES]), *["…"][: len(self.turned) - _NAMED_PICTURES]]
+            )
+            parts.append(
+                f"the EXIF orientation of {len(self.turned)} pictures is ignored, so they may lie on their side "
+                f"({names}); exif_transpose turns them upright"
+            )
         return "; ".join(parts)
 
     def usable(self, bad_records: str = REFUSE) -> CheckReport:
@@ -103,7 +115,7 @@ class CheckReport:
         """The report of some of the good records, bool ``[records]``, without the problems."""
         records = [record for record, wanted in zip(self.records, chosen) if wanted]
         arrays = (self.sources, self.lengths, self.targets, self.dropped_turns)
-        return CheckReport(self.paths, records, *(array[chosen] for array in arrays), [], 0)
+        return CheckReport(self.paths, records, *(array[chosen] for array in arrays), [], 0, self.turned)
 
 
 def check_files(
@@ -122,7 +134,7 @@ def check_files(
 
     Args:
         max_length, truncation: as in :func:`~.encoding.encode`.
-        picture_check, policy: as in :func:`~.pictures.unreadable_pictures`.
+        picture_check, policy: as in :func:`~.pictures.examine_pictures`.
         workers: processes that check; 0: this one.
         boxes: how boxes are written.
         begin: told how many records the files have, before they are checked.
@@ -139,12 +151,12 @@ def check_files(
     records: list[Record] = []
     sources: list[int] = []
     for source, path in enumerate(paths):
-        well_formed, malformed = read_record_file(path, boxes, policy)
+        well_formed, malformed = read_record_file(path, boxes, policy, processor.image_processor.exif_transpose)
         problems += malformed
         records += well_formed
         sources += [source] * len(well_formed)
     begin(len(records))
-    unreadable = unreadable_pictures(
+    pictures = examine_pictures(
         (image for record in records for image in record.images), picture_check, workers=workers, policy=policy
     )
     examine = partial(
@@ -157,7 +169,7 @@ def check_files(
     good: list[int] = []
     sizes: list[_Sizes] = []
     for index, (found, record_sizes) in enumerate(parallel_map(examine, records, workers)):
-        found += _picture_problems(records[index], unreadable)
+        found += _picture_problems(records[index], pictures.unreadable)
         problems += found
         if not found:
             good.append(index)
@@ -173,6 +185,7 @@ def check_files(
         dropped_turns,
         sorted(problems, key=lambda problem: (order[problem.location.path], problem.location.line)),
         len({problem.location for problem in problems}),
+        () if processor.image_processor.exif_transpose else pictures.turned,
     )
 
 

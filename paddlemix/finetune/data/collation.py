@@ -50,7 +50,7 @@ class Collator:
     def __init__(self, pad_id: int, image_processor: QwenVLImageProcessor, policy: ImagePolicy | None = None) -> None:
         """``policy``: which pictures may be read; by default files and public addresses."""
         self.pad_id = pad_id
-        self.image_processor = image_processor
+        self.image_processor = image_processor.without_notes()  # the report on the data had them
         self.policy = policy if policy is not None else ImagePolicy.scripts()
 
     @classmethod

@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import partial
 
 from ...errors import ImageError
 from ...media import ImagePolicy, load_image
 from ...media.loading import check_header
+from ...media.orientation import orientation, upright_size
+from ...media.sources import scheme_of
 from .workers import parallel_map
 
 DECODE, HEADER = "decode", "header"
 
-_NO_FILE = re.compile(r"data:|[A-Za-z][A-Za-z0-9+.-]+://", re.IGNORECASE)
+
+@dataclass(frozen=True)
+class PictureReport:
+    """What was found out about pictures.
+
+    Attributes:
+        unreadable: those that cannot be used, and why.
+        turned: those whose EXIF orientation says that they are stored on their side or mirrored.
+    """
+
+    unreadable: dict[str, str]
+    turned: tuple[str, ...]
 
 
-def unreadable_pictures(
+def examine_pictures(
     sources: Iterable[str], how: str = DECODE, *, workers: int = 0, policy: ImagePolicy | None = None
-) -> dict[str, str]:
-    """The pictures that cannot be used, and why.
+) -> PictureReport:
+    """Which pictures cannot be used, and which are stored otherwise than they were seen.
 
     Args:
         sources: paths, data URLs, addresses; each is looked at once.
@@ -31,27 +44,32 @@ def unreadable_pictures(
         NotEnoughMemoryError: a worker process was killed.
     """
     distinct = list(dict.fromkeys(sources))
-    look = partial(_complaint, how=how, policy=policy if policy is not None else ImagePolicy.scripts())
-    complaints = parallel_map(look, distinct, workers)
-    return {source: complaint for source, complaint in zip(distinct, complaints) if complaint is not None}
+    look = partial(_look, how=how, policy=policy if policy is not None else ImagePolicy.scripts())
+    unreadable, turned = {}, []
+    for source, found in zip(distinct, parallel_map(look, distinct, workers)):
+        if isinstance(found, str):
+            unreadable[source] = found
+        elif found != 1:
+            turned.append(source)
+    return PictureReport(unreadable, tuple(turned))
 
 
 def is_file_name(source: str) -> bool:
-    """Whether a source is the path of a file, rather than a data URL or an address."""
-    return not _NO_FILE.match(source)
+    """Whether a source is the path of a file, rather than a data URL, base64 or an address."""
+    return scheme_of(source) == ""
 
 
-def image_size(source: str, policy: ImagePolicy) -> tuple[int, int]:
-    """Width and height in pixels. Raises ImageError."""
-    return load_image(source, policy).size
+def image_size(source: str, policy: ImagePolicy, exif_transpose: bool = False) -> tuple[int, int]:
+    """Width and height in pixels, of the upright image where it is turned so. Raises ImageError."""
+    header = check_header(source, policy)
+    return upright_size(header.size, header.orientation) if exif_transpose else header.size
 
 
-def _complaint(source: str, how: str, policy: ImagePolicy) -> str | None:
+def _look(source: str, how: str, policy: ImagePolicy) -> str | int:
+    """What is wrong with a picture, else its EXIF orientation."""
     try:
         if how == HEADER and is_file_name(source):
-            check_header(source, policy)
-        else:
-            load_image(source, policy)
+            return check_header(source, policy).orientation
+        return orientation(load_image(source, policy))
     except ImageError as error:
         return str(error)
-    return None

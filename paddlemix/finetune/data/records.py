@@ -57,7 +57,10 @@ class RecordFile(NamedTuple):
 
 
 def read_records(
-    path: str | os.PathLike[str], boxes: BoxOptions = AS_WRITTEN, policy: ImagePolicy | None = None
+    path: str | os.PathLike[str],
+    boxes: BoxOptions = AS_WRITTEN,
+    policy: ImagePolicy | None = None,
+    exif_transpose: bool = False,
 ) -> list[Record]:
     """The records of a file that has to be free of faults.
 
@@ -70,12 +73,14 @@ def read_records(
         boxes: how boxes are written.
         policy: which images may be opened for their size, where boxes are in pixels; by default files and public
             addresses.
+        exif_transpose: whether images are turned upright by their EXIF orientation: pixels then count in the upright
+            image.
 
     Raises:
         ConfigurationError: a file that cannot be read, or holds nothing.
         RecordError: a malformed record, with its line.
     """
-    records, problems = read_record_file(path, boxes, policy)
+    records, problems = read_record_file(path, boxes, policy, exif_transpose)
     if problems:
         more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
         raise RecordError(f"{problems[0]}{more}")
@@ -83,7 +88,10 @@ def read_records(
 
 
 def read_record_file(
-    path: str | os.PathLike[str], boxes: BoxOptions = AS_WRITTEN, policy: ImagePolicy | None = None
+    path: str | os.PathLike[str],
+    boxes: BoxOptions = AS_WRITTEN,
+    policy: ImagePolicy | None = None,
+    exif_transpose: bool = False,
 ) -> RecordFile:
     """As :func:`read_records`, but with malformed records as problems.
 
@@ -91,7 +99,8 @@ def read_record_file(
         ConfigurationError: a file that cannot be read, or holds nothing.
     """
     folder = Path(path).absolute().parent
-    reader = BoxReader(boxes, _sizes_of(folder, policy if policy is not None else ImagePolicy.scripts()))
+    policy = policy if policy is not None else ImagePolicy.scripts()
+    reader = BoxReader(boxes, _sizes_of(folder, policy, exif_transpose))
     result = RecordFile([], [])
     for entry in read_entries(path):
         if isinstance(entry, Problem):
@@ -116,9 +125,9 @@ def _record(location: RecordLocation, read: Conversation, folder: Path) -> Recor
 
 
 def _resolved(source: str, folder: Path) -> str:
-    return os.path.normpath(folder / source) if is_file_name(source) else source
+    return os.path.normpath(folder / os.path.expanduser(source)) if is_file_name(source) else source
 
 
-def _sizes_of(folder: Path, policy: ImagePolicy) -> Callable[[str], tuple[int, int]]:
+def _sizes_of(folder: Path, policy: ImagePolicy, exif_transpose: bool) -> Callable[[str], tuple[int, int]]:
     """Sizes of the images that a file in ``folder`` names; several records in a row are often about the same one."""
-    return lru_cache(maxsize=256)(lambda source: image_size(_resolved(source, folder), policy))
+    return lru_cache(maxsize=256)(lambda source: image_size(_resolved(source, folder), policy, exif_transpose))

@@ -163,7 +163,8 @@ def generate_rows(
     resolved = resolve_options(model.generation_config, generation_config, options)
     past = 0 if past_key_values is None else past_key_values.length
     if images is None and image_features is None and (ids[:, past:] == model.config.visual.image_start_id).any():
-        images = load_images_of_ids(ids, model.config.visual, image_policy)
+        image_processor = getattr(tokenizer, "image_processor", None)
+        images = load_images_of_ids(ids, model.config.visual, image_policy, image_processor)
     steps = generation_steps(
         model, ids, resolved, images, image_features, attention_mask, past_key_values, tokenizer, logits_processor
     )

@@ -122,7 +122,7 @@ def load_images_of_ids(
     Raises:
         PromptError, ImageError.
     """
-    from ...media import ImagePolicy, load_image
+    from ...media import ImagePolicy
     from .processing import QwenVLImageProcessor
 
     policy = ImagePolicy.scripts() if policy is None else policy
@@ -130,5 +130,5 @@ def load_images_of_ids(
     different = list(dict.fromkeys(sources))
     if image_processor is None:
         image_processor = QwenVLImageProcessor(image_size=visual.image_size)
-    pixels = image_processor([load_image(source, policy) for source in different])
+    pixels = image_processor(different, policy)
     return paddle.to_tensor(np.asarray(pixels)[[different.index(source) for source in sources]])

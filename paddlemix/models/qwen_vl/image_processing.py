@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
-import warnings
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageColor
 
 from ...display import quoted
 from ...errors import ConfigurationError
 from ...files import CONFIG_FILE, PREPROCESSOR_CONFIG_FILE, read_json_object
 from ...media import ImagePolicy, load_image
-from ...media.loading import ImageSource
+from ...media.loading import ImageSource, full_size, image_name, mark_full_size
+from ...media.orientation import orientation, upright, upright_size
 from ...schema import Kind, check_kind, number, one_of, shown
 from .config_schema import VISUAL
+
+logger = logging.getLogger(__name__)
 
 # per channel (red, green, blue) of values 0..1: the statistics of CLIP's training pictures
 _MEAN = np.array((0.48145466, 0.4578275, 0.40821073), dtype=np.float32)
 _STD = np.array((0.26862954, 0.26130258, 0.27577711), dtype=np.float32)
 # part of cache keys: change it when the same picture would give other pixels than before
 _PREPROCESSING = "qwen_vl bicubic clip 1"
+_MOST_NOTES = 1000  # that are remembered, to be told once
 
 _OWN = ("image_size", "exif_transpose", "background")
 _DESCRIPTIVE = ("image_processor_type", "feature_extractor_type", "processor_class", "auto_map")
@@ -57,7 +62,11 @@ _FIXED = {
 
 
 class QwenVLImageProcessor:
-    """Pictures to model input: RGB, squeezed to a square by Pillow's bicubic filter, normalised as for CLIP."""
+    """Pictures to model input: RGB, squeezed to a square by Pillow's bicubic filter, normalised as for CLIP.
+
+    :meth:`load` gives the image as the model sees it, before it is squeezed: boxes are places in it, so whatever draws
+    or counts pixels uses that image and never the file.
+    """
 
     def __init__(
         self,
@@ -69,17 +78,61 @@ class QwenVLImageProcessor:
         image_size: side of the square in pixels.
         exif_transpose: turn pictures upright by their EXIF tag. The original ignores it, and so does the default.
         background: (red, green, blue), 0..255, that transparent pictures are laid upon. None drops the alpha channel,
-            as the original does: transparent parts then show whatever colour is stored beneath.
+            as the original does: transparent parts then show whatever color is stored beneath.
         Raises ConfigurationError.
         """
         check_kind("image_size", image_size, VISUAL["image_size"].kind)
         if not isinstance(exif_transpose, bool):
             raise ConfigurationError(f"exif_transpose: got {shown(exif_transpose)}, expected true or false")
         if background is not None:
-            background = _colour(background)
+            background = _color(background)
         self.image_size = image_size
         self.exif_transpose = exif_transpose
         self.background = background
+        self._notes = True
+        self._noted: set[str] = set()
+
+    def load(self, source: ImageSource, policy: ImagePolicy | None = None) -> Image.Image:
+        """The image behind ``source`` as the model sees it: RGB, turned upright and laid on the background where so
+        configured. Loading it again changes nothing.
+
+        That an EXIF orientation is ignored, or that a large JPEG was reduced, is logged, once for each image.
+        source, policy: as for :func:`paddlemix.media.load_image`, which raises ImageError.
+        """
+        image = load_image(source, policy)
+        if self._notes:
+            self._note(image)
+        return self.to_rgb(image)
+
+    def without_notes(self) -> QwenVLImageProcessor:
+        """The same, but it logs nothing: for images that were looked at before."""
+        silent = copy.copy(self)
+        silent._notes = False
+        return silent
+
+    def ignores_orientation(self, orientation: int) -> bool:
+        """Whether an image of that EXIF orientation is seen as it is stored, and not as its camera was held."""
+        return orientation != 1 and not self.exif_transpose
+
+    def _note(self, image: Image.Image) -> None:
+        name, size = image_name(image), full_size(image)
+        notes = []
+        if self.ignores_orientation(orientation(image)):
+            notes.append(
+                f"{name}: its EXIF orientation {orientation(image)} is ignored, so the model sees it as it is stored; "
+                "--exif_transpose (exif_transpose=True) turns it upright"
+            )
+        if size != image.size:
+            notes.append(
+                f"{name}: {size[0]}x{size[1]} pixels are read at {image.width}x{image.height}; --max_pixels "
+                "(ImagePolicy.max_pixels) sets the limit"
+            )
+        for note in notes:
+            if note not in self._noted:
+                if len(self._noted) >= _MOST_NOTES:
+                    self._noted.clear()
+                self._noted.add(note)
+                logger.warning(note)
 
     def __call__(self, images: ImageSource | Sequence[ImageSource], policy: ImagePolicy | None = None) -> np.ndarray:
         """float32 [n, 3, image_size, image_size] of one picture (n = 1) or of a list of pictures.
@@ -91,13 +144,18 @@ class QwenVLImageProcessor:
         size = self.image_size
         pixels = np.empty((len(images), 3, size, size), dtype=np.float32)
         for index, source in enumerate(images):
-            pixels[index] = self._normalize(self.resize(load_image(source, policy)))
+            pixels[index] = self._normalize(self._squeeze(self.load(source, policy)))
         return pixels
 
     def to_rgb(self, image: Image.Image) -> Image.Image:
-        """The picture in mode RGB at its own size, turned upright and laid on the background where so configured."""
+        """A loaded picture in mode RGB at its own size, turned upright and laid on the background where so configured.
+
+        Metadata is left behind, so that nothing turns it again.
+        """
+        size = full_size(image)
         if self.exif_transpose:
-            image = _upright(image)
+            size = upright_size(size, orientation(image))
+            image = upright(image)
         if self.background is not None and (
             image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
         ):
@@ -108,11 +166,18 @@ class QwenVLImageProcessor:
             # without this Pillow warns that the transparency is lost, which is what is wanted here
             image = image.copy()
             del image.info["transparency"]
-        return image.convert("RGB")
+        result = image.convert("RGB")
+        result.info = {}
+        if size != result.size:
+            mark_full_size(result, size)
+        return result
 
     def resize(self, image: Image.Image) -> Image.Image:
         """RGB, image_size x image_size: the picture as the model sees it, before normalisation."""
-        return self.to_rgb(image).resize((self.image_size, self.image_size), Image.Resampling.BICUBIC)
+        return self._squeeze(self.to_rgb(image))
+
+    def _squeeze(self, image: Image.Image) -> Image.Image:
+        return image.resize((self.image_size, self.image_size), Image.Resampling.BICUBIC)
 
     @staticmethod
     def _normalize(image: Image.Image) -> np.ndarray:
@@ -178,17 +243,19 @@ def image_key(image: Image.Image, image_processor: QwenVLImageProcessor) -> str:
     return digest.hexdigest()
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """Turned as the EXIF orientation says; as stored where the EXIF data is broken, which raises whatever it likes."""
+def parse_color(text: str) -> tuple[int, int, int]:
+    """(red, green, blue) of a name, ``#rrggbb`` or ``red,green,blue``. Raises ConfigurationError."""
+    parts = text.split(",")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return ImageOps.exif_transpose(image)
-    except Exception:
-        return image
+        channels = [int(part) for part in parts] if len(parts) == 3 else list(ImageColor.getrgb(text.strip()))
+        return _color(channels)
+    except ValueError as error:  # ConfigurationError is one, too
+        raise ConfigurationError(
+            f"background: got {shown(text)}, expected a color such as 'white', '#fff8f0' or '255,248,240'"
+        ) from error
 
 
-def _colour(value: Any) -> tuple[int, int, int]:
+def _color(value: Any) -> tuple[int, int, int]:
     channels = tuple(value) if isinstance(value, (list, tuple)) else ()
     if len(channels) != 3 or not all(type(c) is int and 0 <= c <= 255 for c in channels):
         raise ConfigurationError(f"background: got {shown(value)}, expected three integers 0..255 (red, green, blue)")

@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...chat.messages import normalize_messages, user_message
+from ...chat.messages import DEFAULT_MAX_IMAGES, check_image_count, message_images, normalize_messages, user_message
 from ...chat.template import DEFAULT_SYSTEM, RenderedPrompt, check_chat_format, render_chatml, render_raw
 from ...checks import check_integer
 from ...dependencies import require
@@ -23,14 +23,15 @@ from ...media import ImagePolicy
 from .batching import TokenizedBatch
 from .config_schema import read_visual
 from .generation_file import read_generation_config
-from .image_processing import QwenVLImageProcessor, image_key, read_preprocessor_config
+from .image_processing import QwenVLImageProcessor, image_key, parse_color, read_preprocessor_config
 from .list_format import from_list_format
 from .pretrained_arguments import split_arguments
 from .tokenization import QWenVLTokenizer
 
-__all__ = ["BatchFeature", "QwenVLImageProcessor", "QwenVLProcessor", "image_key"]
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
-DEFAULT_MAX_IMAGES = 32
+__all__ = ["BatchFeature", "QwenVLImageProcessor", "QwenVLProcessor", "image_key"]
 
 
 class BatchFeature(TokenizedBatch):
@@ -63,6 +64,7 @@ class QwenVLProcessor:
             check_integer("max_length", max_length)
         self.tokenizer = tokenizer
         self.image_processor = image_processor if image_processor is not None else QwenVLImageProcessor()
+        tokenizer.image_processor = self.image_processor  # so that the tokenizer draws what the model sees
         self.policy = policy if policy is not None else ImagePolicy()
         self.chat_format = chat_format
         self.max_images = max_images
@@ -76,7 +78,7 @@ class QwenVLProcessor:
         name_or_dir: str | os.PathLike[str],
         *,
         exif_transpose: bool | None = None,
-        background: Sequence[int] | None = None,
+        background: Sequence[int] | str | None = None,
         **arguments: Any,
     ) -> QwenVLProcessor:
         """The processor of a directory, or of a model known by name.
@@ -87,7 +89,8 @@ class QwenVLProcessor:
 
         Args:
             name_or_dir: a directory, a known name, or a name in a public store.
-            exif_transpose, background: as in :class:`QwenVLImageProcessor`, before the file's.
+            exif_transpose, background: as in :class:`QwenVLImageProcessor`, before the file's; a background may be
+                the name of a color.
             **arguments: those of the constructor; ``revision``, ``cache_dir``, ``token`` and ``local_files_only`` of
                 the hub; and what else users of transformers write, see :mod:`.pretrained_arguments`.
 
@@ -106,7 +109,7 @@ class QwenVLProcessor:
         directory: Path,
         *,
         exif_transpose: bool | None = None,
-        background: Sequence[int] | None = None,
+        background: Sequence[int] | str | None = None,
         **options: Any,
     ) -> QwenVLProcessor:
         """As :meth:`from_pretrained`, where the directory is known; ``options``: arguments of the constructor.
@@ -119,7 +122,7 @@ class QwenVLProcessor:
         if exif_transpose is not None:
             settings["exif_transpose"] = exif_transpose
         if background is not None:
-            settings["background"] = background
+            settings["background"] = parse_color(background) if isinstance(background, str) else background
         slots = {"image_slots": visual["n_queries"]} if visual else {}
         tokenizer = QWenVLTokenizer.from_directory(directory, **slots)
         generation = read_generation_config(directory) or {}
@@ -210,6 +213,7 @@ class QwenVLProcessor:
         chat_format = chat_format if chat_format is not None else self.chat_format
         check_chat_format(chat_format)
         normal = normalize_messages(messages)
+        check_image_count(message_images(normal[-1:]), self.max_images, "messages")
         tags = {"trusted_tags": trusted_tags, "picture_labels": picture_labels}
         if chat_format == "raw":
             prompt = render_raw(self.tokenizer, normal, **tags)
@@ -222,8 +226,7 @@ class QwenVLProcessor:
                 add_generation_prompt=add_generation_prompt,
                 **tags,
             )
-        if len(prompt.images) > self.max_images:
-            raise PromptError(f"messages: {len(prompt.images)} pictures, expected at most {self.max_images}")
+        check_image_count(prompt.images, self.max_images, "messages")
         limit = max_length if max_length is not None else self.max_length
         if len(prompt.input_ids) > limit:
             raise PromptError(
@@ -275,6 +278,15 @@ class QwenVLProcessor:
         if isinstance(ids, (list, tuple)) and len(ids) == 1 and isinstance(ids[0], (list, tuple)):
             ids = ids[0]
         return self.tokenizer.decode(ids, **{"skip_special_tokens": True, "keep_image_special": True, **options})
+
+    def draw_bbox_on_latest_picture(
+        self,
+        response: str,
+        history: Sequence[tuple[str, str | None]] | None = None,
+        policy: ImagePolicy | None = None,
+    ) -> Image | None:
+        """As :meth:`QWenVLTokenizer.draw_bbox_on_latest_picture`, of the picture as this processor shows it."""
+        return self.tokenizer.draw_bbox_on_latest_picture(response, history, policy, self.image_processor)
 
     def batch_decode(self, sequences: Any, **options: Any) -> list[str]:
         """:meth:`decode` of every row."""

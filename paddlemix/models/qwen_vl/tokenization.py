@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from ...media import ImagePolicy
+    from .image_processing import QwenVLImageProcessor
 
 DEFAULT_MAX_LENGTH = 8192
 TOKENIZER_CLASS = "QWenTokenizer"
@@ -40,6 +41,8 @@ class QWenVLTokenizer(QWenVLCodec):
 
     vocab_files_names = {"vocab_file": VOCAB_FILE}
     model_input_names = ("input_ids", "attention_mask")
+    image_processor: QwenVLImageProcessor | None = None
+    """That of the processor that this tokenizer was last made a part of: it says how the model sees pictures."""
 
     def __init__(
         self,
@@ -215,22 +218,27 @@ class QWenVLTokenizer(QWenVLCodec):
         response: str,
         history: Sequence[tuple[str, str | None]] | None = None,
         policy: ImagePolicy | None = None,
+        image_processor: QwenVLImageProcessor | None = None,
     ) -> Image | None:
         """The newest picture of a conversation with the boxes of ``response`` drawn into it; save it with ``.save``.
 
         history: ``(query, response)`` pairs, the last one that of this response, as ``chat`` returns it. Pictures are
             read out of its queries only, never out of a response, which is the model's.
         policy: what may be read; ``ImagePolicy.scripts()`` when None.
+        image_processor: that of the model that answered, which says whether the picture is turned upright; that of this
+            tokenizer's processor when None.
         None when no query has a picture or the response no box. Raises ImageError when the picture cannot be read.
         """
         source = list_format.latest_picture("", history)
         boxes = list_format.boxes_with_ref(response)
         if source is None or not boxes:
             return None
-        from ...media import ImagePolicy, load_image
+        from ...media import ImagePolicy
         from .grounding import Box, draw
+        from .image_processing import QwenVLImageProcessor
 
-        image = load_image(source, policy or ImagePolicy.scripts())
+        image_processor = image_processor or self.image_processor or QwenVLImageProcessor()
+        image = image_processor.without_notes().load(source, policy or ImagePolicy.scripts())
         placed = [Box(box.get("ref"), *box["box"]) for box in boxes]
         groups = list_format.color_groups(boxes)
         return draw(image, placed, colours=[group - groups[0] for group in groups])

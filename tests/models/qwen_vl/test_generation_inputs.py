@@ -73,7 +73,7 @@ def test_a_picture_named_twice_is_read_once(monkeypatch):
         opened.append(source)
         return Image.new("RGB", (8, 8))
 
-    monkeypatch.setattr("paddlemix.media.load_image", load)
+    monkeypatch.setattr("paddlemix.models.qwen_vl.image_processing.load_image", load)
     ids = np.array([[*span("x"), *span("y"), *span("x")]])
     assert load_images_of_ids(ids, golden_config().visual).shape == [3, 3, 448, 448]
     assert opened == ["x", "y"]
