@@ -6,7 +6,8 @@
 ``convert``  from one layout to another, shard by shard, safe to interrupt
 ``loading``  a checkpoint into the parameters of a Paddle model, and back
 ``memory``   whether a model fits, asked beforehand
-``hub``      a model's name to a folder: local, bundled, cached or downloaded
+``hub``      a model's name to a folder: local, bundled, cached (``hf_cache``) or downloaded (``fetching``, ``stores``,
+             ``download``, ``transport``)
 """
 
 from __future__ import annotations

@@ -28,7 +28,15 @@ from ..foreign_file import HEAD_BYTES, foreign_content
 from .transport import Answer, NotThereError, RefusedAnswerError, UnreachableError, get, shown
 from .writer import file_sha256
 
-__all__ = ["NotThereError", "RefusedAnswerError", "RemoteFile", "UnreachableError", "content_problem", "download"]
+__all__ = [
+    "NotThereError",
+    "RefusedAnswerError",
+    "RemoteFile",
+    "UnreachableError",
+    "content_problem",
+    "download",
+    "fetch_json",
+]
 
 TIMEOUT_SECONDS = 20
 """Without a byte, after which a connection counts as dead."""

@@ -115,6 +115,8 @@ def publish(cache: Path, model: str, revision: str | None, commit: str, files: S
     A snapshot that was not there is there at once, with all of them. Raises OSError.
     """
     folder = repository(cache, model) / "snapshots" / commit
+    for left in folder.parent.glob(f".{commit}.*.tmp"):  # by a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
     aside = folder.with_name(f".{commit}.{secrets.token_hex(4)}.tmp")
     target = folder if folder.is_dir() else aside
     target.mkdir(parents=True, exist_ok=True)

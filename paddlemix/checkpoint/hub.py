@@ -6,29 +6,18 @@ nothing installed can fetch, have a folder each below ``~/.paddlemix/models``.
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import os
 import re
-import secrets
-import shutil
-import stat
-import sys
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Optional
 
 from ..display import quoted
-from ..errors import CheckpointError, ConfigurationError, ModelNotFoundError
-from ..files import CONFIG_FILE, reason
+from ..errors import ConfigurationError, ModelNotFoundError
 from ..zoo import DEFAULT_MODEL, DEFAULT_MODEL_DIR
 from . import hf_cache, stores
-from .download import NotThereError, RemoteFile, UnreachableError, content_problem, download
-from .locks import exclusive
-from .stores import ANY_WEIGHTS, HUGGINGFACE, MODELSCOPE, PADDLE, Token
-
-logger = logging.getLogger(__name__)
+from .download import NotThereError, UnreachableError
+from .fetching import Caches, Progress, damage, fetch_folder, fetch_huggingface, is_model
+from .stores import HUGGINGFACE, MODELSCOPE, PADDLE, Token
 
 #: models that come with the package: name -> folder
 BUNDLED = {DEFAULT_MODEL: DEFAULT_MODEL_DIR}
@@ -52,20 +41,6 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0
 _REVISION = re.compile(r"(?!.*(\.\.|//|\.lock$))[A-Za-z0-9_][A-Za-z0-9._/-]{0,199}(?<![./])")
 _HOME_VARIABLES = ("PADDLEMIX_HOME", "PPMIX_HOME")
 _OFFLINE_VARIABLES = ("PADDLEMIX_OFFLINE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
-
-#: called with (bytes arrived, bytes expected or None, file name)
-Progress = Callable[[int, Optional[int], str], None]
-
-
-@dataclass(frozen=True)
-class Caches:
-    """Where models are looked for and kept. ``own``: a folder for each name. ``huggingface``: in its layout, those that
-    are looked into, the first of which takes downloads. The others name what to change when one cannot be written."""
-
-    own: Path
-    huggingface: tuple[Path, ...]
-    own_setting: str
-    huggingface_setting: str
 
 
 @dataclass(frozen=True)
@@ -213,7 +188,7 @@ def _places(name: str, store: str | None, revision: str | None) -> tuple[tuple[s
 
 def _cached(wish: _Wish) -> tuple[Path | None, str | None]:
     """The model's folder in a cache, or None and what a cached one lacks, in words."""
-    if wish.revision is None and _is_model(wish.folder) and _damage(wish.folder) is None:
+    if wish.revision is None and is_model(wish.folder) and damage(wish.folder) is None:
         return wish.folder, None
     lacking = None
     for model in wish.huggingface_names():
@@ -223,21 +198,7 @@ def _cached(wish: _Wish) -> tuple[Path | None, str | None]:
                 return found.folder, None
             if found is not None:
                 lacking = f"{found.folder} lacks {', '.join(found.missing[:3])}"
-    return None, lacking or _damage(wish.folder)
-
-
-def _damage(folder: Path) -> str | None:
-    """What is wrong with a folder of the cache: an earlier download may have been answered by another server."""
-    try:
-        names = sorted(entry.name for entry in folder.iterdir())
-        problems = ((name, content_problem(folder / name, name)) for name in names)
-        return next((f"{folder / name}: {problem}" for name, problem in problems if problem is not None), None)
-    except OSError:  # there is no such folder, or it may not be read, which its reader will say
-        return None
-
-
-def _is_model(folder: Path) -> bool:
-    return os.path.isfile(folder / CONFIG_FILE)
+    return None, lacking or damage(wish.folder)
 
 
 def _looked_in(wish: _Wish) -> str:
@@ -248,140 +209,18 @@ def _looked_in(wish: _Wish) -> str:
     return ", ".join(map(str, names))
 
 
-# ---------------------------------------------------------------- fetching
-
-
 def _fetch(wish: _Wish, lacking: str | None) -> Path:
     tried = []
     for store, model in wish.places:
         try:
-            if store == HUGGINGFACE:
-                return _fetch_huggingface(wish, model)
-            return _fetch_folder(wish, store, model)
+            if store != HUGGINGFACE:
+                return fetch_folder(wish.caches, wish.folder, store, model, wish.progress)
+            return fetch_huggingface(
+                wish.caches, model, wish.revision, token=wish.token, weights=wish.weights, progress=wish.progress
+            )
         except (NotThereError, UnreachableError) as error:
             tried.append(f"{store}: {error}")
     if lacking:
         tried.append(f"the cache: {lacking}")
-    raise ModelNotFoundError(f"model {wish.name!r} was not found; tried {'; '.join(tried)}; known names: {_known()}")
-
-
-def _fetch_huggingface(wish: _Wish, model: str) -> Path:
-    """Into the cache of Hugging Face. Raises NotThereError, UnreachableError, CheckpointError."""
-    cache = wish.caches.huggingface[0]
-    lock = cache / ".locks" / hf_cache.repository(cache, model).name / "paddlemix.lock"
-    with _writing(lock, cache, wish.caches.huggingface_setting):
-        found = hf_cache.find(cache, model, wish.revision, wish.weights)
-        if found is not None and not found.missing:  # another process may have fetched it meanwhile
-            return found.folder
-        commit, files = stores.list_huggingface(model, wish.revision, wish.token)
-        _check_listing(files, wish.weights)
-        if not wish.weights:
-            files = [file for file in files if not ANY_WEIGHTS.fullmatch(file.name)]
-        _download_all(files, {file: hf_cache.blob(cache, model, commit, file) for file in files}, wish.progress)
-        return hf_cache.publish(cache, model, wish.revision, commit, files)
-
-
-def _fetch_folder(wish: _Wish, store: str, model: str) -> Path:
-    """Into a folder of its own, which has its name when it is complete. Raises as :func:`_fetch_huggingface`."""
-    cache, folder = wish.caches.own, wish.folder
-    partial = folder.with_name(f"{folder.name}.{store}.incomplete")
-    lock = cache / ".locks" / f"{folder.relative_to(cache)}".replace("/", "--")
-    with _writing(lock, cache, wish.caches.own_setting):
-        damage = _damage(folder)
-        if _is_model(folder) and damage is None:  # another process may have fetched it meanwhile
-            return folder
-        if os.path.isdir(folder) and not _is_model(folder):  # remains of something else
-            raise CheckpointError(f"{folder}: is in the way of the downloaded model; move it away")
-        if os.path.islink(partial):
-            raise CheckpointError(f"{partial}: is a symbolic link, expected a folder of a download; remove it")
-        try:
-            files = stores.list_files(store, model)
-            _check_listing(files, weights=True)
-            partial.mkdir(parents=True, exist_ok=True)
-            _download_all(files, {file: partial / file.name for file in files}, wish.progress)
-        except NotThereError:  # nothing there to go on with
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
-        if folder.exists():
-            aside = folder.with_name(f"{folder.name}.damaged.{secrets.token_hex(3)}")
-            os.replace(folder, aside)
-            logger.warning("%s; it was fetched anew, and what was there is in %s now, to be deleted.", damage, aside)
-        os.replace(partial, folder)
-        return folder
-
-
-@contextlib.contextmanager
-def _writing(lock: Path, cache: Path, setting: str) -> Iterator[None]:
-    """Hold a lock in a cache. What goes wrong with writing there names the setting that can be changed."""
-    try:
-        with exclusive(lock, wait=True):
-            yield
-    except OSError as error:
-        raise CheckpointError(
-            f"{cache}: cannot be written ({reason(error)}); set {setting} to a directory where downloads can be kept"
-        ) from error
-
-
-def _check_listing(files: Sequence[RemoteFile], weights: bool) -> None:
-    if not any(file.name == CONFIG_FILE for file in files):
-        raise NotThereError(f"has no {CONFIG_FILE}, so it is no model")
-    if weights and not any(ANY_WEIGHTS.fullmatch(file.name) for file in files):
-        raise NotThereError("has no weights under a name that is known: safetensors, .bin or .pdparams")
-
-
-def _download_all(files: Sequence[RemoteFile], paths: dict[RemoteFile, Path], progress: bool | Progress) -> None:
-    """Fetch ``files`` to their ``paths``, small ones first. Files that are there already are whole, and are kept unless
-    their size shows that the store has another version by now."""
-    missing = [file for file in files if not _is_there(paths[file], file.size)]
-    if not missing:
-        return
-    folder = paths[missing[0]].parent
-    folder.mkdir(parents=True, exist_ok=True)
-    needed = sum(file.size or 0 for file in missing)
-    needed -= sum(path.lstat().st_size for path in folder.glob("*.part"))
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise CheckpointError(f"{folder}: {needed / 1e9:.2f} GB needed, {free / 1e9:.2f} GB free on this disk")
-    for file in sorted(missing, key=lambda file: ANY_WEIGHTS.fullmatch(file.name) is not None):
-        with _Meter(file, progress) as meter:
-            try:
-                download(file, paths[file], meter.add)
-            except NotThereError:
-                if not file.optional:
-                    raise
-
-
-def _is_there(path: Path, size: int | None) -> bool:
-    try:
-        found = path.lstat()
-    except OSError:
-        return False
-    return stat.S_ISREG(found.st_mode) and (size is None or found.st_size == size)
-
-
-class _Meter:
-    """Tells the user how far one file is."""
-
-    def __init__(self, file: RemoteFile, progress: bool | Progress) -> None:
-        self.file, self.done, self.report, self.bar = file, 0, progress, None
-
-    def __enter__(self) -> _Meter:
-        if self.report is True:
-            from tqdm import tqdm
-
-            # Where nothing can be wiped out, a finished bar ends its line, so that what follows has one of its own.
-            keep = not sys.stderr.isatty()
-            self.bar = tqdm(total=self.file.size, desc=self.file.name, unit="B", unit_scale=True, leave=keep)
-        return self
-
-    def __exit__(self, error: object, *_: object) -> None:
-        if self.bar is not None:
-            self.bar.leave = self.bar.leave or error is not None
-            self.bar.close()
-
-    def add(self, count: int) -> None:
-        self.done += count
-        if self.bar is not None:
-            self.bar.update(count)
-        elif callable(self.report):
-            self.report(self.done, self.file.size, self.file.name)
+    advice = "name a directory that has it" if wish.name in KNOWN else f"known names: {_known()}"
+    raise ModelNotFoundError(f"model {wish.name!r} was not found; tried {'; '.join(tried)}; {advice}")

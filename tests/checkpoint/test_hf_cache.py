@@ -207,6 +207,15 @@ def test_without_links_the_files_themselves_lie_in_the_snapshot(store: Store, mo
     assert {name: (folder / name).read_bytes() for name in names(folder)} == {name: FILES[name] for name in FETCHED}
 
 
+def test_what_a_killed_process_left_is_cleared_away(store: Store, cache: Path) -> None:
+    store.add_huggingface("a/b", FILES)
+    left = cache / "models--a--b" / "snapshots" / ".abc123.0123.tmp"
+    left.mkdir(parents=True)
+    (left / "config.json").symlink_to("/etc/passwd")
+    assert names(resolve("a/b", progress=False).parent) == ["abc123"]
+    assert Path("/etc/passwd").exists()
+
+
 def test_a_link_to_what_is_gone_is_mended(store: Store) -> None:
     store.add_huggingface("a/b", FILES)
     folder = resolve("a/b", progress=False)

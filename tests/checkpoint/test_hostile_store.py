@@ -184,7 +184,7 @@ def test_a_file_of_the_right_size_that_is_something_else_is_not_published(store:
 def test_a_login_page_is_no_model_and_what_comes_later_is(store: Store, home: Path) -> None:
     for name in (*PADDLE_FILES, "tokenizer_config.json", "generation_config.json", "preprocessor_config.json"):
         store.content[f"/community/qwen-vl/qwen-vl-7b/{name}"] = PORTAL
-    with pytest.raises(ModelNotFoundError, match="paddle: .*config.json: what came is an HTML page"):
+    with pytest.raises(ModelNotFoundError, match="paddle: .*config.json: answer is not JSON .it is an HTML page"):
         resolve("qwen-vl/qwen-vl-7b", progress=False)
     assert not (home / "qwen-vl" / "qwen-vl-7b").exists()
     store.content.clear()

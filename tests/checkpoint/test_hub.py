@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import shutil
 import threading
 from collections import namedtuple
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from paddlemix.checkpoint import hub, resolve
+from paddlemix.checkpoint import download, hub, resolve
 from paddlemix.errors import CheckpointError, ConfigurationError, ModelNotFoundError
 from paddlemix.zoo import DEFAULT_MODEL, DEFAULT_MODEL_DIR
 from tests.checkpoint.store_server import Store
@@ -251,6 +252,30 @@ def test_progress_is_shown_in_the_terminal(store: Store, capsys: pytest.CaptureF
     store.add_huggingface("Qwen/Qwen-VL", FILES)
     resolve("Qwen/Qwen-VL")
     assert "pytorch_model.bin" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_an_error_begins_on_a_line_of_its_own_after_the_bar(
+    store: Store, monkeypatch: pytest.MonkeyPatch, is_terminal: bool
+) -> None:
+    store.add_huggingface("Qwen/Qwen-VL", FILES)
+    store.breaks["/Qwen/Qwen-VL/resolve/abc123/pytorch_model.bin"] = [1000] + [0] * 10
+    stderr = io.StringIO()
+    stderr.isatty = lambda: is_terminal  # type: ignore[method-assign]
+    monkeypatch.setattr("sys.stderr", stderr)
+    with pytest.raises(ModelNotFoundError):
+        resolve("Qwen/Qwen-VL", store="huggingface")
+    assert "pytorch_model.bin" in stderr.getvalue() and stderr.getvalue().endswith("\n")
+
+
+def test_a_store_without_a_listing_that_cannot_be_reached_is_asked_once(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "ATTEMPTS", 5)
+    monkeypatch.setattr(download.time, "sleep", lambda seconds: pytest.fail("waited"))
+    monkeypatch.setenv("COMMUNITY_MODEL_PREFIX", "http://127.0.0.1:9")
+    store.add_huggingface("Qwen/Qwen-VL", FILES)
+    assert names(resolve("qwen-vl/qwen-vl-7b", progress=False)) == FETCHED
 
 
 def test_cache_of_paddlemix_users_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
