@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,11 @@ DEFAULT_DTYPE = "bfloat16"
 
 CAPTION = "Generate the caption in English with grounding:"
 """The question where a picture comes without one: the caption task that the models were trained on."""
+
+BATCH_ROWS = 32
+"""Most questions that :func:`answer_all` computes at once."""
+BATCH_POSITIONS = 16_384
+"""Most positions of their prompts and answers together: 8 GB of keys and values in bfloat16 at the published size."""
 
 # What is not said comes from the model's generation_config.json.
 GENERATION_OPTIONS: Mapping[str, tuple[type, str]] = {
@@ -203,44 +208,101 @@ class Answer:
 
 def answer_all(
     loaded: LoadedModel,
-    questions: Sequence[tuple[str, Sequence[Image.Image]]],
+    questions: Sequence[tuple[str, Sequence[Any]]],
     *,
     system: str | None = None,
     trusted_tags: bool = False,
+    policy: ImagePolicy | None = None,
     **generation: Any,
 ) -> list[Answer]:
-    """Answer questions that have nothing to do with each other, in one batch.
+    """Answer questions that have nothing to do with each other, in batches of bounded size.
+
+    All texts, and the number and headers of all images, are checked before the first is answered; an image is decoded
+    when its batch comes.
 
     Args:
-        questions: (prompt, pictures) each; chat models see them as the first turn of a conversation, base models as a
-            text to continue.
+        questions: (prompt, images) each, images being whatever the image loader takes; chat models see them as the
+            first turn of a conversation, base models as a text to continue.
         system: system text of chat models; None is their usual one.
         trusted_tags: read ``<ref> <box> <quad>`` out of the prompts; otherwise text is only text.
+        policy: what images may be read from; the processor's where it is None.
         **generation: entries of :data:`GENERATION_OPTIONS`, and ``seed``.
 
     Raises:
-        PromptError: an empty prompt, or one longer than the model's window.
+        PromptError: an empty prompt, one longer than the model's window, or too many images in one question.
+        ImageError: an image that cannot be read.
         ConfigurationError: a generation option that cannot work, or a system text for a base model.
     """
+    from .media.loading import check_header
+    from .media.sources import is_address
+    from .models.qwen_vl.generation_options import resolve_options
+
+    policy = loaded.processor.policy if policy is None else policy
+    if system is not None and loaded.is_base:
+        refuse_system(system)
+    conversations = [_conversation(prompt, images, system) for prompt, images in questions]
+    generation = {**with_seed(generation), "num_return_sequences": 1}
+    options = resolve_options(loaded.model.generation_config, None, generation)
+    prompts = [loaded.processor.render(messages, trusted_tags=trusted_tags) for messages in conversations]
+    for source in (source for _, images in questions for source in images if not is_address(source)):
+        check_header(source, policy)
+    answers: list[Answer] = []
+    for rows in batches([len(prompt.input_ids) + options.max_new_tokens for prompt in prompts]):
+        answers += _answer_batch(
+            loaded,
+            [questions[row] for row in rows],
+            system,
+            trusted_tags,
+            policy,
+            {**generation, "seed": generation["seed"] + rows.start},
+        )
+    return answers
+
+
+def batches(lengths: Sequence[int]) -> Iterator[range]:
+    """Which rows of so many positions are computed together: at most :data:`BATCH_ROWS` of them, and padded to the
+    longest at most :data:`BATCH_POSITIONS` positions, unless one row alone has more."""
+    start, longest = 0, 0
+    for row, length in enumerate(lengths):
+        longest = max(longest, length)
+        count = row + 1 - start
+        if count > 1 and (count > BATCH_ROWS or count * longest > BATCH_POSITIONS):
+            yield range(start, row)
+            start, longest = row, length
+    if start < len(lengths):
+        yield range(start, len(lengths))
+
+
+def _answer_batch(
+    loaded: LoadedModel,
+    questions: Sequence[tuple[str, Sequence[Any]]],
+    system: str | None,
+    trusted_tags: bool,
+    policy: ImagePolicy,
+    generation: Mapping[str, Any],
+) -> list[Answer]:
+    from .media import fetch
+    from .media.sources import is_address
     from .models.qwen_vl.generation import generate_rows
     from .models.qwen_vl.generation_options import resolve_options
     from .models.qwen_vl.stopping import answer_end_ids
     from .models.qwen_vl.streaming import answer_text
 
-    conversations = [_messages(prompt, pictures) for prompt, pictures in questions]
-    if system is not None:
-        if loaded.is_base:
-            refuse_system(system)
-        conversations = [[{"role": "system", "content": system}, *messages] for messages in conversations]
-    inputs = loaded.processor(conversations, trusted_tags=trusted_tags, return_tensors="pd")
+    # fetched once, for an answer with boxes loads its image again: so few images are in memory at a time
+    fetched = [
+        (prompt, [fetch(source, policy) if is_address(source) else source for source in images])
+        for prompt, images in questions
+    ]
+    conversations = [_conversation(prompt, images, system) for prompt, images in fetched]
+    inputs = loaded.processor(conversations, trusted_tags=trusted_tags, return_tensors="pd", policy=policy)
     model, tokenizer = loaded.model, loaded.processor.tokenizer
-    generation = {**with_seed(generation), "num_return_sequences": 1}
     options = resolve_options(model.generation_config, None, generation)
     end_ids = answer_end_ids(options.eos_token_id, tokenizer)
     rows = generate_rows(model, **inputs, tokenizer=tokenizer, eos_token_id=end_ids, **generation)
     texts = [answer_text(tokenizer, row, end_ids, options.stop_strings) for row in rows.tokens.tolist()]
     return [
-        _answer(text, pictures, reason) for text, reason, (_, pictures) in zip(texts, rows.finish_reasons, questions)
+        _answer(loaded, text, images, policy, reason)
+        for text, reason, (_, images) in zip(texts, rows.finish_reasons, fetched)
     ]
 
 
@@ -258,16 +320,19 @@ def refuse_system(system: str | None) -> None:
         raise ConfigurationError("system: this is a base model, which takes no system text; leave it out")
 
 
-def _messages(prompt: str, pictures: Sequence[Any]) -> list[dict[str, Any]]:
+def _conversation(prompt: str, images: Sequence[Any], system: str | None) -> list[dict[str, Any]]:
     from .chat.messages import check_question, user_message
 
-    check_question(prompt, pictures, name="prompt")
-    return [user_message(prompt, pictures)]
+    check_question(prompt, images, name="prompt")
+    before = [] if system is None else [{"role": "system", "content": system}]
+    return [*before, user_message(prompt, images)]
 
 
-def _answer(text: str, pictures: Sequence[Image.Image], finish_reason: str) -> Answer:
+def _answer(loaded: LoadedModel, text: str, images: Sequence[Any], policy: ImagePolicy, finish_reason: str) -> Answer:
     from .models.qwen_vl import grounding
 
     boxes = grounding.parse(text)
-    drawn = grounding.draw(pictures[-1], boxes) if boxes and pictures else None
+    drawn = None
+    if boxes and images:
+        drawn = grounding.draw(loaded.processor.image_processor.load(images[-1], policy), boxes)
     return Answer(text, boxes, drawn, finish_reason)

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import pytest
+from PIL import Image
 
-from paddlemix.errors import ConfigurationError
-from paddlemix.inference import GENERATION_OPTIONS, answer_all, check_generation_options, load_model, resolve_device
+from paddlemix.errors import ConfigurationError, ImageError, PromptError
+from paddlemix.inference import (
+    GENERATION_OPTIONS,
+    answer_all,
+    batches,
+    check_generation_options,
+    load_model,
+    resolve_device,
+)
+from paddlemix.models.qwen_vl import generation, image_processing
 from tests.tiny_model import ANSWER
 
 
@@ -35,6 +44,56 @@ def test_options_that_are_not_given_stay_out_and_wrong_ones_are_refused():
         check_generation_options({"num_beams": 2})
     with pytest.raises(ConfigurationError, match="max_new_tokens"):
         check_generation_options({"max_new_tokens": 0})
+
+
+@pytest.mark.parametrize(
+    "lengths, expected",
+    [
+        ([], []),
+        ([10], [[0]]),
+        ([99_999, 99_999], [[0], [1]]),
+        ([10] * 70, [[*range(32)], [*range(32, 64)], [*range(64, 70)]]),
+        ([5000, 5000, 6000, 10, 10], [[0, 1], [2, 3], [4]]),
+    ],
+)
+def test_batches_are_bounded_by_rows_and_by_positions(lengths, expected):
+    assert [list(rows) for rows in batches(lengths)] == expected
+
+
+def test_a_thousand_questions_are_answered_in_bounded_batches(tiny_model_dir, monkeypatch):
+    loaded = load_model(tiny_model_dir)
+    shapes = []
+    generate_rows = generation.generate_rows
+    monkeypatch.setattr(
+        generation,
+        "generate_rows",
+        lambda model, input_ids, **rest: (
+            shapes.append(input_ids.shape) or generate_rows(model, input_ids=input_ids, **rest)
+        ),
+    )
+    questions = [(f"number {index}", [Image.new("RGB", (9, 9))] * (index % 2)) for index in range(70)]
+    answers = answer_all(loaded, questions, max_new_tokens=32)
+    assert [answer.text for answer in answers] == [ANSWER] * 70
+    assert [answer.image is not None for answer in answers] == [False, True] * 35
+    assert [shape[0] for shape in shapes] == [32, 32, 6]
+
+
+def test_all_questions_are_checked_before_one_is_answered(tiny_model_dir, monkeypatch, tmp_path):
+    loaded = load_model(tiny_model_dir)
+    opened = []
+    load = image_processing.load_image
+    monkeypatch.setattr(image_processing, "load_image", lambda *given: opened.append(given) or load(*given))
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    good = Image.new("RGB", (9, 9))
+    for question, error in (
+        (("many", [good] * 33), PromptError),
+        (("", []), PromptError),
+        (("long " * 1000, []), PromptError),
+        (("bad", [str(tmp_path / "bad.png")]), ImageError),
+    ):
+        with pytest.raises(error):
+            answer_all(loaded, [("good", [good]), question])
+    assert opened == []
 
 
 def test_a_wrong_dtype_is_refused_before_anything_is_loaded():

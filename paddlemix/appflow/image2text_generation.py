@@ -131,10 +131,13 @@ class QwenVLChatTask(AppTask):
         questions = [_question(prompt, image) for prompt, image in zip(prompts, images)]
         for _, sources in questions:
             check_image_count(sources, self._loaded.processor.max_images, "image")
-        load = self._loaded.processor.image_processor.load
-        questions = [(prompt, [load(source, self._policy) for source in sources]) for prompt, sources in questions]
         answers = answer_all(
-            self._loaded, questions, system=self._system, trusted_tags=self._trusted_tags, **generation
+            self._loaded,
+            questions,
+            system=self._system,
+            trusted_tags=self._trusted_tags,
+            policy=self._policy,
+            **generation,
         )
         return {
             "result": [answer.text for answer in answers],

@@ -41,6 +41,11 @@ def scheme_of(text: str) -> str:
     return "base64" if _is_base64(text) else ""
 
 
+def is_address(source: object) -> bool:
+    """Whether a source is an http(s) address, whose contents are fetched."""
+    return isinstance(source, str) and scheme_of(source) in ("http", "https")
+
+
 def short(text: str | bytes) -> str:
     """A source for messages: printable, and not longer than a line."""
     shown = repr(text if len(text) <= 100 else text[:97])
