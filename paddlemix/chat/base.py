@@ -36,6 +36,7 @@ class Reply:
         timings: seconds: ``load`` (opening pictures), ``encode`` (the ViT), ``prefill``, ``decode``, ``total``.
         prompt_tokens, reused_tokens, new_tokens: ids of the prompt, those of them that the cache held, and new ids.
         picture: the newest picture of the conversation as the model saw it, RGB, or ``None``. Boxes are places in it.
+        dropped_turns: earlier turns that the model was not shown, because its window ends before.
     """
 
     text: str
@@ -46,6 +47,7 @@ class Reply:
     reused_tokens: int
     new_tokens: int
     picture: Image | None
+    dropped_turns: int = 0
 
     def image(self) -> Image | None:
         """The newest picture with the boxes drawn in; ``None`` where there is no picture or no box."""
@@ -217,6 +219,7 @@ class Session(ABC):
         prompt_tokens: int,
         picture: Image | None,
         reused_tokens: int = 0,
+        dropped_turns: int = 0,
     ) -> Reply:
         """The reply for a complete answer; ``text`` is all that came out of it, ``picture`` the newest one, as the
         image processor loads it."""
@@ -231,4 +234,5 @@ class Session(ABC):
             reused_tokens=reused_tokens,
             new_tokens=len(answer.tokens),
             picture=picture,
+            dropped_turns=dropped_turns,
         )

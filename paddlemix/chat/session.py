@@ -33,7 +33,7 @@ from .messages import (
     user_message,
 )
 from .prefix import CachedPrefix
-from .template import DEFAULT_SYSTEM
+from .template import DEFAULT_SYSTEM, RenderedPrompt
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -59,8 +59,9 @@ class ChatSession(Session):
     """A conversation.
 
     Every picture is loaded and encoded once, and the keys and values of the part of the conversation that has not
-    changed are kept, so that a turn costs what is new in it. An answer that was broken off (an error, Ctrl-C, a stream
-    that was not read to its end) leaves the session as it was before the question.
+    changed are kept, so that a turn costs what is new in it. Of a conversation longer than the model's window the model
+    is shown the newest turns, and the newest one with an image. An answer that was broken off (an error, Ctrl-C, a
+    stream that was not read to its end) leaves the session as it was before the question.
 
     Threads that share a session wait for each other: each question is the next turn. A stream that another thread has
     not read to its end is completed first; its reader finds the rest ready.
@@ -132,11 +133,13 @@ class ChatSession(Session):
             [_text_message("system", self.system), *self._turns, question],
             chat_format="chatml",
             trusted_tags=self._trusted_tags,
-            max_window_size=self._window,
+            max_window_size=self._window.size,
+            max_window_images=self._window.images,
+            keep_last_image=True,
         )
         self._turn += 1
         watch.stage("load")
-        return self._answer(self._turn, question, prompt.input_ids, prompt.images, resolved, watch)
+        return self._answer(self._turn, question, prompt, resolved, watch)
 
     def _complete_other_threads(self) -> None:
         """Give no answer up that another thread is reading, nor wait for it to read on."""
@@ -196,11 +199,11 @@ class ChatSession(Session):
         self,
         turn: int,
         question: Message,
-        ids: list[int],
-        pictures: list[Picture],
+        prompt: RenderedPrompt,
         options: GenerationOptions,
         watch: Stopwatch,
     ) -> Generator[str, None, Reply]:
+        ids, pictures, dropped = prompt
         self._check_current(turn)
         watch.start()
         # Not kept while the model runs: an interruption may leave the cache half written.
@@ -224,7 +227,7 @@ class ChatSession(Session):
         self._prefix = prefix
         self._turns = [*self._turns, question, _text_message("assistant", text.strip())]
         seen = message_images(self._turns)
-        return self._reply(text, answer, watch, len(ids), seen[-1].image if seen else None, reused)
+        return self._reply(text, answer, watch, len(ids), seen[-1].image if seen else None, reused, dropped)
 
     def _check_current(self, turn: int) -> None:
         if self._turn != turn:

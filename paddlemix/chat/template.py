@@ -14,9 +14,9 @@ from ..models.qwen_vl.batching import IGNORED_LABEL
 from ..models.qwen_vl.codec import QWenVLCodec
 from ..models.qwen_vl.special_tokens import ENDOFTEXT, GROUNDING_TAGS, IM_END, IM_START, IMAGE_TAGS
 from .messages import Message, conversation_turns, normalize_messages
+from .window import DEFAULT_WINDOW, ChatWindow, kept_turns
 
 DEFAULT_SYSTEM = "You are a helpful assistant."
-DEFAULT_WINDOW = 6144
 CHAT_FORMATS = ("chatml", "raw")
 
 
@@ -25,10 +25,14 @@ class UnknownChatFormatError(ConfigurationError, NotImplementedError):
 
 
 class RenderedPrompt(NamedTuple):
-    """Ids of a prompt, and the pictures that belong to its blocks of slots, in order of appearance (unopened)."""
+    """Ids of a prompt, and the pictures that belong to its blocks of slots, in order of appearance (unopened).
+
+    ``dropped_turns`` is how many earlier turns the window left out.
+    """
 
     input_ids: list[int]
     images: list[Any]
+    dropped_turns: int = 0
 
 
 class TrainingExample(NamedTuple):
@@ -50,6 +54,8 @@ def render_chatml(
     picture_labels: bool = True,
     default_system: str | None = DEFAULT_SYSTEM,
     max_window_size: int | None = None,
+    max_window_images: int | None = None,
+    keep_last_image: bool = False,
     add_generation_prompt: bool | None = None,
 ) -> RenderedPrompt:
     """Messages in ChatML. Text never becomes a control token.
@@ -61,6 +67,8 @@ def render_chatml(
     max_window_size: drop the oldest turns, pictures included, until the system message and the turns before the last
         question have fewer ids than this. The question itself is not counted, as in the original. None keeps all.
         The numbers of pictures stay those of the whole conversation.
+    max_window_images: drop the oldest turns beyond that many images, the question's included.
+    keep_last_image: where the question has no image, keep the newest turn that has one.
     add_generation_prompt: end with the start of an assistant message. None: when the last message is the user's.
     Raises PromptError for malformed messages.
     """
@@ -68,13 +76,15 @@ def render_chatml(
     if add_generation_prompt is None:
         add_generation_prompt = encoded[-1].role == "user"
     newline = tokenizer.encode("\n", allowed_special=())
-    kept = encoded if max_window_size is None else _fit(encoded, max_window_size, len(newline))
+    kept, dropped = encoded, 0
+    if max_window_size is not None:
+        kept, dropped = _fit(encoded, ChatWindow(max_window_size, max_window_images), keep_last_image, len(newline))
     ids: list[int] = []
     for message in kept:
         ids += (newline if ids else []) + message.ids
     if add_generation_prompt:
         ids += newline + [tokenizer.im_start_id] + tokenizer.encode("assistant", allowed_special=()) + newline
-    return RenderedPrompt(ids, [image for message in kept for image in message.images])
+    return RenderedPrompt(ids, [image for message in kept for image in message.images], dropped)
 
 
 def render_raw(
@@ -194,8 +204,10 @@ def _labels(message: _Encoded, newline: list[int]) -> list[int]:
     return [message.ids[0], *[IGNORED_LABEL] * (message.header - 1), *content, message.ids[-1], *newline]
 
 
-def _fit(encoded: list[_Encoded], max_window_size: int, newline: int) -> list[_Encoded]:
-    """The system message, the newest turns that fit, and the last question with what follows it."""
+def _fit(
+    encoded: list[_Encoded], window: ChatWindow, keep_last_image: bool, newline: int
+) -> tuple[list[_Encoded], int]:
+    """The system message, the turns that stay, and the last question with what follows it; and how many turns went."""
     system = encoded[:1] if encoded[0].role == "system" else []
     # a turn is a user's message with the answers after it; answers before any question are a turn too
     turns: list[list[_Encoded]] = []
@@ -203,14 +215,17 @@ def _fit(encoded: list[_Encoded], max_window_size: int, newline: int) -> list[_E
         if message.role == "user" or not turns:
             turns.append([])
         turns[-1].append(message)
-    size = sum(len(message.ids) for message in system)
-    kept = turns[-1:]
-    for turn in reversed(turns[:-1]):
-        size += sum(newline + len(message.ids) for message in turn)
-        if size >= max_window_size:
-            break
-        kept.insert(0, turn)
-    return system + [message for turn in kept for message in turn]
+    earlier, question = turns[:-1], turns[-1:]
+    kept = kept_turns(
+        window,
+        sum(len(message.ids) for message in system),
+        [sum(newline + len(message.ids) for message in turn) for turn in earlier],
+        [sum(len(message.images) for message in turn) for turn in earlier],
+        sum(len(message.images) for turn in question for message in turn),
+        keep_last_image,
+    )
+    shown = [earlier[index] for index in kept] + question
+    return system + [message for turn in shown for message in turn], len(earlier) - len(kept)
 
 
 # ---------------------------------------------------------------- text with paths, as the original takes it
@@ -223,6 +238,9 @@ def make_context(
     system: str = "",
     max_window_size: int = DEFAULT_WINDOW,
     chat_format: str = "chatml",
+    *,
+    max_window_images: int | None = None,
+    keep_last_image: bool = False,
 ) -> tuple[str, list[int]]:
     """The prompt for ``query`` after ``history``, as text and as ids.
 
@@ -230,7 +248,8 @@ def make_context(
     an answer is what a picture or a prompt made the model write. The tags of references and boxes are read out of all.
     For text from strangers, and for paths longer than the picture slots, use messages and :func:`render_chatml`.
     The newest turns are kept while the system message and they have fewer than ``max_window_size`` ids; the query is
-    not counted. In the "raw" format the prompt is the query alone, with every special token read out of it.
+    not counted. ``max_window_images`` and ``keep_last_image`` are those of :func:`render_chatml`.
+    In the "raw" format the prompt is the query alone, with every special token read out of it.
     Raises UnknownChatFormatError, and PromptError for a path that does not fit.
     """
     if chat_format == "raw":
@@ -238,22 +257,26 @@ def make_context(
     check_chat_format(chat_format)
     newline = tokenizer.encode("\n", allowed_special=())
     system_ids = _wrap_text(tokenizer, "system", system).ids
-    texts: list[str] = []
-    ids: list[int] = []
-    for turn_query, turn_response in reversed(history or []):
-        turn_text = f"\n{_markup('user', turn_query)}\n"
-        turn_ids = newline + _wrap_text(tokenizer, "user", turn_query).ids + newline
-        if turn_response is not None:
-            turn_text += _markup("assistant", turn_response)
-            turn_ids += _wrap_text(tokenizer, "assistant", turn_response).ids
-        if len(system_ids) + len(turn_ids) + len(ids) >= max_window_size:
-            break
-        texts.insert(0, turn_text)
-        ids = turn_ids + ids
-    raw_text = f"{_markup('system', system)}{''.join(texts)}\n{_markup('user', query)}\n{IM_START}assistant\n"
-    prompt_start = [tokenizer.im_start_id, *tokenizer.encode("assistant", allowed_special=()), *newline]
     query_ids = _wrap_text(tokenizer, "user", query).ids
-    return raw_text, [*system_ids, *ids, *newline, *query_ids, *newline, *prompt_start]
+    texts: list[str] = []
+    rows: list[list[int]] = []
+    for turn_query, turn_response in history or []:
+        text = f"\n{_markup('user', turn_query)}\n"
+        ids = newline + _wrap_text(tokenizer, "user", turn_query).ids + newline
+        if turn_response is not None:
+            text += _markup("assistant", turn_response)
+            ids += _wrap_text(tokenizer, "assistant", turn_response).ids
+        texts.append(text)
+        rows.append(ids)
+    images = [row.count(tokenizer.img_start_id) for row in rows]
+    window = ChatWindow(max_window_size, max_window_images)
+    question_images = query_ids.count(tokenizer.img_start_id)
+    kept = kept_turns(window, len(system_ids), list(map(len, rows)), images, question_images, keep_last_image)
+    raw_text = "".join([_markup("system", system), *(texts[index] for index in kept)])
+    raw_text += f"\n{_markup('user', query)}\n{IM_START}assistant\n"
+    prompt_start = [tokenizer.im_start_id, *tokenizer.encode("assistant", allowed_special=()), *newline]
+    earlier = [token for index in kept for token in rows[index]]
+    return raw_text, [*system_ids, *earlier, *newline, *query_ids, *newline, *prompt_start]
 
 
 def render_conversation(

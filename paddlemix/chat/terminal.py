@@ -173,6 +173,9 @@ class TerminalChat:
         self._write("\n")
         self._pictures = []
         reply = stream.reply
+        if reply.dropped_turns and not self._told_of_window:
+            self._told_of_window = True
+            self._write("note: the model's window is full; from here on it is shown the newest turns and image only\n")
         if reply.finish_reason == "length":
             self._write(f"note: {cut_off_words(reply.new_tokens)}\n")
         self._save_drawing(reply)
@@ -220,6 +223,7 @@ class TerminalChat:
     def _reset(self) -> None:
         self._session.reset()
         self._pictures = []
+        self._told_of_window = False
         self._write("the conversation is forgotten\n")
 
     def _save(self, path: str, overwrite: bool) -> None:
@@ -231,6 +235,7 @@ class TerminalChat:
     def _load(self, path: str, open_files: bool) -> None:
         self._session.load(path, open_files=open_files)
         self._pictures = []
+        self._told_of_window = False
         self._write(f"loaded: {path}\n")
 
     def _help(self) -> None:

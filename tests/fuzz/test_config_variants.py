@@ -56,7 +56,13 @@ ODD_NAMES = [
 ]
 EXTRA = {
     CONFIG_FILE: [*sorted(config_schema.KNOWN_FIELDS), *ODD_NAMES],
-    GENERATION_CONFIG_FILE: [*sorted(generation_options.NAMES), "chat_format", "max_window_size", *ODD_NAMES],
+    GENERATION_CONFIG_FILE: [
+        *sorted(generation_options.NAMES),
+        "chat_format",
+        "max_window_size",
+        "max_window_images",
+        *ODD_NAMES,
+    ],
     PREPROCESSOR_CONFIG_FILE: ["do_resize", "image_mean", "rescale_factor", "resample", *ODD_NAMES],
     TOKENIZER_CONFIG_FILE: ["errors", "padding_side", "auto_map", *ODD_NAMES],
 }

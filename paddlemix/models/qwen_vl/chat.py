@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import paddle
 
-from ...chat.template import DEFAULT_SYSTEM, DEFAULT_WINDOW, make_context
+from ...chat.template import DEFAULT_SYSTEM, make_context
+from ...chat.window import DEFAULT_WINDOW, ChatWindow
+from ...checks import check_integer
 from ...errors import ConfigurationError, PromptError
 from .generation import generation_steps
 from .generation_inputs import id_array, load_images_of_ids
@@ -154,11 +156,13 @@ def chat_stream(
     return _cumulative(answer)
 
 
-def chat_settings(model: QWenLMHeadModel, generation_config: GenerationConfig | None = None) -> int:
-    """Check that the model chats in ChatML; return the ids that system message and history may take.
+def chat_settings(model: QWenLMHeadModel, generation_config: GenerationConfig | None = None) -> ChatWindow:
+    """Check that the model chats in ChatML; return how much of a conversation it is shown.
+
+    ``max_window_size`` and ``max_window_images`` of the generation config say so, the latter a field of our own.
 
     Raises:
-        ConfigurationError: the generation config names another chat format.
+        ConfigurationError: the generation config names another chat format, or a window that cannot be.
     """
     config = model.generation_config if generation_config is None else generation_config
     chat_format = getattr(config, "chat_format", "chatml")
@@ -167,7 +171,10 @@ def chat_settings(model: QWenLMHeadModel, generation_config: GenerationConfig | 
             f"chat_format: the generation config says {chat_format!r}, so this is a base model that knows no chat; "
             "use generate, or set model.generation_config.chat_format = 'chatml'"
         )
-    return getattr(config, "max_window_size", None) or DEFAULT_WINDOW
+    images = getattr(config, "max_window_images", None)
+    if images is not None:
+        check_integer("max_window_images", images, least=0)
+    return ChatWindow(getattr(config, "max_window_size", None) or DEFAULT_WINDOW, images)
 
 
 def _answer(
@@ -191,7 +198,9 @@ def _answer(
     resolved = resolve_options(model.generation_config, generation_config, options)
     tokenizer = getattr(processor_or_tokenizer, "tokenizer", processor_or_tokenizer)
     image_processor = getattr(processor_or_tokenizer, "image_processor", None)
-    _, input_ids = make_context(tokenizer, query, history, system, window, "chatml")
+    _, input_ids = make_context(
+        tokenizer, query, history, system, window.size, "chatml", max_window_images=window.images, keep_last_image=True
+    )
     visual = model.config.visual
     images = None
     if visual.image_start_id in input_ids:

@@ -23,6 +23,7 @@ _FILE_KINDS: dict[str, Kind] = {
     "decode_strategy": DECODE_STRATEGY,
     "chat_format": one_of(*CHAT_FORMATS),
     "max_window_size": integer(1, 1 << 31),
+    "max_window_images": integer(0, 1 << 31),  # of our own
 }
 
 

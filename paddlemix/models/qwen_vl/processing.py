@@ -161,7 +161,7 @@ class QwenVLProcessor:
         return_tensors: None (lists of ids, NumPy images), "np" or "pd" (int64 ids).
         max_length, policy: for this call, instead of the processor's.
         rendering: ``chat_format``, ``add_generation_prompt``, ``trusted_tags``, ``picture_labels``, ``system`` and
-            ``max_window_size`` of :meth:`render`.
+            the window of :meth:`render`.
 
         Rows are padded on the left. ``images`` is float32 [n, 3, S, S], the pictures of all rows in order, or None
         when there are none. Raises PromptError for messages, too many pictures and too long prompts, and ImageError.
@@ -196,6 +196,8 @@ class QwenVLProcessor:
         picture_labels: bool = True,
         system: str | None = DEFAULT_SYSTEM,
         max_window_size: int | None = None,
+        max_window_images: int | None = None,
+        keep_last_image: bool = False,
         max_length: int | None = None,
     ) -> RenderedPrompt:
         """Ids of one conversation, and its pictures, not yet opened, in order of their slots.
@@ -206,6 +208,7 @@ class QwenVLProcessor:
         picture_labels: write ``Picture N: `` before each picture.
         system: the system text where the messages have none; None for no system message.
         max_window_size: drop the oldest turns beyond that many ids, as the original does with 6144; None keeps all.
+        max_window_images, keep_last_image: with it, as in :func:`~paddlemix.chat.template.render_chatml`.
         max_length: most ids, instead of the processor's.
         The raw format has no system message, window or start of an answer.
         Raises PromptError for malformed messages, too many pictures and too long prompts.
@@ -223,6 +226,8 @@ class QwenVLProcessor:
                 normal,
                 default_system=system,
                 max_window_size=max_window_size,
+                max_window_images=max_window_images,
+                keep_last_image=keep_last_image,
                 add_generation_prompt=add_generation_prompt,
                 **tags,
             )

@@ -170,7 +170,9 @@ def export(training_model: TrainingModel, tokenizer: QWenVLTokenizer, directory:
     model = training_model.model
     model.generation_config = GenerationConfig(
         chat_format="chatml",
-        max_window_size=1024,
+        # as far as it was trained: dialogues of three turns, images in the first question alone
+        max_window_size=130,
+        max_window_images=1,
         max_new_tokens=256,
         do_sample=False,
         eos_token_id=[tokenizer.eod_id, tokenizer.im_end_id],

@@ -71,6 +71,7 @@ def test_what_is_not_used_is_not_looked_at() -> None:
         ({"max_length": 4096}, "max_length: counts the prompt, too, got 4096; use max_new_tokens"),
         ({"chat_format": "llama"}, "chat_format: expected one of chatml, raw, got 'llama'"),
         ({"max_window_size": 0}, "max_window_size: expected an integer from 1"),
+        ({"max_window_images": -1}, "max_window_images: expected an integer from 0"),
         ({"decode_strategy": "beam_search"}, "decode_strategy: expected one of greedy_search, sampling"),
     ],
 )
