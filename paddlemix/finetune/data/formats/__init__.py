@@ -85,7 +85,7 @@ def _left_placeholders(read: Conversation) -> Iterator[Fault]:
     for message, field in zip(read.messages, read.fields):
         for part in message["content"]:
             if part["type"] == "text":
-                for placeholder, owner in foreign_placeholders(part["text"]):
+                for placeholder, owner in dict.fromkeys(foreign_placeholders(part["text"])):
                     yield field, f"{placeholder!r}, a placeholder of {owner}", _instead(read)
 
 
