@@ -8,10 +8,12 @@ from typing import Any
 import huggingface_hub
 import pytest
 
-from paddlemix.checkpoint import hf_cache, resolve
+from paddlemix.checkpoint import convert_checkpoint, hf_cache, resolve
 from paddlemix.errors import CheckpointError, ConfigurationError, ModelNotFoundError
+from paddlemix.inference import answer_all, load_model
 from tests.checkpoint.store_server import Store
 from tests.checkpoint.test_hub import FETCHED, FILES, names
+from tests.tiny_model import ANSWER
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SHARDED = {
@@ -235,3 +237,14 @@ def test_where_downloads_are_told_to_go_models_of_hugging_face_go_too(
     assert resolve("a/b", progress=False).is_relative_to(tmp_path / "there" / "huggingface" / "models--a--b")
     snapshot = put(cache, "c/d", FILES)
     assert resolve("c/d", progress=False) == snapshot
+
+
+def test_a_model_in_the_cache_is_loaded_and_converted_by_its_name(
+    cache: Path, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    put(cache, "a/b", {path.name: path.read_bytes() for path in tiny_model_dir.iterdir()})
+    loaded = load_model("a/b")
+    (answer,) = answer_all(loaded, [("what?", [])])
+    assert answer.text == ANSWER
+    convert_checkpoint(resolve("a/b"), tmp_path / "out", "hf")
+    assert load_model(tmp_path / "out").model.config.to_dict() == loaded.model.config.to_dict()
