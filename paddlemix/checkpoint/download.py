@@ -18,6 +18,7 @@ from ..files import (
     GENERATION_CONFIG_FILE,
     MAX_TEXT_BYTES,
     PREPROCESSOR_CONFIG_FILE,
+    QUANTIZE_CONFIG_FILE,
     TOKENIZER_CONFIG_FILE,
     open_regular,
     read_json_if_whole,
@@ -46,7 +47,14 @@ ATTEMPTS = 5
 MAX_LISTING_BYTES = 10_000_000
 MAX_WEIGHT_BYTES = 100 * 10**9
 """Of one file of weights. Those of a 7B model in float32 take 38.6 GB together."""
-_JSON_OBJECTS = (CONFIG_FILE, GENERATION_CONFIG_FILE, PREPROCESSOR_CONFIG_FILE, TOKENIZER_CONFIG_FILE)
+#: the JSON that models are read by; other JSON in a folder is none of our business
+_JSON_OBJECTS = (
+    CONFIG_FILE,
+    GENERATION_CONFIG_FILE,
+    PREPROCESSOR_CONFIG_FILE,
+    QUANTIZE_CONFIG_FILE,
+    TOKENIZER_CONFIG_FILE,
+)
 _WEIGHTS = (".safetensors", ".bin", ".pdparams")
 # An attempt that brought less than this is a failed one: a server could go on for ever by a byte each.
 _PROGRESS_BYTES = 1_000_000
@@ -138,8 +146,8 @@ def download(remote: RemoteFile, path: Path, on_bytes: OnBytes = None, pause: fl
 def content_problem(path: Path, name: str) -> str | None:
     """What is wrong with a file of a model by its kind, as the rest of a sentence; None where nothing is seen.
 
-    JSON that models are read by is parsed. Of others the beginning is looked at: pages of a network's login, pointers,
-    messages of a server.
+    JSON that models are read by is parsed. Of weights and vocabulary the beginning is looked at, for pages of a
+    network's login, pointers and messages of a server.
 
     Args:
         path: the file. name: what it is called in the model's folder.
@@ -150,7 +158,7 @@ def content_problem(path: Path, name: str) -> str | None:
         except CheckpointError as error:
             return one_line(error).removeprefix(str(path)).lstrip(": ").partition(";")[0]
         return None
-    if not name.endswith((*_WEIGHTS, ".json", ".tiktoken")):
+    if not name.endswith((*_WEIGHTS, ".tiktoken")):
         return None
     with open_regular(path) as file:
         head = file.read(HEAD_BYTES + 1)

@@ -34,7 +34,7 @@ ALLOWED = re.compile(
 #: a model in several formats is fetched in the first of these that it has
 WEIGHTS = (
     re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json"),
-    re.compile(r"gptq_model-\d+bit-\w+\.safetensors"),  # AutoGPTQ's own name
+    re.compile(r"gptq_model-\d+bit--?\d+g(-\d{5}-of-\d{5})?\.(safetensors|bin)(\.index\.json)?"),  # AutoGPTQ's
     re.compile(r"pytorch_model(-\d{5}-of-\d{5})?\.bin|pytorch_model\.bin\.index\.json"),
     re.compile(r"model_state(-\d{5}-of-\d{5})?\.pdparams|model_state\.pdparams\.index\.json"),
 )

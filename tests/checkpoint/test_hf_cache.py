@@ -197,6 +197,11 @@ def test_a_cached_file_that_is_a_page_says_what_to_remove(cache: Path) -> None:
     assert (snapshot / "config.json").exists()
 
 
+def test_files_that_no_model_is_read_by_may_be_anything(cache: Path) -> None:
+    snapshot = put(cache, "a/b", {**FILES, "examples.json": b"[1]", "empty.json": b"", "README.md": b"<html>"})
+    assert resolve("a/b", offline=True) == snapshot
+
+
 def test_without_links_the_files_themselves_lie_in_the_snapshot(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise OSError("no links here")

@@ -72,6 +72,8 @@ def test_of_several_formats_one_is_chosen() -> None:
     several = ["config.json", "model.safetensors", "pytorch_model.bin", "model_state.pdparams"]
     assert names(*several) == ["config.json", "model.safetensors"]
     assert names("config.json", "pytorch_model.bin", "training_args.bin") == ["config.json", "pytorch_model.bin"]
+    gptq = ["config.json", "gptq_model-4bit-128g.safetensors", "quantize_config.json"]
+    assert names(*gptq) == gptq and names("gptq_model-4bit--1g.bin") == ["gptq_model-4bit--1g.bin"]
     assert names("adapter_model.safetensors", "config.json") == ["config.json"]
 
 
