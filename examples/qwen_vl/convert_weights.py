@@ -82,6 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     for name in result.passed_over:
         cli.note(f"note: {name} is computed, not learned, and was left out.")
+    for name in result.missing:
+        cli.note(f"note: {name} is missing in the source; programs need it beside the weights to answer.")
     cli.output(
         f"{result.folder}: {result.tensors} tensors, {result.total_bytes / 1e9:.2f} GB, {len(result.files)} files, "
         f"{result.source_layout} -> {result.layout}" + (", verified" if result.verified else "")

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..display import quoted
 from ..errors import CheckpointError, ConfigurationError
 from ..files import (
     CONFIG_FILE,
@@ -19,8 +20,13 @@ from ..files import (
     PREPROCESSOR_CONFIG_FILE,
     TOKENIZER_CONFIG_FILE,
     VOCAB_FILE,
+    read_bytes,
     read_json_object,
 )
+from ..foreign_file import foreign_content
+from ..models.qwen_vl.config_schema import read_config
+from ..models.qwen_vl.special_tokens import IMG_START, SPECIAL_TOKENS
+from ..models.qwen_vl.vocabulary import MAX_VOCABULARY_BYTES, read_ranks
 from ..progress import Counter, Progress
 from . import dtypes, layouts, tiles, writer
 from .readers import Checkpoint, open_checkpoint, raise_listed
@@ -47,7 +53,11 @@ SIDE_FILES = (
 
 @dataclass(frozen=True)
 class ConversionResult:
-    """What :func:`convert_checkpoint` did. ``passed_over``: tensors that are computed, not learned: left out."""
+    """What :func:`convert_checkpoint` did.
+
+    passed_over: tensors that are computed, not learned: left out. missing: files that a model's folder needs to answer,
+    and that the source, which has a configuration, does not have.
+    """
 
     folder: Path
     source_layout: str
@@ -57,6 +67,7 @@ class ConversionResult:
     files: tuple[str, ...]
     passed_over: tuple[str, ...]
     verified: bool
+    missing: tuple[str, ...] = ()
 
 
 def convert_checkpoint(
@@ -98,14 +109,18 @@ def convert_checkpoint(
             f"{checkpoint.path}: is quantised, and read as it is by every program; convert the unquantised weights"
         )
     target_folder = check_target(target, sources={"the source": Path(source)})
-    _check_tensors(checkpoint, read_json_object(folder / CONFIG_FILE))
+    config = read_config(folder)
+    check_tensors(checkpoint, config)
+    copied = side_files(folder, {} if dtype is None else {"torch_dtype": dtype})
+    if verify and VOCAB_FILE in copied:
+        _verify_vocabulary(folder / VOCAB_FILE, config)
 
     conversion = Conversion(checkpoint, to, dtype, check_finite)
     manifest = writer.write_checkpoint(
         target_folder,
         conversion.sources(),
         file_metadata(to),
-        side_files=side_files(folder, {} if dtype is None else {"torch_dtype": dtype}),
+        side_files=copied,
         made_from={"files": files_identity(checkpoint.files), "to": to, "dtype": dtype},
         max_shard_bytes=max_shard_bytes,
         check=conversion.raise_problems,
@@ -124,6 +139,7 @@ def convert_checkpoint(
         files=tuple(manifest["files"]),
         passed_over=tuple(name for name in checkpoint.names() if name not in weights),
         verified=verify,
+        missing=(VOCAB_FILE,) if CONFIG_FILE in copied and VOCAB_FILE not in copied else (),
     )
 
 
@@ -230,16 +246,22 @@ def _target_dtype(stored: str, dtype: str | None) -> str:
     return dtype if dtype is not None and stored in dtypes.FLOATING else stored
 
 
-def _check_tensors(checkpoint: Checkpoint, config: Mapping[str, Any] | None) -> None:
-    """Unknown tensors, tensors of other rank than the table says and, given a config, missing and misshapen ones."""
-    problems = [f"{name!r} is not a weight of Qwen-VL" for name in checkpoint.unknown_names()]
+def check_tensors(checkpoint: Checkpoint, config: Mapping[str, Any] | None) -> None:
+    """Look for unknown tensors of float weights, integers, tensors of other rank than the table says and, given a
+    checked config, missing and misshapen ones. Raises CheckpointError that lists them."""
+    problems = [f"{quoted(name)} is not a weight of Qwen-VL" for name in checkpoint.unknown_names()]
     names = checkpoint.our_names()
+    problems += [
+        f"{quoted(theirs)} holds {checkpoint.dtype(theirs)} values, expected floating-point ones"
+        for theirs in names.values()
+        if checkpoint.dtype(theirs) not in dtypes.FLOATING
+    ]
     if config is None:
         for ours, theirs in names.items():
             rule, _ = layouts.find_rule(ours, layouts.PADDLE) or (None, "")
             if rule is not None and len(rule.shape) != len(checkpoint.shape(theirs)):
                 problems.append(
-                    f"{theirs!r} has shape {checkpoint.shape(theirs)}, expected {len(rule.shape)} dimensions"
+                    f"{quoted(theirs)} has shape {checkpoint.shape(theirs)}, expected {len(rule.shape)} dimensions"
                 )
     else:
         expected = layouts.expected_shapes(config, checkpoint.layout)
@@ -252,6 +274,17 @@ def _check_tensors(checkpoint: Checkpoint, config: Mapping[str, Any] | None) -> 
     raise_listed(f"{checkpoint.path}: does not fit config.json" if config else f"{checkpoint.path}", problems)
 
 
+def _verify_vocabulary(path: Path, config: Mapping[str, Any] | None) -> None:
+    """Raise CheckpointError for a vocabulary that is damaged, or of another size than the model's."""
+    ranks = len(read_ranks(path))
+    wanted = ranks if config is None else config["visual"]["image_start_id"] - SPECIAL_TOKENS.index(IMG_START)
+    if ranks != wanted:
+        raise CheckpointError(
+            f"vocabulary file {path} has {ranks} ranks, visual.image_start_id of {CONFIG_FILE} asks for {wanted}; the "
+            "file is cut short or another model's: copy or download it again"
+        )
+
+
 def files_identity(files: Iterable[Path]) -> list[list[Any]]:
     """Name, size and time of files: enough to notice that they changed between two runs."""
     stats = [(file.name, file.stat()) for file in files]
@@ -261,8 +294,18 @@ def files_identity(files: Iterable[Path]) -> list[list[Any]]:
 def side_files(source: Path, changes: Mapping[str, Any]) -> dict[str, bytes | Path]:
     """What makes up the model's folder ``source`` beside its weights, to be written elsewhere.
 
-    ``changes`` are fields of ``config.json``; None leaves one out."""
+    ``changes`` are fields of ``config.json``; None leaves one out. Raises CheckpointError for settings that are no JSON
+    and for a vocabulary that is something else, such as a Git LFS pointer.
+    """
     files: dict[str, bytes | Path] = {name: source / name for name in SIDE_FILES if (source / name).is_file()}
+    for name in files:
+        if name.endswith(".json"):
+            read_json_object(source / name)
+    if VOCAB_FILE in files:
+        content = read_bytes(source / VOCAB_FILE, limit=MAX_VOCABULARY_BYTES, error=CheckpointError)
+        other = foreign_content(content, text=True)
+        if other is not None:
+            raise CheckpointError(f"vocabulary file {source / VOCAB_FILE} {other}")
     config = read_json_object(source / CONFIG_FILE)
     if changes and config is not None:
         kept = {name: value for name, value in config.items() if name not in changes}

@@ -34,6 +34,7 @@ CONFIG = {
         "output_dim": 8,
         "n_queries": 4,
         "num_positions": 9,
+        "image_start_id": 8,
     },
 }
 _CODES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "int32": "I32"}

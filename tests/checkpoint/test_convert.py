@@ -17,6 +17,7 @@ import safetensors.numpy
 from paddlemix.checkpoint import convert_checkpoint, dtypes, layouts, open_checkpoint
 from paddlemix.checkpoint.convert import verify_conversion
 from paddlemix.errors import CheckpointError, ConfigurationError
+from paddlemix.zoo import DEFAULT_MODEL_DIR
 from tests.checkpoint.building import CONFIG, random_weights, write_model, write_safetensors
 
 HEAD = "lm_head.weight"
@@ -183,6 +184,82 @@ def test_verification_finds_a_changed_value(tmp_path: Path) -> None:
         CheckpointError, match="model.safetensors is not the file.*c_proj.weight' differs from the source"
     ):
         verify_conversion(source, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 2561218\n", "is a Git LFS pointer"),
+        (b"<!DOCTYPE html><html><body>Log in</body></html>", "is an HTML page"),
+        (b"", "is empty"),
+    ],
+)
+def test_a_vocabulary_that_is_something_else_is_refused(tmp_path: Path, content: bytes, said: str) -> None:
+    source = write_model(tmp_path / "in", layouts.HF)
+    (source / "qwen.tiktoken").write_bytes(content)
+    with pytest.raises(CheckpointError, match=f"qwen.tiktoken {said}"):
+        convert_checkpoint(source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_vocabulary_is_named(tmp_path: Path) -> None:
+    source = write_model(tmp_path / "in", layouts.HF)
+    assert convert_checkpoint(source, tmp_path / "out", verify=True).missing == ("qwen.tiktoken",)
+    assert convert_checkpoint(DEFAULT_MODEL_DIR, tmp_path / "bundled", verify=True).missing == ()
+
+
+@pytest.mark.parametrize("cut", [2, 20, 5000])
+def test_verifying_finds_a_vocabulary_that_was_cut_short(tmp_path: Path, cut: int) -> None:
+    source = shutil.copytree(DEFAULT_MODEL_DIR, tmp_path / "in")
+    content = (source / "qwen.tiktoken").read_bytes()
+    (source / "qwen.tiktoken").write_bytes(content[:-cut])
+    with pytest.raises(CheckpointError, match="vocabulary file .*in/qwen.tiktoken"):
+        convert_checkpoint(source, tmp_path / "out", verify=True)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "changes, field",
+    [
+        ({"hidden_size": "192"}, "hidden_size"),
+        ({"num_attention_heads": 0}, "num_attention_heads"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers"),
+        ({"visual": {**CONFIG["visual"], "mlp_ratio": float("nan")}}, "no NaN"),
+        ({"visual": 5}, "visual"),
+        ({"model_type": "llama"}, "llama"),
+    ],
+)
+def test_a_configuration_that_the_loader_refuses_is_refused(tmp_path: Path, changes: dict, field: str) -> None:
+    source = write_model(tmp_path / "in", layouts.HF)
+    (source / "config.json").write_text(json.dumps({**CONFIG, **changes}))
+    with pytest.raises((ConfigurationError, CheckpointError), match=field) as caught:
+        convert_checkpoint(source, tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_fields_of_other_tools_without_effect_do_not_matter(tmp_path: Path) -> None:
+    source = write_model(tmp_path / "in", layouts.HF)
+    fields = {"_attn_implementation_autoset": True, "softmax_in_fp32": False, "use_cache_kernel": False}
+    (source / "config.json").write_text(json.dumps({**CONFIG, **fields}))
+    convert_checkpoint(source, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "config.json").read_text()) == {**CONFIG, **fields}
+
+
+def test_progress_reaches_all_and_no_more(tmp_path: Path) -> None:
+    written: list[tuple[int, int]] = []
+    verified: list[tuple[int, int]] = []
+    convert_checkpoint(
+        write_model(tmp_path / "in", layouts.HF),
+        tmp_path / "out",
+        verify=True,
+        progress=lambda *now: written.append(now),
+        verify_progress=lambda *now: verified.append(now),
+    )
+    for told in (written, verified):
+        assert len(told) > 10
+        assert [done for done, _ in told] == sorted(done for done, _ in told)
+        assert told[-1][0] == told[-1][1] > 0
 
 
 def test_source_is_never_overwritten(tmp_path: Path) -> None:

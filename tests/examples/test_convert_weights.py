@@ -21,7 +21,10 @@ def source(tmp_path: Path) -> Path:
 def test_there_and_back(run_example: Run, golden_dir: Path, tmp_path: Path) -> None:
     original = golden_dir / "model" / "ckpt_bin"
     there = run_example("convert_weights.py", original, "paddle", "--verify", "--max_shard_size", "0.001")
-    assert (there.returncode, there.stderr) == (0, "")
+    assert there.returncode == 0
+    assert (
+        there.stderr == "note: qwen.tiktoken is missing in the source; programs need it beside the weights to answer.\n"
+    )
     assert there.stdout == "paddle: 69 tensors, 0.01 GB, 6 files, hf -> paddle, verified\n"
     back = run_example("convert_weights.py", "paddle", "hf", "--to", "hf", "--verify")
     assert back.stdout == "hf: 69 tensors, 0.01 GB, 1 files, paddle -> hf, verified\n"

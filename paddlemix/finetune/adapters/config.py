@@ -5,10 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from ...display import NAME_LIMIT, shorten
 from ...errors import ConfigurationError
 
 #: the layers that the original's fine-tuning adapts
 DEFAULT_TARGETS = ("c_attn", "attn.c_proj", "w1", "w2")
+
+MAX_RANK = 1 << 20
+MAX_ALPHA = 1e30  # beyond it no sum is finite
 
 
 @dataclass(frozen=True)
@@ -36,16 +40,18 @@ class LoRAConfig:
     use_rslora: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.r, int) or isinstance(self.r, bool) or self.r < 1:
-            raise ConfigurationError(f"lora_r: got {self.r!r}, expected a whole number of at least 1")
-        if not _is_number(self.alpha) or not 0 < self.alpha < math.inf:
-            raise ConfigurationError(f"lora_alpha: got {self.alpha!r}, expected a number above 0")
+        if not isinstance(self.r, int) or isinstance(self.r, bool) or not 1 <= self.r <= MAX_RANK:
+            raise ConfigurationError(f"lora_r: got {_shown(self.r)}, expected a whole number from 1 to {MAX_RANK}")
+        if not _is_number(self.alpha) or not 0 < self.alpha <= MAX_ALPHA:
+            raise ConfigurationError(
+                f"lora_alpha: got {_shown(self.alpha)}, expected a number above 0, at most {MAX_ALPHA:g}"
+            )
         if not _is_number(self.dropout) or not 0 <= self.dropout < 1:
-            raise ConfigurationError(f"lora_dropout: got {self.dropout!r}, expected a number from 0 to below 1")
+            raise ConfigurationError(f"lora_dropout: got {_shown(self.dropout)}, expected a number from 0 to below 1")
         for name in ("targets", "modules_to_save"):
             value = getattr(self, name)
             if isinstance(value, str) or not all(isinstance(pattern, str) and pattern for pattern in value):
-                raise ConfigurationError(f"{name}: got {value!r}, expected a list of names of layers")
+                raise ConfigurationError(f"{name}: got {_shown(value)}, expected a list of names of layers")
             object.__setattr__(self, name, tuple(value))
 
     @property
@@ -56,3 +62,7 @@ class LoRAConfig:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _shown(value: object) -> str:
+    return shorten(repr(value), NAME_LIMIT)

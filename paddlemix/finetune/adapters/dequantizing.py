@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from ...checkpoint import dtypes
+from ...checkpoint import dtypes, layouts
 from ...checkpoint.readers import Checkpoint, raise_listed
 from ...quantization.gptq_format import GPTQLinear, read_layers
-from ...quantization.plan import INT4, INT8, SIXTEEN_BIT, TILE
+from ...quantization.plan import INT4, INT8, SIXTEEN_BIT, TILE, tile_dtypes, tile_shapes
 
 #: elements of a strip
 STRIP = 8 << 20
@@ -32,10 +32,52 @@ class DequantizedWeights:
         self.names = frozenset(name for name in shapes if name not in present)
         problems = [f"{name!r} is missing" for name in self.names if not self._holds(name)]
         problems += [f"{name!r} has no place in a float model" for name in present if not self._fits(name, present)]
+        problems += [problem for name in self.names if self._holds(name) for problem in self._misshapen(name)]
+        problems += [
+            f"{name!r} is {checkpoint.dtype(theirs)} {list(checkpoint.shape(theirs))}, expected floating-point "
+            f"{list(self._stored_shape(name))}"
+            for name, theirs in present.items()
+            if name in shapes
+            and (
+                checkpoint.dtype(theirs) not in dtypes.FLOATING or checkpoint.shape(theirs) != self._stored_shape(name)
+            )
+        ]
         raise_listed(f"{checkpoint.path}: cannot be merged with", problems)
 
     def _holds(self, name: str) -> bool:
         return name in self.gptq or all(f"{place}.qweight" in self.checkpoint for place in _places(name))
+
+    def _is_as_expected(self, name: str, theirs: str) -> bool:
+        is_float = self.checkpoint.dtype(theirs) in dtypes.FLOATING
+        return is_float and self.checkpoint.shape(theirs) == self._stored_shape(name)
+
+    def _stored_shape(self, name: str) -> tuple[int, ...]:
+        turned = layouts.is_transposed(name, self.checkpoint.layout, layouts.PADDLE)
+        return self.shapes[name][::-1] if turned else self.shapes[name]
+
+    def _misshapen(self, name: str) -> list[str]:
+        """What of a quantised weight or bias has not the shapes that the model asks for."""
+        shape, places = self.shapes[name], _places(name)
+        if name in self.gptq:
+            came = self.gptq[name].in_features, self.gptq[name].out_features
+            return [] if came == shape else [f"{name!r} has {came[0]} inputs and {came[1]} outputs, expected {shape}"]
+        problems = []
+        for place in places:
+            width = shape[-1] // len(places)
+            if len(shape) == 1:
+                wanted: dict[str, tuple[tuple[int, ...] | None, str]] = {}
+                bias = f"{place}.bias"
+                if bias not in self.checkpoint or self.checkpoint.shape(bias) != (width,):
+                    problems.append(f"{bias!r} is missing or misshapen, expected {[width]}")
+            else:
+                kind = self._kind(place)
+                parts = zip(("qweight", "scales"), tile_shapes(kind, shape[0], width), tile_dtypes(kind))
+                wanted = {f"{place}.{part}": (size, dtype) for part, size, dtype in parts if size is not None}
+            for part, (size, dtype) in wanted.items():
+                came = (self.checkpoint.shape(part), self.checkpoint.dtype(part)) if part in self.checkpoint else None
+                if came != (size, dtype):
+                    problems.append(f"{part!r} is not the {dtype} {list(size)} that the model asks for")
+        return problems
 
     def _fits(self, name: str, present: Mapping[str, str]) -> bool:
         """Layers of GPTQ have biases where the float model has none: of zeros, as published."""
@@ -79,7 +121,8 @@ class DequantizedWeights:
         dtype = self.checkpoint.dtype(f"{place}.qweight")
         if dtype in SIXTEEN_BIT:
             return dtype
-        return INT4 if self.checkpoint.dtype(f"{place}.scales") == "float16" else INT8
+        scales = f"{place}.scales"
+        return INT4 if scales in self.checkpoint and self.checkpoint.dtype(scales) == "float16" else INT8
 
 
 def _runs(in_features: int, out_features: int) -> Iterator[slice]:

@@ -10,7 +10,9 @@ import numpy as np
 import paddle
 import paddle.nn as nn
 
-from ...errors import AdapterError
+from ...checkpoint.dtypes import STORAGE
+from ...checkpoint.memory import available_memory
+from ...errors import AdapterError, NotEnoughMemoryError
 from ...models.qwen_vl.projections import Linear
 from ...quantization.layers import QuantizedLinear, SixteenBitEmbedding
 from ...quantization.tiles import dequantized
@@ -18,7 +20,7 @@ from .. import names as naming
 from . import peft
 from .config import LoRAConfig
 from .fingerprint import model_fingerprint
-from .lora import LoRALinear
+from .lora import LoRALinear, linear_shape
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ def inject(model: nn.Layer, config: LoRAConfig, dtype: str | None = None) -> lis
 
     Raises:
         AdapterError: a name that matches nothing that can be adapted, or a model that has an adapter already.
+        NotEnoughMemoryError: the adapter is larger than what is available.
     """
     _refuse_attached(model)
     layers = select(adaptable_layers(model), config.targets, "lora_targets", "linear layer")
@@ -75,6 +78,7 @@ def inject_exactly(
     _refuse_attached(model)
     layers, saved = tuple(layers), tuple(saved)
     _refuse_overlap(layers, saved)
+    _require_memory(model, config, layers, dtype or activation_dtype(model))
     found = Attached(config, layers, saved, model_fingerprint(model))
     dtype = dtype or activation_dtype(model)
     for parameter in model.parameters():
@@ -198,6 +202,21 @@ def _refuse_overlap(layers: tuple[str, ...], saved: tuple[str, ...]) -> None:
                 raise AdapterError(
                     f"modules_to_save: {outer!r} is trained whole, so {inner!r} cannot be in {where} as well"
                 )
+
+
+def _require_memory(model: nn.Layer, config: LoRAConfig, layers: tuple[str, ...], dtype: str) -> None:
+    """Raise NotEnoughMemoryError where the adapter alone is more than the memory that can be had. (What training needs
+    beside it is not known here.)"""
+    tree = dict(model.named_sublayers())
+    features = sum(sum(linear_shape(tree[name])) for name in layers)
+    needed = config.r * features * STORAGE[dtype].itemsize
+    on_gpu = paddle.get_device().startswith("gpu")
+    available = paddle.device.cuda.get_device_properties().total_memory if on_gpu else available_memory()
+    if available is not None and needed > available:
+        raise NotEnoughMemoryError(
+            f"lora_r: got {config.r}; the adapter's matrices need {needed / 1e9:.1f} GB of memory, "
+            f"{available / 1e9:.1f} GB are available; take a smaller rank or fewer layers"
+        )
 
 
 def _train_whole(model: nn.Layer, tree: dict[str, nn.Layer], name: str) -> None:

@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from ...checkpoint import dtypes, hub, layouts, open_checkpoint, tiles, writer
+from ...checkpoint import dtypes, hub, layouts, tiles, writer
 from ...checkpoint.convert import Conversion, file_metadata, files_identity, json_bytes, side_files
 from ...checkpoint.readers import Checkpoint
 from ...checkpoint.readers.tensor import StoredTensor
 from ...checkpoint.target import check_target, require_free
-from ...files import GENERATION_CONFIG_FILE, read_json_object
+from ...files import CONFIG_FILE, GENERATION_CONFIG_FILE, read_json_object
 from ...progress import Progress
 from .dequantizing import DequantizedWeights
 from .fingerprint import checkpoint_fingerprint
-from .stored import Adapter, base_config, read_adapter, read_values, require_fit
+from .stored import Adapter, open_base, read_adapter, read_values, require_fit
 
 
 def merge_adapter(
@@ -57,7 +57,7 @@ def merge_adapter(
     check_target(output, "output", {"the adapter": Path(adapter)})
     read, directory = read_adapter(adapter), hub.resolve(base)
     target = check_target(output, "output", {"the base model": directory})
-    checkpoint, config = open_checkpoint(directory), base_config(directory)
+    checkpoint, config = open_base(directory)
     shapes = layouts.expected_shapes(config)
     require_fit(read, shapes, checkpoint_fingerprint(checkpoint))
     quantized = DequantizedWeights(checkpoint, shapes)
@@ -68,7 +68,7 @@ def merge_adapter(
         target,
         [merging.tensor(name, shape) for name, shape in shapes.items()],
         file_metadata(layouts.PADDLE),
-        side_files=_side_files(directory, config, dtype),
+        side_files=_side_files(directory, dtype),
         made_from={
             "base": files_identity(checkpoint.files),
             "adapter": files_identity(sorted(path for path in read.path.iterdir() if path.is_file())),
@@ -82,10 +82,10 @@ def merge_adapter(
     return target
 
 
-def _side_files(directory: Path, config: dict[str, Any], dtype: str | None) -> writer.SideFiles:
+def _side_files(directory: Path, dtype: str | None) -> writer.SideFiles:
     """Configuration and tokenizer of the merged model: its weights are float ones, and it converses."""
     changes: dict[str, Any] = {} if dtype is None else {"torch_dtype": dtype}
-    if "quantization_config" in config:
+    if "quantization_config" in (read_json_object(directory / CONFIG_FILE) or {}):
         changes["quantization_config"] = None
     files = side_files(directory, changes)
     generation = read_json_object(directory / GENERATION_CONFIG_FILE)

@@ -22,6 +22,7 @@ from typing import Any
 
 from ...checkpoint import layouts
 from ...checkpoint.readers.tensor import StoredTensor
+from ...display import NAME_LIMIT, escape_controls, quoted, shorten
 from ...errors import AdapterError, ConfigurationError
 from .. import names as naming
 from .config import LoRAConfig
@@ -33,11 +34,14 @@ _PADDLENLP_PAIR = re.compile(r"(?P<layer>.+)\.lora_(?P<part>[AB])")
 _WRAPPED = re.compile(r"\.(?:modules_to_save(?:\.default)?|original_module)(?=\.)")
 
 #: Settings that change nothing in what an adapter computes, once its tensors are there. All others must be unset.
+#: The last lines are of training alone: of LoRA+, of how the first values were found, and of ms-swift.
 _PEFT_HARMLESS = frozenset({
     "auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision", "runtime_config",
     "task_type", "r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "layers_to_transform",
     "layers_pattern", "modules_to_save", "use_rslora", "ensure_weight_tying", "megatron_core", "qalora_group_size",
-    "eva_config",
+    "loraplus_lr_ratio", "loraplus_lr_embedding", "loraplus_weight_decay", "lorap_lr_ratio", "lorap_emb_lr",
+    "eva_config", "corda_config", "loftq_config", "lora_ga_config", "velora_config", "merge_weights", "model_type",
+    "lora_dtype",
 })  # fmt: skip
 _PADDLENLP_HARMLESS = frozenset({
     "base_model_name_or_path", "r", "lora_alpha", "lora_dropout", "target_modules", "trainable_modules", "dtype",
@@ -46,9 +50,29 @@ _PADDLENLP_HARMLESS = frozenset({
 #: Of others, the values with which they change nothing either.
 _PEFT_PLAIN: Mapping[str, tuple[Any, ...]] = {
     "peft_type": ("LORA",),
+    "swift_type": ("LORA",),
     "bias": ("none",),
     # the initial values of other kinds are taken out of the base model's weights, which must then be changed as well
     "init_lora_weights": (True, "gaussian", "orthogonal", "eva"),
+}
+#: why a setting is not supported
+_REASONS: Mapping[str, str] = {
+    "bias": "trained biases are not read",
+    "lora_bias": "trained biases are not read",
+    "init_lora_weights": "it changes the base model's weights; convert it to a plain LoRA with peft, see "
+    "path_initial_model_for_weight_conversion",
+    "use_dora": "it scales the sums as well",
+    "rank_pattern": "layers of different ranks are not read",
+    "alpha_pattern": "layers of different scales are not read",
+    "fan_in_fan_out": "no layer of Qwen-VL is stored that way",
+    "layer_replication": "it repeats layers of the base model",
+    "trainable_token_indices": "single rows of an embedding are not read",
+    "target_parameters": "adapters of parameters outside of layers are not read",
+    "alora_invocation_tokens": "it acts on a part of the text only",
+    "enable_lora": "it adapts parts of a layer",
+    "use_merged_linear": "it adapts parts of a layer",
+    "peft_type": "the adapter is none of LoRA",
+    "swift_type": "the adapter is none of LoRA",
 }
 _PADDLENLP_PLAIN: Mapping[str, tuple[Any, ...]] = {"tensor_parallel_degree": (-1, 1)}
 
@@ -72,7 +96,9 @@ def is_linear(name: str) -> bool:
 
 def config_from_peft(settings: Mapping[str, Any], where: str) -> LoRAConfig:
     """``adapter_config.json`` as our settings. Raises AdapterError for what would be computed in another way."""
-    _require_plain(settings, _PEFT_HARMLESS, _PEFT_PLAIN, where)
+    same = {f"{name}_pattern": settings.get(field, 8) for name, field in (("rank", "r"), ("alpha", "lora_alpha"))}
+    patterned = [name for name, value in same.items() if _is_pattern_of(settings.get(name), value)]
+    _require_plain(settings, _PEFT_HARMLESS | {*patterned}, _PEFT_PLAIN, where)
     return _config(
         where,
         r=settings.get("r", 8),
@@ -151,7 +177,7 @@ def tensors_from_peft(tensors: Mapping[str, StoredTensor], where: str) -> Adapte
             turned = layouts.is_transposed(parameter, layouts.HF, layouts.PADDLE)
             whole[parameter] = _transposed(tensor) if turned else tensor
         else:
-            problems.append(f"{theirs!r} is not understood")
+            problems.append(f"{quoted(theirs)} is not understood")
     return AdapterTensors(_pairs(halves, problems, where), whole)
 
 
@@ -164,7 +190,7 @@ def tensors_from_paddlenlp(tensors: Mapping[str, StoredTensor], where: str) -> A
         pair = _PADDLENLP_PAIR.fullmatch(theirs)
         parameter = layouts.our_name(f"{pair['layer']}.weight" if pair else theirs, layouts.PADDLEMIX)
         if parameter is None:
-            problems.append(f"{theirs!r} is not understood")
+            problems.append(f"{quoted(theirs)} is not understood")
         elif pair is not None:
             halves.setdefault(parameter[: -len(".weight")], {})[pair["part"]] = tensor
         else:
@@ -177,9 +203,9 @@ def _pairs(
 ) -> dict[str, tuple[StoredTensor, StoredTensor]]:
     for layer, parts in halves.items():
         if set(parts) != {"A", "B"}:
-            problems.append(f"{layer!r} has lora_{min(parts)} without its other half")
+            problems.append(f"{quoted(layer)} has lora_{min(parts)} without its other half")
         elif any(len(part.shape) != 2 for part in parts.values()) or parts["A"].shape[1] != parts["B"].shape[0]:
-            problems.append(f"{layer!r} has matrices of {list(parts['A'].shape)} and {list(parts['B'].shape)}")
+            problems.append(f"{quoted(layer)} has matrices of {list(parts['A'].shape)} and {list(parts['B'].shape)}")
     raise_listed(where, problems)
     return {layer: (parts["A"], parts["B"]) for layer, parts in halves.items()}
 
@@ -195,13 +221,23 @@ def _transposed(tensor: StoredTensor) -> StoredTensor:
     return dataclasses.replace(tensor, shape=tensor.shape[::-1], load=lambda: tensor.load().T, offset=None)
 
 
+def _is_pattern_of(pattern: Any, value: Any) -> bool:
+    """Whether a pattern gives all of its layers what they have anyway."""
+    return isinstance(pattern, Mapping) and all(given == value for given in pattern.values())
+
+
 def _require_plain(
     settings: Mapping[str, Any], harmless: frozenset[str], plain: Mapping[str, tuple[Any, ...]], where: str
 ) -> None:
+    """Raise AdapterError for a setting that would be computed in another way. What is unset, and other tools' private
+    notes, whose names begin with an underscore, are passed over."""
     for name, value in settings.items():
-        if name not in harmless and value and value not in plain.get(name, ()):
-            wanted = " or ".join(map(repr, plain.get(name, ()))) or "nothing"
-            raise AdapterError(f"{where}: {name}: got {value!r:.80}, only {wanted} is supported")
+        if name in harmless or name.startswith("_") or not value or value in plain.get(name, ()):
+            continue
+        wanted = " or ".join(map(repr, plain.get(name, ()))) or "nothing"
+        reason = _REASONS.get(name, "what it means for the computation is not known")
+        shown = escape_controls(shorten(name, NAME_LIMIT)), shorten(repr(value), NAME_LIMIT)
+        raise AdapterError(f"{where}: {shown[0]}: got {shown[1]}, only {wanted} is supported: {reason}")
 
 
 def _patterns(value: Any) -> tuple[str, ...]:

@@ -13,6 +13,9 @@ from typing import Any
 import numpy as np
 
 from ...checkpoint import dtypes, hub, layouts, open_checkpoint, tiles
+from ...checkpoint.convert import check_tensors
+from ...checkpoint.loading import check_config
+from ...checkpoint.readers import Checkpoint
 from ...checkpoint.readers.pdparams import read_pdparams
 from ...checkpoint.readers.safetensors_file import read_safetensors
 from ...checkpoint.readers.tensor import StoredTensor
@@ -30,8 +33,10 @@ from ...checkpoint.target import (
     survey,
 )
 from ...checkpoint.writer import TensorSource, write_safetensors
+from ...display import quoted
 from ...errors import AdapterError, CheckpointError
 from ...files import CONFIG_FILE, read_json_object, write_json
+from ...models.qwen_vl.config_schema import read_config
 from .. import names as naming
 from . import peft
 from .config import LoRAConfig
@@ -84,9 +89,15 @@ def read_adapter(directory: str | os.PathLike[str]) -> Adapter:
         tensors = peft.tensors_from_peft(stored, str(folder))
         targets = list(config.targets) or sorted(tensors.pairs)
     problems = [
-        f"{layer!r} has rank {a.shape[1]}, the settings say {config.r}"
+        f"{quoted(layer)} has rank {a.shape[1]}, the settings say {config.r}"
         for layer, (a, _) in tensors.pairs.items()
         if a.shape[1] != config.r
+    ]
+    parts = [(layer, part) for layer, pair in tensors.pairs.items() for part in pair]
+    problems += [
+        f"{quoted(name)} holds {tensor.dtype} values, expected floating-point ones"
+        for name, tensor in [*parts, *tensors.whole.items()]
+        if tensor.dtype not in dtypes.FLOATING
     ]
     peft.raise_listed(str(folder), problems)
     return Adapter(folder, config, tensors, targets, base, _text(settings.get("base_model_name_or_path")))
@@ -119,13 +130,13 @@ def require_fit(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]], base: s
     for layer, (a, b) in adapter.tensors.pairs.items():
         shape, came = shapes.get(f"{layer}.weight"), (a.shape[0], b.shape[1])
         if shape is None or not peft.is_linear(layer):
-            problems.append(f"{layer!r} is no linear layer of the model")
+            problems.append(f"{quoted(layer)} is no linear layer of the model")
         elif shape != came:
-            problems.append(f"{layer!r} is for {came[0]} inputs and {came[1]} outputs, the model's has {shape}")
+            problems.append(f"{quoted(layer)} is for {came[0]} inputs and {came[1]} outputs, the model's has {shape}")
     for name, values in adapter.tensors.whole.items():
         if shapes.get(name) != values.shape:
             wanted = f"the model's has {shapes[name]}" if name in shapes else "the model has none"
-            problems.append(f"{name!r} has shape {values.shape}, {wanted}")
+            problems.append(f"{quoted(name)} has shape {values.shape}, {wanted}")
     peft.raise_listed(f"{adapter.path}: does not fit the model", problems)
     if adapter.base is not None and adapter.base != base:
         trained = f" ({adapter.base_name})" if adapter.base_name else ""
@@ -191,9 +202,9 @@ def convert_adapter(
     adapter = read_adapter(source)
     fingerprint, base_name = adapter.base, adapter.base_name
     if base is not None:
-        directory = hub.resolve(base)
-        fingerprint, base_name = checkpoint_fingerprint(open_checkpoint(directory)), str(base)
-        require_fit(adapter, layouts.expected_shapes(base_config(directory)), fingerprint)
+        checkpoint, config = open_base(hub.resolve(base))
+        fingerprint, base_name = checkpoint_fingerprint(checkpoint), str(base)
+        require_fit(adapter, layouts.expected_shapes(config), fingerprint)
     settings = peft.config_to_peft(adapter.config, adapter.targets, whole_layers(adapter), base_name)
     for name, (tensor, _) in peft.tensors_to_peft(adapter.tensors).items():
         read_values(adapter, name, tensor, dtype or tensor.dtype)
@@ -201,12 +212,22 @@ def convert_adapter(
     return adapter
 
 
-def base_config(directory: Path) -> dict[str, Any]:
-    """``config.json`` of a model's directory. Raises CheckpointError where there is none."""
-    config = read_json_object(directory / CONFIG_FILE)
+def open_base(directory: Path) -> tuple[Checkpoint, dict[str, Any]]:
+    """The weights of a base model, and its checked configuration.
+
+    Raises:
+        CheckpointError: files are missing or damaged, or the weights do not fit the configuration.
+        ConfigurationError: a configuration that cannot work.
+    """
+    config = read_config(directory)
     if config is None:
         raise CheckpointError(f"{directory}: {CONFIG_FILE} is missing; expected the directory of a model")
-    return config
+    checkpoint = open_checkpoint(directory)
+    if checkpoint.packed or checkpoint.gptq_layers():
+        check_config(checkpoint, config)
+    else:
+        check_tensors(checkpoint, config)
+    return checkpoint, config
 
 
 def write_adapter(

@@ -11,10 +11,11 @@ import paddle
 import pytest
 from paddlenlp.peft.lora.lora_config import LoRAConfig as PaddleNLPConfig
 from paddlenlp.peft.lora.lora_layers import LoRALinear as PaddleNLPLinear
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from paddlemix.checkpoint import layouts
-from paddlemix.errors import AdapterError, CheckpointError
+from paddlemix.errors import AdapterError, CheckpointError, TargetError
 from paddlemix.finetune.adapters import LoRAConfig, convert_adapter, inject, load_adapter, merge, save_adapter
 from paddlemix.finetune.adapters.injection import attached
 from paddlemix.finetune.adapters.stored import read_adapter
@@ -161,6 +162,60 @@ def changed(folder: Path, **settings: object) -> Path:
 def test_kinds_of_adapters_that_compute_something_else_are_refused(settings, tmp_path):
     with pytest.raises(AdapterError, match=f"{next(iter(settings))}: got .*only .* is supported"):
         read_adapter(changed(tmp_path / "adapter", **settings))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"lorap_lr_ratio": 16.0, "lorap_emb_lr": 1e-06, "lora_dtype": "fp32"},  # ms-swift in 2024
+        {"loraplus_lr_ratio": 4.0, "loraplus_lr_embedding": 1e-6},
+        {"rank_pattern": {"c_attn": 4, "w1": 4}, "alpha_pattern": {"c_attn": 8}, "lora_alpha": 8},
+        {"loftq_config": {"loftq_bits": 4}, "corda_config": {"seed": 1}, "eva_config": {"rho": 2}},
+        {"runtime_config": {"ephemeral_gpu_offload": True}, "megatron_core": "megatron.core", "qalora_group_size": 32},
+        {"enable_lora": None, "merge_weights": True, "swift_type": "LORA", "use_merged_linear": False},  # of 2023
+        {"some_later_invention": None, "another": {}, "a_third": False, "_of_a_tool": {"version": 3}},
+    ],
+)
+def test_settings_without_effect_on_answers_are_passed_over(settings, tmp_path):
+    one, other = tiny_model(), tiny_model()
+    load_adapter(one, changed(tmp_path / "plain", lora_alpha=settings.get("lora_alpha", 6)))
+    load_adapter(other, changed(tmp_path / "adapter", **{"lora_alpha": 6, **settings}))
+    np.testing.assert_array_equal(logits(one), logits(other))
+
+
+@pytest.mark.parametrize(
+    "settings, reason",
+    [
+        ({"init_lora_weights": "pissa"}, "changes the base model's weights"),
+        ({"use_dora": True}, "scales the sums"),
+        ({"rank_pattern": {"c_attn": 8}}, "layers of different ranks"),
+        ({"layer_replication": [[0, 2], [1, 3]]}, "repeats layers"),
+        ({"a\x1b[2J" + "b" * 500: {"on": ["c"] * 500}}, "is not known"),
+    ],
+)
+def test_why_an_adapter_is_refused_is_said_in_a_readable_line(settings, reason, tmp_path):
+    with pytest.raises(AdapterError, match=reason) as caught:
+        read_adapter(changed(tmp_path / "adapter", **settings))
+    text = str(caught.value).replace(str(tmp_path), "")
+    assert len(text) < 320 and text.isprintable()
+
+
+@pytest.mark.parametrize("alpha", [10**320, 1e308, -1, 0, "16", True])
+def test_scales_that_no_sum_survives_are_refused(alpha, tmp_path):
+    with pytest.raises(AdapterError, match="lora_alpha: got .*expected a number above 0") as caught:
+        read_adapter(changed(tmp_path / "adapter", lora_alpha=alpha))
+    assert len(str(caught.value).replace(str(tmp_path), "")) < 200
+
+
+@pytest.mark.parametrize("kind", ["int32", "int8", "bool"])
+def test_integers_are_no_adapter(kind, tmp_path):
+    def change(tensors):
+        tensors[KEY] = tensors[KEY].astype(kind)
+
+    folder = with_tensors(tmp_path / "adapter", change)
+    for use in (read_adapter, lambda adapter: convert_adapter(adapter, tmp_path / "out")):
+        with pytest.raises(AdapterError, match=f"c_attn' holds {kind} values, expected floating-point"):
+            use(folder)
 
 
 def test_settings_and_tensors_must_agree(tmp_path):
@@ -341,6 +396,46 @@ def test_converting_does_not_write_into_a_training_or_a_model(tmp_path, held):
     with pytest.raises(AdapterError, match=f"{held}.; name another folder"):
         convert_adapter(PEFT / "chat", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [held]
+
+
+def test_an_earlier_conversion_is_replaced_only_when_asked(tmp_path):
+    convert_adapter(PEFT / "chat", tmp_path / "out")
+    with pytest.raises(TargetError, match="holds a finished result"):
+        convert_adapter(PEFT / "base", tmp_path / "out")
+    convert_adapter(PEFT / "base", tmp_path / "out", overwrite=True)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "adapter_config.json", "adapter_model.safetensors",
+    ]  # fmt: skip
+    shutil.copytree(PEFT / "chat", tmp_path / "theirs")
+    with pytest.raises(TargetError, match="did not write .adapter_config.json"):
+        convert_adapter(PEFT / "base", tmp_path / "theirs", overwrite=True)
+
+
+def test_an_adapter_is_not_saved_over_another(tmp_path):
+    model = tiny_model()
+    inject(model, LoRAConfig(r=2))
+    save_adapter(model, tmp_path / "out")
+    with pytest.raises(TargetError, match="holds a finished result"):
+        save_adapter(model, tmp_path / "out")
+    save_adapter(model, tmp_path / "out", overwrite=True)
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "adapter_model.safetensors.tmp").symlink_to(tmp_path / "victim")
+    with pytest.raises(TargetError, match="did not write"):
+        save_adapter(model, tmp_path / "foreign", overwrite=True)
+    assert not (tmp_path / "victim").exists()
+
+
+def test_a_base_that_does_not_fit_its_configuration_is_told(tmp_path):
+    tiny_model().save_pretrained(tmp_path / "base")
+    path = tmp_path / "base" / "model.safetensors"
+    with safe_open(path, "numpy") as file:
+        metadata = file.metadata()
+    tensors = load_file(path)
+    tensors["transformer.h.0.ln_1.weight"] = np.ones(7, np.float32)
+    tensors["transformer.h.1.ln_2.weight"] = np.ones(16, np.int32)
+    save_file(tensors, path, metadata)
+    with pytest.raises(CheckpointError, match=r"ln_2.weight' holds int32 .*ln_1.weight' has shape \(7,\)"):
+        convert_adapter(PEFT / "base", tmp_path / "out", base=tmp_path / "base")
 
 
 def test_whole_layers_that_the_settings_name_but_the_file_lacks_are_told(tmp_path, caplog):

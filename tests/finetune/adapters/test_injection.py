@@ -4,8 +4,8 @@ import numpy as np
 import paddle
 import pytest
 
-from paddlemix.errors import AdapterError, ConfigurationError
-from paddlemix.finetune.adapters import LoRAConfig, LoRALinear, inject
+from paddlemix.errors import AdapterError, ConfigurationError, NotEnoughMemoryError
+from paddlemix.finetune.adapters import LoRAConfig, LoRALinear, inject, injection
 from paddlemix.models.qwen_vl.modeling import QWenLMHeadModel
 from paddlemix.quantization.layers import QuantizedLinear
 from tests.finetune.adapters.building import disturb, picture_ids, pictures, tiny_model
@@ -206,3 +206,13 @@ def test_a_model_with_an_adapter_is_not_saved_as_a_whole(directory, tmp_path):
 def test_settings_that_cannot_work_are_refused(settings):
     with pytest.raises(ConfigurationError, match=f"lora_{next(iter(settings))}|targets"):
         LoRAConfig(**settings)
+
+
+def test_an_adapter_larger_than_the_memory_is_refused_before_anything_is_made(directory, monkeypatch):
+    model = QWenLMHeadModel.from_pretrained(directory)
+    monkeypatch.setattr(injection, "available_memory", lambda: 10**9)
+    with pytest.raises(NotEnoughMemoryError, match="lora_r: got 1000000; .* need 1.2 GB of memory, 1.0 GB are"):
+        inject(model, LoRAConfig(r=1_000_000, targets=("c_attn", "w1", "w2")))
+    assert injection.attached(model) is None and not any(isinstance(layer, LoRALinear) for layer in model.sublayers())
+    with pytest.raises(ConfigurationError, match="lora_r: got 10000000, expected a whole number from 1 to 1048576"):
+        LoRAConfig(r=10_000_000)

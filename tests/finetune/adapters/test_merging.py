@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import paddle
 import pytest
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from paddlemix.checkpoint import convert_checkpoint, open_checkpoint, writer
@@ -228,3 +230,49 @@ def test_an_interrupted_merge_goes_on_where_it_stopped(folders, tmp_path):
     assert kept
     merge_adapter(folders / "base", folders / "adapter", tmp_path / "out", max_shard_bytes=4000)
     assert_close(logits(QWenLMHeadModel.from_pretrained(tmp_path / "out")), unmerged(folders), 2e-2)
+
+
+def retyped(folder: Path, source: Path, change) -> Path:
+    """A copy of a model whose tensors ``change`` alters."""
+    shutil.copytree(source, folder)
+    path = folder / "model.safetensors"
+    with safe_open(path, "numpy") as file:
+        metadata = file.metadata()
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path, metadata)
+    return folder
+
+
+def misshapen(tensors) -> None:
+    tensors["transformer.visual.proj"] = np.ones((3, 5), np.float32)  # has no adapter
+
+
+def of_integers(tensors) -> None:
+    tensors["transformer.h.0.attn.c_attn.weight"] = np.ones((16, 48), np.int32)
+
+
+@pytest.mark.parametrize("change", [misshapen, of_integers])
+def test_a_base_that_does_not_fit_its_configuration_is_refused(folders, tmp_path, change):
+    convert_checkpoint(folders / "base", tmp_path / "float32", dtype="float32")
+    base = retyped(tmp_path / "base", tmp_path / "float32", change)
+    with pytest.raises(CheckpointError, match="does not fit config.json: 'transformer"):
+        merge_adapter(base, folders / "adapter", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("quantization", ["int8", "int4", "bf16"])
+@pytest.mark.parametrize("part", ["qweight", "scales", "bias"])
+def test_tiles_that_do_not_fit_the_configuration_are_refused(folders, tmp_path, quantization, part):
+    if (quantization, part) == ("bf16", "scales"):
+        return  # has none
+    QWenLMHeadModel.from_pretrained(folders / "base", quantization=quantization).save_pretrained(tmp_path / "tiles")
+    name = f"transformer.h.0.attn.c_attn.{part}"
+
+    def change(tensors) -> None:
+        tensors[name] = tensors[name][:1]
+
+    base = retyped(tmp_path / "base", tmp_path / "tiles", change)
+    with pytest.raises(CheckpointError, match=name):
+        merge_adapter(base, folders / "adapter", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
