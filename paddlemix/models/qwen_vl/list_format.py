@@ -5,10 +5,12 @@ Everything here works on text alone and needs no vocabulary. Broken tags and box
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ...display import quoted, shorten
 from ...errors import PromptError
 from .special_tokens import (
     BOX_END,
@@ -38,28 +40,51 @@ def from_list_format(elements: Sequence[dict[str, Any]]) -> str:
     absent. Coordinates are cut to integers. Text is copied as it is, tags in it included.
     Raises PromptError for any other element.
     """
+    if isinstance(elements, (str, bytes, Mapping)) or not isinstance(elements, Iterable):
+        raise PromptError(f"elements: got {type(elements).__name__}, expected a list of dicts")
     parts = []
     n_images = 0
     for index, element in enumerate(elements):
+        if not isinstance(element, Mapping):
+            raise PromptError(f"element {index}: got {type(element).__name__}, expected a dict")
         if "image" in element:
             n_images += 1
-            parts.append(f"Picture {n_images}: {IMG_START}{element['image']}{IMG_END}\n")
+            parts.append(f"Picture {n_images}: {IMG_START}{_text_of(element, 'image', index)}{IMG_END}\n")
         elif "text" in element:
-            parts.append(element["text"])
+            parts.append(_text_of(element, "text", index))
         elif "box" in element:
             if "ref" in element:
-                parts.append(f"{REF_START}{element['ref']}{REF_END}")
-            parts.extend(_box_text(box, index) for box in element["box"])
+                parts.append(f"{REF_START}{_text_of(element, 'ref', index)}{REF_END}")
+            parts.extend(_box_text(box, index) for box in _boxes(element["box"], index))
         else:
-            raise PromptError(f"element {index}: got {element!r}, expected a key 'image', 'text' or 'box'")
+            keys = quoted(", ".join(map(str, element)))
+            raise PromptError(f"element {index}: got the keys {keys}, expected a key 'image', 'text' or 'box'")
     return "".join(parts)
+
+
+def _text_of(element: Mapping[str, Any], key: str, index: int) -> str:
+    value = element[key]
+    if key == "image" and isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if not isinstance(value, str):
+        expected = "a path or an address; other images go into messages" if key == "image" else "a str"
+        raise PromptError(f"element {index}, {key}: got {type(value).__name__}, expected {expected}")
+    return value
+
+
+def _boxes(boxes: Any, index: int) -> Iterable[Any]:
+    if isinstance(boxes, (str, bytes, Mapping)) or not isinstance(boxes, Iterable):
+        raise PromptError(f"element {index}, box: got {type(boxes).__name__}, expected a list of (x1, y1, x2, y2)")
+    return boxes
 
 
 def _box_text(box: Sequence[float], index: int) -> str:
     try:
         x1, y1, x2, y2 = (int(value) for value in box)
     except (TypeError, ValueError, OverflowError) as error:
-        raise PromptError(f"element {index}, box: got {box!r}, expected four numbers (x1, y1, x2, y2)") from error
+        raise PromptError(
+            f"element {index}, box: got {shorten(repr(box), 80)}, expected four numbers (x1, y1, x2, y2)"
+        ) from error
     return f"{BOX_START}({x1},{y1}),({x2},{y2}){BOX_END}"
 
 
@@ -69,6 +94,8 @@ def to_list_format(text: str) -> list[dict[str, str]]:
     The text is NFC normalised first. A start tag without its end tag is text, and tags inside a closed tag are
     contents. Raises PromptError when a control token of the chat format occurs (``<|endoftext|>`` is let through).
     """
+    if not isinstance(text, str):
+        raise PromptError(f"text: got {type(text).__name__}, expected a str")
     text = normalize_text(text)
     refused = _REFUSED.search(text)
     if refused:
@@ -129,7 +156,11 @@ def latest_picture(response: str, history: Sequence[tuple[str, str | None]] | No
 
     As the original looks. To open it, give no response: the model may have written any path into one.
     """
-    queries = [query for query, _ in history or []]
+    queries = []
+    for index, turn in enumerate(history or []):
+        if not isinstance(turn, (list, tuple)) or len(turn) != 2:
+            raise PromptError(f"history[{index}]: got {type(turn).__name__}, expected a pair of query and response")
+        queries.append(turn[0])
     for text in [response, *reversed(queries)]:
         for element in reversed(to_list_format(text)):
             if "image" in element:

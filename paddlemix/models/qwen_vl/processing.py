@@ -232,6 +232,8 @@ class QwenVLProcessor:
                 **tags,
             )
         check_image_count(prompt.images, self.max_images, "messages")
+        if max_length is not None:
+            check_integer("max_length", max_length)
         limit = max_length if max_length is not None else self.max_length
         if len(prompt.input_ids) > limit:
             raise PromptError(
@@ -336,6 +338,8 @@ def _query_conversations(query: Any) -> list[list[dict[str, Any]]]:
 def _query_message(elements: Any) -> list[dict[str, Any]]:
     if isinstance(elements, str):
         return [user_message(elements)]
+    if not isinstance(elements, (list, tuple)):
+        raise PromptError(f"query: got {_kind(elements)} in it, expected lists of elements like {{'text': str}}")
     content = []
     for index, element in enumerate(elements):
         if not isinstance(element, Mapping):

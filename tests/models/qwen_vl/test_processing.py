@@ -284,3 +284,14 @@ def test_broken_settings_files_are_named(tmp_path, content):
     (checkpoint(tmp_path) / "preprocessor_config.json").write_text(content, encoding="latin-1")
     with pytest.raises(CheckpointError, match="preprocessor_config.json"):
         QwenVLProcessor.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [5, {}, [], [5], [None], [[5]], [[None]], [{"text": 5}], [{"image": None}], [{"box": 5}], [{"ref": 5}]],
+)
+def test_a_query_of_other_things_is_refused(processor, query):
+    with pytest.raises((PromptError, ImageError)):
+        processor(query=query)
+    with pytest.raises(ConfigurationError, match="max_length"):
+        processor("a", max_length="x")

@@ -285,3 +285,44 @@ def test_nothing_is_drawn_without_a_picture_or_a_box(tiny, response, history):
 def test_what_is_neither_text_nor_a_list_is_refused(tiny, text):
     with pytest.raises(PromptError, match="text: got .*expected a str or a list"):
         tiny(text)
+
+
+@pytest.mark.parametrize(
+    "elements",
+    [
+        5,
+        None,
+        "abc",
+        {"image": "x"},
+        [5],
+        [None],
+        ["x"],
+        [("image", "x")],
+        [{}],
+        [{"text": 5}],
+        [{"text": None}],
+        [{"image": None}],
+        [{"image": b"x"}],
+        [{"ref": None, "box": [(1, 2, 3, 4)]}],
+        [{"box": 5}],
+        [{"box": "abcd"}],
+        [{"box": [5]}],
+        [{"box": [(1, 2, 3, float("inf"))]}],
+        [{"box": [(1, 2, 3, "x" * 1000)]}],
+        [{"x" * 1000: 1}],
+    ],
+)
+def test_a_list_format_of_other_things_is_refused_by_name(tiny, elements):
+    with pytest.raises(PromptError) as error:
+        tiny.from_list_format(elements)
+    assert len(str(error.value)) < 250
+
+
+@pytest.mark.parametrize("other", [5, b"x", [5], {"a": 1}])
+def test_texts_and_histories_of_other_types_are_refused(tiny, other):
+    with pytest.raises(PromptError, match="text: got"):
+        tiny.to_list_format(other)
+    with pytest.raises(PromptError, match="text: got"):
+        tiny.draw_bbox_on_latest_picture(other, [("a", "b")])
+    with pytest.raises(PromptError, match=r"history\[0\]: got"):
+        tiny.draw_bbox_on_latest_picture("<box>(1,2),(3,4)</box>", [other])
