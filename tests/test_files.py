@@ -28,6 +28,18 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["a.json"]
 
 
+def test_a_surrogate_that_stands_alone_is_written_and_read_back(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"a\ud800": "\udfff你"})
+    assert read_json_object(tmp_path / "a.json") == {"a\ud800": "\udfff你"}
+
+
+def test_numbers_of_a_training_that_are_none_are_read_where_asked_for(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"loss": float("inf")})
+    assert read_json_object(tmp_path / "a.json", allow_nan=True) == {"loss": float("inf")}
+    with pytest.raises(CheckpointError, match="JSON has no Infinity"):
+        read_json_object(tmp_path / "a.json")
+
+
 def test_a_missing_file_is_none(tmp_path: Path) -> None:
     assert read_json_object(tmp_path / "a.json") is None
 

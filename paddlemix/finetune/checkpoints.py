@@ -145,7 +145,7 @@ def read_progress(folder: Path, exchange: Exchange) -> dict[str, Any]:
         TrainingError: it is of a training of other parameters or on another number of processes.
         CheckpointError: it cannot be read.
     """
-    state = read_json_object(folder / STATE_FILE)
+    state = read_json_object(folder / STATE_FILE, allow_nan=True)  # a loss may be no number
     if state is None or state.get("version") != _VERSION or not isinstance(state.get("progress"), dict):
         raise TrainingError(
             f"{folder}: {STATE_FILE} is missing or not understood; remove the folder or use another one"

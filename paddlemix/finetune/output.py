@@ -161,7 +161,7 @@ def write_result(folder: Path, run: Run, write: Callable[[Path], object]) -> Non
 
 
 def _read(folder: Path) -> Run | None:
-    content = read_json_object(folder / RUN_FILE)
+    content = read_json_object(folder / RUN_FILE, allow_nan=True)  # a loss may be no number
     if content is None:
         return None
     fields = {"config": dict, "processes": int, "data": str}

@@ -248,6 +248,7 @@ def test_what_is_no_picture_is_not_written():
         messages_to_json([{"role": "user", "content": [image(b"nonsense")]}])
 
 
-def test_what_is_no_json_is_refused():
+@pytest.mark.parametrize("text", ["[{", "[" * 100_000, "[" + "9" * 5000 + "]", "[1, // one\n2]", '{"a":' * 100_000])
+def test_what_is_no_json_is_refused(text):
     with pytest.raises(PromptError, match="not JSON"):
-        messages_from_json("[{")
+        messages_from_json(text)

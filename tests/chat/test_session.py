@@ -220,6 +220,7 @@ def test_a_place_that_cannot_be_written_is_named(session, tmp_path):
         '{"format": "paddlemix chat 1"}',
         '{"format": "paddlemix chat 1", "messages": [{"role": "user", "content": "x"}]}',
         '{"format": "paddlemix chat 1", "messages": []}',
+        '{"format": "paddlemix chat 1", "messages": ' + "[" * 100_000,
     ],
 )
 def test_a_file_that_is_no_conversation_changes_nothing(session, tmp_path, content):
