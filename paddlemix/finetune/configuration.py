@@ -254,13 +254,19 @@ class FinetuneConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """All options as JSON has them; :meth:`from_dict` reads it."""
+        return {item.name: _plain(getattr(self, item.name)) for item in fields(self)}
 
-        def plain(value: Any) -> Any:
-            if isinstance(value, DataSource):
-                return {"path": value.path, "weight": value.weight}
-            return [plain(item) for item in value] if isinstance(value, tuple) else value
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """The options that have a default, with it, as JSON has them."""
+        return {item.name: _plain(item.default) for item in fields(cls) if item.default is not MISSING}
 
-        return {item.name: plain(getattr(self, item.name)) for item in fields(self)}
+
+def _plain(value: Any) -> Any:
+    """A value of an option as JSON has it."""
+    if isinstance(value, DataSource):
+        return {"path": value.path, "weight": value.weight}
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
 def nearest(name: str, known: Sequence[str]) -> str:

@@ -75,10 +75,11 @@ def find_run(config: FinetuneConfig) -> Run | None:
     if not config.resume:
         raise TargetError(f"output_dir: {folder} holds a training already; set resume, or name another directory")
     now = config.to_dict()
-    for name in sorted((set(now) | set(run.config)) - _MAY_CHANGE):
-        if now.get(name) != run.config.get(name):
+    before = {**config.defaults(), **run.config}  # what an older version did not know, was as it is by default
+    for name in sorted((set(now) | set(before)) - _MAY_CHANGE):
+        if now.get(name) != before.get(name):
             raise ConfigurationError(
-                f"{name}: got {now.get(name)!r}, the training in {folder} was begun with {run.config.get(name)!r}; "
+                f"{name}: got {now.get(name)!r}, the training in {folder} was begun with {before.get(name)!r}; "
                 "go on with that, or name another output_dir"
             )
     return run

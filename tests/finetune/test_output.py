@@ -35,6 +35,15 @@ def test_options_that_change_nothing_of_what_is_learnt_may_change(tmp_path):
     assert find_run(config(tmp_path, save_steps=3, logging_steps=2, dataloader_num_workers=0, recompute=True))
 
 
+def test_options_that_an_older_version_did_not_know_count_as_their_defaults(tmp_path):
+    run = begun(tmp_path)
+    kept = {name: value for name, value in run.config.items() if name not in ("clamp_boxes", "lora_targets")}
+    begin_run(tmp_path, Run(kept, 1, run.data), None)
+    assert find_run(config(tmp_path)).config == kept
+    with pytest.raises(ConfigurationError, match="^clamp_boxes: got True, .* was begun with False"):
+        find_run(config(tmp_path, clamp_boxes=True))
+
+
 @pytest.mark.parametrize(("name", "value"), [("lora_r", 8), ("learning_rate", 1e-3), ("data", "b.json"), ("seed", 2)])
 def test_other_options_are_refused_by_name(tmp_path, name, value):
     begun(tmp_path)
