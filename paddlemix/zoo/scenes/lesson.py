@@ -68,7 +68,8 @@ def write_lesson(
         seed: another one gives other pictures; the same one always the same files.
 
     Raises:
-        ConfigurationError: an unknown object, a seed or a number of pictures out of range.
+        ConfigurationError: an unknown object, a seed or a number of pictures out of range; a folder that cannot be
+            written.
     """
     if kind not in NAMES:
         raise ConfigurationError(f"kind: got {kind!r}, new objects are {', '.join(NAMES)}")
@@ -77,6 +78,13 @@ def write_lesson(
             raise ConfigurationError(f"{name}: got {number}, expected 1 to {SEEDS_PER_PART}")
     if not 0 <= seed < MAX_SEED:
         raise ConfigurationError(f"seed: got {seed}, expected a whole number of at least 0 and below {MAX_SEED}")
+    try:
+        return _write(kind, folder, pictures, test_pictures, seed)
+    except OSError as error:
+        raise ConfigurationError(f"{folder}: the lesson cannot be written: {error.strerror or error}") from error
+
+
+def _write(kind: str, folder: Path, pictures: int, test_pictures: int, seed: int) -> Lesson:
     (folder / PICTURES).mkdir(parents=True, exist_ok=True)
     first = FIRST_SEED + (seed * len(ALL_KINDS) + KIND_INDEX[kind]) * SEEDS_PER_LESSON
     parts = {

@@ -135,6 +135,12 @@ def test_what_cannot_be_drawn_is_refused(tmp_path, kind, options, said):
     assert not (tmp_path / "lesson").exists()
 
 
+def test_a_folder_that_cannot_be_written_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigurationError, match="file: the lesson cannot be written: (Not a directory|File exists)"):
+        write_lesson("robot", tmp_path / "file", pictures=1, test_pictures=1)
+
+
 def test_the_bundled_model_learns_the_object_and_its_adapter_can_be_loaded(tmp_path):
     from paddlemix.finetune.run import finetune
     from paddlemix.inference import load_model
