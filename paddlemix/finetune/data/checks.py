@@ -150,9 +150,11 @@ def check_files(
     problems: list[Problem] = []
     records: list[Record] = []
     sources: list[int] = []
+    bad_records = 0
     for source, path in enumerate(paths):
-        well_formed, malformed = read_record_file(path, boxes, policy, processor.image_processor.exif_transpose)
-        problems += malformed
+        well_formed, found, count = read_record_file(path, boxes, policy, processor.image_processor.exif_transpose)
+        problems += found
+        bad_records += count
         records += well_formed
         sources += [source] * len(well_formed)
     begin(len(records))
@@ -184,7 +186,7 @@ def check_files(
         targets,
         dropped_turns,
         sorted(problems, key=lambda problem: (order[problem.location.path], problem.location.line)),
-        len({problem.location for problem in problems}),
+        bad_records + len(records) - len(good),
         () if processor.image_processor.exif_transpose else pictures.turned,
     )
 

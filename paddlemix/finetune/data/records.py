@@ -50,10 +50,11 @@ class Record:
 
 
 class RecordFile(NamedTuple):
-    """The well-formed records of a file, and what is wrong with the others."""
+    """The well-formed records of a file, what is wrong with the others, and how many these are."""
 
     records: list[Record]
     problems: list[Problem]
+    malformed: int
 
 
 def read_records(
@@ -80,7 +81,7 @@ def read_records(
         ConfigurationError: a file that cannot be read, or holds nothing.
         RecordError: a malformed record, with its line.
     """
-    records, problems = read_record_file(path, boxes, policy, exif_transpose)
+    records, problems, _ = read_record_file(path, boxes, policy, exif_transpose)
     if problems:
         more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
         raise RecordError(f"{problems[0]}{more}")
@@ -101,17 +102,17 @@ def read_record_file(
     folder = Path(path).absolute().parent
     policy = policy if policy is not None else ImagePolicy.scripts()
     reader = BoxReader(boxes, _sizes_of(folder, policy, exif_transpose))
-    result = RecordFile([], [])
+    records: list[Record] = []
+    problems: list[Problem] = []
+    malformed = 0
     for entry in read_entries(path):
-        if isinstance(entry, Problem):
-            result.problems.append(entry)
-            continue
-        read = read_conversation(entry.value, reader)
+        read = [entry] if isinstance(entry, Problem) else read_conversation(entry.value, reader)
         if isinstance(read, Conversation):
-            result.records.append(_record(entry.location, read, folder))
-        else:
-            result.problems.extend(Problem(entry.location, *fault) for fault in read)
-    return result
+            records.append(_record(entry.location, read, folder))
+            continue
+        malformed += 1
+        problems += [fault if isinstance(fault, Problem) else Problem(entry.location, *fault) for fault in read]
+    return RecordFile(records, problems, malformed)
 
 
 def _record(location: RecordLocation, read: Conversation, folder: Path) -> Record:

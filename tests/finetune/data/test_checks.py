@@ -147,6 +147,13 @@ def test_bad_records_are_refused_or_skipped_by_choice(check):
         check(talk("a", " ")).usable("skip")
 
 
+def test_bad_records_of_one_line_are_counted_each(tmp_path, processor):
+    path = write_json(tmp_path / "a.json", [talk("a", "b"), talk("a", " "), talk("", " "), 3, {"messages": []}])
+    report = check_files([path], processor)
+    assert "1 records in 1 file(s) are good, 4 are not" in report.summary()
+    assert {problem.location.line for problem in report.problems} == {1}
+
+
 def test_several_files_keep_their_order_and_may_not_be_given_twice(tmp_path, processor):
     first = write_json(tmp_path / "z.json", [talk("a", "b"), talk("", "b")])
     second = write_json(tmp_path / "a.json", [3, talk("a", "b"), talk("c", "d")])

@@ -40,8 +40,10 @@ def faults(tmp_path):
     Image.new("RGB", (200, 100)).save(tmp_path / "a.png")
 
     def run(entry, **options):
-        records, problems = read_record_file(write_lines(tmp_path / "data.jsonl", entry), BoxOptions(**options))
-        assert not records
+        records, problems, malformed = read_record_file(
+            write_lines(tmp_path / "data.jsonl", entry), BoxOptions(**options)
+        )
+        assert not records and malformed == 1
         return [(problem.field, problem.came, problem.expected) for problem in problems]
 
     return run

@@ -100,7 +100,7 @@ MALFORMED = [
 @pytest.mark.parametrize(("entry", "field", "came", "expected"), MALFORMED)
 def test_a_malformed_record_is_told_by_place_and_field(tmp_path, entry, field, came, expected):
     path = write_lines(tmp_path / "data.jsonl", talk("a", "b"), entry)
-    records, problems = read_record_file(path)
+    records, problems, _ = read_record_file(path)
     assert len(records) == 1
     found = [problem for problem in problems if (problem.field, problem.came) == (field, came)]
     assert len(found) == 1, problems
@@ -127,7 +127,7 @@ def test_a_malformed_record_is_told_by_place_and_field(tmp_path, entry, field, c
 )
 def test_broken_json_is_told_by_line_and_what_can_be_read_is_read(tmp_path, text, line, came, good):
     (tmp_path / "data.json").write_text(text)
-    records, problems = read_record_file(tmp_path / "data.json")
+    records, problems, _ = read_record_file(tmp_path / "data.json")
     assert len(records) == good
     assert problems[0].location.line == line
     assert problems[0].came.startswith(came)

@@ -19,6 +19,9 @@ _SCHEMAS = {
     "conversations": _Schema("from", "value", ("user", "assistant")),
     "messages": _Schema("role", "content", ("system", "user", "assistant")),
 }
+_FORMS = (
+    "{'conversations': [...]}, {'messages': [...]}, a list of messages, or a form of LLaVA, ms-swift or LLaMA-Factory"
+)
 _PARTS = {"text": "text", "image": "image", "image_url": "image_url"}
 
 
@@ -46,7 +49,7 @@ def _faults(value: Any) -> Iterator[Fault]:
     name, turns = _turns(value)
     if not isinstance(value, (Mapping, list)) or (isinstance(value, Mapping) and name not in value):
         came = f"the fields {', '.join(map(repr, value)) or 'none'}" if isinstance(value, Mapping) else shown(value)
-        yield "", came, "{'conversations': [...]}, {'messages': [...]} or a list of messages"
+        yield "", came, _FORMS
         return
     if isinstance(value, Mapping):
         yield from unknown_fields(value, ("id", name), "")
