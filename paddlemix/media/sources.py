@@ -11,7 +11,7 @@ import os
 import re
 import stat
 from pathlib import Path
-from urllib.parse import unquote_to_bytes
+from urllib.parse import unquote, unquote_to_bytes
 
 from ..errors import ImageError
 from .formats import kind_of
@@ -83,7 +83,15 @@ def file_of_url(url: str, policy: ImagePolicy) -> str:
     match = _FILE_URL.fullmatch(url)
     if match is None or (match["host"] or "").lower() not in ("", "localhost"):
         raise ImageError(f"picture {short(url)}: expected file:///path on this computer")
-    return find_file(os.fsdecode(unquote_to_bytes(match["path"])), policy)
+    return find_file(unquote(match["path"], errors="surrogateescape"), policy)
+
+
+def expand_home(path: str) -> str:
+    """``path`` with the home directory in place of ``~``; as it is where there is none of that name."""
+    try:
+        return os.path.expanduser(path)
+    except ValueError:  # no name of a user: a NUL in it, or half a surrogate pair
+        return path
 
 
 def read_file(path: str | bytes, name: str, limit: int) -> bytes:
@@ -110,7 +118,7 @@ def _spellings(path: str) -> list[str]:
     if len(stripped) > 1 and stripped[0] == stripped[-1] and stripped[0] in "'\"":
         unquoted = stripped[1:-1]
     plain = [path, stripped, unquoted, re.sub(r"\\(.)", r"\1", unquoted)]
-    return [*plain, *(os.path.expanduser(spelling) for spelling in plain if spelling.startswith("~"))]
+    return [*plain, *(expand_home(spelling) for spelling in plain if spelling.startswith("~"))]
 
 
 def _exists(path: str) -> bool:

@@ -11,6 +11,7 @@ import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 from ..errors import ImageError
 
@@ -19,10 +20,11 @@ MOST_SCANS = 100
 
 _MOST_SEGMENTS = 5_000  # of a JPEG; a megabyte of metadata takes 16
 _MOST_EXIF_SEGMENTS = 64  # of a JPEG; they are joined one by one
-_MOST_CHUNKS = 100_000  # of a PNG; 32 MB in chunks of 8 KB are 4,000
+_MOST_CHUNKS = 50_000  # of a PNG; 32 MB in chunks of 8 KB are 4,000
 _MOST_PROFILES = 16  # of a PNG, each of which unpacks to 1 MB; one is allowed
 _MOST_EXTENSIONS = 1_000  # of a GIF before its first frame
 _MOST_EXTENSION_BYTES = 1024 * 1024  # of all of them
+_MOST_TAGS = 4_096  # of a TIFF; cameras write about a hundred
 _MOST_STRIPS = 100_000  # strips or tiles of a TIFF
 _MOST_RLE_BYTES = 2 * 1024 * 1024  # of a run-length encoded BMP, whose decoder is slow
 _MOST_RLE_WIDTH = 1 << 15
@@ -185,7 +187,8 @@ def tiff_tags(data: bytes, offset: int | None = None) -> Iterator[Tag]:
 
 
 def _check_tiff(data: bytes, name: str) -> None:
-    tags = list(tiff_tags(data))
+    tags = list(islice(tiff_tags(data), _MOST_TAGS + 1))
+    _refuse_count(name, len(tags), _MOST_TAGS, "TIFF tags")
     found = {tag.number: tag for tag in tags}
     if _DNG in found:
         raise ImageError(
@@ -193,7 +196,7 @@ def _check_tiff(data: bytes, name: str) -> None:
         )
     for subdirectory in _SUBDIRECTORIES:
         if subdirectory in found:
-            tags += tiff_tags(data, found[subdirectory].value)
+            tags += islice(tiff_tags(data, found[subdirectory].value), _MOST_TAGS)
     if sum(tag.size for tag in tags if tag.size > 4) > len(data):
         raise ImageError(f"{name} has tags that are longer than the file: it is damaged; save it anew")
     strips = max((found[number].count for number in (_STRIPS, _TILES) if number in found), default=0)

@@ -62,7 +62,10 @@ def test_a_file_that_is_there_is_never_taken_for_a_spelling_of_another(home, png
         load_image("'my image (1).png'")
 
 
-@pytest.mark.parametrize("url", ["file://server/share/a.png", "file://../a.png", "file:///%00", "file:///no/such"])
+@pytest.mark.parametrize(
+    "url",
+    ["file://server/share/a.png", "file://../a.png", "file:///%00", "file:///no/such", "file:///\ud800", "file:///%ff"],
+)
 def test_file_addresses_of_other_computers_and_of_nothing_are_refused(url):
     with pytest.raises(ImageError, match="expected file:///path|does not exist|cannot be read"):
         load_image(url)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from ...chat.messages import Message, message_images
 from ...errors import RecordError
 from ...media import ImagePolicy
+from ...media.sources import expand_home
 from .boxes import AS_WRITTEN, BoxOptions, BoxReader
 from .formats import read_conversation
 from .formats.common import Conversation
@@ -126,7 +127,7 @@ def _record(location: RecordLocation, read: Conversation, folder: Path) -> Recor
 
 
 def _resolved(source: str, folder: Path) -> str:
-    return os.path.normpath(folder / os.path.expanduser(source)) if is_file_name(source) else source
+    return os.path.normpath(folder / expand_home(source)) if is_file_name(source) else source
 
 
 def _sizes_of(folder: Path, policy: ImagePolicy, exif_transpose: bool) -> Callable[[str], tuple[int, int]]:
