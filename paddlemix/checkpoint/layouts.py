@@ -110,6 +110,7 @@ HARMLESS = re.compile(r"(^|\.)(rotary_emb\.inv_freq|inv_freq|attn\.masked_bias)$
 WRAPPERS = (
     "module.", "_orig_mod.", "base_model.model.", "_fsdp_wrapped_module.", "_forward_module.", "model.",
 )  # fmt: skip
+_MAX_WRAPPERS = 8
 #: How tensors of a GPTQ layer are called, in place of ``.weight``.
 GPTQ_PARTS = ("qweight", "qzeros", "scales", "g_idx")
 #: more layers than any model has, and few enough to list the names of their weights
@@ -122,18 +123,16 @@ _LAYER = re.compile(
 _GPTQ_PART = re.compile(rf"(?P<layer>.+)\.(?:{'|'.join(GPTQ_PARTS)})")
 
 
-def _pattern(name: str) -> re.Pattern[str]:
-    return re.compile(re.escape(name).replace(r"\{n\}", r"(?P<n>0|[1-9][0-9]{0,5})"))
-
-
-_BY_ORIGINAL = [(_pattern(rule.name), rule) for rule in RULES]
-_BY_PADDLEMIX = [(_pattern(rule.paddlemix), rule) for rule in RULES]
+#: The number of a layer in a name; no name has two.
+_NUMBER = re.compile(r"(?<=\.)(?:0|[1-9][0-9]{0,5})(?=\.)")
+_BY_ORIGINAL = {rule.name: rule for rule in RULES}
+_BY_PADDLEMIX = {rule.paddlemix: rule for rule in RULES}
 
 
 def common_prefix(names: Iterable[str]) -> str:
     """The wrappers' prefixes that all of these names bear, in a row; "" if one of them bears none."""
     rest, prefix = list(names), ""
-    while rest:
+    for _ in range(_MAX_WRAPPERS if rest else 0):
         found = next((wrapper for wrapper in WRAPPERS if all(name.startswith(wrapper) for name in rest)), None)
         if found is None:
             break
@@ -143,11 +142,12 @@ def common_prefix(names: Iterable[str]) -> str:
 
 def find_rule(name: str, layout: str) -> tuple[Rule, str] | None:
     """The rule of a tensor called ``name`` in ``layout`` and its layer number ("" if it has none); None if unknown."""
-    for pattern, rule in _BY_PADDLEMIX if layout == PADDLEMIX else _BY_ORIGINAL:
-        match = pattern.fullmatch(name)
-        if match:
-            return rule, match.groupdict().get("n") or ""
-    return None
+    number = _NUMBER.search(name)
+    template = name if number is None else f"{name[: number.start()]}{{n}}{name[number.end() :]}"
+    rule = (_BY_PADDLEMIX if layout == PADDLEMIX else _BY_ORIGINAL).get(template)
+    if rule is None or (rule.repeat is None) != (number is None):
+        return None
+    return rule, number[0] if number else ""
 
 
 def our_name(name: str, layout: str) -> str | None:

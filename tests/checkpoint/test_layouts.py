@@ -201,3 +201,27 @@ def test_layers_are_counted_from_names_of_every_layout(layout) -> None:
 def test_names_with_numbers_beyond_any_model_are_not_ours() -> None:
     assert layouts.our_name("transformer.h.123456.ln_1.weight", layouts.HF) is not None
     assert layouts.our_name("transformer.h." + "9" * 5000 + ".ln_1.weight", layouts.HF) is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "transformer.h.{n}.ln_1.weight",
+        "transformer.h.01.ln_1.weight",
+        "transformer.h..ln_1.weight",
+        "transformer.h.0.ln_1.weight.0.x",
+        "transformer.0.ln_f.weight",
+        "0.transformer.wte.weight",
+        "transformer.h.0.1.ln_1.weight",
+        "transformer.h.0.ln_1.weight\n",
+    ],
+)
+def test_names_that_are_almost_ours_are_not(name) -> None:
+    assert layouts.our_name(name, layouts.HF) is None
+
+
+def test_prefixes_are_found_in_a_row_and_not_without_end() -> None:
+    assert layouts.common_prefix([]) == ""
+    assert layouts.common_prefix(["module.a", "module.module.b"]) == "module."
+    assert layouts.common_prefix(["a", "module.b"]) == ""
+    assert layouts.common_prefix(["module." * 100_000 + "a"]) == "module." * 8

@@ -23,7 +23,7 @@ CANDIDATES = (
 INCOMPLETE = ".incomplete"
 #: of some hundred thousand tensors
 MAX_INDEX_BYTES = 8 << 20
-_PROBLEM_LIMIT = 400
+_PROBLEM_LIMIT = 240
 #: what AutoGPTQ calls its files unless it is told another name
 _AUTOGPTQ_NAME = re.compile(r"(gptq_model-\d+bit-(?:-?\d+)g)\.(?:safetensors|bin|pt)(?:\.index\.json)?")
 _AUTOGPTQ_SUFFIXES = (".safetensors.index.json", ".safetensors", ".bin.index.json", ".bin", ".pt")

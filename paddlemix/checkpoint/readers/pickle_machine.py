@@ -214,7 +214,10 @@ class _Machine:
         constructor = self.allowed.get((function.module, function.name)) if isinstance(function, Symbol) else None
         if constructor is None or not isinstance(arguments, tuple):
             raise UnsafeCheckpointError(f"{self.where}: pickle calls something that is not on the list; refused")
-        self.stack.append(constructor(*arguments))
+        try:
+            self.stack.append(constructor(*arguments))
+        except TypeError as error:
+            raise self.refusal(f"{function.module}.{function.name} with wrong arguments") from error
 
     def _build(self) -> None:
         state, target = self._pop(), self.stack[-1]

@@ -73,6 +73,11 @@ TORCH_NAMES: dict[tuple[str, str], Constructor] = {
 }
 
 
+def means_nothing(value: Any) -> bool:
+    """Whether a value beside tensors is one of those: a shape, a set, or a dtype or device."""
+    return isinstance(value, (Symbol, set)) or (isinstance(value, tuple) and is_shape(value))
+
+
 def rebuild_with(allowed: Mapping[tuple[str, str], Constructor]) -> Callable[..., Any]:
     """What stands for torch's ``_rebuild_from_type_v2``, as which tensors with attributes are saved: a function, the
     type of its result, its arguments, and the attributes."""

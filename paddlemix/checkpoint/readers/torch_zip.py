@@ -22,7 +22,7 @@ from . import pickle_machine
 from .guard import reading
 from .pickle_machine import hint, shown
 from .tensor import MappedFile, StoredTensor, element_count, is_shape
-from .torch_names import STORAGES, TORCH_NAMES, rebuild_with
+from .torch_names import STORAGES, TORCH_NAMES, means_nothing, rebuild_with
 
 #: names and shapes of 7B weights take a few hundred KB
 MAX_PICKLE_BYTES = 8 << 20
@@ -106,6 +106,8 @@ def _tensors(file: MappedFile) -> dict[str, StoredTensor]:
         raise CheckpointError(f"{path}: holds a {type(state).__name__}, expected a dict of tensors")
     tensors = {}
     for name, value in state.items():
+        if isinstance(name, str) and means_nothing(value):
+            continue
         if not isinstance(name, str) or not isinstance(value, _Tensor):
             raise CheckpointError(
                 f"{path}: entry {shown(name)} is a {type(value).__name__}, expected a tensor" + hint(value)

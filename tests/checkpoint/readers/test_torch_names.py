@@ -82,3 +82,23 @@ def test_a_file_of_a_trainer_says_what_to_do(path: Path) -> None:
     write_torch(path, {"a": VALUES}, change=lambda state: {"state_dict": state})
     with pytest.raises(CheckpointError, match="'state_dict' is a dict, expected a tensor; if its weights are in there"):
         read_torch_zip(path)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        Named("torch", "bfloat16"),
+        Call(Named("torch", "Size"), (3, 4)),
+        Call(Named("builtins", "set"), ["a"]),
+        Call(Named("torch", "device"), "cpu"),
+    ],
+)
+def test_shapes_dtypes_devices_and_sets_beside_tensors_are_passed_over(path: Path, value: object) -> None:
+    write_torch(path, {"a": VALUES}, change=lambda state: {"first": value, **state, "last": value})
+    assert list(read_torch_zip(path)) == ["a"]
+
+
+def test_a_tuple_of_tensors_is_not_passed_over(path: Path) -> None:
+    write_torch(path, {"a": VALUES}, change=lambda state: {**state, "b": (TENSOR, TENSOR)})
+    with pytest.raises(CheckpointError, match="entry 'b' is a tuple, expected a tensor"):
+        read_torch_zip(path)
