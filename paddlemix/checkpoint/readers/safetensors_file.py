@@ -84,22 +84,22 @@ def _parse(raw: bytes, path: Path) -> dict[str, Any]:
 
 
 def _entry(name: str, entry: Any, body: np.ndarray, body_start: int, file: MappedFile) -> tuple[int, int, StoredTensor]:
-    path, shown = file.path, quoted(name)
+    path = file.path
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-        raise CheckpointError(f"{path}: {shown} needs exactly dtype, shape and data_offsets in the header")
+        raise CheckpointError(f"{path}: {quoted(name)} needs exactly dtype, shape and data_offsets in the header")
     code, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(code, str) or code not in FROM_SAFETENSORS:
         came = quoted(code, 40) if isinstance(code, str) else f"of type {type(code).__name__}"
-        raise CheckpointError(f"{path}: {shown} has dtype {came}, expected one of {', '.join(FROM_SAFETENSORS)}")
+        raise CheckpointError(f"{path}: {quoted(name)} has dtype {came}, expected one of {', '.join(FROM_SAFETENSORS)}")
     if not is_shape(shape) or not is_shape(offsets) or len(offsets) != 2:
-        raise CheckpointError(f"{path}: {shown} has an impossible shape or data_offsets")
+        raise CheckpointError(f"{path}: {quoted(name)} has an impossible shape or data_offsets")
     start, end = offsets
     dtype = FROM_SAFETENSORS[code]
     kind = STORAGE[dtype]
     if end > len(body):
-        raise CheckpointError(f"{path}: truncated: {shown} ends at byte {end} of {len(body)}")
+        raise CheckpointError(f"{path}: truncated: {quoted(name)} ends at byte {end} of {len(body)}")
     if end - start != element_count(shape) * kind.itemsize:
-        raise CheckpointError(f"{path}: {shown} has {end - start} bytes, which is not {shape} of {dtype}")
+        raise CheckpointError(f"{path}: {quoted(name)} has {end - start} bytes, which is not {shape} of {dtype}")
     view = body[start:end]
     load = file.loader(name, lambda: view.view(kind).reshape(shape))
     tensor = StoredTensor(name, tuple(shape), dtype, path.name, load, offset=body_start + start)
