@@ -240,8 +240,9 @@ def write_text(path: Path, text: str) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """A path to write to instead of ``path``; what is there at the end takes the place of ``path`` in one step.
 
-    After an exception nothing has changed.
+    After an exception nothing has changed. Raises OSError for a ``path`` that is a device, a pipe or a socket.
     """
+    require_replaceable(path)
     aside = path_aside(path)
     try:
         yield aside
@@ -250,6 +251,14 @@ def replacing(path: Path) -> Iterator[Path]:
         with contextlib.suppress(OSError):
             aside.unlink()
         raise
+
+
+def require_replaceable(path: Path) -> None:
+    """Raise OSError where ``path`` is a device, a pipe or a socket: it would be gone, and a file in its place."""
+    with contextlib.suppress(FileNotFoundError):
+        mode = os.lstat(path).st_mode
+        if not (stat.S_ISLNK(mode) or stat.S_ISDIR(mode)):
+            _require_regular(mode)
 
 
 def path_aside(path: Path) -> Path:
@@ -261,3 +270,12 @@ def written_aside(name: str) -> str | None:
     """The name of the file that a process which did not finish was writing under :func:`path_aside`'s ``name``."""
     found = _ASIDE.fullmatch(name)
     return found and found["name"]
+
+
+@contextlib.contextmanager
+def told_as_checkpoint_error(path: Path) -> Iterator[None]:
+    """Raise CheckpointError, naming ``path``, where the system cannot write inside."""
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be written: {error.strerror or error}") from error

@@ -3,6 +3,7 @@
 ``layouts``  one table of names, shapes and transposes: Hugging Face, ours, PaddleMIX
 ``readers``  lazy and safe: torch ``.bin``, safetensors, ``.pdparams``; no torch and no Paddle needed
 ``writer``   sharded safetensors, written aside and renamed, with an index and a sha256 manifest
+``target``   which folders may be written to, and results that are whole or not there
 ``convert``  from one layout to another, shard by shard, safe to interrupt
 ``loading``  a checkpoint into the parameters of a Paddle model, and back
 ``memory``   whether a model fits, asked beforehand

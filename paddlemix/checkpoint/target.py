@@ -206,6 +206,12 @@ class Staging:
         """Note what is going on, so that a run after an interruption knows its files from others."""
         write_json(self.path / PROGRESS, {"planned": list(planned), **state})
 
+    def clear(self) -> None:
+        """Remove what an interrupted run left."""
+        for path in self.path.iterdir():
+            if path.name != LOCK:
+                _remove(path)
+
 
 @contextlib.contextmanager
 def staging_in(folder: Path, guard: Guard | None = None) -> Iterator[Staging]:

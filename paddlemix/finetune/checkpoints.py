@@ -20,8 +20,8 @@ import paddle
 from ..checkpoint import dtypes
 from ..checkpoint.readers.safetensors_file import read_safetensors
 from ..checkpoint.writer import TensorSource, write_safetensors
-from ..errors import CheckpointError, TrainingError
-from ..files import read_json_object, write_json
+from ..errors import TrainingError
+from ..files import read_json_object, told_as_checkpoint_error, write_json
 from .exchange import Exchange
 from .randomness import random_state, set_random_state
 
@@ -81,15 +81,6 @@ def publish(aside: Path, path: Path) -> None:
         _remove(path)
     os.rename(aside, path)
     _sync(path.parent)
-
-
-@contextlib.contextmanager
-def told_as_checkpoint_error(path: Path) -> Iterator[None]:
-    """Raise CheckpointError, naming ``path``, where the system cannot write inside."""
-    try:
-        yield
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def _complete(output_dir: Path) -> list[Path]:

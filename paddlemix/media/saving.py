@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from ..errors import ConfigurationError
-from ..files import path_aside
+from ..files import path_aside, require_replaceable
 
 _FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
 
@@ -29,6 +29,7 @@ def save_image(image: Image.Image, path: str | os.PathLike[str], overwrite: bool
     aside = path_aside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        require_replaceable(path)
         with open(aside, "xb") as file:
             image.convert("RGB").save(file, kind, **({"quality": 95} if kind == "JPEG" else {}))
         if overwrite:

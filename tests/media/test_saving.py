@@ -56,3 +56,11 @@ def test_a_failed_write_leaves_nothing_and_keeps_the_old_picture(tmp_path, monke
         save_image(BLUE, path)
     assert os.listdir(tmp_path) == ["p.png"]
     assert path.read_bytes() == before
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_a_pipe_or_device_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "p.png")
+    with pytest.raises(ConfigurationError, match="cannot be written: it is a named pipe"):
+        save_image(RED, tmp_path / "p.png")
+    assert os.listdir(tmp_path) == ["p.png"]

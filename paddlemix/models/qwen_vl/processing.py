@@ -18,7 +18,7 @@ from ...chat.template import DEFAULT_SYSTEM, RenderedPrompt, check_chat_format, 
 from ...checks import check_integer
 from ...dependencies import require
 from ...errors import ConfigurationError, PromptError
-from ...files import PREPROCESSOR_CONFIG_FILE, write_json
+from ...files import PREPROCESSOR_CONFIG_FILE, told_as_checkpoint_error, write_json
 from ...media import ImagePolicy
 from .batching import TokenizedBatch
 from .config_schema import read_visual
@@ -130,10 +130,14 @@ class QwenVLProcessor:
         return cls(tokenizer, QwenVLImageProcessor.from_dict(settings), **options)
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> tuple[str, ...]:
-        """Write tokenizer files and ``preprocessor_config.json`` into a directory (made if absent); their paths."""
+        """Write tokenizer files and ``preprocessor_config.json`` into a directory (made if absent); their paths.
+
+        Raises CheckpointError if they cannot be written; each file is then as it was.
+        """
         files = self.tokenizer.save_pretrained(directory)
         path = Path(directory) / PREPROCESSOR_CONFIG_FILE
-        write_json(path, self.image_processor.to_dict())
+        with told_as_checkpoint_error(path.parent):
+            write_json(path, self.image_processor.to_dict())
         return (*files, str(path))
 
     # ------------------------------------------------------------------ to the model

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from ...checks import check_integer
 from ...errors import ConfigurationError, PromptError
-from ...files import TOKENIZER_CONFIG_FILE, VOCAB_FILE, read_json_object, replacing, write_json
+from ...files import (
+    TOKENIZER_CONFIG_FILE,
+    VOCAB_FILE,
+    read_json_object,
+    replacing,
+    told_as_checkpoint_error,
+    write_json,
+)
 from ...schema import shown
 from . import list_format
 from .batching import TokenizedBatch, pad_rows
@@ -108,22 +115,27 @@ class QWenVLTokenizer(QWenVLCodec):
         return tokenizer
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> tuple[str, str]:
-        """Write ``tokenizer_config.json`` and ``qwen.tiktoken`` into ``directory`` (made if absent); their paths."""
+        """Write ``tokenizer_config.json`` and ``qwen.tiktoken`` into ``directory`` (made if absent); their paths.
+
+        Raises CheckpointError if they cannot be written; each file is then as it was.
+        """
         folder = Path(directory)
-        folder.mkdir(parents=True, exist_ok=True)
         config = {"tokenizer_class": TOKENIZER_CLASS, **self._published_config}
         config.update({name: getattr(self, name) for name in _CONFIG_FIELDS})
         config_file = folder / TOKENIZER_CONFIG_FILE
-        write_json(config_file, config)
+        with told_as_checkpoint_error(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(config_file, config)
         return (str(config_file), *self.save_vocabulary(folder))
 
     def save_vocabulary(self, directory: str | os.PathLike[str]) -> tuple[str]:
-        """Write the rank file alone, byte for byte as published; its path."""
+        """Write the rank file alone, byte for byte as published; its path. Raises CheckpointError."""
         path = Path(directory) / VOCAB_FILE
         data = rank_file_bytes(self.mergeable_ranks)
-        if not path.is_file() or path.read_bytes() != data:
-            with replacing(path) as aside:
-                aside.write_bytes(data)
+        with told_as_checkpoint_error(path.parent):
+            if not path.is_file() or path.read_bytes() != data:
+                with replacing(path) as aside:
+                    aside.write_bytes(data)
         return (str(path),)
 
     # ------------------------------------------------------------------ batches

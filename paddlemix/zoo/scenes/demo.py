@@ -7,14 +7,20 @@ python -m paddlemix.zoo.scenes.demo scene.png --seed 7 --size 168
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
+from ... import cli
+from ...errors import ConfigurationError
+from ...files import replacing, told_as_checkpoint_error
 from .lexicon import ALL_KINDS
 from .scene import Scene, generate_scene
 from .tasks import coordinates
 
 DEMO_SEED = 1052064  # not among the seeds of training and evaluation scenes, which name no kinds
 DEMO_SIZE = 672
+MAX_SIZE = 8192
+MAX_SEED = 1 << 63
 
 
 def demo_scene(size: int = DEMO_SIZE) -> Scene:
@@ -23,19 +29,25 @@ def demo_scene(size: int = DEMO_SIZE) -> Scene:
     return generate_scene(DEMO_SEED, size=size, kinds=kinds, num_objects=len(kinds), style="noto", sign=True)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, help="the PNG file to write")
     parser.add_argument("--seed", type=int, help="draw this scene instead of the demo picture")
     parser.add_argument("--size", type=int, default=DEMO_SIZE, help="side in pixels (default: %(default)s)")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
+    if args.seed is not None and not 0 <= args.seed < MAX_SEED:
+        raise ConfigurationError(f"seed: got {args.seed}, expected a whole number from 0 to below 2**63")
+    if not 32 <= args.size <= MAX_SIZE:
+        raise ConfigurationError(f"size: got {args.size}, expected 32 to {MAX_SIZE} pixels")
     scene = demo_scene(args.size) if args.seed is None else generate_scene(args.seed, size=args.size)
-    scene.pil().save(args.output, format="PNG", optimize=True)
+    with told_as_checkpoint_error(args.output), replacing(args.output) as aside, open(aside, "xb") as file:
+        scene.pil().save(file, format="PNG", optimize=True)
     for placed in scene.left_to_right():
-        print(ALL_KINDS[placed.kind].en, coordinates(placed.box))
+        cli.output(f"{ALL_KINDS[placed.kind].en} {coordinates(placed.box)}")
     if scene.sign is not None:
-        print("sign:", scene.sign.word)
+        cli.output(f"sign: {scene.sign.word}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

@@ -2,7 +2,8 @@
 
     python -m paddlemix.zoo.scenes.lesson robot runs/robot-lesson --pictures 200
 
-OUTPUT_FOLDER gets ``pictures/``, ``train.json`` and ``test.json``, in the original's schema. To learn from there are
+OUTPUT_FOLDER gets ``pictures/``, ``train.json`` and ``test.json``, in the original's schema, and ``lesson.json``, which
+says what is in it. To learn from there are
 pictures with the object among others, and as many without it: shown it in every picture, a model names it in any.
 Each is talked about several times: where the object is, what is in the picture, and what is asked about any scene, so
 that what was learnt before is not forgotten. The test asks about other pictures: where the object is and, where it
@@ -13,7 +14,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,17 @@ from typing import Any
 import numpy as np
 
 from ... import cli
+from ...checkpoint.target import (
+    LESSON_MANIFEST,
+    Staging,
+    check_target,
+    publish,
+    require_free,
+    staging_in,
+    survey,
+)
 from ...errors import ConfigurationError
+from ...files import read_json_if_whole, write_json, write_text
 from . import tasks
 from .lexicon import ALL_KINDS, KIND_INDEX, NEW_KINDS
 from .scene import MAX_OBJECTS, Scene, generate_scene
@@ -56,20 +68,29 @@ class Lesson:
 
 
 def write_lesson(
-    kind: str, folder: Path, *, pictures: int = 200, test_pictures: int = TEST_PICTURES, seed: int = 0
+    kind: str,
+    folder: str | os.PathLike[str],
+    *,
+    pictures: int = 200,
+    test_pictures: int = TEST_PICTURES,
+    seed: int = 0,
+    overwrite: bool = False,
 ) -> Lesson:
-    """Draw the pictures of a lesson and write its conversations.
+    """Draw the pictures of a lesson and write its conversations. They appear when all of them are there; the same
+    lesson that is there already is left as it is.
 
     Args:
         kind: English name of the object, out of ``NEW_KINDS``.
-        folder: made if need be; files in it are written over.
+        folder: made if need be.
         pictures: with the object, to learn from; as many without it are drawn as well.
         test_pictures: with the object, to be asked about.
         seed: another one gives other pictures; the same one always the same files.
+        overwrite: replace another lesson in ``folder``. Anything else there is left alone.
 
     Raises:
-        ConfigurationError: an unknown object, a seed or a number of pictures out of range; a folder that cannot be
-            written.
+        TargetError: ``folder`` holds something else.
+        CheckpointError: it cannot be written; it is then as it was.
+        ConfigurationError: an unknown object, a seed or a number of pictures out of range.
     """
     if kind not in NAMES:
         raise ConfigurationError(f"kind: got {kind!r}, new objects are {', '.join(NAMES)}")
@@ -78,23 +99,45 @@ def write_lesson(
             raise ConfigurationError(f"{name}: got {number}, expected 1 to {SEEDS_PER_PART}")
     if not 0 <= seed < MAX_SEED:
         raise ConfigurationError(f"seed: got {seed}, expected a whole number of at least 0 and below {MAX_SEED}")
-    try:
-        return _write(kind, folder, pictures, test_pictures, seed)
-    except OSError as error:
-        raise ConfigurationError(f"{folder}: the lesson cannot be written: {error.strerror or error}") from error
+    folder = check_target(folder, "folder")
+    lesson = {"kind": kind, "pictures": pictures, "test_pictures": test_pictures, "seed": seed}
+
+    def allowed(target: Path) -> None:
+        if _written(target, lesson) is None:
+            require_free(target, overwrite=overwrite)
+
+    with staging_in(folder, allowed) as staging:
+        manifest = _written(folder, lesson)
+        if manifest is None:
+            manifest = _write(folder, staging, lesson)
+    return Lesson(folder / TRAIN, folder / TEST, manifest["conversations"], manifest["questions"])
 
 
-def _write(kind: str, folder: Path, pictures: int, test_pictures: int, seed: int) -> Lesson:
-    (folder / PICTURES).mkdir(parents=True, exist_ok=True)
-    first = FIRST_SEED + (seed * len(ALL_KINDS) + KIND_INDEX[kind]) * SEEDS_PER_LESSON
+def _written(folder: Path, lesson: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The manifest of the same lesson, if all of it is in ``folder``."""
+    manifest = read_json_if_whole(folder / LESSON_MANIFEST)
+    if manifest is None or {name: manifest.get(name) for name in lesson} != dict(lesson):
+        return None
+    counts, files = [manifest.get("conversations"), manifest.get("questions")], manifest.get("files")
+    whole = all(isinstance(count, int) for count in counts) and isinstance(files, list)
+    return manifest if whole and all((folder / str(name)).is_file() for name in files) else None
+
+
+def _write(folder: Path, staging: Staging, lesson: Mapping[str, Any]) -> dict[str, Any]:
+    staging.clear()
+    planned = [PICTURES, TRAIN, TEST, LESSON_MANIFEST]
+    staging.record(planned)
+    (staging.path / PICTURES).mkdir()
+    kind, pictures = lesson["kind"], lesson["pictures"]
+    first = FIRST_SEED + (lesson["seed"] * len(ALL_KINDS) + KIND_INDEX[kind]) * SEEDS_PER_LESSON
     parts = {
         "train": (_scenes(first, pictures, (kind,)), to_learn),
-        "test": (_scenes(first + SEEDS_PER_PART, test_pictures, (kind,)), to_test),
+        "test": (_scenes(first + SEEDS_PER_PART, lesson["test_pictures"], (kind,)), to_test),
         "other": (_scenes(first + 2 * SEEDS_PER_PART, pictures, ()), to_remember),
     }
     records = {
         name: [
-            _record(folder, scene, f"{name}-{number}", part, conversation)
+            _record(staging.path, scene, f"{name}-{number}", part, conversation)
             for number, scene in enumerate(scenes)
             for part, conversation in enumerate(conversations_of(scene))
         ]
@@ -102,8 +145,14 @@ def _write(kind: str, folder: Path, pictures: int, test_pictures: int, seed: int
     }
     train, test = records["train"] + records["other"], records["test"]
     for name, content in ((TRAIN, train), (TEST, test)):
-        (folder / name).write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    return Lesson(folder / TRAIN, folder / TEST, len(train), len(test))
+        write_text(staging.path / name, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+    drawn = sorted(f"{PICTURES}/{path.name}" for path in (staging.path / PICTURES).iterdir())
+    manifest = {**lesson, "conversations": len(train), "questions": len(test), "files": [TRAIN, TEST, *drawn]}
+    write_json(staging.path / LESSON_MANIFEST, manifest)
+    old = survey(folder).results
+    staging.record(planned, publishing=True, replaces=[*old])
+    publish(staging.path, folder, [PICTURES, LESSON_MANIFEST], [TEST, TRAIN], old, old_weights=[TRAIN, TEST])
+    return manifest
 
 
 def _scenes(first_seed: int, count: int, kinds: Sequence[str]) -> Iterator[Scene]:
@@ -165,13 +214,16 @@ def _record(folder: Path, scene: Scene, name: str, part: int, conversation: Conv
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kind", choices=NAMES, metavar="OBJECT", help=f"what is to be learnt: {' or '.join(NAMES)}")
-    parser.add_argument("output_folder", type=Path, metavar="OUTPUT_FOLDER")
+    parser.add_argument("output_folder", metavar="OUTPUT_FOLDER")
     parser.add_argument(
         "--pictures", type=cli.positive, default=200, metavar="N", help="with the object (default: %(default)s)"
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="other pictures (default: %(default)s)")
+    cli.add_overwrite_option(parser)
     args = parser.parse_args(arguments)
-    lesson = write_lesson(args.kind, args.output_folder, pictures=args.pictures, seed=args.seed)
+    lesson = write_lesson(
+        args.kind, args.output_folder, pictures=args.pictures, seed=args.seed, overwrite=args.overwrite
+    )
     pictures = f"{args.pictures} pictures with and {args.pictures} without the object"
     print(f"{lesson.train}: {lesson.conversations} conversations about {pictures}")
     print(f"{lesson.test}: {lesson.questions} questions about {TEST_PICTURES} other pictures")

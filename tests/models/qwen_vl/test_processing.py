@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -295,3 +296,14 @@ def test_a_query_of_other_things_is_refused(processor, query):
         processor(query=query)
     with pytest.raises(ConfigurationError, match="max_length"):
         processor("a", max_length="x")
+
+
+def test_a_full_disk_is_told_in_one_line(tmp_path, monkeypatch):
+    def full(*arguments: object, **options: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    processor = QwenVLProcessor.from_pretrained(DEFAULT_MODEL_DIR)
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(CheckpointError, match="out: cannot be written: No space left on device"):
+        processor.save_pretrained(tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []

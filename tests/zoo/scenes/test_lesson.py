@@ -1,18 +1,20 @@
 """Lessons: files that can be learnt from, and a model that learns from them, by the config of the example."""
 
 import csv
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from paddlemix.errors import ConfigurationError
+from paddlemix.errors import CheckpointError, ConfigurationError, TargetError
 from paddlemix.finetune.configuration import FinetuneConfig
 from paddlemix.finetune.data.records import read_records
 from paddlemix.models.qwen_vl import grounding
 from paddlemix.zoo import DEFAULT_MODEL
-from paddlemix.zoo.scenes import evaluate, lesson, pairs
+from paddlemix.zoo.scenes import demo, evaluate, lesson, pairs
 from paddlemix.zoo.scenes.lesson import write_lesson
 from paddlemix.zoo.scenes.lexicon import ALL_KINDS, KIND_INDEX, NEW_KINDS
 from paddlemix.zoo.scenes.scene import generate_scene
@@ -137,8 +139,59 @@ def test_what_cannot_be_drawn_is_refused(tmp_path, kind, options, said):
 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigurationError, match="file: the lesson cannot be written: (Not a directory|File exists)"):
+    with pytest.raises(ConfigurationError, match="file: cannot be written: is a file"):
         write_lesson("robot", tmp_path / "file", pictures=1, test_pictures=1)
+
+
+def stamps(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_lesson_replaces_only_another_lesson_and_only_when_asked(tmp_path):
+    folder, small = tmp_path / "lesson", {"pictures": 2, "test_pictures": 1}
+    first = write_lesson("penguin", folder, **small)
+    before = stamps(folder)
+    assert write_lesson("penguin", folder, **small) == first and stamps(folder) == before
+    with pytest.raises(TargetError, match="holds a finished result"):
+        write_lesson("penguin", folder, **small, seed=1)
+    write_lesson("penguin", folder, pictures=1, test_pictures=1, overwrite=True)
+    assert len(list((folder / "pictures").iterdir())) == 3
+    (folder / "pictures" / "mine.png").touch()
+    with pytest.raises(TargetError, match="did not write .pictures/mine.png"):
+        write_lesson("penguin", folder, **small, overwrite=True)
+
+
+def test_a_lesson_that_was_interrupted_is_drawn_again(tmp_path, monkeypatch):
+    small = {"pictures": 2, "test_pictures": 1}
+    with monkeypatch.context() as patch:
+        patch.setattr(lesson, "publish", lambda *arguments, **options: os._exit(7))
+        child = os.fork()
+        if child == 0:
+            write_lesson("penguin", tmp_path / "lesson", **small)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    assert [path.name for path in (tmp_path / "lesson").iterdir()] == [".incomplete"]
+    written = write_lesson("penguin", tmp_path / "lesson", **small)
+    assert len(read_records(written.train)) == written.conversations
+    assert not (tmp_path / "lesson" / ".incomplete").exists()
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(tmp_path, monkeypatch):
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(CheckpointError, match="lesson: cannot be written: No space left on device"):
+        write_lesson("penguin", tmp_path / "lesson", pictures=1, test_pictures=1)
+    assert not (tmp_path / "lesson").exists()
+    with pytest.raises(CheckpointError, match="p.png: cannot be written: No space left on device"):
+        demo.main([str(tmp_path / "p.png")])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", [["--size", "0"], ["--size", "100000"], ["--seed", "-1"], ["--seed", str(2**63)]])
+def test_a_scene_that_cannot_be_drawn_is_refused(tmp_path, option):
+    with pytest.raises(ConfigurationError, match=f"{option[0][2:]}: got {option[1]}"):
+        demo.main([str(tmp_path / "p.png"), *option])
 
 
 def test_the_bundled_model_learns_the_object_and_its_adapter_can_be_loaded(tmp_path):
