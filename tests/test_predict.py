@@ -55,6 +55,11 @@ def test_tags_in_the_prompt_count_only_where_they_are_trusted(tiny_model_dir):
         ("x", ["missing.jpg"], {}, ImageError),
         ("x", [], {"top_p": 2.0}, ConfigurationError),
         ("x", [], {"beams": 2}, ConfigurationError),
+        ("x", ["missing.jpg"] * 33, {}, PromptError),
+        ("x", [Image.new("RGB", (9, 9))], {"max_pixels": 80}, ImageError),
+        ("x", [], {"max_pixels": 0}, ConfigurationError),
+        ("x", [], {"exif_transpose": "yes"}, ConfigurationError),
+        ("x", [], {"background": "no color"}, ConfigurationError),
     ],
 )
 def test_mistakes_are_found_before_the_model_is_loaded(monkeypatch, prompt, images, options, error):

@@ -31,7 +31,7 @@ from .sources import (
     scheme_of,
     short,
 )
-from .structure import JpegHeader, check_structure
+from .structure import JpegHeader, check_structure, webp_canvas
 
 ImageSource = Union[Image.Image, str, "os.PathLike[str]", bytes, bytearray, memoryview, np.ndarray]
 
@@ -177,6 +177,9 @@ def _open(data: bytes, name: str, policy: ImagePolicy) -> Image.Image:
     format = _format_of(data, name, policy)
     jpeg = check_structure(data, format, name)
     factor = 1 if jpeg is None else _reduction(jpeg, name, policy)
+    if format == "WEBP":
+        # its decoder makes room for the canvas of an animation when it reads the header
+        _check_size(webp_canvas(data) or (1, 1), name, policy)
     try:
         with warnings.catch_warnings():
             # sizes are checked below, as an error; broken metadata does no harm to the pixels
@@ -203,7 +206,9 @@ def _format_of(data: bytes, name: str, policy: ImagePolicy) -> str:
         raise ImageError(f"{name} is not a picture of a supported format ({', '.join(policy.formats)}){what}")
     if kind.format == "HEIF":
         _register_heif(name)
-    Image.init()
+    Image.preinit()
+    if kind.format not in Image.OPEN:
+        Image.init()
     if kind.format not in Image.OPEN:
         raise ImageError(f"{name} is {kind.name}, which this Pillow cannot open; convert it to JPEG or PNG")
     return kind.format

@@ -147,6 +147,13 @@ def _check_bmp(data: bytes, name: str) -> None:
     _refuse_count(name, width, _MOST_RLE_WIDTH, "columns in a run-length encoded BMP")
 
 
+def webp_canvas(data: bytes) -> tuple[int, int] | None:
+    """(width, height) of the canvas that an extended WebP file is decoded on; None for a simple one."""
+    if data[12:16] != b"VP8X" or len(data) < 30:
+        return None
+    return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
+
+
 # ---------------------------------------------------------------- TIFF, which is also the form of EXIF data
 
 _TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}

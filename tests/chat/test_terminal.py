@@ -310,3 +310,16 @@ def test_the_working_directory_stays_clean(chat):
     before = sorted(os.listdir("."))
     chat.handle("hello")
     assert sorted(os.listdir(".")) == before
+
+
+def test_images_are_counted_before_any_is_opened(chat):
+    with pytest.raises(PromptError, match="33 pictures, expected at most 32"):
+        chat._session.ask("what?", ["missing.png"] * 33)
+    assert turns(chat) == 0
+
+
+@pytest.mark.parametrize("spelling", [r"~/a\ picture.png", "'~/a picture.png'", "file://{}/a%20picture.png"])
+def test_an_image_may_be_named_as_a_terminal_or_a_browser_does(chat, picture, tmp_path, monkeypatch, spelling):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    chat.handle(f"/image {spelling.replace('{}', str(tmp_path))}")
+    assert "picture of 64x48 pixels" in written(chat)

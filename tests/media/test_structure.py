@@ -11,7 +11,7 @@ from PIL import Image
 
 from paddlemix.errors import ImageError
 from paddlemix.media import ImagePolicy, load_image
-from paddlemix.media.structure import JpegHeader, check_structure, tiff_tags
+from paddlemix.media.structure import JpegHeader, check_structure, tiff_tags, webp_canvas
 
 
 def encoded(format: str, size=(40, 30), **options) -> bytes:
@@ -126,3 +126,10 @@ def test_raw_camera_images_are_no_tiff():
 )
 def test_broken_directories_have_no_tags(data):
     assert list(tiff_tags(data)) == []
+
+
+def test_the_canvas_of_a_webp_is_known_before_it_is_opened():
+    animated = encoded("WEBP", save_all=True, append_images=[Image.new("RGB", (40, 30), "red")])
+    assert webp_canvas(animated) == (40, 30)
+    assert webp_canvas(encoded("WEBP")) is None and webp_canvas(animated[:29]) is None
+    refused(animated[:24] + b"\xff\xff\xff" * 2 + animated[30:], "16777216x16777216 pixels")
