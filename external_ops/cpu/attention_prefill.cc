@@ -184,6 +184,7 @@ void paddlemix_cpu_attention_prefill(const float* query, paddlemix_strides query
                                      const paddlemix_visibility* visibility, float scale, float* out, int64_t batch,
                                      int64_t heads, int64_t length, int64_t head_dim) {
   using namespace paddlemix;
+  if (batch == 0 || heads == 0 || length == 0 || head_dim == 0) return;
   if (length <= kDecodeQueries) {  // the panels would be nearly empty
     return paddlemix_cpu_attention_decode(query, query_strides, kv, visibility, scale, out, batch, heads, length,
                                           head_dim);

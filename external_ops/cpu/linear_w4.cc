@@ -73,7 +73,7 @@ PADDLEMIX_BODY void pack_group(const int8_t (*q)[kOutputTile], uint8_t* lines) {
   for (int64_t i = 0; i < kGroup; i += 8, lines += kLine) {
     for (int64_t o = 0; o < kOutputTile; ++o) {
       for (int64_t j = 0; j < 4; ++j) {
-        lines[o * 4 + j] = static_cast<uint8_t>((q[i + j][o] + 8) | (q[i + j + 4][o] + 8) << 4);
+        lines[o * 4 + j] = static_cast<uint8_t>((q[i + j][o] + 8) | static_cast<unsigned>(q[i + j + 4][o] + 8) << 4);
       }
     }
   }

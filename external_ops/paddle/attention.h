@@ -21,6 +21,8 @@ class Call {
   Call(const char* op, const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& kv_lengths,
        const Optional& query_starts, const Optional& kv_starts, const Optional& block_table, const Optional& mask)
       : op_(op), query_(query) {
+    check_given(op, "query", query);
+    check_given(op, "key", key);
     const std::vector<int64_t> shape = query.shape(), cache = key.shape();
     PD_CHECK(shape.size() == 4, op, ": query has shape ", describe(shape),
              ", expected [batch, heads, length, head_dim]");

@@ -23,12 +23,13 @@ std::vector<Tensor> forward(const Tensor& query, const Tensor& key, const Tensor
 // qkv: [n, length, 3 * width], per head its query, key and value: [q0 k0 v0 q1 k1 v1 ...].
 std::vector<Tensor> interleaved(const Tensor& qkv, int heads) {
   constexpr const char* kName = "attention_interleaved";
+  check_given(kName, "qkv", qkv);
   const std::vector<int64_t> shape = qkv.shape();
   PD_CHECK(shape.size() == 3, kName, ": qkv has shape ", describe(shape), ", expected [n, length, 3 * width]");
-  PD_CHECK(heads > 0 && shape[2] % (3 * heads) == 0, kName, ": a width of ", shape[2], " is not 3 times a multiple of ",
+  PD_CHECK(heads > 0 && shape[2] % (int64_t{3} * heads) == 0, kName, ": a width of ", shape[2], " is not 3 times a multiple of ",
            heads, " heads");
   PD_CHECK(qkv.is_cpu() && qkv.dtype() == DataType::FLOAT32, kName, ": qkv must be float32 and lie on the CPU");
-  const int64_t n = shape[0], length = shape[1], head_dim = shape[2] / (3 * heads);
+  const int64_t n = shape[0], length = shape[1], head_dim = shape[2] / (int64_t{3} * heads);
   const paddlemix_strides strides{length * shape[2], 3 * head_dim, shape[2]};
   float* base = const_cast<float*>(qkv.data<float>());
   const std::vector<int32_t> lengths(n, static_cast<int32_t>(length));

@@ -39,7 +39,13 @@ inline std::string describe(const std::vector<int64_t>& shape) {
   return text + "]";
 }
 
+// Paddle's way passes an empty handle where None was given for a tensor.
+inline void check_given(const char* op, const char* name, const Tensor& tensor) {
+  PD_CHECK(tensor.defined(), op, ": ", name, " must be a tensor, got None");
+}
+
 inline void check_shape(const char* op, const char* name, const Tensor& tensor, const std::vector<int64_t>& expected) {
+  check_given(op, name, tensor);
   PD_CHECK(tensor.shape() == expected, op, ": ", name, " has shape ", describe(tensor.shape()), ", expected ",
            describe(expected));
 }
@@ -57,6 +63,7 @@ inline void check_same_place(const char* op, const char* name, const Tensor& ten
 }
 
 inline int64_t last_dim(const char* op, const Tensor& x) {
+  check_given(op, "x", x);
   PD_CHECK(!x.shape().empty(), op, ": x must have at least one axis");
   return x.shape().back();
 }

@@ -2,7 +2,8 @@
 //
 // Paddle's own way to a custom operator takes 6 to 10 microseconds of its own in every call, as long as the whole work
 // on one token of a small model, and more the more operators are registered. A function of CPython's vectorcall kind
-// takes less than one. Tensors that are not contiguous are left to Paddle's way, which copies them.
+// takes less than one. What is no plain tensor is left to Paddle's way, which copies views and splits distributed
+// tensors; paddlemix/ops/checks.py looks at all arguments before that.
 #pragma once
 
 #include "common.h"
@@ -38,9 +39,11 @@ struct InterpreterReleased {
   PyThreadState* state;
 };
 
+// A tensor that lies in one piece in this process' memory: no view, no distributed or sparse tensor, not None.
 inline Tensor& plain_tensor(PyObject* object, Py_ssize_t position) {
+  if (object == Py_None) throw LeftToPaddle();
   Tensor& tensor = paddle::pybind::CastPyArg2Tensor(object, position);
-  if (!tensor.initialized() || !tensor.is_contiguous()) throw LeftToPaddle();
+  if (!tensor.initialized() || !tensor.is_dense_tensor() || !tensor.is_contiguous()) throw LeftToPaddle();
   return tensor;
 }
 

@@ -19,6 +19,7 @@ Shape packed_shape(int64_t in_features, int64_t out_features) {
 void check_weight(const Tensor& weight, int64_t in_features, int64_t out_features) {
   PD_CHECK(in_features > 0 && out_features > 0, kName, ": in_features and out_features must be positive, got ",
            in_features, " and ", out_features);
+  check_given(kName, "weight", weight);
   PD_CHECK(weight.dtype() == DataType::BFLOAT16 || weight.dtype() == DataType::FLOAT16, kName,
            ": weight must be bfloat16 or float16");
   check_shape(kName, "weight", weight, packed_shape(in_features, out_features));
@@ -100,6 +101,7 @@ DataType packed_dtype(const std::string& name) {
 }
 
 std::vector<Tensor> pack(const Tensor& w, const std::string& dtype) {
+  check_given(kName, "w", w);
   PD_CHECK(w.shape().size() == 2 && w.shape()[0] > 0 && w.shape()[1] > 0, kName, ": w has shape ", describe(w.shape()),
            ", expected [in_features, out_features]");
   PD_CHECK(w.is_cpu(), kName, ": weights are packed on the CPU; move w there");

@@ -7,6 +7,7 @@ namespace low_bit {
 
 struct Int4 {
   static constexpr const char* kName = "linear_w4";
+  static constexpr int kLeast = -8, kMost = 7;
   static constexpr int64_t kBytesPerTile = 8;
   static constexpr DataType kScaleType = DataType::FLOAT16;
   static constexpr const char* kScaleName = "float16";

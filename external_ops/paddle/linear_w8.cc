@@ -7,6 +7,7 @@ namespace low_bit {
 
 struct Int8 {
   static constexpr const char* kName = "linear_w8";
+  static constexpr int kLeast = -127, kMost = 127;
   static constexpr int64_t kBytesPerTile = 16;
   static constexpr DataType kScaleType = DataType::FLOAT32;
   static constexpr const char* kScaleName = "float32";

@@ -14,7 +14,7 @@ using Shape = std::vector<int64_t>;
 
 inline int64_t blocks(int64_t size, int64_t block) { return (size + block - 1) / block; }
 
-// Format: kName, kBytesPerTile (of one input), kScaleType and its name, kChannelScales (whether one scale per output is
+// Format: kName, kLeast and kMost (of a stored weight), kBytesPerTile (of one input), kScaleType and its name, kChannelScales (whether one scale per output is
 // allowed beside one per output and group), and the C functions. Those that dequantize get the weights of the first tile
 // on, all scales, and the number of that tile.
 template <typename Format>
@@ -108,6 +108,7 @@ struct LowBit {
   }
 
   static void check_matrix(const char* name, const Tensor& matrix, DataType dtype, const char* wanted) {
+    check_given(Format::kName, name, matrix);
     PD_CHECK(matrix.shape().size() == 2, Format::kName, ": ", name, " has shape ", describe(matrix.shape()),
              ", expected [in_features, out_features]");
     check_dtype(Format::kName, name, matrix, dtype, wanted);
@@ -126,6 +127,10 @@ struct LowBit {
   static std::vector<Tensor> pack(const Tensor& q) {
     check_matrix("q", q, DataType::INT8, "int8");
     const int64_t in_features = q.shape()[0], out_features = q.shape()[1];
+    for (const int8_t *value = q.data<int8_t>(), *end = value + in_features * out_features; value < end; ++value) {
+      PD_CHECK(Format::kLeast <= *value && *value <= Format::kMost, Format::kName, ": q has ",
+               static_cast<int>(*value), ", expected ", Format::kLeast, " to ", Format::kMost);
+    }
     Tensor weight = paddle::empty(weight_shape(in_features, out_features), DataType::UINT8, q.place());
     Format::cpu_pack(q.data<int8_t>(), weight.data<uint8_t>(), in_features, out_features);
     return {weight};

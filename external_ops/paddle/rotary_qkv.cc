@@ -35,9 +35,11 @@ void check_table(const char* name, const Tensor& table, const std::vector<int64_
 // Shapes, dtypes and devices of everything but the caches.
 Sizes check_inputs(const Tensor& qkv, const Optional& bias, const Tensor& cos, const Tensor& sin,
                    const Tensor& positions, const Optional& logn, const Optional& table_index, int64_t heads) {
+  check_given(kName, "qkv", qkv);
+  check_given(kName, "cos", cos);
   const std::vector<int64_t> shape = qkv.shape(), tables = cos.shape();
   PD_CHECK(shape.size() == 3, kName, ": qkv must be [batch, length, 3 * heads * head_dim], got ", describe(shape));
-  PD_CHECK(heads > 0 && shape[2] % (6 * heads) == 0, kName, ": the last axis of qkv must be 3 * heads * head_dim with ",
+  PD_CHECK(heads > 0 && heads < (int64_t{1} << 60) && shape[2] % (6 * heads) == 0, kName, ": the last axis of qkv must be 3 * heads * head_dim with ",
            heads, " heads and an even head_dim, got ", shape[2]);
   const int64_t head_dim = shape[2] / (3 * heads);
   PD_CHECK(tables.size() == 3 && tables[2] == head_dim, kName, ": cos must be [tables, table_length, ", head_dim,
@@ -150,6 +152,7 @@ std::vector<Tensor> backward(const Tensor& cos, const Tensor& sin, const Tensor&
 // Where the new keys and values go; shapes and dtypes are checked, and on the CPU every slot and block.
 paddlemix_kv check_cache(const Sizes& n, const Tensor& qkv, Tensor& key_cache, Tensor& value_cache,
                          const Tensor& slots, const int32_t* lengths, const Optional& block_table) {
+  check_given(kName, "key_cache", key_cache);
   const std::vector<int64_t> shape = key_cache.shape();
   PD_CHECK(shape.size() == 4 && shape[1] == n.heads && shape[3] == n.head_dim, kName, ": key_cache must be [",
            block_table ? "blocks, " : "batch, ", n.heads, block_table ? ", block_size, " : ", capacity, ", n.head_dim,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import paddle
 
 from . import backend
-from .attention_prefill import attention_reference, wants_gradient
+from .attention_prefill import attention_reference, check_attention, wants_gradient
 
 FEW_QUERIES = 8
 """Up to so many queries per row ``attention_decode`` is the faster of the two."""
@@ -30,5 +30,6 @@ def attention_decode(
     rest = {"kv_lengths": kv_lengths, "query_starts": query_starts, "kv_starts": kv_starts}
     rest.update(block_table=block_table, mask=mask)
     if not backend.use_kernel("attention_decode", query) or wants_gradient(query, key, value):
+        check_attention("attention_decode", query, key, value, **rest)
         return attention_reference(query, key, value, **rest)
     return backend.run("paddlemix_attention_decode", query, key, value, *rest.values())[0]

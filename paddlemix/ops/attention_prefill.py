@@ -11,6 +11,16 @@ import paddle.nn.functional as F
 from ..errors import OperatorError
 from . import backend
 from .attention import attention, merge_heads, split_heads
+from .checks import (
+    can_be_read,
+    check_dtype,
+    check_floating,
+    check_index,
+    check_optional,
+    check_shape,
+    check_tensors,
+    is_tensor,
+)
 
 
 def attention_prefill(
@@ -52,8 +62,10 @@ def attention_prefill(
     rest.update(block_table=block_table, mask=mask)
     fused = backend.use_kernel("attention_prefill", query)
     if fused and backend.device_of(query) == "cuda":
+        check_attention("attention_prefill", query, key, value, **rest)
         return attention_by_paddle(query, key, value, **rest)
     if not fused or wants_gradient(query, key, value):
+        check_attention("attention_prefill", query, key, value, **rest)
         return attention_reference(query, key, value, **rest)
     return backend.run("paddlemix_attention_prefill", query, key, value, *rest.values())[0]
 
@@ -72,6 +84,8 @@ def attention_interleaved(qkv: paddle.Tensor, heads: int) -> paddle.Tensor:
     Raises:
         OperatorError: the width does not fit.
     """
+    check_tensors("attention_interleaved", qkv=qkv)
+    check_floating("attention_interleaved", "qkv", qkv)
     if qkv.ndim != 3 or heads < 1 or qkv.shape[2] % (3 * heads):
         raise OperatorError(
             f"attention_interleaved: qkv has shape {list(qkv.shape)}, expected [n, length, 3 * heads * head_dim] with "
@@ -91,7 +105,56 @@ def attention_interleaved(qkv: paddle.Tensor, heads: int) -> paddle.Tensor:
 
 def wants_gradient(*tensors: paddle.Tensor) -> bool:
     """Whether a gradient is to reach one of these tensors."""
-    return paddle.is_grad_enabled() and not all(tensor.stop_gradient for tensor in tensors)
+    return paddle.is_grad_enabled() and any(is_tensor(tensor) and not tensor.stop_gradient for tensor in tensors)
+
+
+@paddle.jit.not_to_static
+def check_attention(
+    operator: str, query, key, value, *, kv_lengths, query_starts=None, kv_starts=None, block_table=None, mask=None
+) -> None:
+    """What the kernels of ``attention_prefill`` and ``attention_decode`` check, for plain Paddle.
+
+    Lengths and tables are looked at where that is not to wait for a device.
+    """
+    check_tensors(operator, query=query, key=key, value=value, kv_lengths=kv_lengths)
+    check_optional(operator, query_starts=query_starts, kv_starts=kv_starts, block_table=block_table, mask=mask)
+    if not paddle.in_dynamic_mode():
+        return  # sizes are not known yet
+    check_floating(operator, "query", query)
+    check_shape(operator, "query", query, [None] * 4)
+    batch, heads, length, head_dim = query.shape
+    check_shape(operator, "key", key, [batch if block_table is None else None, heads, None, head_dim])
+    check_shape(operator, "value", value, key.shape)
+    check_dtype(operator, "key", key, query.dtype, paddle.bfloat16)
+    check_dtype(operator, "value", value, key.dtype)
+    for name, index in (("kv_lengths", kv_lengths), ("query_starts", query_starts), ("kv_starts", kv_starts)):
+        if index is not None:
+            check_index(operator, name, index, [batch])
+    if block_table is not None:
+        check_index(operator, "block_table", block_table, [batch, None])
+    if mask is not None:
+        check_dtype(operator, "mask", mask, paddle.float32)
+        check_shape(operator, "mask", mask, [1 if mask.ndim and mask.shape[0] == 1 else batch, length, None])
+    if can_be_read(kv_lengths):
+        _check_lengths(operator, key, kv_lengths, block_table, mask)
+
+
+def _check_lengths(operator, key, kv_lengths, block_table, mask) -> None:
+    blocks, _, block_size, _ = key.shape
+    capacity = block_size * (1 if block_table is None else block_table.shape[1])
+    table = block_table.tolist() if block_table is not None and can_be_read(block_table) else None
+    for row, slots in enumerate(kv_lengths.tolist()):
+        if not 0 <= slots <= capacity:
+            raise OperatorError(
+                f"{operator}: kv_lengths[{row}] is {slots}, expected 0 to {capacity}, what the cache holds"
+            )
+        if mask is not None and slots > mask.shape[2]:
+            raise OperatorError(f"{operator}: kv_lengths[{row}] is {slots}, but mask covers {mask.shape[2]} slots")
+        for page in range(-(-slots // block_size) if table is not None and block_size else 0):
+            if not 0 <= table[row][page] < blocks:
+                raise OperatorError(
+                    f"{operator}: block_table[{row}, {page}] is {table[row][page]}, expected 0 to {blocks - 1}"
+                )
 
 
 def _unpack(qkv: paddle.Tensor, heads: int) -> list[paddle.Tensor]:
@@ -114,8 +177,9 @@ def attention_reference(
 ) -> paddle.Tensor:
     """``attention_prefill`` and ``attention_decode`` in plain Paddle."""
     batch, heads, length, head_dim = query.shape
-    key, value, slots = _gather_rows(key, value, query.dtype, kv_lengths, block_table)
-    if 0 in (batch, length, slots):
+    if 0 not in (batch, length, *key.shape):
+        key, value, slots = _gather_rows(key, value, query.dtype, kv_lengths, block_table)
+    if 0 in (batch, length, *key.shape):
         return paddle.zeros([batch, length, heads * head_dim], dtype=query.dtype)
     bias, seen = _visible(query, slots, kv_lengths, query_starts, kv_starts, mask)
     if batch > 1 or kv_starts is not None:
@@ -156,7 +220,8 @@ def _gather_rows(key, value, dtype, kv_lengths, block_table) -> tuple[paddle.Ten
         slots = min(slots, int(kv_lengths.max()))
     if block_table is not None:
         batch, pages = block_table.shape
-        blocks = block_table.flatten()
+        # Entries beyond a row's slots may hold anything, and on a GPU nobody has looked at the others.
+        blocks = block_table.flatten().clip(0, max(key.shape[0] - 1, 0))
         shape = [batch, heads, pages * block_size, head_dim]
         key, value = (
             cache[blocks].reshape([batch, pages, *cache.shape[1:]]).transpose([0, 2, 1, 3, 4]).reshape(shape)

@@ -25,6 +25,7 @@ from paddle.utils.cpp_extension import load_op_meta_info_and_register_op
 from ..errors import ConfigurationError, OperatorError
 from ..processors import environment_at_start
 from . import forking
+from .checks import PARAMETERS, check_arguments, check_tensors
 
 MODES = ("auto", "reference", "cpu", "cuda")
 # Counts the changes of the operators' signatures; external_ops/paddle/library.cc has the same number.
@@ -211,10 +212,19 @@ def use_kernel(operator: str, x: paddle.Tensor) -> bool:
     chosen = _mode or mode()
     if chosen == "reference":
         return False
-    reason = _why_not(operator, device_of(x), x.dtype, chosen)
+    try:
+        reason = _why_not(operator, device_of(x), x.dtype, chosen)
+    except AttributeError:  # no tensor at all; looked at only now, because this runs in every call of every operator
+        _check_first(operator, x)
+        raise
     if chosen == "auto" or reason is None:
         return reason is None
+    _check_first(operator, x)
     raise OperatorError(f"PADDLEMIX_OPS={chosen}: {operator} cannot run there: {reason}")
+
+
+def _check_first(operator: str, x: object) -> None:
+    check_tensors(operator, **{PARAMETERS[f"paddlemix_{operator}"][0][0]: x})
 
 
 def why_not(operator: str, device: str, dtype: paddle.dtype = paddle.float32) -> str | None:
@@ -241,7 +251,7 @@ def run(name: str, *arguments: object) -> list[paddle.Tensor]:
     Returns its outputs, also where there is only one.
 
     Raises:
-        OperatorError: shapes or dtypes that the operator refuses.
+        OperatorError: arguments that the operator refuses.
     """
     try:
         direct = library().direct.get(name)
@@ -249,6 +259,7 @@ def run(name: str, *arguments: object) -> list[paddle.Tensor]:
             outputs = direct(*arguments)
             if outputs is not NotImplemented:
                 return outputs
+        check_arguments(name, arguments)
         return _C_ops._run_custom_op(name, *arguments)
     except OSError as error:  # how Paddle passes on a failed check; the file and line of the check follow the message
         raise OperatorError(str(error).partition("\n")[0]) from None

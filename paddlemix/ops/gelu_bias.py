@@ -6,6 +6,7 @@ import paddle
 import paddle.nn.functional as F
 
 from . import backend
+from .checks import check_features, check_floating, check_optional, check_tensors, last_axis
 
 
 def gelu_bias(x: paddle.Tensor, bias: paddle.Tensor | None) -> paddle.Tensor:
@@ -22,6 +23,10 @@ def gelu_bias(x: paddle.Tensor, bias: paddle.Tensor | None) -> paddle.Tensor:
         if bias is None:
             return backend.run("paddlemix_gelu", x)[0]
         return backend.run("paddlemix_gelu_bias", x, bias)[0]
+    check_tensors("gelu_bias", x=x)
+    check_optional("gelu_bias", bias=bias)
+    check_floating("gelu_bias", "x", x)
+    check_features("gelu_bias", x, last_axis("gelu_bias", "x", x), bias=bias)
     return gelu_bias_reference(x, bias)
 
 

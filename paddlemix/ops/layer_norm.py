@@ -5,7 +5,9 @@ from __future__ import annotations
 import paddle
 import paddle.nn.functional as F
 
+from ..errors import OperatorError
 from . import backend
+from .checks import check_features, check_floating, check_like, check_optional, check_tensors, last_axis
 
 
 def layer_norm(
@@ -31,6 +33,15 @@ def layer_norm(
         if residual is None:
             return backend.run("paddlemix_layer_norm", x, weight, bias, epsilon)[0], x
         return tuple(backend.run("paddlemix_add_layer_norm", x, residual, weight, bias, epsilon)[:2])
+    check_tensors("layer_norm", x=x, weight=weight, bias=bias)
+    check_optional("layer_norm", residual=residual)
+    check_floating("layer_norm", "x", x)
+    check_features("layer_norm", x, last_axis("layer_norm", "x", x), weight=weight, bias=bias)
+    check_like("layer_norm", x, residual=residual)
+    if x.ndim < 2:
+        raise OperatorError(f"layer_norm: x must have at least two axes, got shape {list(x.shape)}")
+    if not 0 <= epsilon <= 1e-3:
+        raise OperatorError(f"layer_norm: epsilon must be from 0 to 0.001, got {epsilon!r}")
     total = x if residual is None else x + residual
     return layer_norm_reference(total, weight, bias, epsilon), total
 

@@ -12,7 +12,8 @@ import paddle
 
 from ..errors import OperatorError
 from . import backend
-from .low_bit import apply_weight, has_packing_kernel
+from .checks import check_features, check_floating, check_optional, check_tensors, last_axis
+from .low_bit import apply_weight, check_sizes, has_packing_kernel
 
 TILE = 16  # outputs
 PADDING = 32  # inputs
@@ -30,9 +31,13 @@ def linear_w16(x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor | No
     Raises:
         OperatorError: shapes or dtypes do not fit.
     """
-    in_features = x.shape[-1]
+    in_features = last_axis("linear_w16", "x", x)
     if backend.use_kernel("linear_w16", x):
         return backend.run("paddlemix_linear_w16", x, weight, bias, in_features, out_features)[0]
+    check_floating("linear_w16", "x", x)
+    check_tensors("linear_w16", weight=weight)
+    check_optional("linear_w16", bias=bias)
+    check_features("linear_w16", x, out_features, bias=bias)
     return linear_w16_reference(x, weight, bias, out_features)
 
 
@@ -65,6 +70,7 @@ def pack_w16(w: paddle.Tensor, dtype: str) -> paddle.Tensor:
     """
     if dtype not in _DTYPES:
         raise OperatorError(f"linear_w16: dtype must be bfloat16 or float16, got {dtype!r}")
+    check_tensors("linear_w16", w=w)
     if w.ndim != 2 or 0 in w.shape or w.dtype not in (paddle.float32, paddle.bfloat16, paddle.float16):
         raise OperatorError(
             "linear_w16: w must be float32, bfloat16 or float16 of shape [in_features, out_features], "
@@ -85,6 +91,7 @@ def dequantize_w16(weight: paddle.Tensor, in_features: int, out_features: int) -
     Raises:
         OperatorError: the weight is not one of these sizes, or neither bfloat16 nor float16.
     """
+    check_tensors("linear_w16", weight=weight)
     if has_packing_kernel(weight):
         return backend.run("paddlemix_dequantize_w16", weight, in_features, out_features)[0]
     _check(weight, in_features, out_features)
@@ -92,6 +99,7 @@ def dequantize_w16(weight: paddle.Tensor, in_features: int, out_features: int) -
 
 
 def _check(weight: paddle.Tensor, in_features: int, out_features: int) -> None:
+    check_sizes("linear_w16", in_features, out_features)
     if weight.dtype not in _DTYPES.values():
         raise OperatorError(f"linear_w16: weight must be bfloat16 or float16, got {weight.dtype}")
     shape = packed_shape_w16(in_features, out_features)

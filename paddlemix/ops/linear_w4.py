@@ -11,7 +11,19 @@ import numpy as np
 import paddle
 
 from . import backend
-from .low_bit import GROUP, TILE, apply_weight, blocks, check_matrix, check_packed, has_packing_kernel, in_blocks
+from .checks import check_features, check_floating, check_optional, check_tensors, last_axis
+from .low_bit import (
+    GROUP,
+    TILE,
+    apply_weight,
+    blocks,
+    check_matrix,
+    check_packed,
+    check_sizes,
+    check_values,
+    has_packing_kernel,
+    in_blocks,
+)
 
 #: What the largest magnitude of a group is multiplied with before it becomes 7 times the scale.
 CLIPPING = tuple(1 - 0.05 * step for step in range(9))
@@ -34,9 +46,13 @@ def linear_w4(
     Raises:
         OperatorError: shapes or dtypes do not fit.
     """
-    in_features = x.shape[-1]
+    in_features = last_axis("linear_w4", "x", x)
     if backend.use_kernel("linear_w4", x):
         return backend.run("paddlemix_linear_w4", x, weight, scales, bias, in_features, out_features)[0]
+    check_floating("linear_w4", "x", x)
+    check_tensors("linear_w4", weight=weight, scales=scales)
+    check_optional("linear_w4", bias=bias)
+    check_features("linear_w4", x, out_features, bias=bias)
     return linear_w4_reference(x, weight, scales, bias, out_features)
 
 
@@ -78,8 +94,13 @@ def quantize_w4(w: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
 
 
 def pack_w4(q: paddle.Tensor) -> paddle.Tensor:
-    """Tiles of int8 ``q`` ``[in_features, out_features]`` in -8 … 7, on the CPU."""
+    """Tiles of int8 ``q`` ``[in_features, out_features]`` in -8 … 7, on the CPU.
+
+    Raises:
+        OperatorError: shape, dtype or values do not fit.
+    """
     check_matrix("linear_w4", "q", q, paddle.int8)
+    check_values("linear_w4", "q", q, -8, 7)
     if has_packing_kernel(q):
         return backend.run("paddlemix_pack_w4", q)[0]
     return _packed(q.numpy())
@@ -87,6 +108,7 @@ def pack_w4(q: paddle.Tensor) -> paddle.Tensor:
 
 def dequantize_w4(weight: paddle.Tensor, scales: paddle.Tensor, in_features: int, out_features: int) -> paddle.Tensor:
     """The float32 W ``[in_features, out_features]`` that tiles and scales stand for."""
+    check_tensors("linear_w4", weight=weight, scales=scales)
     if has_packing_kernel(weight):
         return backend.run("paddlemix_dequantize_w4", weight, scales, in_features, out_features)[0]
     _check(weight, scales, in_features, out_features)
@@ -94,6 +116,7 @@ def dequantize_w4(weight: paddle.Tensor, scales: paddle.Tensor, in_features: int
 
 
 def _check(weight: paddle.Tensor, scales: paddle.Tensor, in_features: int, out_features: int) -> None:
+    check_sizes("linear_w4", in_features, out_features)
     tiles, groups = blocks(out_features, TILE), blocks(in_features, GROUP)
     check_packed("linear_w4", weight, [tiles, groups * 16, TILE, 4], scales, [[tiles, groups, TILE]], paddle.float16)
 

@@ -12,7 +12,19 @@ import paddle
 
 from ..errors import OperatorError
 from . import backend
-from .low_bit import GROUP, TILE, apply_weight, blocks, check_matrix, check_packed, has_packing_kernel, in_blocks
+from .checks import check_features, check_floating, check_optional, check_tensors, last_axis
+from .low_bit import (
+    GROUP,
+    TILE,
+    apply_weight,
+    blocks,
+    check_matrix,
+    check_packed,
+    check_sizes,
+    check_values,
+    has_packing_kernel,
+    in_blocks,
+)
 
 
 def linear_w8(
@@ -32,9 +44,13 @@ def linear_w8(
     Raises:
         OperatorError: shapes or dtypes do not fit.
     """
-    in_features = x.shape[-1]
+    in_features = last_axis("linear_w8", "x", x)
     if backend.use_kernel("linear_w8", x):
         return backend.run("paddlemix_linear_w8", x, weight, scales, bias, in_features, out_features)[0]
+    check_floating("linear_w8", "x", x)
+    check_tensors("linear_w8", weight=weight, scales=scales)
+    check_optional("linear_w8", bias=bias)
+    check_features("linear_w8", x, out_features, bias=bias)
     return linear_w8_reference(x, weight, scales, bias, out_features)
 
 
@@ -81,8 +97,13 @@ def quantize_w8(w: paddle.Tensor, groups: int = 1) -> tuple[paddle.Tensor, paddl
 
 
 def pack_w8(q: paddle.Tensor) -> paddle.Tensor:
-    """Tiles of int8 ``q`` ``[in_features, out_features]`` in -127 … 127, on the CPU."""
+    """Tiles of int8 ``q`` ``[in_features, out_features]`` in -127 … 127, on the CPU.
+
+    Raises:
+        OperatorError: shape, dtype or values do not fit.
+    """
     check_matrix("linear_w8", "q", q, paddle.int8)
+    check_values("linear_w8", "q", q, -127, 127)
     if has_packing_kernel(q):
         return backend.run("paddlemix_pack_w8", q)[0]
     return _packed(q.numpy())
@@ -90,6 +111,7 @@ def pack_w8(q: paddle.Tensor) -> paddle.Tensor:
 
 def dequantize_w8(weight: paddle.Tensor, scales: paddle.Tensor, in_features: int, out_features: int) -> paddle.Tensor:
     """The float32 W ``[in_features, out_features]`` that tiles and scales stand for."""
+    check_tensors("linear_w8", weight=weight, scales=scales)
     if has_packing_kernel(weight):
         return backend.run("paddlemix_dequantize_w8", weight, scales, in_features, out_features)[0]
     _check(weight, scales, in_features, out_features)
@@ -97,6 +119,7 @@ def dequantize_w8(weight: paddle.Tensor, scales: paddle.Tensor, in_features: int
 
 
 def _check(weight: paddle.Tensor, scales: paddle.Tensor, in_features: int, out_features: int) -> None:
+    check_sizes("linear_w8", in_features, out_features)
     tiles, groups = blocks(out_features, TILE), blocks(in_features, GROUP)
     allowed = [[tiles, groups, TILE], [tiles, 1, TILE]]
     check_packed("linear_w8", weight, [tiles, groups * 32, TILE, 4], scales, allowed, paddle.float32)

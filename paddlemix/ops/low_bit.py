@@ -10,6 +10,7 @@ from paddle.autograd import PyLayer
 
 from ..errors import OperatorError
 from . import backend
+from .checks import check_tensors, dtype_name
 
 TILE = 16  # outputs
 GROUP = 128  # inputs that share a scale
@@ -36,10 +37,26 @@ def has_packing_kernel(tensor: paddle.Tensor) -> bool:
 
 def check_matrix(operator: str, name: str, matrix: paddle.Tensor, dtype: paddle.dtype) -> None:
     """Refuse what is not ``[in_features, out_features]`` of ``dtype``."""
+    check_tensors(operator, **{name: matrix})
     if matrix.ndim != 2 or 0 in matrix.shape:
         raise OperatorError(f"{operator}: {name} has shape {matrix.shape}, expected [in_features, out_features]")
     if matrix.dtype != dtype:
-        raise OperatorError(f"{operator}: {name} is {_name(matrix.dtype)}, expected {_name(dtype)}; cast it")
+        raise OperatorError(f"{operator}: {name} is {dtype_name(matrix.dtype)}, expected {dtype_name(dtype)}; cast it")
+
+
+def check_values(operator: str, name: str, q: paddle.Tensor, least: int, most: int) -> None:
+    """Refuse an integer that a tile cannot hold."""
+    values = q.numpy()
+    low, high = int(values.min()), int(values.max())
+    if low < least or high > most:
+        raise OperatorError(f"{operator}: {name} has values from {low} to {high}, expected {least} to {most}")
+
+
+def check_sizes(operator: str, in_features: int, out_features: int) -> None:
+    """Refuse sizes that no weight has."""
+    for name, size in (("in_features", in_features), ("out_features", out_features)):
+        if not isinstance(size, int) or size < 1:
+            raise OperatorError(f"{operator}: {name} must be a positive number, got {size!r}")
 
 
 def check_packed(
@@ -58,7 +75,7 @@ def check_packed(
     if weight.dtype != paddle.uint8:
         raise OperatorError(f"{operator}: weight must be uint8 tiles")
     if scales.dtype != scale_dtype:
-        raise OperatorError(f"{operator}: scales must be {_name(scale_dtype)}")
+        raise OperatorError(f"{operator}: scales must be {dtype_name(scale_dtype)}")
 
 
 def apply_weight(x: paddle.Tensor, unpack: Callable[[], paddle.Tensor], bias: paddle.Tensor | None) -> paddle.Tensor:
@@ -79,7 +96,3 @@ class _Product(PyLayer):
     @staticmethod
     def backward(ctx, grad: paddle.Tensor) -> paddle.Tensor:
         return paddle.matmul(grad, ctx.unpack().astype(grad.dtype), transpose_y=True)
-
-
-def _name(dtype: paddle.dtype) -> str:
-    return str(dtype).rpartition(".")[2]

@@ -6,6 +6,7 @@ import paddle
 from paddle.autograd import PyLayer
 
 from . import backend
+from .checks import check_features, check_floating, check_like, check_optional, check_tensors, last_axis
 
 
 def rms_norm(
@@ -28,6 +29,11 @@ def rms_norm(
         if residual is None:
             return backend.run("paddlemix_rms_norm", x, weight, epsilon)[0], x
         return tuple(backend.run("paddlemix_add_rms_norm", x, residual, weight, epsilon)[:2])
+    check_tensors("rms_norm", x=x, weight=weight)
+    check_optional("rms_norm", residual=residual)
+    check_floating("rms_norm", "x", x)
+    check_features("rms_norm", x, last_axis("rms_norm", "x", x), weight=weight)
+    check_like("rms_norm", x, residual=residual)
     total = x if residual is None else x + residual
     return rms_norm_reference(total, weight, epsilon), total
 

@@ -14,6 +14,16 @@ from paddle.autograd import PyLayer
 from ..errors import OperatorError
 from . import backend
 from .attention import split_heads
+from .checks import (
+    check_dtype,
+    check_features,
+    check_floating,
+    check_index,
+    check_optional,
+    check_range,
+    check_shape,
+    check_tensors,
+)
 
 
 @lru_cache(maxsize=8)
@@ -64,9 +74,11 @@ def rotary_qkv(
         OperatorError: shapes, dtypes or indices do not fit.
     """
     if backend.use_kernel("rotary_qkv", qkv):
-        if bias is not None and not bias.stop_gradient and paddle.is_grad_enabled():
+        if paddle.is_grad_enabled() and bias is not None and not getattr(bias, "stop_gradient", True):
+            check_rotary(qkv, bias, heads, cos, sin, positions, logn, table_index)
             qkv, bias = qkv + bias, None  # Paddle sums the bias' gradient; the operator's own is that of qkv
         return tuple(backend.run("paddlemix_rotary_qkv", qkv, bias, cos, sin, positions, logn, table_index, heads))
+    check_rotary(qkv, bias, heads, cos, sin, positions, logn, table_index)
     return rotary_qkv_reference(qkv, bias, heads, cos, sin, positions, logn, table_index)
 
 
@@ -104,19 +116,88 @@ def rotary_qkv_cache(
         OperatorError: shapes, dtypes or indices do not fit, or new positions do not fit into the cache.
     """
     if backend.use_kernel("rotary_qkv", qkv):
+        check_tensors("rotary_qkv", key_cache=key_cache, value_cache=value_cache)
         if not (key_cache.is_contiguous() and value_cache.is_contiguous()):
             raise OperatorError("rotary_qkv: the caches must be contiguous, for they are written in place")
-        return backend.run(
-            "paddlemix_rotary_qkv_cache",
-            *(qkv, bias, cos, sin, positions, key_cache, value_cache, slots),
-            *(lengths, block_table, logn, table_index, heads),
-        )[0]
+        with paddle.no_grad():
+            return backend.run(
+                "paddlemix_rotary_qkv_cache",
+                *(qkv, bias, cos, sin, positions, key_cache, value_cache, slots),
+                *(lengths, block_table, logn, table_index, heads),
+            )[0]
+    check_rotary(qkv, bias, heads, cos, sin, positions, logn, table_index)
     with paddle.no_grad():
+        check_cache(qkv, heads, key_cache, value_cache, slots, lengths, block_table)
         query, key, value = rotary_qkv_reference(
             qkv, bias, heads, cos, sin, positions, logn, table_index, lengths=lengths
         )
         write_cache_reference(key, value, key_cache, value_cache, slots, lengths, block_table)
     return query
+
+
+@paddle.jit.not_to_static
+def check_rotary(qkv, bias, heads, cos, sin, positions, logn, table_index) -> None:
+    """What the kernel checks of ``rotary_qkv``'s shapes and dtypes, for plain Paddle."""
+    check_tensors("rotary_qkv", qkv=qkv, cos=cos, sin=sin, positions=positions)
+    check_optional("rotary_qkv", bias=bias, logn=logn, table_index=table_index)
+    if not paddle.in_dynamic_mode():
+        return  # sizes are not known yet
+    check_floating("rotary_qkv", "qkv", qkv)
+    check_shape("rotary_qkv", "qkv", qkv, [None] * 3)
+    batch, length, packed = qkv.shape
+    if not isinstance(heads, int) or heads < 1 or packed % (6 * heads):
+        raise OperatorError(
+            "rotary_qkv: the last axis of qkv must be 3 * heads * head_dim with an even head_dim, "
+            f"got {packed} for {heads!r} heads"
+        )
+    check_shape("rotary_qkv", "cos", cos, [None, None, packed // (3 * heads)])
+    check_shape("rotary_qkv", "sin", sin, cos.shape)
+    check_features("rotary_qkv", qkv, packed, bias=bias)
+    check_index("rotary_qkv", "positions", positions, [batch, length])
+    if logn is not None:
+        check_shape("rotary_qkv", "logn", logn, [cos.shape[1]])
+    if table_index is not None:
+        check_index("rotary_qkv", "table_index", table_index, [batch])
+    for name, table in (("cos", cos), ("sin", sin), ("logn", logn)):
+        if table is not None:
+            check_dtype("rotary_qkv", name, table, paddle.float32)
+
+
+@paddle.jit.not_to_static
+def check_cache(qkv, heads, key_cache, value_cache, slots, lengths, block_table) -> None:
+    """What the kernel checks of ``rotary_qkv_cache``'s caches and where the new positions go, for plain Paddle."""
+    check_tensors("rotary_qkv", key_cache=key_cache, value_cache=value_cache, slots=slots)
+    check_optional("rotary_qkv", lengths=lengths, block_table=block_table)
+    if not paddle.in_dynamic_mode():
+        return
+    batch, length, packed = qkv.shape
+    shape = [batch if block_table is None else None, heads, None, packed // (3 * heads)]
+    check_shape("rotary_qkv", "key_cache", key_cache, shape)
+    check_shape("rotary_qkv", "value_cache", value_cache, key_cache.shape)
+    check_dtype("rotary_qkv", "key_cache", key_cache, qkv.dtype, paddle.bfloat16)
+    check_dtype("rotary_qkv", "value_cache", value_cache, key_cache.dtype)
+    check_index("rotary_qkv", "slots", slots, [batch])
+    if lengths is not None:
+        check_index("rotary_qkv", "lengths", lengths, [batch])
+    if block_table is not None:
+        check_index("rotary_qkv", "block_table", block_table, [batch, None])
+    blocks, _, block_size, _ = key_cache.shape
+    table = None if block_table is None else block_table.tolist()
+    capacity = block_size * (1 if block_table is None else block_table.shape[1])
+    for row, (start, count) in enumerate(zip(slots.tolist(), _counts(lengths, batch, length))):
+        if count and (start < 0 or start + count > capacity):
+            raise OperatorError(
+                f"rotary_qkv: row {row} writes slots {start} to {start + count - 1}, the cache holds {capacity}"
+            )
+        if count and table is not None:
+            for block in table[row][start // block_size : (start + count - 1) // block_size + 1]:
+                if not 0 <= block < blocks:
+                    raise OperatorError(f"rotary_qkv: block_table has {block}, expected 0 to {blocks - 1}")
+
+
+def _counts(lengths: paddle.Tensor | None, batch: int, length: int) -> list[int]:
+    """How many of the new positions of each row are real."""
+    return [length] * batch if lengths is None else [min(max(count, 0), length) for count in lengths.tolist()]
 
 
 def rotary_qkv_reference(
@@ -137,10 +218,10 @@ def rotary_qkv_reference(
         real = paddle.arange(length, dtype="int32")[None, :] < lengths[:, None]
         positions = paddle.where(real, positions, paddle.zeros_like(positions))
     tables, table_length, head_dim = cos.shape
-    _check_range("positions", positions, table_length)
+    check_range("rotary_qkv", "positions", positions, table_length)
     rows = positions
     if table_index is not None:
-        _check_range("table_index", table_index, tables)
+        check_range("rotary_qkv", "table_index", table_index, tables)
         rows = positions + table_index[:, None] * table_length
     # Paddle's CPU kernels broadcast several times faster over missing axes than over axes of 1.
     leading = [] if batch == 1 else [batch, 1]
@@ -172,15 +253,9 @@ def write_cache_reference(
     """Write ``[batch, heads, length, head_dim]`` into the caches, see ``rotary_qkv_cache``."""
     batch, _, length, _ = key.shape
     starts = slots.tolist()
-    counts = [length] * batch if lengths is None else [min(max(count, 0), length) for count in lengths.tolist()]
+    counts = _counts(lengths, batch, length)
     block_size = key_cache.shape[2]
     table = None if block_table is None else block_table.tolist()
-    capacity = block_size if table is None else block_table.shape[1] * block_size
-    for row, (start, count) in enumerate(zip(starts, counts)):
-        if count and (start < 0 or start + count > capacity):
-            raise OperatorError(
-                f"rotary_qkv: row {row} writes slots {start} to {start + count - 1}, the cache holds {capacity}"
-            )
     for source, cache in ((key.astype(key_cache.dtype), key_cache), (value.astype(value_cache.dtype), value_cache)):
         if table is None and len(set(zip(starts, counts))) == 1:  # all rows alike: one copy
             cache[:, :, starts[0] : starts[0] + counts[0]] = source[:, :, : counts[0]]
@@ -191,8 +266,6 @@ def write_cache_reference(
                 block, offset = divmod(start + done, block_size)
                 taken = min(count - done, block_size - offset)
                 target = row if table is None else table[row][block]
-                if not 0 <= target < cache.shape[0]:
-                    raise OperatorError(f"rotary_qkv: block_table has {target}, expected 0 to {cache.shape[0] - 1}")
                 cache[target, :, offset : offset + taken] = source[row, :, done : done + taken]
                 done += taken
 
@@ -231,12 +304,3 @@ class _Rotary(PyLayer):
     def backward(ctx, grad: paddle.Tensor) -> tuple[paddle.Tensor, None, None]:
         cos, sin = ctx.tables
         return _rotate(grad, cos, -sin)
-
-
-def _check_range(name: str, index: paddle.Tensor, limit: int) -> None:
-    if not getattr(index, "place", None) or not index.place.is_cpu_place():  # traced, or the device would be waited for
-        return
-    values = index.numpy()
-    outside = values[(values < 0) | (values >= limit)]
-    if outside.size:
-        raise OperatorError(f"rotary_qkv: {name} has {outside.flat[0]}, expected 0 to {limit - 1}")

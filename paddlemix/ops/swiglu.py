@@ -7,6 +7,7 @@ import paddle.nn.functional as F
 
 from ..errors import OperatorError
 from . import backend
+from .checks import check_floating, check_like, check_optional, check_tensors, last_axis
 
 
 def swiglu(gate: paddle.Tensor, up: paddle.Tensor | None = None) -> paddle.Tensor:
@@ -26,6 +27,11 @@ def swiglu(gate: paddle.Tensor, up: paddle.Tensor | None = None) -> paddle.Tenso
         if up is None:
             return backend.run("paddlemix_swiglu_packed", gate)[0]
         return backend.run("paddlemix_swiglu", gate, up)[0]
+    check_tensors("swiglu", gate=gate)
+    check_optional("swiglu", up=up)
+    check_floating("swiglu", "gate", gate)
+    last_axis("swiglu", "gate", gate)
+    check_like("swiglu", gate, up=up)
     return swiglu_reference(gate, up)
 
 

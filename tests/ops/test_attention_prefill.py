@@ -323,11 +323,12 @@ def test_gradients_of_the_packed_projection_are_those_of_plain_attention(any_bac
 @BOTH
 def test_a_gradient_that_is_wanted_is_that_of_plain_paddle(any_backend, attend):
     query, key, value = (paddle.to_tensor(array, stop_gradient=False) for array in make(3, 5, 8))
-    out = attend(query, key, value, kv_lengths=int32(5, 4))
+    lengths = paddle.to_tensor(int32(5, 4))
+    out = attend(query, key, value, kv_lengths=lengths)
     out.square().sum().backward()
     actual = [tensor.grad.numpy() for tensor in (query, key, value)]
     for tensor in (query, key, value):
         tensor.clear_grad()
-    attention_reference(query, key, value, kv_lengths=int32(5, 4)).square().sum().backward()
+    attention_reference(query, key, value, kv_lengths=lengths).square().sum().backward()
     for tensor, gradient in zip((query, key, value), actual):
         np.testing.assert_array_equal(gradient, tensor.grad.numpy())
