@@ -237,7 +237,7 @@ def _steps(
     logits_processor: LogitsProcessorList | Iterable | None,
 ) -> Iterator[GenerationStep]:
     rows = ids.shape[0]
-    processors = _processors(options, ids.shape[1], logits_processor)
+    processors = _processors(options, ids.shape[1], model.config.vocab_size, logits_processor)
     seen = paddle.to_tensor(_without_padding(ids, mask)) if processors else None
     generators = row_generators(options.seed, rows) if options.do_sample else []
     stops = [
@@ -340,7 +340,9 @@ def _pictures(given: paddle.Tensor | None, wanted: np.ndarray) -> paddle.Tensor 
     return given[paddle.to_tensor(np.flatnonzero(wanted))]
 
 
-def _processors(options: GenerationOptions, prompt_length: int, given: Iterable | None) -> LogitsProcessorList | None:
+def _processors(
+    options: GenerationOptions, prompt_length: int, vocab_size: int, given: Iterable | None
+) -> LogitsProcessorList | None:
     if isinstance(given, LogitsProcessorList):
         given = given._processors.values()  # a list in a list is not callable
     processors = list(given or ())
@@ -348,7 +350,7 @@ def _processors(options: GenerationOptions, prompt_length: int, given: Iterable 
         processors.append(RepetitionPenaltyLogitsProcessor(float(options.repetition_penalty)))
     if options.min_new_tokens:
         least = prompt_length + options.min_new_tokens
-        processors += [MinLengthLogitsProcessor(least, stop) for stop in options.eos_token_id]
+        processors += [MinLengthLogitsProcessor(least, stop) for stop in options.eos_token_id if stop < vocab_size]
     return LogitsProcessorList(processors) if processors else None
 
 

@@ -190,6 +190,11 @@ def test_scores_of_finished_rows_count_their_own_tokens():
     assert scores[0] == pytest.approx(alone[0], abs=1e-5)
 
 
+def test_a_stop_id_beyond_the_vocabulary_is_never_reached():
+    ids, _ = generate("text_short", eos_token_id=10**6, min_new_tokens=2, max_new_tokens=3)
+    assert ids.shape == (1, 3)
+
+
 def test_min_new_tokens_holds_the_stop_id_back():
     stop = int(golden_tokens("text_short")[0][0])
     ids, _ = generate("text_short", eos_token_id=stop, min_new_tokens=5)
