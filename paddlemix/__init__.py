@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .dependencies import ignore_import_warnings
 from .lazy import lazy_exports
 
 if TYPE_CHECKING:
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from paddlemix.models.qwen_vl.tokenization import QWenVLTokenizer
 
 __version__ = "0.1.0"
+
+# A user's own `import paddle` after this one is quiet too.
+ignore_import_warnings()
 
 _HOME = {
     "Appflow": "appflow",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .checkpoint import dtypes
+from .checks import check_path
 from .dependencies import require
 from .device import resolve_device
 from .errors import ConfigurationError
@@ -121,6 +122,8 @@ def load_model(
         dtypes.check_target(dtype)
     check_options(quantization, vision_quantization)
     check_image_options(exif_transpose, background)
+    if adapter is not None:
+        check_path("adapter", adapter)
     device = resolve_device(device)
     from .checkpoint import hub
 

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .chat.messages import check_image_count
+from .chat.messages import check_image_count, check_question
+from .checks import check_boolean, check_text_or_none
 from .errors import PromptError
 from .inference import CAPTION, check_generation_options, check_image_options, load_model, with_seed
 from .media import ImagePolicy, load_image
@@ -121,6 +122,10 @@ def predict(
     """
     if prompt is None and not images:
         raise PromptError("prompt: missing; give a prompt, a picture, or both")
+    question = CAPTION if prompt is None else prompt
+    check_question(question, images, name="prompt")
+    check_text_or_none("system", system)
+    check_boolean("trusted_tags", trusted_tags)
     generation = check_generation_options({**generation, "seed": seed})
     check_options(quantization, vision_quantization)
     check_image_options(exif_transpose, background)
@@ -141,7 +146,7 @@ def predict(
         background=background,
     )
     session = loaded.new_session(system, policy, trusted_tags)
-    reply = session.ask(CAPTION if prompt is None else prompt, pictures, **with_seed(generation))
+    reply = session.ask(question, pictures, **with_seed(generation))
     return Prediction(
         text=reply.text,
         boxes=reply.boxes,

@@ -116,3 +116,10 @@ def versioned_files() -> list[Path]:
 
 def normalised(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_importing_paddle_after_this_package_shows_no_warning_of_its_own():
+    done = subprocess.run(
+        [sys.executable, "-c", "import paddlemix\nimport paddle"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "ccache" not in done.stderr and "UserWarning" not in done.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
+from ..display import quoted, shorten
 from ..errors import ConfigurationError
 from .registry import App, find, known_apps, nearest
 from .task import AppTask
@@ -132,7 +133,7 @@ def _one_model_per_task(app: App, models: str | Sequence[str] | None) -> list[st
     names = [models] if isinstance(models, str) or not isinstance(models, Sequence) else list(models)
     if len(names) != len(app.tasks):
         raise ConfigurationError(
-            f"models: got {len(names)} ({names}), expected {len(app.tasks)} for app {app.name!r}; "
+            f"models: got {len(names)} ({shorten(str(names), 160)}), expected {len(app.tasks)} for app {app.name!r}; "
             f"known: {', '.join(_models(app))}, or a directory"
         )
     return names
@@ -142,7 +143,7 @@ def _refuse_unknown(kind: str, given: dict[str, Any], known: set[str], app: App)
     for name in given:
         if name not in known:
             raise ConfigurationError(
-                f"{kind} {name!r} is unknown to app {app.name!r}{nearest(name, known)}; "
+                f"{kind} {quoted(name)} is unknown to app {app.name!r}{nearest(name, known)}; "
                 f"known: {', '.join(sorted(known))}"
             )
 

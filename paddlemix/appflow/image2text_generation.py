@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..chat.messages import check_image_count
+from ..checks import check_boolean, check_text_or_none
 from ..errors import ConfigurationError, PromptError
 from ..inference import CAPTION, GENERATION_OPTIONS, answer_all, check_generation_options, load_model, with_seed
 from ..media import ImagePolicy
@@ -71,6 +72,8 @@ class QwenVLChatTask(AppTask):
     ) -> None:
         if image_policy is not None and not isinstance(image_policy, ImagePolicy):
             raise ConfigurationError(f"image_policy: got {type(image_policy).__name__}, expected an ImagePolicy")
+        check_text_or_none("system", system)
+        check_boolean("trusted_tags", trusted_tags)
         self._generation = check_generation_options(generation)
         self._policy = image_policy or ImagePolicy.scripts()
         if max_pixels is not None:

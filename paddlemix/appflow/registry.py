@@ -6,6 +6,7 @@ import difflib
 import importlib
 from dataclasses import dataclass
 
+from ..display import quoted, shorten
 from ..errors import ConfigurationError
 from ..zoo import DEFAULT_MODEL
 from .task import AppTask
@@ -64,7 +65,8 @@ def find(name: str) -> App:
     """The application of that name. Raises ConfigurationError, which lists the known ones."""
     if isinstance(name, str) and name in _APPS:
         return _APPS[name]
-    raise ConfigurationError(f"app: got {name!r}, expected one of {', '.join(sorted(_APPS))}{nearest(name, _APPS)}")
+    got = quoted(name) if isinstance(name, str) else type(name).__name__
+    raise ConfigurationError(f"app: got {got}, expected one of {', '.join(sorted(_APPS))}{nearest(name, _APPS)}")
 
 
 def known_apps() -> dict[str, App]:
@@ -74,7 +76,7 @@ def known_apps() -> dict[str, App]:
 
 def nearest(name: object, known: object) -> str:
     """`` (did you mean 'x'?)`` for a name that is nearly one of ``known``, else an empty string."""
-    close = difflib.get_close_matches(str(name), list(known), n=1)
+    close = difflib.get_close_matches(shorten(str(name), 80), list(known), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 

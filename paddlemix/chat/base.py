@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..checks import check_boolean
 from ..errors import ConfigurationError, PaddleMixError
 from ..models.qwen_vl import grounding
 from ..models.qwen_vl.generation_options import GenerationOptions, resolve_options
@@ -158,6 +159,7 @@ class Session(ABC):
         trusted_tags: bool,
         options: dict[str, Any],
     ) -> None:
+        check_boolean("trusted_tags", trusted_tags)
         self._model = model
         self._processor = processor
         self._policy = processor.policy if policy is None else policy

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import paddle
 
-from ..checks import check_integer
+from ..checks import check_integer, check_path, check_text_or_none
 from ..display import quoted, shorten
 from ..errors import ConfigurationError, PromptError
-from ..files import read_json, write_json
+from ..files import read_json, reason, write_json
 from ..media import ImagePolicy
 from ..models.qwen_vl.chat import AnswerStream, chat_settings
 from ..models.qwen_vl.generation_options import GenerationOptions
@@ -91,6 +91,7 @@ class ChatSession(Session):
         **options: Any,
     ) -> None:
         check_integer("image_cache_size", image_cache_size, least=0)
+        check_text_or_none("system", system)
         self._window = chat_settings(model)
         super().__init__(model, processor, policy, trusted_tags, options)
         self._image_cache_size = image_cache_size
@@ -161,11 +162,12 @@ class ChatSession(Session):
         Raises:
             ConfigurationError: the file cannot be written; an older one is still there.
         """
+        check_path("path", path)
         content = {"format": FILE_FORMAT, "messages": json.loads(messages_to_json(self.messages))}
         try:
             write_json(Path(path), content)
-        except OSError as error:
-            raise ConfigurationError(f"{os.fspath(path)}: cannot be written: {error.strerror or error}") from error
+        except (OSError, ValueError) as error:
+            raise ConfigurationError(f"{os.fspath(path)}: cannot be written: {reason(error)}") from error
 
     def load(self, path: str | os.PathLike[str], *, open_files: bool = False) -> None:
         """Go on with a saved conversation instead of this one.
@@ -179,6 +181,7 @@ class ChatSession(Session):
                 this one stays as it was.
             ImageError: a picture in it cannot be read.
         """
+        check_path("path", path)
         system, turns = _read_conversation(Path(path))
         if not open_files:
             _refuse_named_images(turns, path)

@@ -22,6 +22,7 @@ import paddle
 from paddle import _C_ops
 from paddle.utils.cpp_extension import load_op_meta_info_and_register_op
 
+from ..display import quoted
 from ..errors import ConfigurationError, OperatorError
 from ..processors import environment_at_start
 from . import forking
@@ -31,6 +32,9 @@ MODES = ("auto", "reference", "cpu", "cuda")
 # Counts the changes of the operators' signatures; external_ops/paddle/library.cc has the same number.
 INTERFACE = 1
 BUILD_HINT = "pip install --no-build-isolation ./external_ops builds it"
+MAX_THREADS = 4096
+"""Most threads that may be asked for; more are a typing error."""
+
 INSTRUCTION_SETS = ("portable", "avx2", "avx512", "amx")
 
 _FLOAT = (paddle.float32,)
@@ -137,14 +141,23 @@ def default_threads() -> int:
     """
     asked = os.environ.get("PADDLEMIX_NUM_THREADS")
     if asked:
-        if not asked.isdecimal() or int(asked) < 1:
-            raise ConfigurationError(f"PADDLEMIX_NUM_THREADS: expected a positive number, got {asked!r}")
+        if _thread_count(asked) is None:
+            raise ConfigurationError(
+                f"PADDLEMIX_NUM_THREADS: expected a positive number up to {MAX_THREADS}, got {quoted(asked)}"
+            )
         return int(asked)
-    given = environment_at_start().get("OMP_NUM_THREADS", "").partition(",")[0]
-    if given.isdecimal() and int(given) > 0:
-        return int(given)
+    given = _thread_count(environment_at_start().get("OMP_NUM_THREADS", "").partition(",")[0])
+    if given is not None:
+        return given
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(processors, _processor_quota(processors)))
+
+
+def _thread_count(text: str) -> int | None:
+    """The number that a text is, if so many threads may be asked for."""
+    if not text.isdecimal() or len(text) > len(str(MAX_THREADS)) or not 1 <= int(text) <= MAX_THREADS:
+        return None
+    return int(text)
 
 
 def _processor_quota(processors: int, limits: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:

@@ -209,6 +209,11 @@ def test_a_saved_conversation_goes_on_as_if_it_had_not_stopped(loaded, session, 
 def test_a_place_that_cannot_be_written_is_named(session, tmp_path):
     with pytest.raises(ConfigurationError, match="chat.json: cannot be written"):
         session.save(tmp_path / "no folder" / "chat.json")
+    with pytest.raises(ConfigurationError, match="cannot be written: embedded null"):
+        session.save("a\0b")
+    for call in (session.save, session.load):
+        with pytest.raises(ConfigurationError, match="path: expected a path, got 5"):
+            call(5)
 
 
 @pytest.mark.parametrize(

@@ -223,6 +223,7 @@ def test_kernels_use_every_processor_unless_told_otherwise():
     assert threads_of() == str(len(os.sched_getaffinity(0)))
     assert threads_of(OMP_NUM_THREADS="3") == "3"
     assert threads_of(OMP_NUM_THREADS="3", PADDLEMIX_NUM_THREADS="5") == "5"
+    assert threads_of(PADDLEMIX_NUM_THREADS="4096") == "4096"
 
 
 @pytest.mark.parametrize(("limit", "expected"), [("max 100000", 8), ("200000 100000", 2), ("odd", 8)])
@@ -232,7 +233,7 @@ def test_a_containers_share_of_the_processors_counts(tmp_path, limit, expected):
     assert backend._processor_quota(8, tmp_path / "missing") == 8
 
 
-@pytest.mark.parametrize("value", ["0", "-1", "many"])
+@pytest.mark.parametrize("value", ["0", "-1", "many", "4097", "1" + "0" * 20, "9" * 5000])
 def test_a_number_of_threads_that_is_none_is_refused(value):
     assert "PADDLEMIX_NUM_THREADS: expected a positive number" in threads_of(PADDLEMIX_NUM_THREADS=value)
 

@@ -125,13 +125,13 @@ def chat(
         ConfigurationError: the model's chat format is not ChatML, or an option is unknown or impossible.
         PromptError, ImageError, NumericalError: as ``generate``.
     """
-    history = list(history or [])
+    history = [] if history is None else history
     answer = _answer(
         model, processor_or_tokenizer, query, history, system, stop_words_ids, generation_config, image_policy,
         options, skip_special_tokens=False,
     )  # fmt: skip
     response = "".join(answer).strip()
-    return response, [*history, (query, response)] if append_history else history
+    return response, [*history, (query, response)] if append_history else list(history)
 
 
 def chat_stream(
@@ -190,6 +190,8 @@ def _answer(
     **decoding: Any,
 ) -> AnswerStream:
     window = chat_settings(model, generation_config)
+    if not isinstance(history, (list, tuple)):
+        raise PromptError(f"history: got {type(history).__name__}, expected a list of pairs of query and response")
     for index, turn in enumerate(history):
         if not isinstance(turn, (list, tuple)) or len(turn) != 2:
             raise PromptError(f"history[{index}]: got {turn!r:.80}, expected a pair of query and response")

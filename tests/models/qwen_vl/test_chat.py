@@ -232,6 +232,12 @@ def test_a_prompt_longer_than_the_window_is_refused(loaded):
         model.chat(processor, "x" * 3000)
 
 
+def test_a_history_that_is_no_list_is_refused(loaded):
+    model, processor = loaded
+    with pytest.raises(PromptError, match="history: got int, expected a list of pairs"):
+        model.chat(processor, "hello", 5)
+
+
 @pytest.mark.parametrize("history", [["hello"], [("a", "b"), 3], [("a", "b", "c")]])
 def test_a_history_that_is_no_list_of_pairs_is_refused(loaded, history):
     model, processor = loaded
