@@ -16,7 +16,9 @@ from itertools import islice
 from ..errors import ImageError
 
 MOST_SCANS = 100
-"""Scans of one JPEG; progressive ones have about ten."""
+"""Scans of one JPEG; progressive ones have about ten. Of large ones fewer are allowed, for each goes over all of it."""
+_MOST_SCANNED = MOST_SCANS * 32_000_000  # pixels, over all scans
+_SCANS_OF_ANY = 20
 
 _MOST_SEGMENTS = 5_000  # of a JPEG; a megabyte of metadata takes 16
 _MOST_EXIF_SEGMENTS = 64  # of a JPEG; they are joined one by one
@@ -27,7 +29,7 @@ _MOST_EXTENSION_BYTES = 1024 * 1024  # of all of them
 _MOST_TAGS = 4_096  # of a TIFF; cameras write about a hundred
 _MOST_STRIPS = 100_000  # strips or tiles of a TIFF
 _MOST_RLE_BYTES = 2 * 1024 * 1024  # of a run-length encoded BMP, whose decoder is slow
-_MOST_RLE_WIDTH = 1 << 15
+_MOST_RLE_WIDTH, _MOST_RLE_PIXELS = 1 << 15, 8_000_000
 
 # In the data of a scan, FF is followed by 00, the number of a restart, more FF, or it begins the next marker.
 _MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])", re.DOTALL)
@@ -97,7 +99,7 @@ def _check_jpeg(data: bytes, name: str) -> JpegHeader | None:
             return header
         if kind == _SOS:
             scans += 1
-            _refuse_count(name, scans, MOST_SCANS, "JPEG scans")
+            _refuse_count(name, scans, _most_scans(header), "JPEG scans")
             if header is not None and body and (scans > 1 or body[0] < components):
                 header = JpegHeader(header.width, header.height, buffered=True)
         elif kind in _SOF and header is None:
@@ -108,6 +110,13 @@ def _check_jpeg(data: bytes, name: str) -> JpegHeader | None:
             exif_segments += 1
             _refuse_count(name, exif_segments, _MOST_EXIF_SEGMENTS, "EXIF segments")
         position += max(int.from_bytes(data[position : position + 2], "big"), 2)
+
+
+def _most_scans(header: JpegHeader | None) -> int:
+    if header is None:
+        return MOST_SCANS
+    pixels = max(header.width * header.height, 1)
+    return min(MOST_SCANS, max(_SCANS_OF_ANY, _MOST_SCANNED // pixels))
 
 
 def _check_png(data: bytes, name: str) -> None:
@@ -142,9 +151,10 @@ def _check_gif(data: bytes, name: str) -> None:
 def _check_bmp(data: bytes, name: str) -> None:
     if len(data) < 34 or int.from_bytes(data[30:34], "little") not in (1, 2) or data[14] < 40:
         return
-    width = int.from_bytes(data[18:22], "little")
+    width, height = struct.unpack("<ii", data[18:26])
     _refuse_count(name, len(data), _MOST_RLE_BYTES, "bytes in a run-length encoded BMP")
     _refuse_count(name, width, _MOST_RLE_WIDTH, "columns in a run-length encoded BMP")
+    _refuse_count(name, abs(width * height), _MOST_RLE_PIXELS, "pixels in a run-length encoded BMP")
 
 
 def webp_canvas(data: bytes) -> tuple[int, int] | None:

@@ -37,6 +37,9 @@ def test_scans_of_a_jpeg_are_counted():
     assert load_image(with_scans(50, jpeg)).size == (40, 30)
     refused(with_scans(100, jpeg), "more than 100 JPEG scans")
     refused(with_scans(20_000, jpeg), "more than 100 JPEG scans")
+    large = encoded("JPEG", size=(8000, 8000), mode="L", progressive=True)
+    assert load_image(large).size == (4000, 4000)
+    refused(with_scans(60, large), "more than 50 JPEG scans")
     # the scans of an image behind the first one are not decoded
     assert load_image(jpeg + with_scans(200, jpeg)).size == (40, 30)
 
@@ -90,6 +93,7 @@ def bmp(width: int, height: int, data: bytes, compression: int = 1) -> bytes:
 def test_run_length_encoded_bmps_are_small():
     assert load_image(bmp(4, 2, b"\4\1\0\0\4\2\0\1")).size == (4, 2)
     refused(bmp(5000, 5000, b"\1\1" * 2_000_000), "bytes in a run-length encoded BMP")
+    refused(bmp(30_000, 1000, b"\0\1"), "pixels in a run-length encoded BMP")
     refused(bmp(32_000_000, 1, b"\0\2\0\xff" * 10), "columns in a run-length encoded BMP")
 
 
