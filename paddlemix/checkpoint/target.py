@@ -121,11 +121,11 @@ def survey(folder: Path, companions: Collection[str] = ()) -> Contents:
     return Contents(tuple(results), tuple(foreign), bool(moving))
 
 
-def require_free(folder: Path, *, overwrite: bool = False, companions: Collection[str] = ()) -> None:
+def require_free(folder: Path, *, overwrite: bool | None = False, companions: Collection[str] = ()) -> None:
     """Raise TargetError unless ``folder`` may be written to by the rule above.
 
     Args:
-        overwrite: a finished result in it may be replaced.
+        overwrite: a finished result in it may be replaced; None: no, and there is no such option.
         companions: names that may stand there and stay.
     """
     found = survey(folder, companions)
@@ -134,10 +134,8 @@ def require_free(folder: Path, *, overwrite: bool = False, companions: Collectio
             f"{folder}: holds what this program did not write ({_listed(found.foreign)}); name another folder"
         )
     if found.results and not overwrite and not found.unfinished:
-        raise TargetError(
-            f"{folder}: holds a finished result ({_listed(found.results)}); name another folder, or replace it with "
-            "overwrite (--overwrite)"
-        )
+        advice = "" if overwrite is None else ", or replace it with overwrite (--overwrite)"
+        raise TargetError(f"{folder}: holds a finished result ({_listed(found.results)}); name another folder{advice}")
 
 
 def _listed(names: Sequence[str]) -> str:

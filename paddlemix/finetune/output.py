@@ -70,7 +70,7 @@ def find_run(config: FinetuneConfig) -> Run | None:
             raise TargetError(
                 f"output_dir: {folder} holds checkpoints, but no {RUN_FILE} that says of what; name another one"
             )
-        require_free(folder, companions={_LOCK, BAD_RECORDS_FILE})
+        require_free(folder, overwrite=None, companions={_LOCK, BAD_RECORDS_FILE})
         return None
     if not config.resume:
         raise TargetError(f"output_dir: {folder} holds a training already; set resume, or name another directory")
@@ -132,7 +132,7 @@ def begin_run(folder: Path, run: Run, before: Run | None) -> Path | None:
         folder.mkdir(parents=True, exist_ok=True)
         sweep(folder)
         for path in folder.iterdir():
-            if written_aside(path.name) is not None:  # of a process that was killed
+            if written_aside(path.name) is not None and not path.is_dir():  # of a process that was killed
                 path.unlink()
         shutil.rmtree(folder / _RESULT, ignore_errors=True)
         _write(folder, run)

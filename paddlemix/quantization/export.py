@@ -103,15 +103,17 @@ def check_export(
 def _written_bytes(checkpoint: Checkpoint, shapes: Mapping[str, Sequence[int]]) -> int:
     """The size of the written weights: float16, and of layers in ``shapes`` 4 bits with a scale and a zero point for
     each group, an index for each input and a bias."""
-    total = 0
-    for ours, theirs in checkpoint.our_names().items():
-        shape = shapes.get(ours[: -len(".weight")])
+    total, names = 0, checkpoint.our_names()
+    for ours, theirs in names.items():
+        layer = ours[: -len(".weight")]
+        shape = shapes.get(layer)
         if shape is None:
             total += 2 * element_count(checkpoint.shape(theirs))
         else:
             inputs, outputs = shape
             groups = -(-inputs // GROUP)
-            total += inputs * outputs // 2 + groups * outputs * 5 // 2 + 4 * inputs + 2 * outputs
+            total += inputs * outputs // 2 + groups * outputs * 5 // 2 + 4 * inputs
+            total += 0 if f"{layer}.bias" in names else 2 * outputs
     return total
 
 

@@ -10,9 +10,12 @@ import pytest
 
 from paddlemix.checkpoint import convert_checkpoint, dtypes, layouts, load_into, open_checkpoint, save_model
 from paddlemix.checkpoint.loading import check_config
-from paddlemix.errors import CheckpointError, ConfigurationError
+from paddlemix.errors import CheckpointError, ConfigurationError, TargetError
+from paddlemix.inference import load_model
 from paddlemix.models.qwen_vl.configuration import QWenVLConfig
 from paddlemix.models.qwen_vl.modeling import QWenLMHeadModel
+from paddlemix.models.qwen_vl.processing import QwenVLProcessor
+from paddlemix.zoo import DEFAULT_MODEL_DIR
 from tests.checkpoint.building import CONFIG, random_weights, write_model, write_pdparams
 
 SQUARE = "transformer.h.1.attn.c_proj.weight"
@@ -214,3 +217,37 @@ def test_weights_that_the_config_asks_for_and_the_files_lack_are_listed(tmp_path
     del weights["transformer.llm.h.1.mlp.w1.weight"]
     with pytest.raises(CheckpointError, match="config.json: 'transformer.llm.h.1.mlp.w1.weight' is missing$"):
         check_config(open_checkpoint(write_model(tmp_path, layouts.PADDLEMIX, weights)), CONFIG)
+
+
+@pytest.mark.parametrize("quantization", [None, "int4", "bf16"])
+def test_loading_tells_how_far_it_is(quantization: str | None) -> None:
+    told: list[tuple[int, int]] = []
+    options = {} if quantization is None else {"quantization": quantization}
+    QWenLMHeadModel.from_pretrained(DEFAULT_MODEL_DIR, progress=lambda *now: told.append(now), **options)
+    total = open_checkpoint(DEFAULT_MODEL_DIR).nbytes()
+    assert len(told) > 50 and told[-1] == (total, total)
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert told[-2][0] > total * 0.9
+
+
+def test_a_saved_model_is_not_written_over_another_or_foreign_files(tmp_path: Path) -> None:
+    model = QWenLMHeadModel.from_pretrained(DEFAULT_MODEL_DIR)
+    QwenVLProcessor.from_pretrained(DEFAULT_MODEL_DIR).save_pretrained(tmp_path / "out")
+    model.save_pretrained(tmp_path / "out")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    with pytest.raises(TargetError, match="holds a finished result"):
+        model.save_pretrained(tmp_path / "out")
+    model.save_pretrained(tmp_path / "out", overwrite=True)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    with pytest.raises(TargetError, match="did not write .notes.txt"):
+        model.save_pretrained(tmp_path / "out", overwrite=True)
+
+
+def test_a_missing_vocabulary_is_told_before_the_weights_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    QWenLMHeadModel.from_pretrained(DEFAULT_MODEL_DIR).save_pretrained(tmp_path / "model")
+    monkeypatch.setattr(QWenLMHeadModel, "from_directory", None)
+    with pytest.raises(CheckpointError, match="qwen.tiktoken"):
+        load_model(tmp_path / "model")

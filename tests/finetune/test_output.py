@@ -7,6 +7,7 @@ import pytest
 from paddlemix.errors import CheckpointError, ConfigurationError, TargetError
 from paddlemix.finetune.configuration import FinetuneConfig
 from paddlemix.finetune.output import Run, begin_run, digest_of, find_run, occupy, write_result
+from paddlemix.zoo.scenes.lesson import write_lesson
 
 
 def config(folder, **options):
@@ -76,6 +77,12 @@ def test_a_directory_with_files_of_others_is_refused(tmp_path, name):
     (tmp_path / name).write_text("mine")
     with pytest.raises(TargetError, match=f"did not write .{name.partition('/')[0]}.; name another folder"):
         find_run(config(tmp_path))
+
+
+def test_a_finished_result_of_another_program_is_refused(tmp_path):
+    write_lesson("robot", tmp_path / "lesson", pictures=1, test_pictures=1)
+    with pytest.raises(TargetError, match="holds a finished result .*; name another folder$"):
+        find_run(config(tmp_path / "lesson"))
 
 
 def test_what_a_killed_process_was_writing_is_removed(tmp_path):

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import paddle
 import pytest
 
-from paddlemix.checkpoint import open_checkpoint
-from paddlemix.errors import CheckpointError, ConfigurationError, NumericalError
+from paddlemix.checkpoint import open_checkpoint, writer
+from paddlemix.errors import CheckpointError, ConfigurationError, NumericalError, TargetError
 from paddlemix.models.qwen_vl.modeling import QWenLMHeadModel
 from paddlemix.models.qwen_vl.processing import QwenVLProcessor
+from paddlemix.quantization import export
 from paddlemix.quantization.data import model_inputs
-from paddlemix.quantization.export import save_gptq
+from paddlemix.quantization.export import check_export, save_gptq
 from paddlemix.quantization.gptq import RoundedWeight, best_scales, calibrate, round_weight
 from paddlemix.quantization.tiles import dequantized
 from paddlemix.zoo import DEFAULT_MODEL_DIR
@@ -176,3 +179,20 @@ def test_sizes_that_the_format_cannot_hold_are_refused_before_anything_is_writte
     with pytest.raises(ConfigurationError, match="w1: has 64 x 40 weights, but GPTQ's format needs multiples of 32"):
         save_gptq(tmp_path / "model", odd, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_is_told_before_calibrating(calibrated, tmp_path, monkeypatch):
+    shapes = {name: weight.q.shape for name, weight in calibrated[1].items()}
+    checkpoint = check_export(DEFAULT_MODEL_DIR, shapes, tmp_path / "out")
+    written = save_gptq(DEFAULT_MODEL_DIR, calibrated[1], tmp_path / "out")
+    total = writer.read_manifest(written)["total_size"]
+    assert export._written_bytes(checkpoint, shapes) == total
+    for free, fits in ((total + writer.SPARE_BYTES, True), (total + writer.SPARE_BYTES - 1, False)):
+        monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: SimpleNamespace(free=free))
+        if fits:
+            check_export(DEFAULT_MODEL_DIR, shapes, tmp_path / "not" / "there")
+        else:
+            with pytest.raises(CheckpointError, match="GB needed, .* GB free on this disk; nothing written"):
+                check_export(DEFAULT_MODEL_DIR, shapes, tmp_path / "not" / "there")
+    with pytest.raises(TargetError, match="holds a finished result"):
+        check_export(DEFAULT_MODEL_DIR, shapes, tmp_path / "out")
