@@ -12,16 +12,16 @@ import pytest
 
 from paddlemix.checkpoint import layouts, open_checkpoint
 
-#: the real embedding and head, [151936, 4096], everything else tiny
+#: the real embedding and head, [151936, 4096], one real attention and resampler; everything else tiny
 CONFIG = {
     "hidden_size": 4096,
     "num_hidden_layers": 1,
-    "num_attention_heads": 1,
-    "kv_channels": 8,
+    "num_attention_heads": 32,
+    "kv_channels": 128,
     "intermediate_size": 32,
     "vocab_size": 151936,
     "no_bias": True,
-    "visual": {"patch_size": 2, "width": 8, "layers": 1, "mlp_ratio": 2, "output_dim": 8, "n_queries": 4},
+    "visual": {"patch_size": 2, "width": 8, "layers": 1, "heads": 1, "mlp_ratio": 2, "output_dim": 4096, "n_queries": 4},
 }
 HEAD, EMBEDDING = "lm_head.weight", "transformer.wte.weight"
 PATTERNED_ROWS = (0, 1, 75_000, 151_935)
