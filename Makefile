@@ -16,7 +16,22 @@ OPS_SOURCES := $(wildcard external_ops/setup.py external_ops/pyproject.toml exte
 
 # The pinned set exists for Python 3.11 and newer; an older interpreter gets what the bounds of setup.py resolve to.
 CONSTRAINTS  = $(shell $(BIN)/python -c 'import sys; print("-c constraints.txt" if sys.version_info >= (3, 11) else "")')
-PIP_INSTALL  = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS)
+PIP_INSTALL  = $(BIN)/python -m pip install --disable-pip-version-check $(CONSTRAINTS)
+
+# $(call step,number of the step in predict,what it does,command): says what runs, and every ten seconds how long it has
+# and what it is at; the whole output is shown only where the command fails.
+COMMA := ,
+STEPS := 4
+define step
+@echo "$(if $(filter predict,$(MAKECMDGOALS)),Step $(1) of $(STEPS): )$(2)"
+@log=$$(mktemp); \
+( seconds=0; while sleep 1; do \
+	seconds=$$((seconds + 1)); \
+	[ $$((seconds % 10)) != 0 ] || printf '  %s s: %.100s\n' $$seconds "$$(tail -n 1 "$$log" | tr -cd '[:print:]')"; \
+done ) & clock=$$!; \
+trap 'kill $$clock 2> /dev/null; rm -f "$$log"' EXIT; trap 'exit 130' INT TERM; \
+( $(3) ) > "$$log" 2>&1 || { status=$$?; cat "$$log" >&2; exit $$status; }
+endef
 
 # Whoever only wants an answer gets one without a compiler too, and without a wait where plain Paddle was asked for.
 ifneq ($(PADDLEMIX_OPS),reference)
@@ -61,6 +76,7 @@ help:
 	@echo "CXX=…                the C++ compiler of the operators (now: $(CXX))"
 
 predict: $(RUN_DEPS) $(OPS_IF_POSSIBLE)
+	@echo "Step $(STEPS) of $(STEPS): asking the model" >&2
 	@$(BIN)/python examples/qwen_vl/run_predict.py $(PREDICT_ARGS)
 
 test: lint $(OPS)
@@ -127,23 +143,21 @@ $(CREATED):
 		echo "paddlemix needs Python 3.9 to 3.12, '$(PYTHON)' is $$("$(PYTHON)" -V 2>&1); name another with PYTHON=…" >&2; exit 1; }
 	@"$(PYTHON)" -c 'import venv, ensurepip' 2> /dev/null || { \
 		echo "'$(PYTHON)' has no venv module; install it (Debian, Ubuntu: python3-venv) or name another interpreter with PYTHON=…" >&2; exit 1; }
-	"$(PYTHON)" -m venv $(VENV)
+	$(call step,1,making a virtual environment in $(VENV),"$(PYTHON)" -m venv $(VENV))
 	@touch $@
 
 $(RUN_DEPS): $(CREATED) $(PINS)
-	@echo "Installing Paddle, PaddleNLP and paddlemix into $(VENV) (first time: a few minutes)"
-	@$(PIP_INSTALL) -e '.[cpu]'
+	$(call step,2,installing Paddle$(COMMA) PaddleNLP and paddlemix into $(VENV) (first time: a few minutes),$(PIP_INSTALL) -e '.[cpu]')
 	@touch $@
 
 $(DEV_DEPS): $(CREATED) $(PINS)
-	@echo "Installing Paddle, PaddleNLP, paddlemix and the test tools into $(VENV) (first time: a few minutes)"
-	@$(PIP_INSTALL) -e '.[cpu,test,dev]'
+	$(call step,2,installing Paddle$(COMMA) PaddleNLP$(COMMA) paddlemix and the test tools into $(VENV) (first time: a few minutes),\
+		$(PIP_INSTALL) -e '.[cpu$(COMMA)test$(COMMA)dev]')
 	@touch $(RUN_DEPS) $@
 
 $(OPS): $(RUN_DEPS) $(OPS_SOURCES)
-	@echo "Building the operators and installing them into $(VENV) (first time: a few minutes)"
-	@$(PIP_INSTALL) setuptools wheel
-	@$(PIP_INSTALL) --no-build-isolation --no-deps ./external_ops
+	$(call step,3,building the operators and installing them into $(VENV) (first time: a few minutes),\
+		$(PIP_INSTALL) setuptools wheel && $(PIP_INSTALL) --verbose --no-build-isolation --no-deps ./external_ops)
 	@touch $@
 
 no-compiler:
