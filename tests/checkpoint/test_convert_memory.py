@@ -21,7 +21,15 @@ CONFIG = {
     "intermediate_size": 32,
     "vocab_size": 151936,
     "no_bias": True,
-    "visual": {"patch_size": 2, "width": 8, "layers": 1, "heads": 1, "mlp_ratio": 2, "output_dim": 4096, "n_queries": 4},
+    "visual": {
+        "patch_size": 2,
+        "width": 8,
+        "layers": 1,
+        "heads": 1,
+        "mlp_ratio": 2,
+        "output_dim": 4096,
+        "n_queries": 4,
+    },
 }
 HEAD, EMBEDDING = "lm_head.weight", "transformer.wte.weight"
 PATTERNED_ROWS = (0, 1, 75_000, 151_935)
