@@ -122,6 +122,11 @@ def image_name(image: Image.Image) -> str:
     return image.info.get(_NAME, "the image")
 
 
+def is_from_file(image: Image.Image) -> bool:
+    """Whether :func:`load_image` decoded the image, rather than got it as one."""
+    return _NAME in image.info
+
+
 def mark_full_size(image: Image.Image, size: tuple[int, int]) -> None:
     """Say that an image is a file of another size, reduced."""
     image.info[_FULL_SIZE] = size

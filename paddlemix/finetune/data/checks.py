@@ -89,7 +89,7 @@ class CheckReport:
                 [*map(short, self.turned[:_NAMED_PICTURES]), *["…"][: len(self.turned) - _NAMED_PICTURES]]
             )
             parts.append(
-                f"the EXIF orientation of {len(self.turned)} pictures is ignored, so they may lie on their side "
+                f"the EXIF orientation of {len(self.turned)} image(s) is ignored, so they may lie on their side "
                 f"({names}); exif_transpose turns them upright"
             )
         return "; ".join(parts)

@@ -16,7 +16,7 @@ from ...display import quoted
 from ...errors import ConfigurationError
 from ...files import CONFIG_FILE, PREPROCESSOR_CONFIG_FILE, read_json_object
 from ...media import ImagePolicy, load_image
-from ...media.loading import ImageSource, full_size, image_name, mark_full_size
+from ...media.loading import ImageSource, full_size, image_name, is_from_file, mark_full_size
 from ...media.orientation import orientation, upright, upright_size
 from ...schema import Kind, check_kind, number, one_of, shown
 from .config_schema import VISUAL
@@ -122,7 +122,7 @@ class QwenVLImageProcessor:
                 f"{name}: its EXIF orientation {orientation(image)} is ignored, so the model sees it as it is stored; "
                 "--exif_transpose (exif_transpose=True) turns it upright"
             )
-        if size != image.size:
+        if size != image.size and is_from_file(image):  # not again of an image that this gave
             notes.append(
                 f"{name}: {size[0]}x{size[1]} pixels are read at {image.width}x{image.height}; --max_pixels "
                 "(ImagePolicy.max_pixels) sets the limit"
