@@ -24,6 +24,7 @@ Samples = TypeVar("Samples", covariant=True)
 
 # Batches that are made ahead, for each worker.
 _AHEAD = 2
+_GRACE_SECONDS = 5.0
 
 
 class Dataset(Protocol[Chosen, Samples]):
@@ -99,7 +100,7 @@ _make: Callable[[Any], dict[str, np.ndarray]]
 def _start_worker(make: Callable[[Any], dict[str, np.ndarray]], parent: int) -> None:
     global _make
     _make = make
-    begin_worker(parent)
+    begin_worker(parent, _GRACE_SECONDS)
 
 
 def _work(batch: Any) -> dict[str, np.ndarray]:

@@ -43,10 +43,23 @@ def start_method() -> multiprocessing.context.BaseContext:
     return multiprocessing.get_context("fork" if "fork" in multiprocessing.get_all_start_methods() else None)
 
 
-def begin_worker(parent: int) -> None:
-    """For a worker's start: Ctrl-C is left to the parent, and a parent that is killed takes the worker with it."""
+def begin_worker(parent: int, grace: float = 0.0) -> None:
+    """For a worker's start: Ctrl-C is left to the parent, and a parent that is killed takes the worker with it.
+
+    Args:
+        grace: seconds that the worker goes on after SIGTERM. A launcher sends that to the whole group, and the parent
+            may want the end of its step first; a pool that is broken sends it to be rid of its workers.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # not as it was inherited: the parent may have a handler
+    signal.signal(signal.SIGTERM, (lambda *_: _end_after(grace)) if grace else signal.SIG_DFL)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_after(seconds: float) -> None:
+    timer = threading.Timer(seconds, os._exit, (1,))
+    timer.daemon = True
+    timer.start()
 
 
 def _end_with(parent: int) -> None:

@@ -90,6 +90,19 @@ def test_a_worker_that_is_killed_is_told(dataset, processor):
         list(deadly)
 
 
+def test_workers_go_on_for_a_while_when_they_are_told_to_end_with_their_group(dataset, processor):
+    before = signal.signal(signal.SIGTERM, lambda *_: None)  # as a training has one, which workers must not inherit
+    try:
+        batches = iter(BatchLoader(dataset, PlanSampler(plan_for(dataset), 0, 0, 3), Signing.of(processor), workers=1))
+        worker = int(next(batches)["process"])
+        os.kill(worker, signal.SIGTERM)
+        assert int(next(batches)["process"]) == worker
+        assert ends(worker)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        batches.close()
+
+
 class Signing(Collator):
     """Signs its batches with the process that made them."""
 
