@@ -178,7 +178,7 @@ def export(training_model: TrainingModel, tokenizer: QWenVLTokenizer, directory:
         eos_token_id=[tokenizer.eod_id, tokenizer.im_end_id],
         pad_token_id=tokenizer.eod_id,
     )
-    model.save_pretrained(directory, dtype="bfloat16")
+    model.save_pretrained(directory, dtype="bfloat16", overwrite=True)
     QwenVLProcessor(tokenizer, QwenVLImageProcessor(image_size=IMAGE_SIZE)).save_pretrained(directory)
 
 
