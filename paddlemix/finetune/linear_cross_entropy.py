@@ -117,27 +117,36 @@ class _Work:
 class _LinearCrossEntropy(PyLayer):
     @staticmethod
     def forward(ctx, hidden: paddle.Tensor, weight: paddle.Tensor, work: _Work) -> paddle.Tensor:
-        total = paddle.zeros([], dtype=_wide_dtype(hidden))
-        hidden_parts = []
-        weight_grad = paddle.zeros_like(weight) if work.weight_wanted else None
-        for start in range(0, len(work.rows), work.chunk_size):
-            chunk = slice(start, start + work.chunk_size)
-            loss, hidden_part = _chunk(
-                paddle.gather(hidden, work.rows[chunk]), weight, work.targets[chunk], work.hidden_wanted, weight_grad
-            )
-            total = total + loss
-            hidden_parts.append(hidden_part)
-        # Not `save_for_backward`: the gradients are scaled in place, and nobody else is to hold them.
-        ctx.hidden_grad = _spread(hidden_parts, work.rows, hidden) if work.hidden_wanted else None
-        ctx.weight_grad = weight_grad
-        return total
+        loss, *ctx.grads = _loss_and_gradients(hidden, weight, work)
+        ctx.inputs = hidden.detach(), weight.detach(), work
+        return loss
 
     @staticmethod
     def backward(ctx, grad: paddle.Tensor) -> tuple[paddle.Tensor | None, paddle.Tensor | None]:
-        grads = ctx.hidden_grad, ctx.weight_grad
-        ctx.hidden_grad = ctx.weight_grad = None
+        # They are scaled in place, and nobody else is to hold them: gone after the first pass.
+        grads, ctx.grads = ctx.grads, None
+        if grads is None:  # a further pass over a graph that was retained
+            with paddle.no_grad(), paddle.amp.auto_cast(enable=False):
+                _, *grads = _loss_and_gradients(*ctx.inputs)
         # Paddle refuses a gradient for an input that wants none, such as a frozen weight.
         return tuple(None if own is None else own.multiply_(grad.astype(own.dtype)) for own in grads)
+
+
+def _loss_and_gradients(
+    hidden: paddle.Tensor, weight: paddle.Tensor, work: _Work
+) -> tuple[paddle.Tensor, paddle.Tensor | None, paddle.Tensor | None]:
+    """The summed loss, and its gradients of ``hidden`` and ``weight`` where they are wanted."""
+    total = paddle.zeros([], dtype=_wide_dtype(hidden))
+    hidden_parts = []
+    weight_grad = paddle.zeros_like(weight) if work.weight_wanted else None
+    for start in range(0, len(work.rows), work.chunk_size):
+        chunk = slice(start, start + work.chunk_size)
+        loss, hidden_part = _chunk(
+            paddle.gather(hidden, work.rows[chunk]), weight, work.targets[chunk], work.hidden_wanted, weight_grad
+        )
+        total = total + loss
+        hidden_parts.append(hidden_part)
+    return total, _spread(hidden_parts, work.rows, hidden) if work.hidden_wanted else None, weight_grad
 
 
 def _chunk(

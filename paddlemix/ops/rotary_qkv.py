@@ -119,12 +119,10 @@ def rotary_qkv_cache(
         check_tensors("rotary_qkv", key_cache=key_cache, value_cache=value_cache)
         if not (key_cache.is_contiguous() and value_cache.is_contiguous()):
             raise OperatorError("rotary_qkv: the caches must be contiguous, for they are written in place")
-        with paddle.no_grad():
-            return backend.run(
-                "paddlemix_rotary_qkv_cache",
-                *(qkv, bias, cos, sin, positions, key_cache, value_cache, slots),
-                *(lengths, block_table, logn, table_index, heads),
-            )[0]
+        return _write(
+            *(qkv, bias, cos, sin, positions, key_cache, value_cache, slots),
+            *(lengths, block_table, logn, table_index, heads),
+        )
     check_rotary(qkv, bias, heads, cos, sin, positions, logn, table_index)
     with paddle.no_grad():
         check_cache(qkv, heads, key_cache, value_cache, slots, lengths, block_table)
@@ -133,6 +131,15 @@ def rotary_qkv_cache(
         )
         write_cache_reference(key, value, key_cache, value_cache, slots, lengths, block_table)
     return query
+
+
+@paddle.jit.not_to_static
+def _write(*arguments: object) -> paddle.Tensor:
+    """The kernel's call; nothing is differentiated, not even caches that somebody wants gradients of."""
+    if not paddle.in_dynamic_mode():
+        return backend.run("paddlemix_rotary_qkv_cache", *arguments)[0]
+    with paddle.no_grad():
+        return backend.run("paddlemix_rotary_qkv_cache", *arguments)[0]
 
 
 @paddle.jit.not_to_static

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import NamedTuple
+from functools import lru_cache, wraps
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import paddle
@@ -16,6 +16,8 @@ from .configuration import QWenVLConfig
 #: Attention scores of each head that a group of spans may waste on padding. Padding costs more than calls of operators:
 #: a pass over 1,024 slots of 20 to 200 took 167 ms with none at all, 173 ms with so much, 203 ms with 2 ** 17.
 PADDED_SCORES = 1 << 12
+
+_Made = TypeVar("_Made")
 
 
 class Span(NamedTuple):
@@ -184,13 +186,24 @@ def rotary_base(config: QWenVLConfig, alpha: float) -> float:
     return float(config.rotary_emb_base * alpha ** (config.kv_channels / (config.kv_channels - 2)))
 
 
-@lru_cache(maxsize=8)
+def _kept(make: Callable[..., _Made]) -> Callable[..., _Made]:
+    """Keep what the latest calls made, save while a program is traced: its values are of no use outside of it."""
+    kept = lru_cache(maxsize=8)(make)
+
+    @wraps(make)
+    def call(*arguments: object) -> _Made:
+        return kept(*arguments) if paddle.in_dynamic_mode() else make(*arguments)
+
+    return paddle.jit.not_to_static(call)
+
+
+@_kept
 def rotary_tensors(length: int, head_dim: int, base: float, place: str) -> tuple[paddle.Tensor, paddle.Tensor]:
     """Cosines and sines on ``place``, two float32 ``[1, length, head_dim]``."""
     return tuple(paddle.to_tensor(table[None], place=place) for table in ops.rotary_tables(length, head_dim, base))
 
 
-@lru_cache(maxsize=8)
+@_kept
 def logn_tensor(length: int, seq_length: int, place: str) -> paddle.Tensor:
     """Query factors ``max(1, log(p + 1) / log(seq_length))`` by position ``p``, float32 ``[length]``."""
     factors = np.maximum(1.0, np.log(np.arange(length) + 1.0) / np.log(seq_length))

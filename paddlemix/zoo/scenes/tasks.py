@@ -8,6 +8,7 @@ from typing import Callable
 
 import numpy as np
 
+from ...errors import ConfigurationError
 from .lexicon import ALL_KINDS, COLOURS, KINDS
 from .phrases import ANSWERS, JOINERS, NO_PICTURE, QUESTIONS, SMALL_TALK
 from .scene import BoxF, PlacedObject, Scene
@@ -285,6 +286,8 @@ WEIGHTS: dict[str, float] = {
 }
 """How often each task is asked, relative to the others, in training."""
 
+_ATTEMPTS = 1000  # without one conversation
+
 
 def make_conversations(
     scene: Scene, rng: np.random.Generator, count: int, weights: dict[str, float] | None = None
@@ -292,6 +295,9 @@ def make_conversations(
     """``count`` different conversations about ``scene``, tasks drawn by ``weights`` and languages evenly.
 
     No question comes twice and no object is referred to twice in the same language, unless nothing else is left to ask.
+
+    Raises:
+        ConfigurationError: the scene has nothing to ask for any task with a weight.
     """
     weights = WEIGHTS if weights is None else weights
     tasks = list(weights)
@@ -300,6 +306,11 @@ def make_conversations(
     seen = set()
     attempts = 0
     while len(made) < count:
+        if not made and (attempts >= _ATTEMPTS or not left.any()):
+            wanted = ", ".join(task for task in tasks if weights[task] > 0) or "no task"
+            raise ConfigurationError(
+                f"weights: this scene of {len(scene.objects)} objects has nothing to ask for {wanted}; add other tasks"
+            )
         attempts += 1
         index = int(np.searchsorted(np.cumsum(left), rng.random() * left.sum(), side="right"))
         language = LANGUAGES[int(rng.integers(2))]
