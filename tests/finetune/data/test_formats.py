@@ -94,6 +94,7 @@ def test_images_go_where_their_placeholders_stand(read, entry, expected):
     [
         llava("a", "b", system="Be brief."),
         {"query": "a", "response": "b", "system": "Be brief."},
+        {"messages": messages("a", "b"), "system": "Be brief."},
         {"instruction": "a", "output": "b", "system": "Be brief."},
         {"conversations": [{"from": "system", "value": "Be brief."}, *llava("a", "b")["conversations"]]},
         {"messages": [{"role": "system", "content": "Be brief."}, *messages("a", "b")], "images": []},

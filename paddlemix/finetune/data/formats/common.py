@@ -88,6 +88,15 @@ def turns_of(
         yield Turn(_ROLES[role], text, f"{where}.{text_field}")
 
 
+def system_turn(value: Mapping[str, Any]) -> Iterator[Turn | Fault]:
+    """The text for the system that stands beside the turns, where there is one."""
+    system = value.get("system")
+    if isinstance(system, str) and system:
+        yield Turn("system", system, "system")
+    elif system not in (None, ""):
+        yield "system", shown(system), "a text"
+
+
 def pairs_of(value: Mapping[str, Any], query: str, response: str, query_text: Any) -> Iterator[Turn | Fault]:
     """The turns of a record with ``system``, ``history`` and one question and answer.
 
@@ -95,11 +104,8 @@ def pairs_of(value: Mapping[str, Any], query: str, response: str, query_text: An
         query, response: names of the fields of the question and the answer.
         query_text: the question, where it is made of several fields.
     """
-    system, history = value.get("system"), value.get("history")
-    if system is not None and not isinstance(system, str):
-        yield "system", shown(system), "a text"
-    elif system:
-        yield Turn("system", system, "system")
+    yield from system_turn(value)
+    history = value.get("history")
     if not isinstance(history, (list, type(None))):
         yield "history", shown(history), "a list of [question, answer]"
         return

@@ -6,11 +6,11 @@ with ``images``, is read as that of ms-swift (``swift.py``), which is the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from itertools import chain
 from typing import Any
 
-from .common import Conversation, Fault, Turn, conversation, foreign_fields, pairs_of, shown, turns_of
+from .common import Conversation, Fault, conversation, foreign_fields, pairs_of, system_turn, turns_of
 
 _IMAGES = ("images",)
 
@@ -26,19 +26,11 @@ def read(value: Mapping[str, Any]) -> Conversation | list[Fault]:
     """The conversation, or what is wrong with it."""
     if "conversations" in value:
         faults = foreign_fields(value, (*_IMAGES, "conversations", "system"))
-        turns = chain(_system(value), turns_of(value["conversations"], "conversations", "from", "value"))
+        turns = chain(system_turn(value), turns_of(value["conversations"], "conversations", "from", "value"))
     else:
         faults = foreign_fields(value, (*_IMAGES, "instruction", "input", "output", "system", "history"))
         turns = pairs_of(value, "instruction", "output", _question(value))
     return conversation(value, chain(faults, turns), image_fields=_IMAGES)
-
-
-def _system(value: Mapping[str, Any]) -> Iterator[Turn | Fault]:
-    system = value.get("system")
-    if isinstance(system, str) and system:
-        yield Turn("system", system, "system")
-    elif system not in (None, ""):
-        yield "system", shown(system), "a text"
 
 
 def _question(value: Mapping[str, Any]) -> Any:

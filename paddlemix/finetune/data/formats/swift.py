@@ -16,7 +16,7 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 from ..boxes import NORM1000, PIXELS, UNIT, BoxFault, BoxReader, box_text
-from .common import Conversation, Fault, conversation, foreign_fields, pairs_of, shown, turns_of
+from .common import Conversation, Fault, conversation, foreign_fields, pairs_of, shown, system_turn, turns_of
 
 REF, BOX = "<ref-object>", "<bbox>"
 
@@ -29,7 +29,7 @@ _OLD_FIELDS = ("caption", "bbox", "bbox_type", "image")
 def recognizes(value: Mapping[str, Any]) -> bool:
     """Whether the record has ms-swift's fields."""
     if "messages" in value:
-        return any(name in value for name in (*_IMAGES, "objects", "videos", "audios", "tools"))
+        return any(name in value for name in (*_IMAGES, "objects", "system", "videos", "audios", "tools"))
     return "objects" in value if "conversations" in value else "query" in value or "response" in value
 
 
@@ -37,12 +37,13 @@ def read(value: Mapping[str, Any]) -> Conversation | list[Fault]:
     """The conversation, or what is wrong with it."""
     if "messages" in value:
         known, turns = "messages", turns_of(value["messages"], "messages", "role", "content", ("loss",))
-        turns = chain(_unlearnt(value["messages"]), turns)
+        turns = chain(_unlearnt(value["messages"]), system_turn(value), turns)
     elif "conversations" in value:
         known, turns = "conversations", turns_of(value["conversations"], "conversations", "from", "value")
+        turns = chain(system_turn(value), turns)
     else:
         known, turns = "query", pairs_of(value, "query", "response", value.get("query"))
-    own = ("query", "response", "system", "history") if known == "query" else (known,)
+    own = ("query", "response", "system", "history") if known == "query" else (known, "system")
     faults = foreign_fields(value, (*_IMAGES, *own, "objects"))
     return conversation(value, chain(faults, turns), image_fields=_IMAGES, first=True, inline=known == "query")
 
