@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 
 from paddlemix.appflow import Appflow
 from paddlemix.errors import ConfigurationError
+from paddlemix.finetune import evaluation
 from paddlemix.finetune.configuration import FinetuneConfig
 from paddlemix.finetune.run import check
 from paddlemix.inference import load_model
@@ -151,6 +153,18 @@ def test_fine_tuning_names_images_whose_orientation_is_ignored(tiny_model_dir, p
         assert str(tmp_path / "p") in report.summary() and "exif_transpose" in report.summary()
         (report,) = check(FinetuneConfig.from_dict({**config, "exif_transpose": True}))
         assert "orientation" not in report.summary()
+
+
+def test_evaluations_draw_what_the_model_saw(photo, transpose, seen, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(evaluation, "draw_sample", lambda image, *texts: drawn.append(image) or image)
+    record = SimpleNamespace(location=SimpleNamespace(path="data.json", line=1))
+    messages = [{"role": "user", "content": [{"type": "image", "image": photo}, {"type": "text", "text": "where?"}]}]
+    question = evaluation.Question(record, messages, ANSWER)
+    processor = QwenVLImageProcessor(56, exif_transpose=transpose)
+    evaluation._draw([question], [ANSWER], [evaluation.score(ANSWER, ANSWER)], tmp_path, 1, processor, ImagePolicy())
+    (image,) = drawn
+    assert image.size == seen.size and np.abs(np.asarray(image, int) - np.asarray(seen, int)).mean() < 4
 
 
 def test_fine_tuning_takes_colors_and_limits():
