@@ -30,6 +30,12 @@ from paddlemix.zoo.scenes.answering import answer_function  # noqa: E402
 from paddlemix.zoo.scenes.lexicon import ALL_STYLES, HELD_OUT_STYLES, STYLES  # noqa: E402
 
 
+def _task_name(text: str) -> str:
+    """A task's name, also where a plain hyphen stands for its dash."""
+    typed = {task.name.replace("–", "-"): task.name for task in evaluate.TASKS}
+    return typed.get(text, text)
+
+
 def parser() -> argparse.ArgumentParser:
     result = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     result.add_argument(
@@ -48,7 +54,13 @@ def parser() -> argparse.ArgumentParser:
         help="scenes per task and language (default: %(default)s)",
     )
     names = [task.name for task in evaluate.TASKS]
-    result.add_argument("--task", action="append", choices=names, help="only this task; may be repeated (default: all)")
+    result.add_argument(
+        "--task",
+        action="append",
+        choices=names,
+        type=_task_name,
+        help="only this task; may be repeated (default: all)",
+    )
     result.add_argument(
         "--style",
         choices=ALL_STYLES,

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -34,3 +35,11 @@ def test_an_adapter_that_is_not_there_is_one_line(tmp_path):
     result = run("--count", "1", "--adapter", str(tmp_path / "absent"))
     assert result.returncode == 1
     assert result.stderr.startswith("error: ") and "absent" in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_a_plain_hyphen_stands_for_the_dash_of_a_tasks_name():
+    spec = importlib.util.spec_from_file_location("evaluate_bundled", SCRIPT)
+    program = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(program)
+    options = program.parser().parse_args(["--task", "what (2-5 objects)", "--task", "what (2–5 objects)"])
+    assert options.task == ["what (2–5 objects)"] * 2

@@ -15,11 +15,14 @@ from __future__ import annotations
 import argparse
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Callable
 
 from PIL import Image, ImageDraw, ImageFont
 
+from ... import cli
+from ...errors import ConfigurationError, one_line
 from ...files import read_json
 from .glyphs import ASSETS
 from .lexicon import ALL_KINDS, WORDS
@@ -110,19 +113,26 @@ def build_words(latin_font: str, cjk_font: str) -> None:
     (ASSETS / "words.json").write_text(json.dumps(places, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--noto-font", default="/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
     parser.add_argument("--twemoji-folder", required=True, help="folder of 64-px PNGs named by their code points")
     parser.add_argument("--fluent-folder", required=True, help="folder of chars.json and icons.json")
     parser.add_argument("--latin-font", default="/usr/share/fonts/truetype/dejavu/DejaVuSans-Bold.ttf")
     parser.add_argument("--cjk-font", default="/usr/share/fonts/opentype/noto/NotoSansCJK-Bold.ttc")
-    args = parser.parse_args()
-    build_atlas("noto", noto_drawer(args.noto_font), NOTO_CELL)
-    build_atlas("twemoji", twemoji_drawer(args.twemoji_folder), TWEMOJI_CELL)
-    build_atlas("fluent", fluent_drawer(args.fluent_folder), FLUENT_CELL)
-    build_words(args.latin_font, args.cjk_font)
+    args = parser.parse_args(arguments)
+    for option in ("noto_font", "twemoji_folder", "fluent_folder", "latin_font", "cjk_font"):
+        if not Path(getattr(args, option)).exists():
+            raise ConfigurationError(f"{option}: {getattr(args, option)!r} does not exist; see --help for what it is")
+    try:
+        build_atlas("noto", noto_drawer(args.noto_font), NOTO_CELL)
+        build_atlas("twemoji", twemoji_drawer(args.twemoji_folder), TWEMOJI_CELL)
+        build_atlas("fluent", fluent_drawer(args.fluent_folder), FLUENT_CELL)
+        build_words(args.latin_font, args.cjk_font)
+    except OSError as error:
+        raise ConfigurationError(f"the atlases cannot be drawn: {one_line(error)}") from error
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

@@ -3,9 +3,9 @@
 A question may come after others about the same scene, with the right answers given, and may be about two pictures.
 
 *No picture*: the same model answers the same question about evenly grey pictures.
-*Constant*: what can be had without looking. Where a box is asked for, one in the centre; for ``caption`` the model's
-own names, each with a box in the centre; for the other tasks the one answer that is right most often over the
-questions asked.
+*Constant*: what can be had without looking. Where a box is asked for, one in the centre; for ``caption`` the most
+frequent names, as many as score best, each with a box in the centre; for the other tasks the one answer that is right
+most often over the questions asked.
 """
 
 from __future__ import annotations
@@ -162,14 +162,16 @@ def _ratio(tally: tuple[float, float]) -> float:
     return tally[0] / tally[1] if tally[1] else 0.0
 
 
-def _constant_answers(task: Task, asked: Sequence[Question], answers: Sequence[str]) -> dict[str, float]:
+def _constant_answers(task: Task, asked: Sequence[Question]) -> dict[str, float]:
     """Metric -> score of the *constant* baseline of this module's docstring."""
     centre = tasks.box_tag(CENTRE_BOX)
     if task.score is scoring.score_refer:
         candidates = [[centre] * len(asked)]
     elif task.score is scoring.score_caption:
-        named = [[name for name, _ in scoring.named_boxes_in(answer)] for answer in answers]
-        candidates = [["".join(f"<ref>{name}</ref>{centre}" for name in names) for names in named]]
+        named = Counter(name for item in asked for name, _ in scoring.named_boxes_in(item.expected))
+        frequent = [name for name, _ in named.most_common(MAX_OBJECTS)]
+        tried = (frequent[:count] for count in range(1, len(frequent) + 1))
+        candidates = [["".join(f"<ref>{name}</ref>{centre}" for name in names)] * len(asked) for names in tried]
     else:
         tried = dict.fromkeys(text for item in asked for text in _answers_to_try(task, item))
         candidates = [[text] * len(asked) for text in tried]
@@ -208,7 +210,7 @@ def evaluate(
             asked = list(questions(task, language, count, size, style))
             answers = _ask_all(answer, [prompt(question) for question in asked], batch)
             blind = _totals(task, asked, _without_picture(answer, asked, size, batch))
-            constant = _constant_answers(task, asked, answers)
+            constant = _constant_answers(task, asked)
             for metric, tally in sorted(_totals(task, asked, answers).items(), key=_reading_order):
                 score, unseen = _ratio(tally), _ratio(blind.get(metric, (0.0, 0.0)))
                 results.append(Result(task.name, metric, language, score, unseen, constant[metric], len(asked)))

@@ -15,7 +15,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ...files import TOKENIZER_CONFIG_FILE, VOCAB_FILE, write_json
+from ... import cli
+from ...files import TOKENIZER_CONFIG_FILE, VOCAB_FILE, told_as_checkpoint_error, write_json
 from ...models.qwen_vl.tokenization import TOKENIZER_CLASS
 from ...models.qwen_vl.vocabulary import rank_file_bytes
 from .lexicon import COLOURS, KINDS, WORDS
@@ -136,12 +137,15 @@ def colour_token_ids(ranks: dict[bytes, int]) -> list[list[int]]:
     return [[ranks[form.encode("utf-8")] for form in (colour.en, " " + colour.en, colour.zh)] for colour in COLOURS]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output_folder", type=Path)
-    args = parser.parse_args()
-    print(f"{write_tokenizer(args.output_folder)} ranks in {args.output_folder / VOCAB_FILE}")
+    args = parser.parse_args(arguments)
+    with told_as_checkpoint_error(args.output_folder):
+        ranks = write_tokenizer(args.output_folder)
+    cli.output(f"{ranks} ranks in {args.output_folder / VOCAB_FILE}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

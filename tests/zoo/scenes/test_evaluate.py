@@ -139,3 +139,11 @@ def test_the_report_has_a_line_per_metric_and_reads_back(oracle):
         "1 object", "2 objects", "3 objects", "4 objects", "5 objects", "1–3 objects", "1–5 objects",
     ]  # fmt: skip
     assert json.loads(evaluate.to_json(results))[0]["questions"] == COUNT
+
+
+def test_the_constant_caption_does_not_look_at_the_models_answers():
+    task = next(task for task in evaluate.TASKS if task.name == "caption")
+    results = evaluate.evaluate(lambda prompts: ["nothing"] * len(prompts), count=COUNT, only=[task])
+    constant = {result.metric: result.constant for result in results if result.language == "en"}
+    assert all(result.score == 0 for result in results)
+    assert 0 < constant["precision, named"] < constant["recall, named"] < 0.6
