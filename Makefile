@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 JOBS   ?= 2
+FUZZ_FACTOR ?= 20
 VENV   := .venv
 BIN    := $(VENV)/bin
 
@@ -52,7 +53,7 @@ override export MODEL := $(value MODEL)
 PREDICT_ARGS += --model_name_or_path "$$MODEL"
 endif
 
-.PHONY: help predict test lint format check-install ops sanitize cuda-check cuda-check-bindings wheel wheel-check clean \
+.PHONY: help predict test fuzz lint format check-install ops sanitize cuda-check cuda-check-bindings wheel wheel-check clean \
         clean-venv no-compiler
 .NOTPARALLEL:
 
@@ -60,6 +61,8 @@ help:
 	@echo "make predict [IMAGE=picture] [PROMPT=text] [MODEL=name or directory]"
 	@echo "                     answer about a picture; without arguments: the bundled model and the bundled picture"
 	@echo "make test [ARGS=…]   ruff, then all tests ($(JOBS) processes, JOBS=n to change); ARGS are passed to pytest"
+	@echo "make fuzz            damaged and hostile inputs, many more than make test tries (FUZZ_FACTOR=n times: $(FUZZ_FACTOR)), and"
+	@echo "                     a table of what came of them (minutes)"
 	@echo "make lint            ruff check and ruff format --check"
 	@echo "make format          let ruff mend and format the files"
 	@echo "make check-install   report what is installed, which device Paddle uses, and try a tiny model"
@@ -81,6 +84,9 @@ predict: $(RUN_DEPS) $(OPS_IF_POSSIBLE)
 
 test: lint $(OPS)
 	PADDLEMIX_REQUIRE_REAL_VOCAB=1 PADDLEMIX_REQUIRE_OPS=1 $(BIN)/python -m pytest -q --durations=15 -n $(JOBS) $(ARGS)
+
+fuzz: $(OPS) $(DEV_DEPS)
+	@$(BIN)/python -m tests.fuzz --factor $(FUZZ_FACTOR) --jobs $(JOBS)
 
 lint: $(DEV_DEPS)
 	$(BIN)/ruff check .

@@ -92,7 +92,7 @@ def damage(header: dict[str, Any], body: bytes, rng: Random) -> bytes:
 
 @pytest.mark.parametrize("kind", ["gptq", "packed"])
 def test_damaged_models(tmp_path: Path, folders: dict[str, Path], kind: str) -> None:
-    rng, cases = Random(kind), 20 * FACTOR
+    rng, cases = Random(kind), 8 * FACTOR
     header, body = split(folders[kind] / "model.safetensors")
     config = json.loads((folders[kind] / "config.json").read_text())
     for n in range(cases):

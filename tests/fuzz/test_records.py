@@ -1,12 +1,8 @@
-"""Records of any content are read, or told as bad ones, in printable lines of a bounded length; nothing else happens.
-
-``PADDLEMIX_FUZZ_FACTOR`` multiplies the number of random files (1 by default, a few seconds).
-"""
+"""Records of any content are read, or told as bad ones, in printable lines of a bounded length; nothing else happens."""
 
 from __future__ import annotations
 
 import json
-import os
 import random
 
 import pytest
@@ -22,10 +18,12 @@ from paddlemix.finetune.data.records import read_record_file
 from paddlemix.media import ImagePolicy
 from paddlemix.models.qwen_vl.processing import QwenVLImageProcessor, QwenVLProcessor
 from paddlemix.models.qwen_vl.tokenization import QWenVLTokenizer
+from tests.fuzz import counts
+from tests.fuzz.checking import attempt
+from tests.fuzz.counts import FACTOR
 from tests.tiny_vocabulary import write_rank_file
 
-FACTOR = max(1, int(os.environ.get("PADDLEMIX_FUZZ_FACTOR", "1")))
-FILES = 400 * FACTOR
+FILES = 120 * FACTOR
 MOST_CHARACTERS = 1500  # of a line
 
 WORDS = [
@@ -200,13 +198,9 @@ POLICY = ImagePolicy()  # files, no addresses
 
 def look(path, processor, options, max_length):
     """Read and check a file; what holds of every file is asserted here. How many records were good."""
-    try:
-        for problem in read_record_file(path, options, POLICY).problems:
-            assert_readable(str(problem))
-        report = check_files([path], processor, max_length=max_length, policy=POLICY, boxes=options)
-    except ConfigurationError as error:
-        assert_readable(str(error))
-        return 0
+    for problem in read_record_file(path, options, POLICY).problems:
+        assert_readable(str(problem))
+    report = check_files([path], processor, max_length=max_length, policy=POLICY, boxes=options)
     for line in str(report).splitlines() + report.table().splitlines():
         assert_readable(line)
     tokenizer = processor.tokenizer
@@ -219,6 +213,21 @@ def look(path, processor, options, max_length):
         assert tokenizer.eod_id not in ids
     assert len(report.lengths) == len(report.records) == len(report.sources)
     return len(report.records)
+
+
+def look_at(case, *arguments):
+    """The same as one counted case: 0 good records where the file as a whole is refused."""
+    good = []
+
+    def run():
+        try:
+            good.append(look(*arguments))
+        except ConfigurationError as error:
+            assert_readable(str(error))
+            raise
+
+    attempt(case, run)
+    return sum(good)
 
 
 def assert_readable(line):
@@ -236,12 +245,9 @@ def test_random_files_of_records(folder, processor):
         path = folder / "data.json"
         path.write_bytes(damaged(content, rng) if rng.random() < 0.4 else content)
         options = BoxOptions(rng.choice([None, None, *BOX_FORMATS]), rng.random() < 0.3)
-        try:
-            good += look(path, processor, options, rng.choice([20, 60, 512]))
-        except Exception as error:
-            raise AssertionError(f"seed {seed}: {error!r}") from error
+        good += look_at(f"records, seed {seed}", path, processor, options, rng.choice([20, 60, 512]))
     assert good > FILES // 50  # the records are near enough to good ones
-    print(f"records: {FILES} files, {good} good records")
+    counts.record("files of records", FILES)
 
 
 TARGETED = {
@@ -254,11 +260,11 @@ TARGETED = {
     ),
     "many fields": "[{" + ",".join(f'"k{i}":1' for i in range(20_000)) + "}]",
     "many placeholders": json.dumps([{"query": "<image>" * 20_000, "response": "b", "images": ["ok.png"]}]),
-    "many images": json.dumps([{"image": ["ok.png"] * 20_000, "conversations": [
-        {"from": "human", "value": "<image>" * 20_000}, {"from": "gpt", "value": "b"}]}]),
+    "many images": json.dumps([{"image": ["ok.png"] * 10_000, "conversations": [
+        {"from": "human", "value": "<image>" * 10_000}, {"from": "gpt", "value": "b"}]}]),
     "brackets": json.dumps([{"image": "ok.png", "conversations": [
         {"from": "human", "value": "<image>" + "[1, " * 20_000}, {"from": "gpt", "value": "[" + "1" * 100_000}]}]),
-    "angles": json.dumps([{"query": "<|" * 50_000 + "<image " * 20_000, "response": "<box>" * 20_000}]),
+    "angles": json.dumps([{"query": "<|" * 20_000 + "<image " * 8_000, "response": "<box>" * 8_000}]),
     "spaces": json.dumps([{"query": "[1," + " " * 100_000, "response": "<box>" + " " * 100_000 + "</box>"}]),
     "long names": json.dumps([{"\x1b]0;pwned\x07" * 10_000: 1, "query": "a", "response": "b"}]),
     "long role": json.dumps([{"conversations": [{"from": "x" * 1_000_000, "value": "a"}]}]),
@@ -272,4 +278,5 @@ def test_files_made_to_break_the_reader(folder, processor, name):
     path = folder / "data.json"
     path.write_text(TARGETED[name], encoding="utf-8")
     for options in (BoxOptions(), BoxOptions("unit", clamp=True), BoxOptions("pixels")):
-        look(path, processor, options, 512)
+        look_at(name, path, processor, options, 512)
+    counts.record("hostile files of records", 3)

@@ -76,7 +76,7 @@ def originals(tmp_path: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("suffix", READERS)
 def test_damaged_files(tmp_path: Path, originals: dict[str, bytes], suffix: str) -> None:
-    rng, whole, cases = Random(1), originals[suffix], 400 * FACTOR
+    rng, whole, cases = Random(1), originals[suffix], 120 * FACTOR
     # of safetensors, the header: any byte of a value is a value
     limit = 8 + struct.unpack("<Q", whole[:8])[0] if suffix == ".safetensors" else None
     assert try_file(tmp_path / f"b{suffix}", whole, "whole") == "ok"
@@ -87,7 +87,7 @@ def test_damaged_files(tmp_path: Path, originals: dict[str, bytes], suffix: str)
 
 @pytest.mark.parametrize("protocol", [2, 4])
 def test_damaged_pickles(tmp_path: Path, originals: dict[str, bytes], protocol: int) -> None:
-    rng, cases = Random(protocol), 300 * FACTOR
+    rng, cases = Random(protocol), 60 * FACTOR
     with zipfile.ZipFile(io.BytesIO(originals[".bin"])) as file:
         torch_program = file.read("archive/data.pkl")
     paddle_program = pickle.dumps(WEIGHTS, protocol)
@@ -100,7 +100,7 @@ def test_damaged_pickles(tmp_path: Path, originals: dict[str, bytes], protocol: 
 
 
 def test_random_pickle_programs(tmp_path: Path) -> None:
-    rng, cases = Random(3), 500 * FACTOR
+    rng, cases = Random(3), 100 * FACTOR
     for _ in range(cases):
         body = b"".join(rng.choice(PIECES) for _ in range(rng.randrange(1, 60)))
         program = b"\x80\x02" + body + rng.choice((b".", b""))
@@ -187,14 +187,14 @@ def test_values_that_are_too_much_for_careless_hands(tmp_path: Path) -> None:
 
 BOMBS: dict[str, tuple[str, Any]] = {
     "dicts": (".bin", lambda: archive(b"\x80\x02" + b"}" * (16 << 20) + b".", zipfile.ZIP_DEFLATED)),
-    "dicts within the limit": (".bin", lambda: archive(b"\x80\x02" + b"}" * (7 << 20) + b".", zipfile.ZIP_DEFLATED)),
-    "dicts in .pdparams": (".pdparams", lambda: b"\x80\x02" + b"}" * (4 << 20) + b"."),
+    "dicts within the limit": (".bin", lambda: archive(b"\x80\x02" + b"}" * (2 << 20) + b".", zipfile.ZIP_DEFLATED)),
+    "dicts in .pdparams": (".pdparams", lambda: b"\x80\x02" + b"}" * (1 << 20) + b"."),
     "short strings": (".pdparams", lambda: b"\x80\x02" + (b"T\0\4\0\0" + bytes(1024)) * 20_000 + b"."),
-    "tuples": (".pdparams", lambda: b"\x80\x02" + b"K\1\x85" * MEGABYTE + b"."),
+    "tuples": (".pdparams", lambda: b"\x80\x02" + b"K\1\x85" * (MEGABYTE >> 2) + b"."),
     "lists in a header": (".safetensors", lambda: safetensors_bytes(b'{"a":[' + b"[]," * (2 << 20) + b"[]]}")),
-    "numbers in a header": (".safetensors", lambda: safetensors_bytes(b'{"a":[' + b"1," * MEGABYTE + b"1]}")),
+    "numbers in a header": (".safetensors", lambda: safetensors_bytes(b'{"a":[' + b"1," * (MEGABYTE >> 1) + b"1]}")),
     "names in a header": (
-        ".safetensors", lambda: safetensors_bytes(b"{" + b",".join(b'"%x":1' % n for n in range(200_000)) + b"}"),
+        ".safetensors", lambda: safetensors_bytes(b"{" + b",".join(b'"%x":1' % n for n in range(60_000)) + b"}"),
     ),
     "a header beyond the limit": (".safetensors", lambda: safetensors_bytes(b"{" + b" " * (20 << 20) + b"}")),
     "a long name": (".safetensors", lambda: safetensors_bytes(b'{"' + b"\\u001b" * MEGABYTE + b'":1}')),
@@ -215,7 +215,7 @@ def test_memory_is_bounded(tmp_path: Path, kind: str) -> None:
 def members_without_end() -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as file:
-        for n in range(40_000):
+        for n in range(15_000):
             file.writestr(zipfile.ZipInfo(f"archive/data/{n}" + "x" * 200), b"")
     return buffer.getvalue()
 
@@ -229,7 +229,7 @@ def test_a_list_of_members_is_not_read_without_end(tmp_path: Path) -> None:
 
 def test_damaged_folders(tmp_path: Path) -> None:
     """An index, shards and their metadata, opened as a checkpoint."""
-    rng, cases = Random(5), 150 * FACTOR
+    rng, cases = Random(5), 60 * FACTOR
     write_safetensors(tmp_path / "s1.safetensors", WEIGHTS, {"format": "pt"})
     write_safetensors(tmp_path / "s2.safetensors", {"transformer.ln_f.weight": WEIGHTS["transformer.h.0.ln_1.weight"]})
     names = ",".join(f'"{name}":"s1.safetensors"' for name in WEIGHTS)
