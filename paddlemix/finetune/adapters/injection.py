@@ -3,7 +3,7 @@ added to the weights."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,9 @@ from . import peft
 from .config import LoRAConfig
 from .fingerprint import model_fingerprint
 from .lora import LoRALinear, linear_shape
+
+#: of a weight that AdamW trains: itself, its gradient, two moments
+_TRAINED_COPIES = 4
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ def inject(model: nn.Layer, config: LoRAConfig, dtype: str | None = None) -> lis
     _refuse_attached(model)
     layers = select(adaptable_layers(model), config.targets, "lora_targets", "linear layer")
     saved = select(_trainable_layers(model), config.modules_to_save, "modules_to_save", "layer")
+    _require_memory(model, config, layers, dtype or activation_dtype(model), _TRAINED_COPIES)
     return inject_exactly(model, config, layers, saved, dtype)
 
 
@@ -204,17 +208,17 @@ def _refuse_overlap(layers: tuple[str, ...], saved: tuple[str, ...]) -> None:
                 )
 
 
-def _require_memory(model: nn.Layer, config: LoRAConfig, layers: tuple[str, ...], dtype: str) -> None:
-    """Raise NotEnoughMemoryError where the adapter alone is more than the memory that can be had. (What training needs
-    beside it is not known here.)"""
+def _require_memory(model: nn.Layer, config: LoRAConfig, layers: Sequence[str], dtype: str, copies: int = 1) -> None:
+    """Raise NotEnoughMemoryError where ``copies`` of the adapter alone are more than the memory that can be had."""
     tree = dict(model.named_sublayers())
     features = sum(sum(linear_shape(tree[name])) for name in layers)
-    needed = config.r * features * STORAGE[dtype].itemsize
+    needed = config.r * features * STORAGE[dtype].itemsize * copies
     on_gpu = paddle.get_device().startswith("gpu")
     available = paddle.device.cuda.get_device_properties().total_memory if on_gpu else available_memory()
     if available is not None and needed > available:
+        trained = " with gradients and the optimizer's state" if copies > 1 else ""
         raise NotEnoughMemoryError(
-            f"lora_r: got {config.r}; the adapter's matrices need {needed / 1e9:.1f} GB of memory, "
+            f"lora_r: got {config.r}; the adapter's matrices{trained} need {needed / 1e9:.1f} GB of memory, "
             f"{available / 1e9:.1f} GB are available; take a smaller rank or fewer layers"
         )
 
