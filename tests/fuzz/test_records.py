@@ -1,4 +1,4 @@
-"""Records of any content are read, or told as bad ones, in printable lines of a bounded length; nothing else happens."""
+"""Records of any content are read, or told as bad ones, in printable lines of bounded length; nothing else is done."""
 
 from __future__ import annotations
 
