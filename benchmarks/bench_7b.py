@@ -46,7 +46,10 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     if options.new_tokens < 2:
         parser.error("argument --new-tokens: got 1, expected at least 2: the first token is prefill, not decoding")
     if options.vocabulary is None:
-        parser.error("argument --vocabulary: needed, because the package dashscope, which has it, is not installed")
+        parser.error(
+            "argument --vocabulary: needed, because the package dashscope, which has it, is not installed; "
+            "to install: pip install dashscope"
+        )
     return options
 
 

@@ -142,7 +142,8 @@ def table(shapes: Shapes, seconds: dict[str, list[float]]) -> str:
             )
             + " |"
         )
-    lines += ["", "| ours | peer | ms | peer ms | times faster | aim |", "| --- | --- | --: | --: | --: | --: |"]
+    if any(row.peer in seconds for row in COMPARISONS):
+        lines += ["", "| ours | peer | ms | peer ms | times faster | aim |", "| --- | --- | --: | --: | --: | --: |"]
     for row in COMPARISONS:
         if row.peer in seconds:
             ours, theirs = min(seconds[row.ours]), min(seconds[row.peer])

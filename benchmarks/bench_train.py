@@ -142,13 +142,25 @@ def layers(options: argparse.Namespace, vocabulary: int) -> dict[str, int]:
     }
 
 
+def shrunk_packing(shrink: int) -> list[tuple[int, str, int, int]]:
+    """``PACKING``; for a quick trial one case of each kind, with fewer slots and shorter conversations."""
+    if shrink == 1:
+        return list(PACKING)
+    first_of_kind = {lengths: (budget, lengths, low, high) for budget, lengths, low, high in reversed(PACKING)}
+    return [
+        (max(budget // shrink, high // shrink, 8), lengths, max(low // shrink, 2), max(high // shrink, 4))
+        for budget, lengths, low, high in first_of_kind.values()
+    ]
+
+
 def packing_part(options: argparse.Namespace) -> str:
     rows = []
-    for budget, lengths, shortest, longest in PACKING:
+    records = options.records if options.shrink == 1 else max(options.records // options.shrink, 16)
+    for budget, lengths, shortest, longest in shrunk_packing(options.shrink):
         result = measure(
             "packing_times",
             repeats=options.repeats,
-            records=options.records,
+            records=records,
             budget=budget,
             lengths=lengths,
             shortest=shortest,
@@ -157,7 +169,7 @@ def packing_part(options: argparse.Namespace) -> str:
         seconds = result["seconds"]
         for name, own in seconds.items():
             faster = statistics.median(other / mine for mine, other in zip(own, seconds["grouped by length"]))
-            samples = options.records / min(own)
+            samples = records / min(own)
             rows.append(
                 [
                     f"{shortest} to {longest}, {lengths}",
@@ -169,7 +181,7 @@ def packing_part(options: argparse.Namespace) -> str:
                 ]
             )
     header = ("tokens of a conversation", "slots of a pass", "rows", "passes", "samples/s", "times grouped")
-    title = f"## Packing: {options.records} conversations, the bundled model, a step of AdamW in each pass"
+    title = f"## Packing: {records} conversations, the bundled model, a step of AdamW in each pass"
     return f"{title}\n\n{table(header, rows)}"
 
 

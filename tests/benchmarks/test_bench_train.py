@@ -31,6 +31,13 @@ def test_packed_rows_are_measured_beside_rows_grouped_by_length(monkeypatch):
     assert float(grouped["times grouped"]) == 1 and float(packed["times grouped"]) > 0
 
 
+def test_a_quick_trial_of_packing_is_small():
+    cases = bench_train.shrunk_packing(16)
+    assert sorted(case[1] for case in cases) == ["even", "mostly short"]
+    assert all(2 <= shortest < longest <= budget <= 64 for budget, _, shortest, longest in cases)
+    assert bench_train.shrunk_packing(1) == list(bench_train.PACKING)
+
+
 @pytest.mark.parametrize("lengths", ["even", "mostly short"])
 def test_lengths_of_conversations_are_spread_as_they_are_called(lengths):
     drawn = drawn_lengths(np.random.default_rng(0), lengths, 20, 500, 4000)
