@@ -26,7 +26,7 @@ std::vector<Tensor> interleaved(const Tensor& qkv, int heads) {
   check_given(kName, "qkv", qkv);
   const std::vector<int64_t> shape = qkv.shape();
   PD_CHECK(shape.size() == 3, kName, ": qkv has shape ", describe(shape), ", expected [n, length, 3 * width]");
-  PD_CHECK(heads > 0 && shape[2] % (int64_t{3} * heads) == 0, kName, ": a width of ", shape[2], " is not 3 times a multiple of ",
+  PD_CHECK(heads > 0 && heads <= shape[2] / 3 && shape[2] % (int64_t{3} * heads) == 0, kName, ": a width of ", shape[2], " is not 3 times a multiple of ",
            heads, " heads");
   PD_CHECK(qkv.is_cpu() && qkv.dtype() == DataType::FLOAT32, kName, ": qkv must be float32 and lie on the CPU");
   const int64_t n = shape[0], length = shape[1], head_dim = shape[2] / (int64_t{3} * heads);

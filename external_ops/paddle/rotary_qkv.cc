@@ -39,7 +39,7 @@ Sizes check_inputs(const Tensor& qkv, const Optional& bias, const Tensor& cos, c
   check_given(kName, "cos", cos);
   const std::vector<int64_t> shape = qkv.shape(), tables = cos.shape();
   PD_CHECK(shape.size() == 3, kName, ": qkv must be [batch, length, 3 * heads * head_dim], got ", describe(shape));
-  PD_CHECK(heads > 0 && heads < (int64_t{1} << 60) && shape[2] % (6 * heads) == 0, kName, ": the last axis of qkv must be 3 * heads * head_dim with ",
+  PD_CHECK(heads > 0 && heads <= shape[2] / 6 && shape[2] % (6 * heads) == 0, kName, ": the last axis of qkv must be 3 * heads * head_dim with ",
            heads, " heads and an even head_dim, got ", shape[2]);
   const int64_t head_dim = shape[2] / (3 * heads);
   PD_CHECK(tables.size() == 3 && tables[2] == head_dim, kName, ": cos must be [tables, table_length, ", head_dim,

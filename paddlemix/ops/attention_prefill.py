@@ -86,7 +86,7 @@ def attention_interleaved(qkv: paddle.Tensor, heads: int) -> paddle.Tensor:
     """
     check_tensors("attention_interleaved", qkv=qkv)
     check_floating("attention_interleaved", "qkv", qkv)
-    if qkv.ndim != 3 or heads < 1 or qkv.shape[2] % (3 * heads):
+    if qkv.ndim != 3 or heads < 1 or qkv.shape[2] % (3 * heads) or not qkv.shape[2]:
         raise OperatorError(
             f"attention_interleaved: qkv has shape {list(qkv.shape)}, expected [n, length, 3 * heads * head_dim] with "
             f"{heads} heads"

@@ -152,7 +152,7 @@ def check_rotary(qkv, bias, heads, cos, sin, positions, logn, table_index) -> No
     check_floating("rotary_qkv", "qkv", qkv)
     check_shape("rotary_qkv", "qkv", qkv, [None] * 3)
     batch, length, packed = qkv.shape
-    if not isinstance(heads, int) or heads < 1 or packed % (6 * heads):
+    if not isinstance(heads, int) or heads < 1 or packed % (6 * heads) or not packed:
         raise OperatorError(
             "rotary_qkv: the last axis of qkv must be 3 * heads * head_dim with an even head_dim, "
             f"got {packed} for {heads!r} heads"
@@ -285,7 +285,7 @@ def _apply_rotary(x: paddle.Tensor, cos: paddle.Tensor, sin: paddle.Tensor) -> p
         cos, sin: float32, ``[batch, 1, length, head_dim]`` or ``[length, head_dim]``; they get no gradient.
     """
     if paddle.is_grad_enabled() and not x.stop_gradient:
-        return _Rotary.apply(x, cos, sin)
+        return _Rotary.apply(x, cos.detach(), sin.detach())
     return _rotate(x, cos, sin)
 
 
