@@ -73,7 +73,7 @@ def rotary_qkv(
     Raises:
         OperatorError: shapes, dtypes or indices do not fit.
     """
-    if backend.use_kernel("rotary_qkv", qkv):
+    if backend.use_kernel("rotary_qkv", qkv) and not (paddle.is_grad_enabled() and _is_empty(qkv)):
         if paddle.is_grad_enabled() and bias is not None and not getattr(bias, "stop_gradient", True):
             check_rotary(qkv, bias, heads, cos, sin, positions, logn, table_index)
             qkv, bias = qkv + bias, None  # Paddle sums the bias' gradient; the operator's own is that of qkv
@@ -131,6 +131,12 @@ def rotary_qkv_cache(
         )
         write_cache_reference(key, value, key_cache, value_cache, slots, lengths, block_table)
     return query
+
+
+@paddle.jit.not_to_static
+def _is_empty(qkv: object) -> bool:
+    """The kernel's gradient cannot tell an empty tensor from none."""
+    return isinstance(qkv, paddle.Tensor) and 0 in qkv.shape
 
 
 @paddle.jit.not_to_static
