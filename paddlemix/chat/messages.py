@@ -19,6 +19,7 @@ from typing import Any, Optional
 from ..display import quoted
 from ..errors import PromptError
 from ..json_text import JSONError, parse_json
+from ..models.qwen_vl.list_format import history_turns
 from ..models.qwen_vl.special_tokens import IMAGE_TAGS, IMG_END, IMG_START
 
 DEFAULT_MAX_IMAGES = 32
@@ -139,11 +140,12 @@ def history_to_messages(
     each picture, so these are taken out of the text here; with ``keep_labels`` the text stays as it is, to be rendered
     with ``picture_labels=False``: then the prompt is that of the original, whatever the text looks like.
     Tags of references and boxes stay in the text; render it with ``trusted_tags=True`` to have them read.
+    Raises PromptError that names the index for a turn that is no such pair.
     """
     messages: list[Message] = []
     if system is not None:
         messages.append({"role": "system", "content": [{"type": "text", "text": system}]})
-    for query, response in history:
+    for query, response in history_turns(history):
         messages.append({"role": "user", "content": split_pictures(query, keep_labels=keep_labels)})
         if response is not None:
             messages.append({"role": "assistant", "content": [{"type": "text", "text": response}]})
@@ -206,6 +208,8 @@ def conversation_turns(conversations: Sequence[Mapping[str, Any]]) -> list[tuple
 
     Raises PromptError that names the index and field.
     """
+    if isinstance(conversations, (str, bytes, Mapping)) or not isinstance(conversations, Sequence):
+        raise PromptError(f"conversations: got {type(conversations).__name__}, expected a list of dicts")
     turns = []
     for index, turn in enumerate(conversations):
         if not isinstance(turn, Mapping):

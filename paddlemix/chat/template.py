@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from ..errors import ConfigurationError
 from ..models.qwen_vl.batching import IGNORED_LABEL
 from ..models.qwen_vl.codec import QWenVLCodec
+from ..models.qwen_vl.list_format import history_turns
 from ..models.qwen_vl.special_tokens import ENDOFTEXT, GROUNDING_TAGS, IM_END, IM_START, IMAGE_TAGS
 from .messages import Message, conversation_turns, normalize_messages
 from .window import DEFAULT_WINDOW, ChatWindow, kept_turns
@@ -250,7 +251,7 @@ def make_context(
     The newest turns are kept while the system message and they have fewer than ``max_window_size`` ids; the query is
     not counted. ``max_window_images`` and ``keep_last_image`` are those of :func:`render_chatml`.
     In the "raw" format the prompt is the query alone, with every special token read out of it.
-    Raises UnknownChatFormatError, and PromptError for a path that does not fit.
+    Raises UnknownChatFormatError, and PromptError for a path that does not fit or a turn that is no pair of texts.
     """
     if chat_format == "raw":
         return query, tokenizer.encode(query)
@@ -260,7 +261,7 @@ def make_context(
     query_ids = _wrap_text(tokenizer, "user", query).ids
     texts: list[str] = []
     rows: list[list[int]] = []
-    for turn_query, turn_response in history or []:
+    for turn_query, turn_response in history_turns(history):
         text = f"\n{_markup('user', turn_query)}\n"
         ids = newline + _wrap_text(tokenizer, "user", turn_query).ids + newline
         if turn_response is not None:

@@ -10,6 +10,7 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from ..display import escape_controls, quoted, shorten
 from ..errors import ConfigurationError
 from ..files import read_json
 from ..models.qwen_vl.image_processing import parse_color
@@ -19,6 +20,10 @@ from .data.boxes import BOX_FORMATS, BoxOptions
 from .options import FLAG, NAMES, TEXT, Kind, as_number, as_text, choice, integer, number, option
 
 FULL, LORA, QLORA = "full", "lora", "qlora"
+
+#: most characters of a name that came from outside, in a message
+#: most characters of a name that came from outside, in a message
+_NAME_LENGTH = 60
 
 
 @dataclass(frozen=True)
@@ -239,7 +244,7 @@ class FinetuneConfig:
         known = [item.name for item in fields(cls)]
         for name in values:
             if name not in known:
-                raise ConfigurationError(f"{name}: unknown option{nearest(name, known)}")
+                raise ConfigurationError(f"{_readable(name)}: unknown option{nearest(name, known)}")
         for name in ("data", "output_dir"):
             if name not in values:
                 raise ConfigurationError(f"{name}: missing; give it in the config file or as --{name}")
@@ -269,9 +274,14 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
+def _readable(name: object) -> str:
+    """A name that came from outside, for a message."""
+    return escape_controls(shorten(str(name), _NAME_LENGTH))
+
+
 def nearest(name: str, known: Sequence[str]) -> str:
     """Words for a message: which known name was probably meant; all of them where none is near."""
-    found = difflib.get_close_matches(name, known, n=1)
+    found = difflib.get_close_matches(_readable(name), known, n=1)
     return f"; did you mean {found[0]}?" if found else f"; known: {', '.join(known)}"
 
 
@@ -311,9 +321,9 @@ def given_options(arguments: argparse.Namespace) -> dict[str, Any]:
 def unknown_argument(argument: str) -> str:
     """What to say of a word that a parser with :func:`add_options` does not know; it names the nearest option."""
     if not argument.startswith("--"):
-        return f"{argument!r}: unexpected on the command line; options begin with --"
+        return f"{quoted(argument)}: unexpected on the command line; options begin with --"
     name = argument[2:].partition("=")[0]
-    return f"--{name}: unknown option{nearest(name, [item.name for item in fields(FinetuneConfig)])}"
+    return f"--{_readable(name)}: unknown option{nearest(name, [item.name for item in fields(FinetuneConfig)])}"
 
 
 def _or_none(convert: Callable[[str], Any]) -> Callable[[str], Any]:

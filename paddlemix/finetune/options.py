@@ -9,6 +9,7 @@ from typing import Any
 
 from ..cli import boolean
 from ..errors import ConfigurationError
+from ..schema import shown
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Kind:
         """The converted value. Raises ConfigurationError."""
         converted = self.convert(value)
         if converted is None:
-            raise ConfigurationError(f"{name}: got {value!r}, expected {self.expected}")
+            raise ConfigurationError(f"{name}: got {shown(value)}, expected {self.expected}")
         return converted
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 from paddlemix.chat.messages import (
     conversation_to_messages,
+    conversation_turns,
     history_to_messages,
     message_images,
     messages_from_json,
@@ -252,3 +253,25 @@ def test_what_is_no_picture_is_not_written():
 def test_what_is_no_json_is_refused(text):
     with pytest.raises(PromptError, match="not JSON"):
         messages_from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("history", "match"),
+    [
+        ("ab", "history: got str, expected a list of pairs"),
+        ({"q": "r"}, "history: got dict, expected a list of pairs"),
+        ([["q", "r"], ["q"]], r"history\[1\]: got list, expected a pair"),
+        (["qr"], r"history\[0\]: got str, expected a pair"),
+        ([("q", 5)], r"history\[0\]: got str and int, expected a str and a str, or None"),
+        ([(None, "r")], r"history\[0\]: got NoneType and str, expected"),
+    ],
+)
+def test_a_history_of_anything_else_is_refused(history: object, match: str) -> None:
+    with pytest.raises(PromptError, match=match):
+        history_to_messages(history)
+
+
+@pytest.mark.parametrize("conversations", [5, None, "ab", {"from": "user", "value": "a"}])
+def test_conversations_that_are_no_list_are_refused(conversations: object) -> None:
+    with pytest.raises(PromptError, match="conversations: got .*, expected a list of dicts"):
+        conversation_turns(conversations)

@@ -135,3 +135,16 @@ def test_a_config_file_that_cannot_be_read_is_named(tmp_path, content, said):
 def test_a_missing_config_file_is_named(tmp_path):
     with pytest.raises(ConfigurationError, match="no.json cannot be read"):
         FinetuneConfig.from_file(tmp_path / "no.json")
+
+
+@pytest.mark.parametrize("value", ["x" * 10_000, ["\x1b[2J" * 1000], 10**5000], ids=["long", "controls", "digits"])
+def test_foreign_values_are_shown_short_and_readable(value):
+    with pytest.raises(ConfigurationError, match="mode: got .*, expected") as caught:
+        FinetuneConfig(**REQUIRED, mode=value)
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 500
+
+
+def test_foreign_names_are_shown_short_and_readable():
+    with pytest.raises(ConfigurationError, match=r"\\x1b\[2Jx+.*: unknown option") as caught:
+        FinetuneConfig.from_dict({**REQUIRED, "\x1b[2J" + "x" * 100_000: 1})
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 1200

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import struct
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -14,6 +13,7 @@ import pytest
 from paddlemix.models.qwen_vl.modeling import QWenLMHeadModel
 from tests.fuzz.checking import attempt
 from tests.fuzz.counts import FACTOR, record
+from tests.fuzz.safetensors import joined, split
 from tests.golden_model import FOLDER
 from tests.quantization.building import write_gptq_model
 
@@ -45,12 +45,6 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     write_gptq_model(root / "gptq", FOLDER / "ckpt_bin")
     QWenLMHeadModel.from_pretrained(FOLDER / "ckpt_bin", quantization="int4").save_pretrained(root / "packed")
     return {kind: root / kind for kind in ("gptq", "packed")}
-
-
-def split(path: Path) -> tuple[dict[str, Any], bytes]:
-    content = path.read_bytes()
-    length = struct.unpack("<Q", content[:8])[0]
-    return json.loads(content[8 : 8 + length]), content[8 + length :]
 
 
 def damage(header: dict[str, Any], body: bytes, rng: Random) -> bytes:
@@ -85,9 +79,7 @@ def damage(header: dict[str, Any], body: bytes, rng: Random) -> bytes:
         entry["shape"] = [1, *entry["shape"]]
     else:
         entry["shape"], entry["data_offsets"] = [0, *entry["shape"][1:]], [start, start]
-    text = json.dumps(header).encode()
-    text += b" " * (-(len(text) + 8) % 64)
-    return struct.pack("<Q", len(text)) + text + body
+    return joined(header, body)
 
 
 @pytest.mark.parametrize("kind", ["gptq", "packed"])

@@ -108,7 +108,9 @@ class QWenVLCodec:
         return data.decode("utf-8", errors=self.errors)
 
     def token_bytes(self, token_id: int) -> bytes:
-        """What one id stands for. KeyError for an id beyond the vocabulary, OverflowError for a negative one."""
+        """What one id stands for. KeyError for an id outside the vocabulary."""
+        if not 0 <= token_id < self.vocab_size:
+            raise KeyError(token_id)
         return self._vocabulary.encoding.decode_single_token_bytes(token_id)
 
     # ------------------------------------------------------------------ text to ids
@@ -167,11 +169,12 @@ class QWenVLCodec:
     def _special_set(self, value: str | Collection[str], name: str) -> frozenset[str]:
         if value == "all":
             return _ALL_SPECIAL
-        if isinstance(value, str):
-            raise ConfigurationError(f"{name}: got {value!r}, expected 'all' or a set of special tokens")
+        if isinstance(value, (str, bytes)) or not isinstance(value, Collection):
+            raise ConfigurationError(f"{name}: got {shown(value)}, expected 'all' or a set of special tokens")
+        for token in value:
+            if not isinstance(token, str) or token not in _ALL_SPECIAL:
+                raise ConfigurationError(f"{name}: got {shown(token)}, which is no special token of Qwen-VL")
         chosen = frozenset(value)
-        if not chosen <= _ALL_SPECIAL:
-            raise ConfigurationError(f"{name}: {sorted(chosen - _ALL_SPECIAL)} are no special tokens of Qwen-VL")
         return chosen
 
     def _refuse(self, text: str, disallowed: frozenset[str]) -> None:

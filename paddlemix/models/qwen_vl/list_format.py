@@ -151,16 +151,30 @@ def _parse_box(text: str) -> tuple[int, ...] | None:
     return box if len(box) == 4 else None
 
 
+def history_turns(history: Sequence[tuple[str, str | None]] | None) -> list[tuple[str, str | None]]:
+    """The original's ``[(query, response)]``, checked; none for None. Raises PromptError that names the index."""
+    if history is None:
+        return []
+    if isinstance(history, (str, bytes)) or not isinstance(history, Sequence):
+        raise PromptError(f"history: got {type(history).__name__}, expected a list of pairs of query and response")
+    turns = []
+    for index, turn in enumerate(history):
+        if not isinstance(turn, (list, tuple)) or len(turn) != 2:
+            raise PromptError(f"history[{index}]: got {type(turn).__name__}, expected a pair of query and response")
+        query, response = turn
+        if not isinstance(query, str) or not isinstance(response, (str, type(None))):
+            kinds = f"{type(query).__name__} and {type(response).__name__}"
+            raise PromptError(f"history[{index}]: got {kinds}, expected a str and a str, or None for no response")
+        turns.append((query, response))
+    return turns
+
+
 def latest_picture(response: str, history: Sequence[tuple[str, str | None]] | None) -> str | None:
     """What stands in the last ``<img>..</img>`` of the response, else of the newest query that has one; else None.
 
     As the original looks. To open it, give no response: the model may have written any path into one.
     """
-    queries = []
-    for index, turn in enumerate(history or []):
-        if not isinstance(turn, (list, tuple)) or len(turn) != 2:
-            raise PromptError(f"history[{index}]: got {type(turn).__name__}, expected a pair of query and response")
-        queries.append(turn[0])
+    queries = [query for query, _ in history_turns(history)]
     for text in [response, *reversed(queries)]:
         for element in reversed(to_list_format(text)):
             if "image" in element:

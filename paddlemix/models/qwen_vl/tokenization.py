@@ -35,6 +35,8 @@ DEFAULT_MAX_LENGTH = 8192
 TOKENIZER_CLASS = "QWenTokenizer"
 
 _PADDING_SIDES = ("left", "right")
+#: most ids that a row is padded to with ``padding="max_length"``
+MAX_PADDED_LENGTH = 1 << 24
 _PADDINGS = (False, True, "longest", "max_length")
 _CONFIG_FIELDS = ("model_max_length", "image_slots", "errors", "padding_side")
 
@@ -199,6 +201,10 @@ class QWenVLTokenizer(QWenVLCodec):
         length = 0
         if padding == "max_length":
             length = self._limit(max_length)
+            if length > MAX_PADDED_LENGTH:
+                raise ConfigurationError(
+                    f"max_length: got {length}, expected at most {MAX_PADDED_LENGTH} to pad to; give a shorter one"
+                )
         elif padding:
             length = max((len(row) for row in columns["input_ids"]), default=0)
         return pad_rows(columns, length, side, self.pad_token_id).to_tensors(return_tensors)
