@@ -108,9 +108,7 @@ class QWenVLCodec:
         return data.decode("utf-8", errors=self.errors)
 
     def token_bytes(self, token_id: int) -> bytes:
-        """What one id stands for. KeyError for an id outside the vocabulary."""
-        if not 0 <= token_id < self.vocab_size:
-            raise KeyError(token_id)
+        """What one id stands for. KeyError for an id beyond the vocabulary, OverflowError for a negative one."""
         return self._vocabulary.encoding.decode_single_token_bytes(token_id)
 
     # ------------------------------------------------------------------ text to ids

@@ -337,9 +337,3 @@ def test_special_tokens_that_are_none_are_refused(tiny, allowed):
 def test_rows_are_not_padded_without_end(tiny):
     with pytest.raises(ConfigurationError, match="max_length: got 1000000000000, expected at most 16777216"):
         tiny("a", padding="max_length", max_length=10**12)
-
-
-@pytest.mark.parametrize("token_id", [-1, 10**9, 2**63])
-def test_ids_beyond_the_vocabulary_are_a_key_error(tiny, token_id):
-    with pytest.raises(KeyError, match=str(token_id)):
-        tiny.decode([0, token_id])
