@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from paddlemix.display import escape_controls, quoted, shorten
+from paddlemix.errors import one_line
 
 FAMILY = "公交车 é \U0001f468\u200d\U0001f469\u200d\U0001f467 C:\\new"
 
@@ -35,3 +36,9 @@ def test_long_text_keeps_its_beginning_and_its_end() -> None:
 def test_quoted_names_are_short_and_hold_no_controls() -> None:
     assert quoted("lm_head.weight") == "'lm_head.weight'"
     assert quoted("\x1b[2J" + "a" * 1_000_000) == "'\\x1b[2J" + "a" * 49 + "…" + "a" * 26 + "'"
+
+
+def test_messages_of_other_errors_are_quoted_short_and_readable() -> None:
+    assert one_line(ValueError("a\n\x1b[2J\x00b")) == "a \\x1b[2J\\x00b"
+    assert len(one_line(ValueError("x" * 100_000))) == 200
+    assert one_line(KeyError()) == "KeyError"

@@ -19,6 +19,7 @@ import time
 from typing import Callable
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
+from ..display import escape_controls
 from ..errors import FetchError, one_line
 from .policy import ImagePolicy
 
@@ -62,7 +63,7 @@ def shorten(url: str) -> str:
     """A URL for messages: without its query, which may hold a signature, and not longer than a line."""
     text = re.sub(r"[\x00-\x20\x7f]", "?", re.split(r"[?#]", url, maxsplit=1)[0])
     text = re.sub(r"(?<=//)[^/]*@", "", text)
-    return text if len(text) <= 100 else text[:97] + "..."
+    return escape_controls(text if len(text) <= 100 else text[:97] + "...")
 
 
 def _get(url: str, policy: ImagePolicy, deadline: float, resolve: Resolver) -> tuple[str | None, bytes]:

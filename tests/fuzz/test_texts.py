@@ -209,15 +209,19 @@ def test_values_that_are_no_conversation(tokenizer: QWenVLTokenizer) -> None:
 def test_histories_fit_their_window(tokenizer: QWenVLTokenizer) -> None:
     rng, cases = Random(6), 200 * FACTOR
 
-    def use(query: str, history: list, window: int) -> None:
-        _, ids = make_context(tokenizer, query, history, any_text(rng, 3), max_window_size=window)
-        assert ids
+    def use(query: str, history: list, system: str, window: int) -> None:
+        _, ids = make_context(tokenizer, query, history, system, max_window_size=window)
+        # an image is read out of what the user wrote alone, never out of answers and the system text
+        wrote = [query, *(turn for turn, _ in history)]
+        assert ids.count(tokenizer.img_start_id) <= sum(text.count("<img>") for text in wrote)
+        if window == 6144 and not any("<|" in text for text in wrote):
+            answers = sum(answer is not None for _, answer in history)
+            assert ids.count(tokenizer.im_start_id) == 1 + len(history) + answers + 2
 
     for n in range(cases):
         history = [(any_text(rng, 5), rng.choice((any_text(rng, 5), None))) for _ in range(rng.randrange(4))]
-        query, window = any_text(rng, 4), rng.choice((1, 50, 6144))
-        case = f"history {n}: {ascii(query)} {ascii(history)}"
-        attempt(case, lambda query=query, history=history, window=window: use(query, history, window))
+        arguments = any_text(rng, 4), history, any_text(rng, 3), rng.choice((1, 50, 6144))
+        attempt(f"history {n}: {ascii(arguments)}", lambda arguments=arguments: use(*arguments))
     record("histories", cases)
 
 

@@ -307,3 +307,7 @@ def test_public_addresses_are_public(address):
 def test_messages_show_addresses_without_secrets_and_not_too_long():
     assert shorten("https://example.com/a.png?sig=secret#x") == "https://example.com/a.png"
     assert len(shorten("http://example.com/" + "a" * 500)) == 100
+
+
+def test_messages_show_urls_without_what_a_terminal_would_obey():
+    assert shorten("http://x/\x9b2J\u202e") == "http://x/\\x9b2J\\u202e"
