@@ -103,9 +103,9 @@ def main(arguments: list[str] | None = None) -> None:
     from benchmarks.random_weights import config_of, random_model
     from paddlemix import ops
     from paddlemix.chat import ChatSession
-    from paddlemix.memory import keep_freed_memory
     from paddlemix.models.qwen_vl import QwenVLProcessor, QWenVLTokenizer
     from paddlemix.quantization.plan import plan_for
+    from paddlemix.utils.allocator import keep_freed_memory
 
     paddle.set_device("cpu")
     keep_freed_memory()

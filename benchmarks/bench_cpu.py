@@ -173,7 +173,7 @@ def main(arguments: list[str] | None = None) -> None:
     import paddle
 
     from paddlemix import ops
-    from paddlemix.memory import keep_freed_memory
+    from paddlemix.utils.allocator import keep_freed_memory
 
     paddle.set_device("cpu")
     keep_freed_memory()

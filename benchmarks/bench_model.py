@@ -233,7 +233,7 @@ def main(arguments: list[str] | None = None) -> None:
     use_threads(options.threads)
     import paddle
 
-    from paddlemix.memory import keep_freed_memory
+    from paddlemix.utils.allocator import keep_freed_memory
 
     device = paddle.device.get_device()
     if device == "cpu":

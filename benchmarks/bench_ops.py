@@ -182,8 +182,8 @@ def main(arguments: list[str] | None = None) -> None:
     import paddle
 
     from paddlemix import ops
-    from paddlemix.memory import keep_freed_memory
     from paddlemix.ops import backend
+    from paddlemix.utils.allocator import keep_freed_memory
 
     paddle.set_device("cpu")
     reason = backend.why_not("rms_norm", "cpu")

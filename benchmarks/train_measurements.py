@@ -22,18 +22,18 @@ from benchmarks.process_memory import peak_gigabytes, reset_peak  # noqa: E402
 from benchmarks.random_weights import config_of, random_model  # noqa: E402
 from benchmarks.shapes import Shapes  # noqa: E402
 from paddlemix import ops  # noqa: E402
-from paddlemix.finetune.adapters import LoRAConfig, inject  # noqa: E402
-from paddlemix.finetune.data.batching import BatchLayout, TrainingPlan  # noqa: E402
-from paddlemix.finetune.data.collation import collate_ids  # noqa: E402
-from paddlemix.finetune.data.encoding import Example  # noqa: E402
-from paddlemix.finetune.data.problems import RecordLocation  # noqa: E402
-from paddlemix.finetune.denormals import flush_denormals  # noqa: E402
-from paddlemix.finetune.exchange import Exchange  # noqa: E402
+from paddlemix.adapters import LoRAConfig, inject  # noqa: E402
+from paddlemix.data.batching import BatchLayout, TrainingPlan  # noqa: E402
+from paddlemix.data.collation import collate_ids  # noqa: E402
+from paddlemix.data.encoding import Example  # noqa: E402
+from paddlemix.data.problems import RecordLocation  # noqa: E402
+from paddlemix.finetune.data_parallel import Exchange  # noqa: E402
 from paddlemix.finetune.linear_cross_entropy import linear_cross_entropy  # noqa: E402
 from paddlemix.finetune.model import FinetuneModel  # noqa: E402
-from paddlemix.memory import keep_freed_memory  # noqa: E402
 from paddlemix.models.qwen_vl.modeling import QWenLMHeadModel  # noqa: E402
 from paddlemix.quantization.plan import plan_for  # noqa: E402
+from paddlemix.utils.allocator import keep_freed_memory  # noqa: E402
+from paddlemix.utils.denormals import flush_denormals  # noqa: E402
 from paddlemix.zoo import DEFAULT_MODEL_DIR  # noqa: E402
 
 # ---------------------------------------------------------------------- the step of the loss

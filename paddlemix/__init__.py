@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .dependencies import ignore_import_warnings
-from .lazy import lazy_exports
+from .utils.dependencies import ignore_import_warnings
+from .utils.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from paddlemix.appflow import Appflow

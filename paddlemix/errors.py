@@ -7,7 +7,7 @@ to do.
 
 from __future__ import annotations
 
-from .display import escape_controls
+from .utils.display import escape_controls
 
 
 def one_line(error: BaseException) -> str:

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .checkpoint import dtypes
-from .checks import check_path
-from .dependencies import require
-from .device import resolve_device
 from .errors import ConfigurationError
-from .memory import keep_freed_memory
-from .progress import ProgressBar
 from .quantization.plan import check_options
+from .utils.allocator import keep_freed_memory
+from .utils.dependencies import require
+from .utils.device import resolve_device
+from .utils.progress import ProgressBar
+from .utils.validation import check_path
 from .zoo import DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -137,8 +137,8 @@ def load_model(
     ops.mode()
     ops.default_threads()
     if adapter is not None:
-        from .finetune.adapters.files import attach_adapter
-        from .finetune.adapters.stored import read_adapter
+        from .adapters.files import attach_adapter
+        from .adapters.stored import read_adapter
 
         adapter = read_adapter(adapter)
     require("paddle", "running a model").set_device(device)
@@ -179,7 +179,7 @@ def check_generation_options(options: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigurationError: an unknown name, or a value of the wrong type or range.
     """
-    from .models.qwen_vl.generation_options import check_given
+    from .engine.options import check_given
 
     for name in options:
         if name not in GENERATION_OPTIONS and name != "seed":
@@ -236,9 +236,9 @@ def answer_all(
         ImageError: an image that cannot be read.
         ConfigurationError: a generation option that cannot work, or a system text for a base model.
     """
+    from .engine.options import resolve_options
     from .media.loading import check_header
     from .media.sources import is_address
-    from .models.qwen_vl.generation_options import resolve_options
 
     policy = loaded.processor.policy if policy is None else policy
     if system is not None and loaded.is_base:
@@ -284,12 +284,12 @@ def _answer_batch(
     policy: ImagePolicy,
     generation: Mapping[str, Any],
 ) -> list[Answer]:
+    from .engine.detokenizer import answer_text
+    from .engine.options import resolve_options
+    from .engine.stopping import answer_end_ids
     from .media import fetch
     from .media.sources import is_address
     from .models.qwen_vl.generation import generate_rows
-    from .models.qwen_vl.generation_options import resolve_options
-    from .models.qwen_vl.stopping import answer_end_ids
-    from .models.qwen_vl.streaming import answer_text
 
     # fetched once, for an answer with boxes loads its image again: so few images are in memory at a time
     fetched = [
@@ -324,7 +324,7 @@ def refuse_system(system: str | None) -> None:
 
 
 def _conversation(prompt: str, images: Sequence[Any], system: str | None) -> list[dict[str, Any]]:
-    from .chat.messages import check_question, user_message
+    from .models.qwen_vl.messages import check_question, user_message
 
     check_question(prompt, images, name="prompt")
     before = [] if system is None else [{"role": "system", "content": system}]

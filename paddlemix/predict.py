@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .chat.messages import check_image_count, check_question
-from .checks import check_boolean, check_text_or_none
 from .errors import PromptError
 from .inference import CAPTION, check_generation_options, check_image_options, load_model, with_seed
 from .media import ImagePolicy, load_image
 from .media.loading import full_size
 from .media.saving import save_image
+from .models.qwen_vl.messages import check_image_count, check_question
 from .quantization.plan import check_options
+from .utils.validation import check_boolean, check_text_or_none
 from .zoo import DEFAULT_MODEL
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import numpy as np
 import paddle
 
 from paddlemix.models.qwen_vl.configuration import QWenVLConfig
-from paddlemix.models.qwen_vl.generation_inputs import image_sources_from_ids
+from paddlemix.models.qwen_vl.image_inputs import image_sources_from_ids
 from paddlemix.models.qwen_vl.image_processing import QwenVLImageProcessor
 from paddlemix.models.qwen_vl.modeling import QWenLMHeadModel
 

@@ -9,13 +9,13 @@ from math import prod
 
 import pytest
 
+from examples.bundled_model.scenes.lesson import write_lesson
+from paddlemix.adapters.config import DEFAULT_TARGETS
 from paddlemix.checkpoint import layouts
-from paddlemix.finetune.adapters.config import DEFAULT_TARGETS
+from paddlemix.data.records import read_records
 from paddlemix.finetune.configuration import FinetuneConfig, add_options, given_options
-from paddlemix.finetune.data.records import read_records
 from paddlemix.finetune.freezing import CONSTANT, frozen_names
 from paddlemix.models.qwen_vl.configuration import QWenVLConfig
-from paddlemix.zoo.scenes.lesson import write_lesson
 from tests.test_readme import _LINK, ROOT, blocks, prose
 
 PAGES = ("docs/finetuning.md", "docs/finetuning_cn.md")

@@ -35,7 +35,7 @@ def loaded_heavy_modules(statement: str) -> list[str]:
     [
         "import paddlemix",
         "import paddlemix; paddlemix.__version__; dir(paddlemix)",
-        "import paddlemix.errors, paddlemix.dependencies",
+        "import paddlemix.errors, paddlemix.utils.dependencies",
     ],
 )
 def test_importing_the_package_loads_nothing_heavy(statement):

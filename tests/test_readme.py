@@ -189,7 +189,7 @@ def test_make_has_the_targets_and_variables_named(name):
 
 
 def test_chat_commands_named_in_the_readme_exist():
-    from paddlemix.chat.terminal import COMMANDS
+    from paddlemix.cli.terminal import COMMANDS
 
     known = {usage.split()[0] for usage in COMMANDS}
     for name in READMES:
@@ -229,9 +229,9 @@ def test_the_output_in_the_readme_is_what_the_program_prints(tmp_path):
 
 
 def test_the_card_has_the_numbers_of_the_recipe():
+    from examples.bundled_model.training.recipe import small_config
     from paddlemix.models.qwen_vl.configuration import QWenVLConfig
     from paddlemix.models.qwen_vl.tokenization import QWenVLTokenizer
-    from paddlemix.zoo.training.recipe import small_config
 
     tokenizer = QWenVLTokenizer.from_pretrained(DEFAULT_MODEL_DIR)
     configs = (small_config(tokenizer), QWenVLConfig())
@@ -259,7 +259,7 @@ def test_the_card_has_the_numbers_of_the_recipe():
 
 
 def test_the_card_has_the_stages_of_the_recipe():
-    from paddlemix.zoo.training.recipe import STAGES
+    from examples.bundled_model.training.recipe import STAGES
 
     card = read("docs/bundled_model.md")
     for name, stage in STAGES.items():
@@ -270,8 +270,8 @@ def test_the_card_has_the_stages_of_the_recipe():
 
 
 def test_questions_in_the_card_are_of_the_training_data():
-    from paddlemix.zoo.scenes.lexicon import KINDS, STYLES, WORDS
-    from paddlemix.zoo.scenes.phrases import QUESTIONS
+    from examples.bundled_model.scenes.lexicon import KINDS, STYLES, WORDS
+    from examples.bundled_model.scenes.phrases import QUESTIONS
 
     card = read("docs/bundled_model.md")
     wordings = [text for languages in QUESTIONS.values() for texts in languages.values() for text in texts]

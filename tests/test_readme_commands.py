@@ -23,9 +23,9 @@ LEFT_OUT = {
 # Options that make a program's work small. They follow those that are printed, so they count instead.
 SHORTER = {
     "examples/qwen_vl/finetune.py": "--max_steps 2 --eval_samples 4",
-    "examples/qwen_vl/evaluate_bundled.py": "--count 2",
+    "examples/bundled_model/evaluate.py": "--count 2",
     "examples/qwen_vl/quantize.py": "--max_samples 4",
-    "paddlemix.zoo.scenes.lesson": "--pictures 4",
+    "examples.bundled_model.scenes.lesson": "--pictures 4",
 }
 
 

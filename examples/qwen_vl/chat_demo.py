@@ -21,10 +21,10 @@ from pathlib import Path
 
 # A checkout works without being installed.
 _CHECKOUT = Path(__file__).resolve().parent.parent.parent
-if (_CHECKOUT / "paddlemix" / "cli.py").is_file():
+if (_CHECKOUT / "paddlemix" / "errors.py").is_file():
     sys.path.insert(0, str(_CHECKOUT))
 
-from paddlemix import cli  # noqa: E402
+from paddlemix.cli import common as cli  # noqa: E402
 from paddlemix.zoo import DEFAULT_MODEL, DEMO_IMAGE  # noqa: E402
 
 
@@ -45,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
-    from paddlemix.chat import terminal  # needs what --help does not
+    from paddlemix.cli import terminal  # needs what --help does not
 
     generation = cli.generation_options(options)
     lines = terminal.script_lines(options.script)

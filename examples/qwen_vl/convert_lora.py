@@ -18,11 +18,11 @@ from pathlib import Path
 
 # A checkout works without being installed.
 _CHECKOUT = Path(__file__).resolve().parent.parent.parent
-if (_CHECKOUT / "paddlemix" / "cli.py").is_file():
+if (_CHECKOUT / "paddlemix" / "errors.py").is_file():
     sys.path.insert(0, str(_CHECKOUT))
 
-from paddlemix import cli  # noqa: E402
 from paddlemix.checkpoint.dtypes import TARGETS  # noqa: E402
+from paddlemix.cli import common as cli  # noqa: E402
 
 
 def parser() -> argparse.ArgumentParser:
@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
-    from paddlemix.finetune.adapters import convert_adapter  # needs what --help does not
+    from paddlemix.adapters import convert_adapter  # needs what --help does not
 
     cli.check_output(options.output, "OUTPUT", {"the source": options.input})
     adapter = convert_adapter(

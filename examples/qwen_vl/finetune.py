@@ -23,10 +23,10 @@ from pathlib import Path
 
 # A checkout works without being installed.
 _CHECKOUT = Path(__file__).resolve().parent.parent.parent
-if (_CHECKOUT / "paddlemix" / "cli.py").is_file():
+if (_CHECKOUT / "paddlemix" / "errors.py").is_file():
     sys.path.insert(0, str(_CHECKOUT))
 
-from paddlemix import cli  # noqa: E402
+from paddlemix.cli import common as cli  # noqa: E402
 from paddlemix.errors import TrainingInterruptedError  # noqa: E402
 from paddlemix.finetune.configuration import FinetuneConfig, add_options, given_options, unknown_argument  # noqa: E402
 

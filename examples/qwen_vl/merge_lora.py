@@ -19,12 +19,12 @@ from pathlib import Path
 
 # A checkout works without being installed.
 _CHECKOUT = Path(__file__).resolve().parent.parent.parent
-if (_CHECKOUT / "paddlemix" / "cli.py").is_file():
+if (_CHECKOUT / "paddlemix" / "errors.py").is_file():
     sys.path.insert(0, str(_CHECKOUT))
 
-from paddlemix import cli  # noqa: E402
 from paddlemix.checkpoint.dtypes import TARGETS  # noqa: E402
-from paddlemix.progress import ProgressBar  # noqa: E402
+from paddlemix.cli import common as cli  # noqa: E402
+from paddlemix.utils.progress import ProgressBar  # noqa: E402
 from paddlemix.zoo import DEFAULT_MODEL  # noqa: E402
 
 

@@ -23,14 +23,14 @@ from pathlib import Path
 
 # A checkout works without being installed.
 _CHECKOUT = Path(__file__).resolve().parent.parent.parent
-if (_CHECKOUT / "paddlemix" / "cli.py").is_file():
+if (_CHECKOUT / "paddlemix" / "errors.py").is_file():
     sys.path.insert(0, str(_CHECKOUT))
 
-from paddlemix import cli  # noqa: E402
+from paddlemix.cli import common as cli  # noqa: E402
+from paddlemix.data.calibration import model_inputs, read_conversations  # noqa: E402
 from paddlemix.inference import load_model  # noqa: E402
 from paddlemix.media import ImagePolicy  # noqa: E402
-from paddlemix.progress import ProgressBar  # noqa: E402
-from paddlemix.quantization.data import model_inputs, read_conversations  # noqa: E402
+from paddlemix.utils.progress import ProgressBar  # noqa: E402
 from paddlemix.zoo import DEFAULT_MODEL  # noqa: E402
 
 

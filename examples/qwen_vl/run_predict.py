@@ -21,10 +21,10 @@ from pathlib import Path
 
 # A checkout works without being installed.
 _CHECKOUT = Path(__file__).resolve().parent.parent.parent
-if (_CHECKOUT / "paddlemix" / "cli.py").is_file():
+if (_CHECKOUT / "paddlemix" / "errors.py").is_file():
     sys.path.insert(0, str(_CHECKOUT))
 
-from paddlemix import cli  # noqa: E402
+from paddlemix.cli import common as cli  # noqa: E402
 from paddlemix.errors import ConfigurationError  # noqa: E402
 from paddlemix.inference import CAPTION  # noqa: E402
 from paddlemix.zoo import DEFAULT_MODEL, DEMO_IMAGE  # noqa: E402

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
-from ..display import quoted, shorten
 from ..errors import ConfigurationError
+from ..utils.display import quoted, shorten
 from .registry import App, find, known_apps, nearest
 from .task import AppTask
 
@@ -150,7 +150,7 @@ def _refuse_unknown(kind: str, given: dict[str, Any], known: set[str], app: App)
 
 def _device(device_id: int) -> str:
     """``cpu`` or ``gpu:N``. Imports Paddle."""
-    from ..device import resolve_device
+    from ..utils.device import resolve_device
 
     if not isinstance(device_id, int) or isinstance(device_id, bool) or device_id < -1:
         raise ConfigurationError(f"device_id: got {device_id!r}, expected the number of a GPU, or -1 for the CPU")

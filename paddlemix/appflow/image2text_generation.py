@@ -7,11 +7,11 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..chat.messages import check_image_count
-from ..checks import check_boolean, check_text_or_none
 from ..errors import ConfigurationError, PromptError
 from ..inference import CAPTION, GENERATION_OPTIONS, answer_all, check_generation_options, load_model, with_seed
 from ..media import ImagePolicy
+from ..models.qwen_vl.messages import check_image_count
+from ..utils.validation import check_boolean, check_text_or_none
 from .task import AppTask
 
 if TYPE_CHECKING:

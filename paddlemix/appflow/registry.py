@@ -6,8 +6,8 @@ import difflib
 import importlib
 from dataclasses import dataclass
 
-from ..display import quoted, shorten
 from ..errors import ConfigurationError
+from ..utils.display import quoted, shorten
 from ..zoo import DEFAULT_MODEL
 from .task import AppTask
 

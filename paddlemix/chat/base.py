@@ -10,19 +10,19 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..checks import check_boolean
+from ..engine.options import GenerationOptions, resolve_options
 from ..errors import ConfigurationError, PaddleMixError
 from ..models.qwen_vl import grounding
-from ..models.qwen_vl.generation_options import GenerationOptions, resolve_options
 from ..models.qwen_vl.grounding import Box
-from .messages import check_image_count
+from ..models.qwen_vl.messages import check_image_count
+from ..utils.validation import check_boolean
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from ..media import ImagePolicy
-    from ..models.qwen_vl.chat import AnswerStream
     from ..models.qwen_vl.modeling import QWenLMHeadModel
+    from ..models.qwen_vl.original_chat import AnswerStream
     from ..models.qwen_vl.processing import QwenVLProcessor
 
 

@@ -13,17 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import paddle
 
-from ..checks import check_integer, check_path, check_text_or_none
-from ..display import quoted, shorten
+from ..engine.options import GenerationOptions
 from ..errors import ConfigurationError, PromptError
-from ..files import read_json, reason, write_json
 from ..media import ImagePolicy
-from ..models.qwen_vl.chat import AnswerStream, chat_settings
-from ..models.qwen_vl.generation_options import GenerationOptions
+from ..models.qwen_vl.chat_template import DEFAULT_SYSTEM, RenderedPrompt
 from ..models.qwen_vl.kv_cache import GROWTH, KVCache, ntk_alpha
-from ..models.qwen_vl.processing import image_key
-from .base import Reply, ReplyStream, Session, Stopwatch
-from .messages import (
+from ..models.qwen_vl.messages import (
     Message,
     check_question,
     message_images,
@@ -32,8 +27,13 @@ from .messages import (
     picture_list,
     user_message,
 )
+from ..models.qwen_vl.original_chat import AnswerStream, chat_settings
+from ..models.qwen_vl.processing import image_key
+from ..utils.display import quoted, shorten
+from ..utils.files import read_json, reason, write_json
+from ..utils.validation import check_integer, check_path, check_text_or_none
+from .base import Reply, ReplyStream, Session, Stopwatch
 from .prefix import CachedPrefix
-from .template import DEFAULT_SYSTEM, RenderedPrompt
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import paddle
 
+from ..engine.options import GenerationOptions
 from ..media import ImagePolicy
-from ..models.qwen_vl.chat import AnswerStream
-from ..models.qwen_vl.generation_options import GenerationOptions
+from ..models.qwen_vl.messages import check_question, picture_list, user_message
+from ..models.qwen_vl.original_chat import AnswerStream
 from .base import Reply, ReplyStream, Session, Stopwatch
-from .messages import check_question, picture_list, user_message
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -6,19 +6,17 @@
 ``target``   which folders may be written to, and results that are whole or not there
 ``convert``  from one layout to another, shard by shard, safe to interrupt
 ``loading``  a checkpoint into the parameters of a Paddle model, and back
-``memory``   whether a model fits, asked beforehand
 ``hub``      a model's name to a folder: local, bundled, cached (``hf_cache``) or downloaded (``fetching``, ``stores``,
              ``download``, ``transport``)
 """
 
 from __future__ import annotations
 
-from ..lazy import lazy_exports
+from ..utils.lazy import lazy_exports
 
 _HOME = {
     "open_checkpoint": "readers",
     "load_into": "loading",
-    "check_memory": "memory",
     "save_model": "loading",
     "convert_checkpoint": "convert",
     "resolve": "hub",

@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from ..display import quoted
 from ..errors import CheckpointError, ConfigurationError
-from ..files import (
+from ..models.qwen_vl.config_schema import read_config
+from ..models.qwen_vl.vocabulary import IMG_START, MAX_VOCABULARY_BYTES, SPECIAL_TOKENS, read_ranks
+from ..utils.display import quoted
+from ..utils.files import (
     CONFIG_FILE,
     GENERATION_CONFIG_FILE,
     PREPROCESSOR_CONFIG_FILE,
@@ -23,11 +25,8 @@ from ..files import (
     read_bytes,
     read_json_object,
 )
-from ..foreign_file import foreign_content
-from ..models.qwen_vl.config_schema import read_config
-from ..models.qwen_vl.special_tokens import IMG_START, SPECIAL_TOKENS
-from ..models.qwen_vl.vocabulary import MAX_VOCABULARY_BYTES, read_ranks
-from ..progress import Counter, Progress
+from ..utils.foreign_file import foreign_content
+from ..utils.progress import Counter, Progress
 from . import dtypes, layouts, tiles, writer
 from .readers import Checkpoint, open_checkpoint, raise_listed
 from .target import check_target, require_free

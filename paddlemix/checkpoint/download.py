@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Callable, Optional
 
 from ..errors import CheckpointError, one_line
-from ..files import (
+from ..utils.files import (
     CONFIG_FILE,
     GENERATION_CONFIG_FILE,
     MAX_TEXT_BYTES,
@@ -25,7 +25,7 @@ from ..files import (
     read_json_object,
     write_json,
 )
-from ..foreign_file import HEAD_BYTES, foreign_content
+from ..utils.foreign_file import HEAD_BYTES, foreign_content
 from .transport import Answer, NotThereError, RefusedAnswerError, UnreachableError, get, shown
 from .writer import file_sha256
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Callable, Optional
 
 from ..errors import CheckpointError
-from ..files import CONFIG_FILE, reason
+from ..utils.files import CONFIG_FILE, reason
 from . import hf_cache, stores
 from .download import NotThereError, RemoteFile, content_problem, download, fetch_json
 from .locks import exclusive

@@ -19,9 +19,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..dependencies import require
 from ..errors import CheckpointError
-from ..files import CONFIG_FILE, VOCAB_FILE, read_json_object, reason, write_text
+from ..utils.dependencies import require
+from ..utils.files import CONFIG_FILE, VOCAB_FILE, read_json_object, reason, write_text
 from .download import RemoteFile, content_problem
 from .stores import WEIGHTS
 

@@ -11,8 +11,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..display import quoted
 from ..errors import ConfigurationError, ModelNotFoundError
+from ..utils.display import quoted
 from ..zoo import DEFAULT_MODEL, DEFAULT_MODEL_DIR
 from . import hf_cache, stores
 from .download import NotThereError, UnreachableError

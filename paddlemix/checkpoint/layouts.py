@@ -23,8 +23,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..display import quoted
 from ..errors import CheckpointError, ConfigurationError
+from ..utils.display import quoted
 
 HF, PADDLE, PADDLEMIX = "hf", "paddle", "paddlemix"
 LAYOUTS = (HF, PADDLE, PADDLEMIX)

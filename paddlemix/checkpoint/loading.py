@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from ..display import quoted
 from ..errors import ConfigurationError
-from ..progress import Counter
+from ..utils.display import quoted
+from ..utils.progress import Counter
 from . import dtypes, layouts, tiles, writer
 from .convert import file_metadata
 from .readers import Checkpoint, open_checkpoint, raise_listed

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from typing import Any, Callable, Union
 from urllib.parse import quote, urlsplit
 
-from ..dependencies import require
-from ..display import quoted
 from ..errors import ConfigurationError, UnsafeCheckpointError, one_line
-from ..files import (
+from ..utils.dependencies import require
+from ..utils.display import quoted
+from ..utils.files import (
     CONFIG_FILE,
     GENERATION_CONFIG_FILE,
     PREPROCESSOR_CONFIG_FILE,

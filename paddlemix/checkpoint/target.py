@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..display import quoted
 from ..errors import CheckpointError, TargetError
-from ..files import (
+from ..utils.display import quoted
+from ..utils.files import (
     CONFIG_FILE,
     GENERATION_CONFIG_FILE,
     PREPROCESSOR_CONFIG_FILE,

@@ -24,8 +24,8 @@ from typing import Any, Callable, Optional, Union
 import numpy as np
 
 from ..errors import CheckpointError
-from ..files import read_json_if_whole, write_json
-from ..progress import Progress
+from ..utils.files import read_json_if_whole, write_json
+from ..utils.progress import Progress
 from .dtypes import STORAGE, TO_SAFETENSORS
 from .readers.tensor import element_count
 from .target import INDEX, LOCK, MANIFEST, PROGRESS, Guard, Staging, publish, staging_in, survey, sync_folder

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from ..lazy import lazy_exports
+from ..utils.lazy import lazy_exports
 
 _HOME = {
     "FinetuneConfig": "configuration",
     "FinetuneResult": "run",
-    "LoRAConfig": "adapters.config",
+    "LoRAConfig": "paddlemix.adapters.config",
     "finetune": "run",
     "freeze": "freezing",
-    "load_adapter": "adapters.files",
-    "merge_adapter": "adapters.merging",
-    "save_adapter": "adapters.files",
+    "load_adapter": "paddlemix.adapters.files",
+    "merge_adapter": "paddlemix.adapters.merging",
+    "save_adapter": "paddlemix.adapters.files",
 }
 __all__ = sorted(_HOME)
 __getattr__, __dir__ = lazy_exports(__name__, _HOME)

@@ -21,8 +21,8 @@ from ..checkpoint import dtypes
 from ..checkpoint.readers.safetensors_file import read_safetensors
 from ..checkpoint.writer import TensorSource, write_safetensors
 from ..errors import TrainingError
-from ..files import read_json_object, told_as_checkpoint_error, write_json
-from .exchange import Exchange
+from ..utils.files import read_json_object, told_as_checkpoint_error, write_json
+from .data_parallel import Exchange
 from .randomness import random_state, set_random_state
 
 STATE_FILE = "training_state.json"

@@ -10,13 +10,13 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ..display import escape_controls, quoted, shorten
+from ..adapters.config import DEFAULT_TARGETS
+from ..data.boxes import BOX_FORMATS, BoxOptions
 from ..errors import ConfigurationError
-from ..files import read_json
 from ..models.qwen_vl.image_processing import parse_color
+from ..utils.display import escape_controls, quoted, shorten
+from ..utils.files import read_json
 from ..zoo import DEFAULT_MODEL
-from .adapters.config import DEFAULT_TARGETS
-from .data.boxes import BOX_FORMATS, BoxOptions
 from .options import FLAG, NAMES, TEXT, Kind, as_number, as_text, choice, integer, number, option
 
 FULL, LORA, QLORA = "full", "lora", "qlora"

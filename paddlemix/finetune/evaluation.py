@@ -13,18 +13,18 @@ import paddle
 import paddle.distributed as dist
 from paddlenlp.generation import GenerationConfig
 
-from ..chat.messages import Message, message_images
-from ..chat.template import RenderedPrompt, render_chatml
+from ..data.collation import Collator, ExampleBatch
+from ..data.encoding import DROP_TURNS, Example, encode
+from ..data.records import Record
+from ..engine.detokenizer import answer_text
+from ..engine.stopping import answer_end_ids
 from ..media import ImagePolicy
 from ..media.saving import save_image
-from ..models.qwen_vl.stopping import answer_end_ids
-from ..models.qwen_vl.streaming import answer_text
-from .data.collation import Collator, ExampleBatch
-from .data.encoding import DROP_TURNS, Example, encode
-from .data.records import Record
+from ..models.qwen_vl.chat_template import RenderedPrompt, render_chatml
+from ..models.qwen_vl.messages import Message, message_images
+from .monitoring.samples import draw_sample
+from .monitoring.scoring import Score, score
 from .processes import wait_for_all
-from .watching.samples import draw_sample
-from .watching.scoring import Score, score
 
 if TYPE_CHECKING:
     from ..models.qwen_vl.image_processing import QwenVLImageProcessor

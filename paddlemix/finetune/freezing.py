@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import paddle.nn as nn
 
 from ..errors import ConfigurationError
-from . import names as naming
+from ..utils import parameter_names as naming
 
 _VIT = (
     "transformer.visual.conv1.*",

@@ -18,8 +18,7 @@ from paddle.autograd import PyLayer
 
 from ..errors import OperatorError
 from ..models.qwen_vl.batching import IGNORED_LABEL
-from ..models.qwen_vl.projections import Linear
-from ..models.qwen_vl.recomputation import recomputed
+from ..models.qwen_vl.layers import Linear, recomputed
 
 #: Logits of one chunk where no chunk size is given: 128 MiB in float32. Products of so few rows of the published width
 #: are some 8 % slower than of all rows at once.

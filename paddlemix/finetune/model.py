@@ -6,12 +6,12 @@ import numpy as np
 import paddle
 import paddle.nn as nn
 
+from ..data.segments import SHARED, visibility
 from ..errors import PromptError
-from ..models.qwen_vl.attention_inputs import Span
+from ..models.qwen_vl.attention_metadata import Span
 from ..models.qwen_vl.batching import IGNORED_LABEL
 from ..models.qwen_vl.modeling import QWenLMHeadModel
 from .linear_cross_entropy import head_cross_entropy
-from .packing import SHARED, visibility
 
 
 class FinetuneModel(nn.Layer):

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..cli import boolean
+from ..cli.common import boolean
 from ..errors import ConfigurationError
-from ..schema import shown
+from ..utils.schema import shown
 
 
 @dataclass(frozen=True)

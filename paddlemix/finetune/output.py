@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..adapters.stored import CONFIG as ADAPTER_CONFIG_FILE
 from ..checkpoint.locks import exclusive
 from ..checkpoint.target import check_target, require_free
 from ..errors import CheckpointError, ConfigurationError, TargetError
-from ..files import CONFIG_FILE, RUN_FILE, read_json_object, write_json, written_aside
-from .adapters.stored import CONFIG as ADAPTER_CONFIG_FILE
+from ..utils.files import CONFIG_FILE, RUN_FILE, read_json_object, write_json, written_aside
 from .checkpoints import newest_checkpoint, publish, sweep, told_as_checkpoint_error
 from .configuration import FinetuneConfig
 

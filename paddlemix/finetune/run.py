@@ -14,37 +14,37 @@ import numpy as np
 import paddle
 import paddle.distributed as dist
 
+from ..adapters.config import LoRAConfig
+from ..adapters.files import load_adapter, put_adapter
+from ..adapters.injection import inject
 from ..checkpoint import hub, load_into
-from ..device import resolve_device
+from ..data.batching import BatchLayout, TrainingPlan
+from ..data.checks import CheckReport, check_files
+from ..data.collation import Collator
+from ..data.dataset import ConversationDataset, PlanSampler, held_out
+from ..data.loading import BatchLoader
+from ..data.records import Record
 from ..errors import ConfigurationError, PaddleMixError
-from ..files import write_text
 from ..media import ImagePolicy
-from ..memory import keep_freed_memory
 from ..models.qwen_vl.configuration import QWenVLConfig
 from ..models.qwen_vl.modeling import QWenLMHeadModel
 from ..models.qwen_vl.processing import QwenVLProcessor
-from ..progress import ProgressBar
-from .adapters.config import LoRAConfig
-from .adapters.files import load_adapter, put_adapter
-from .adapters.injection import inject
+from ..utils.allocator import keep_freed_memory
+from ..utils.denormals import flush_denormals
+from ..utils.device import resolve_device
+from ..utils.files import write_text
+from ..utils.progress import ProgressBar
 from .checkpoints import told_as_checkpoint_error
 from .configuration import FULL, QLORA, DataSource, FinetuneConfig
-from .data.batching import BatchLayout, TrainingPlan
-from .data.checks import CheckReport, check_files
-from .data.collation import Collator
-from .data.dataset import ConversationDataset, PlanSampler, held_out
-from .data.loading import BatchLoader
-from .data.records import Record
-from .denormals import flush_denormals
+from .data_parallel import STAGE3
 from .evaluation import evaluate
-from .exchange import STAGE3
 from .freezing import freeze
 from .model import FinetuneModel
+from .monitoring import Watch, remove_default_callbacks, watching
 from .output import BAD_RECORDS_FILE, Run, begin_run, digest_of, find_run, occupy, write_result
 from .processes import wait_for_all
 from .randomness import seed_everything
 from .trainer import FinetuneTrainer, TrainingData, training_arguments
-from .watching import Watch, remove_default_callbacks, watching
 
 SAMPLES_DIR = "samples"
 

@@ -22,7 +22,7 @@ from paddlenlp.trainer.trainer_callback import TrainerState
 
 from ..errors import TrainingError, TrainingInterruptedError
 from .checkpoints import drop_old, load_state, read_progress, save_state, writing_checkpoint
-from .exchange import Exchange
+from .data_parallel import Exchange
 from .interruption import StopRequest, stop_on_signals
 from .randomness import paddle_state, seed_everything, set_paddle_state
 

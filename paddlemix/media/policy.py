@@ -6,8 +6,8 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
-from ..checks import check_integer
 from ..errors import ConfigurationError
+from ..utils.validation import check_integer
 from .formats import FORMATS, SAFE_FORMATS
 
 

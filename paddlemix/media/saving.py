@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from ..errors import ConfigurationError
-from ..files import path_aside, require_replaceable
+from ..utils.files import path_aside, require_replaceable
 
 _FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
 

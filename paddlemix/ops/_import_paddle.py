@@ -1,7 +1,7 @@
 """Imports Paddle without what it tells its own developers; this package's first import."""
 
-from ..dependencies import require
-from ..processors import let_mkl_use_avx2, let_openmp_survive_fork
+from ..utils.dependencies import require
+from ..utils.mkl import let_mkl_use_avx2, let_openmp_survive_fork
 
 let_mkl_use_avx2()
 OPENMP_SURVIVES_FORK = let_openmp_survive_fork()

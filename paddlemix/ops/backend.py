@@ -22,9 +22,9 @@ import paddle
 from paddle import _C_ops
 from paddle.utils.cpp_extension import load_op_meta_info_and_register_op
 
-from ..display import quoted
 from ..errors import ConfigurationError, OperatorError
-from ..processors import environment_at_start
+from ..utils.display import quoted
+from ..utils.mkl import environment_at_start
 from . import forking
 from .checks import PARAMETERS, check_arguments, check_tensors
 

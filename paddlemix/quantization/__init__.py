@@ -6,14 +6,14 @@
 ``tiles``        the packed arrays: shapes, quantising and reading back
 ``loading``      filling a quantised model from float, GPTQ and our own checkpoints
 ``gptq_format``  linear layers as AutoGPTQ stores them
-``data``         calibration data: conversations from a JSON file
+``memory``       whether a model fits, asked beforehand
 ``gptq``         calibration: rounding that keeps the outputs of each layer, not its weights
 ``export``       a calibrated model in the published format
 """
 
 from __future__ import annotations
 
-from ..lazy import lazy_exports
+from ..utils.lazy import lazy_exports
 
 _HOME = {
     "QuantizationPlan": "plan",

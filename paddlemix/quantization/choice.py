@@ -8,7 +8,7 @@ from typing import Any
 
 from ..checkpoint.readers import Checkpoint
 from ..errors import CheckpointError
-from ..files import QUANTIZE_CONFIG_FILE, read_json_object
+from ..utils.files import QUANTIZE_CONFIG_FILE, read_json_object
 from .gptq_format import read_layers
 from .plan import GPTQ_METHOD, INT4, METHOD, QuantizationPlan, plan_for, quant_method
 

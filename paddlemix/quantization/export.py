@@ -16,8 +16,8 @@ from ..checkpoint.readers import Checkpoint, open_checkpoint
 from ..checkpoint.readers.tensor import element_count
 from ..checkpoint.target import check_target, require_free
 from ..errors import CheckpointError, ConfigurationError
-from ..files import QUANTIZE_CONFIG_FILE
-from ..progress import Progress
+from ..utils.files import QUANTIZE_CONFIG_FILE
+from ..utils.progress import Progress
 from .gptq import DAMPING, RoundedWeight
 from .gptq_format import symmetric_layer
 from .plan import GPTQ_METHOD, GROUP

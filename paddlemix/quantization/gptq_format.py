@@ -14,7 +14,7 @@ import numpy as np
 
 from ..checkpoint import dtypes
 from ..checkpoint.readers import Checkpoint, raise_listed
-from ..display import quoted
+from ..utils.display import quoted
 from .plan import GROUP
 
 #: values in a word

@@ -10,9 +10,9 @@ import paddle.nn as nn
 
 from ..checkpoint import dtypes, layouts, load_into
 from ..checkpoint.readers import Checkpoint, raise_listed
-from ..display import quoted
 from ..errors import ConfigurationError
-from ..progress import Counter
+from ..utils.display import quoted
+from ..utils.progress import Counter
 from .gptq_format import PER_WORD, SYMMETRIC_ZERO, GPTQLinear, read_layers
 from .layers import Place, QuantizedLinear, replace_layers
 from .plan import INT4, SIXTEEN_BIT, QuantizationPlan

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..checkpoint import dtypes, layouts
 from ..errors import ConfigurationError
-from ..schema import shown
+from ..utils.schema import shown
 
 #: what a user may ask for
 QUANTIZATIONS = ("int8", "int4", "bf16")

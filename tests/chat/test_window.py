@@ -6,17 +6,17 @@ import io
 
 import pytest
 
-from paddlemix.chat.template import make_context, render_chatml
-from paddlemix.chat.terminal import TerminalChat
+from examples.bundled_model.scenes.scene import generate_scene
+from examples.bundled_model.scenes.tasks import coordinates
 from paddlemix.chat.window import ChatWindow, kept_turns
+from paddlemix.cli.terminal import TerminalChat
 from paddlemix.errors import ConfigurationError
 from paddlemix.inference import load_model
 from paddlemix.models.qwen_vl import grounding
-from paddlemix.models.qwen_vl.chat import chat_settings
+from paddlemix.models.qwen_vl.chat_template import make_context, render_chatml
+from paddlemix.models.qwen_vl.original_chat import chat_settings
 from paddlemix.models.qwen_vl.tokenization import QWenVLTokenizer
 from paddlemix.zoo import DEFAULT_MODEL_DIR
-from paddlemix.zoo.scenes.scene import generate_scene
-from paddlemix.zoo.scenes.tasks import coordinates
 
 SIZES = [10, 20, 30, 40]
 
@@ -93,7 +93,7 @@ def scene_with_a_bus(number: int):
 
 
 def scene_kind(name: str) -> int:
-    from paddlemix.zoo.scenes.lexicon import ALL_KINDS
+    from examples.bundled_model.scenes.lexicon import ALL_KINDS
 
     return next(index for index, kind in enumerate(ALL_KINDS) if kind.en == name)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from paddlemix.predict import predict
-from tests.finetune.adapters.building import write_silencing_adapter
+from tests.adapters.building import write_silencing_adapter
 
 
 @pytest.fixture(scope="module")

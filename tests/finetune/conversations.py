@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from paddlemix.zoo.scenes.scene import generate_scene
-from paddlemix.zoo.scenes.tasks import make_conversations
+from examples.bundled_model.scenes.scene import generate_scene
+from examples.bundled_model.scenes.tasks import make_conversations
 
 
 def write_conversations(folder: Path, count: int, *, first_seed: int = 0, size: int = 56) -> Path:

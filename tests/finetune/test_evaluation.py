@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from paddlemix import QWenLMHeadModel
+from paddlemix.adapters import LoRAConfig, inject
+from paddlemix.data.encoding import encode
+from paddlemix.data.records import read_records
 from paddlemix.finetune import evaluation
-from paddlemix.finetune.adapters import LoRAConfig, inject
-from paddlemix.finetune.data.encoding import encode
-from paddlemix.finetune.data.records import read_records
 from paddlemix.finetune.evaluation import DRAWN_SAMPLES, evaluate
 from paddlemix.finetune.model import FinetuneModel
 from paddlemix.models.qwen_vl.processing import QwenVLProcessor

@@ -5,7 +5,7 @@ import pytest
 from paddlemix.errors import ConfigurationError
 from paddlemix.finetune import freeze
 from paddlemix.finetune.freezing import PRESETS
-from tests.finetune.adapters.building import picture_ids, pictures, tiny_model
+from tests.adapters.building import picture_ids, pictures, tiny_model
 
 VISUAL = "transformer.visual."
 TABLE = f"{VISUAL}attn_pool.pos_embed"

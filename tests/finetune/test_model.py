@@ -8,12 +8,13 @@ import pytest
 from PIL import Image
 
 from paddlemix import ops
+from paddlemix.adapters import LoRAConfig, inject
+from paddlemix.adapters.lora import LoRALinear
+from paddlemix.data.segments import PADDING
 from paddlemix.errors import PromptError
-from paddlemix.finetune.adapters import LoRAConfig, inject
-from paddlemix.finetune.adapters.lora import LoRALinear
 from paddlemix.finetune.model import FinetuneModel, conversation_spans
-from paddlemix.finetune.packing import PADDING
-from paddlemix.models.qwen_vl import attention_inputs, modeling, vision
+from paddlemix.models.qwen_vl import attention_metadata as attention_inputs
+from paddlemix.models.qwen_vl import modeling, vision
 from tests.golden_model import golden_arrays, images_of, new_golden_model
 from tests.models.qwen_vl.test_training_gradients import stored, thinned, torch_layout
 from tests.random_model import random_model

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
+from examples.bundled_model.scenes.lesson import write_lesson
 from paddlemix.errors import CheckpointError, ConfigurationError, TargetError
 from paddlemix.finetune.configuration import FinetuneConfig
 from paddlemix.finetune.output import Run, begin_run, digest_of, find_run, occupy, write_result
-from paddlemix.zoo.scenes.lesson import write_lesson
 
 
 def config(folder, **options):

@@ -15,13 +15,14 @@ from typing import Any
 
 import pytest
 
+from paddlemix.engine import options as generation_options
 from paddlemix.errors import CheckpointError, ConfigurationError
-from paddlemix.files import CONFIG_FILE, GENERATION_CONFIG_FILE, PREPROCESSOR_CONFIG_FILE, TOKENIZER_CONFIG_FILE
-from paddlemix.models.qwen_vl import config_schema, generation_options
+from paddlemix.models.qwen_vl import config_schema
 from paddlemix.models.qwen_vl.configuration import QWenVLConfig
 from paddlemix.models.qwen_vl.generation_file import read_generation_config
 from paddlemix.models.qwen_vl.image_processing import QwenVLImageProcessor, read_preprocessor_config
 from paddlemix.models.qwen_vl.tokenization import QWenVLTokenizer
+from paddlemix.utils.files import CONFIG_FILE, GENERATION_CONFIG_FILE, PREPROCESSOR_CONFIG_FILE, TOKENIZER_CONFIG_FILE
 from paddlemix.zoo import DEFAULT_MODEL_DIR
 from tests.fuzz.checking import attempt
 from tests.fuzz.counts import FACTOR, record

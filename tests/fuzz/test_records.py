@@ -8,16 +8,16 @@ import random
 import pytest
 from PIL import Image
 
-from paddlemix.display import escape_controls
+from paddlemix.data.boxes import BOX_FORMATS, BoxOptions
+from paddlemix.data.checks import check_files
+from paddlemix.data.encoding import encode
+from paddlemix.data.formats.placeholders import foreign_placeholders
+from paddlemix.data.records import read_record_file
 from paddlemix.errors import ConfigurationError
-from paddlemix.finetune.data.boxes import BOX_FORMATS, BoxOptions
-from paddlemix.finetune.data.checks import check_files
-from paddlemix.finetune.data.encoding import encode
-from paddlemix.finetune.data.formats.placeholders import foreign_placeholders
-from paddlemix.finetune.data.records import read_record_file
 from paddlemix.media import ImagePolicy
 from paddlemix.models.qwen_vl.processing import QwenVLImageProcessor, QwenVLProcessor
 from paddlemix.models.qwen_vl.tokenization import QWenVLTokenizer
+from paddlemix.utils.display import escape_controls
 from tests.fuzz import counts
 from tests.fuzz.checking import attempt
 from tests.fuzz.counts import FACTOR

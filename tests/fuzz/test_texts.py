@@ -12,7 +12,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from paddlemix.chat.messages import (
+from paddlemix.engine.detokenizer import IncrementalDecoder, StopStringMatcher
+from paddlemix.models.qwen_vl import grounding, list_format
+from paddlemix.models.qwen_vl.chat_template import make_context, render_chatml, render_raw, render_training
+from paddlemix.models.qwen_vl.messages import (
     history_to_messages,
     messages_from_json,
     messages_to_history,
@@ -20,12 +23,9 @@ from paddlemix.chat.messages import (
     normalize_messages,
     split_pictures,
 )
-from paddlemix.chat.template import make_context, render_chatml, render_raw, render_training
-from paddlemix.models.qwen_vl import grounding, list_format
-from paddlemix.models.qwen_vl.special_tokens import GROUNDING_TAGS
-from paddlemix.models.qwen_vl.streaming import IncrementalDecoder, StopStringMatcher
 from paddlemix.models.qwen_vl.text import normalize_text
 from paddlemix.models.qwen_vl.tokenization import QWenVLTokenizer
+from paddlemix.models.qwen_vl.vocabulary import GROUNDING_TAGS
 from tests.fuzz.checking import attempt
 from tests.fuzz.counts import FACTOR, record
 from tests.tiny_vocabulary import write_rank_file

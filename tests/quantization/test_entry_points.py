@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from paddlemix import cli
 from paddlemix import predict as predict_module
 from paddlemix.appflow import Appflow
-from paddlemix.chat import terminal
+from paddlemix.cli import common as cli
+from paddlemix.cli import terminal
 from paddlemix.errors import ConfigurationError
 from paddlemix.inference import load_model
 from paddlemix.predict import predict

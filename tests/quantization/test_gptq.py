@@ -10,18 +10,18 @@ import numpy as np
 import paddle
 import pytest
 
+from examples.bundled_model.scenes.scene import generate_scene
+from examples.bundled_model.scenes.tasks import make_conversations
 from paddlemix.checkpoint import open_checkpoint, writer
+from paddlemix.data.calibration import model_inputs
 from paddlemix.errors import CheckpointError, ConfigurationError, NumericalError, TargetError
 from paddlemix.models.qwen_vl.modeling import QWenLMHeadModel
 from paddlemix.models.qwen_vl.processing import QwenVLProcessor
 from paddlemix.quantization import export
-from paddlemix.quantization.data import model_inputs
 from paddlemix.quantization.export import check_export, save_gptq
 from paddlemix.quantization.gptq import RoundedWeight, best_scales, calibrate, round_weight
 from paddlemix.quantization.tiles import dequantized
 from paddlemix.zoo import DEFAULT_MODEL_DIR
-from paddlemix.zoo.scenes.scene import generate_scene
-from paddlemix.zoo.scenes.tasks import make_conversations
 from tests.random_model import random_model
 
 

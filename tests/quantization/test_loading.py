@@ -374,7 +374,7 @@ def test_options_that_cannot_be_met_are_refused_with_the_choices(options, messag
 
 
 def test_memory_is_asked_for_the_quantised_size(monkeypatch):
-    from paddlemix.checkpoint import memory
+    from paddlemix.quantization import memory
 
     monkeypatch.setattr(memory, "available_memory", lambda: 3_000_000)
     with pytest.raises(NotEnoughMemoryError, match=r"float32 weights .*quantization= 'int4' \(0.0 GB\) would fit"):

@@ -5,8 +5,8 @@ import json
 import numpy as np
 from PIL import Image
 
+from examples.bundled_model.scenes.demo import demo_scene
 from paddlemix import zoo
-from paddlemix.zoo.scenes.demo import demo_scene
 
 
 def test_constants_point_at_files_that_exist():

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ...display import quoted
 from ...errors import CheckpointError
+from ...utils.display import quoted
 from .. import layouts
 from ..dtypes import STORAGE
 from .locating import INCOMPLETE, locate, raise_listed

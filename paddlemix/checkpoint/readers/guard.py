@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 
-from ...display import escape_controls
 from ...errors import CheckpointError, PaddleMixError, one_line
+from ...utils.display import escape_controls
 
 
 @contextlib.contextmanager

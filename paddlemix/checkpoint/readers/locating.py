@@ -6,9 +6,9 @@ import os
 import re
 from pathlib import Path
 
-from ...display import escape_controls, quoted, shorten
 from ...errors import CheckpointError, UnsafeCheckpointError
-from ...files import QUANTIZE_CONFIG_FILE, read_json, read_json_if_whole
+from ...utils.display import escape_controls, quoted, shorten
+from ...utils.files import QUANTIZE_CONFIG_FILE, read_json, read_json_if_whole
 
 #: index or weight file in a folder, the first that exists wins
 CANDIDATES = (

@@ -19,8 +19,8 @@ from typing import Any, Callable, Optional
 
 import numpy as np
 
-from ...display import NAME_LIMIT, escape_controls, quoted, shorten
 from ...errors import CheckpointError, UnsafeCheckpointError
+from ...utils.display import NAME_LIMIT, escape_controls, quoted, shorten
 from .guard import reading
 from .nesting import Nesting, NestingError
 

@@ -10,10 +10,10 @@ from typing import Callable
 
 import numpy as np
 
-from ...display import quoted
 from ...errors import CheckpointError
-from ...files import open_regular, reason
-from ...foreign_file import foreign_content
+from ...utils.display import quoted
+from ...utils.files import open_regular, reason
+from ...utils.foreign_file import foreign_content
 from .guard import reading
 
 

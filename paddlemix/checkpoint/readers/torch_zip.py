@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from ...display import quoted
 from ...errors import CheckpointError, one_line
+from ...utils.display import quoted
 from ..dtypes import STORAGE
 from . import pickle_machine
 from .guard import reading

@@ -5,11 +5,11 @@ The public names are imported on first use, so the tokenizer, the processor and 
 
 from __future__ import annotations
 
-from ...lazy import lazy_exports
+from ...utils.lazy import lazy_exports
 
 _HOME = {
     "Box": "grounding",
-    "IncrementalDecoder": "streaming",
+    "IncrementalDecoder": "paddlemix.engine.detokenizer",
     "KVCache": "kv_cache",
     "QWenLMHeadModel": "modeling",
     "QWenModel": "modeling",
@@ -19,7 +19,7 @@ _HOME = {
     "QwenVLImageProcessor": "processing",
     "QwenVLProcessor": "processing",
     "Resampler": "resampler",
-    "StopStringMatcher": "streaming",
+    "StopStringMatcher": "paddlemix.engine.detokenizer",
     "VisionTransformer": "vision",
 }
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ...dependencies import require
 from ...errors import ConfigurationError, PromptError
+from ...utils.dependencies import require
 
 IGNORED_LABEL = -100
 """The label of a position that is not trained."""

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from ...checkpoint.dtypes import KV_CACHE_DTYPES
-from ...display import quoted
 from ...errors import ConfigurationError
-from ...files import CONFIG_FILE, read_json_object
 from ...quantization.plan import quant_method
-from ...schema import FLAG, NULL, TEXT, Field, check_fields, either, integer, list_of, number, one_of, shown
+from ...utils.display import quoted
+from ...utils.files import CONFIG_FILE, read_json_object
+from ...utils.schema import FLAG, NULL, TEXT, Field, check_fields, either, integer, list_of, number, one_of, shown
 from .other_models import refuse_other_models
 
 MAX_VOCAB_SIZE = 1 << 22

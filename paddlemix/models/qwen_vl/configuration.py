@@ -14,7 +14,7 @@ from typing import Any
 from paddlenlp.transformers.configuration_utils import PretrainedConfig
 
 from ...errors import CheckpointError
-from ...files import CONFIG_FILE
+from ...utils.files import CONFIG_FILE
 from . import config_schema
 from .pretrained_arguments import split_arguments, with_plain_dtypes
 

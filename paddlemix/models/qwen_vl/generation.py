@@ -11,12 +11,12 @@ import paddle
 from paddlenlp.generation import LogitsProcessorList
 from paddlenlp.generation.logits_process import MinLengthLogitsProcessor, RepetitionPenaltyLogitsProcessor
 
+from ...engine.options import GenerationOptions, resolve_options
+from ...engine.sampling import fetch_choice, greedy, row_generators, sample
+from ...engine.stopping import StopChecker, finish_reason
 from ...errors import ConfigurationError, NumericalError, PromptError
-from .generation_inputs import IdsLike, id_array, left_padding, load_images_of_ids, spans_from
-from .generation_options import GenerationOptions, resolve_options
+from .image_inputs import IdsLike, id_array, left_padding, load_images_of_ids, spans_from
 from .kv_cache import GROWTH, KVCache, ntk_alpha
-from .sampling import fetch_choice, greedy, row_generators, sample
-from .stopping import StopChecker, finish_reason
 
 if TYPE_CHECKING:
     from paddlenlp.generation import GenerationConfig
@@ -124,8 +124,8 @@ class QWenVLGenerationMixin:
         history: list[tuple[str, str]] | None = None,
         **arguments: Any,
     ) -> tuple[str, list[tuple[str, str]]]:
-        """Answer a query as the original does; see :func:`paddlemix.models.qwen_vl.chat.chat` for the arguments."""
-        from .chat import chat
+        """Answer a query as the original does; see :func:`.original_chat.chat` for the arguments."""
+        from .original_chat import chat
 
         return chat(self, processor_or_tokenizer, query, history, **arguments)
 
@@ -136,8 +136,8 @@ class QWenVLGenerationMixin:
         history: list[tuple[str, str]] | None = None,
         **arguments: Any,
     ) -> Iterator[str]:
-        """The answer so far, again and again as it grows; see :func:`paddlemix.models.qwen_vl.chat.chat_stream`."""
-        from .chat import chat_stream
+        """The answer so far, again and again as it grows; see :func:`.original_chat.chat_stream`."""
+        from .original_chat import chat_stream
 
         return chat_stream(self, processor_or_tokenizer, query, history, **arguments)
 

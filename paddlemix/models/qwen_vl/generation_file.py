@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...chat.template import CHAT_FORMATS
+from ...engine.options import DECODE_STRATEGY, KINDS, SAMPLING_OPTIONS, check_unsupported
 from ...errors import ConfigurationError
-from ...files import GENERATION_CONFIG_FILE, read_json_object
-from ...schema import Kind, check_kind, integer, one_of
-from .generation_options import DECODE_STRATEGY, KINDS, SAMPLING_OPTIONS, check_unsupported
-from .special_tokens import ENDOFTEXT, IM_END, IM_START, IMG_START, SPECIAL_TOKENS
+from ...utils.files import GENERATION_CONFIG_FILE, read_json_object
+from ...utils.schema import Kind, check_kind, integer, one_of
+from .chat_template import CHAT_FORMATS
+from .vocabulary import ENDOFTEXT, IM_END, IM_START, IMG_START, SPECIAL_TOKENS
 
 # A text alone is a list of one, and null is as if the field were absent.
 _FILE_KINDS: dict[str, Kind] = {

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageColor
 
-from ...display import quoted
 from ...errors import ConfigurationError
-from ...files import CONFIG_FILE, PREPROCESSOR_CONFIG_FILE, read_json_object
 from ...media import ImagePolicy, load_image
 from ...media.loading import ImageSource, full_size, image_name, is_from_file, mark_full_size
 from ...media.orientation import orientation, upright, upright_size
-from ...schema import Kind, check_kind, number, one_of, shown
+from ...utils.display import quoted
+from ...utils.files import CONFIG_FILE, PREPROCESSOR_CONFIG_FILE, read_json_object
+from ...utils.schema import Kind, check_kind, number, one_of, shown
 from .config_schema import VISUAL
 
 logger = logging.getLogger(__name__)

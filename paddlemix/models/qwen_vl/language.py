@@ -6,11 +6,10 @@ import paddle
 import paddle.nn as nn
 
 from ... import ops
-from .attention_inputs import AttentionInputs
+from .attention_metadata import AttentionInputs
 from .configuration import QWenVLConfig
 from .kv_cache import KVCache
-from .norms import RMSNorm
-from .projections import Linear, without_bias
+from .layers import Linear, RMSNorm, without_bias
 
 
 class QWenAttention(nn.Layer):

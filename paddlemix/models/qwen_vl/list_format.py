@@ -10,9 +10,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ...display import quoted, shorten
 from ...errors import PromptError
-from .special_tokens import (
+from ...utils.display import quoted, shorten
+from .text import normalize_text
+from .vocabulary import (
     BOX_END,
     BOX_START,
     ENDOFTEXT,
@@ -25,7 +26,6 @@ from .special_tokens import (
     REF_START,
     SPECIAL_TOKENS,
 )
-from .text import normalize_text
 
 _CLOSING = {IMG_START: IMG_END, REF_START: REF_END, BOX_START: BOX_END, QUAD_START: QUAD_END}
 _KEY = {IMG_START: "image", REF_START: "ref", BOX_START: "box", QUAD_START: "quad"}

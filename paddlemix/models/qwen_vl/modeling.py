@@ -16,17 +16,15 @@ from paddlenlp.transformers.model_outputs import CausalLMOutputWithPast
 from paddlenlp.transformers.model_utils import PretrainedModel
 
 from ...errors import PromptError
-from .attention_inputs import AttentionInputs, Span, attention_inputs
+from .attention_metadata import AttentionInputs, Span, attention_inputs
 from .batching import IGNORED_LABEL
 from .configuration import QWenVLConfig
 from .generation import QWenVLGenerationMixin
+from .image_placeholders import picture_slots, refuse_empty_spans
 from .kv_cache import KVCache, cache_dtype, ntk_alpha
 from .language import QWenBlock
-from .loading import QWenVLCheckpointMixin
-from .norms import RMSNorm
-from .picture_spans import picture_slots, refuse_empty_spans
-from .projections import Linear
-from .recomputation import recomputed
+from .layers import Linear, RMSNorm, recomputed
+from .pretrained import QWenVLCheckpointMixin
 from .resampler import CrossAttention, Resampler, sine_positions
 from .vision import VisionTransformer
 

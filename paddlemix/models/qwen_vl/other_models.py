@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ...display import quoted
 from ...errors import ConfigurationError
-from ...schema import shown
+from ...utils.display import quoted
+from ...utils.schema import shown
 
 # model_type of the published files, and what others have written for the same model
 _OWN_TYPES = ("", "qwen", "qwen_vl", "qwen-vl", "qwenvl")

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...checkpoint.dtypes import TARGETS
-from ...display import NAME_LIMIT, escape_controls, shorten
 from ...errors import ConfigurationError
-from .special_tokens import ENDOFTEXT
+from ...utils.display import NAME_LIMIT, escape_controls, shorten
+from .vocabulary import ENDOFTEXT
 
 #: arguments that change nothing here, and why
 PASSED_OVER = {

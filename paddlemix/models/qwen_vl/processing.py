@@ -1,7 +1,7 @@
 """Conversations and pictures to everything the model is called with, and ids back to text.
 
 One call checks the messages, renders them to ids with slots for the pictures, and loads and prepares each picture once.
-Rendering is in ``paddlemix.chat.template``, loading in ``paddlemix.media``; this file puts them together.
+Rendering is in ``chat_template``, loading in ``paddlemix.media``; this file puts them together.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...chat.messages import DEFAULT_MAX_IMAGES, check_image_count, message_images, normalize_messages, user_message
-from ...chat.template import DEFAULT_SYSTEM, RenderedPrompt, check_chat_format, render_chatml, render_raw
-from ...checks import check_integer
-from ...dependencies import require
 from ...errors import ConfigurationError, PromptError
-from ...files import PREPROCESSOR_CONFIG_FILE, told_as_checkpoint_error, write_json
 from ...media import ImagePolicy
+from ...utils.dependencies import require
+from ...utils.files import PREPROCESSOR_CONFIG_FILE, told_as_checkpoint_error, write_json
+from ...utils.validation import check_integer
 from .batching import TokenizedBatch
+from .chat_template import DEFAULT_SYSTEM, RenderedPrompt, check_chat_format, render_chatml, render_raw
 from .config_schema import read_visual
 from .generation_file import read_generation_config
 from .image_processing import QwenVLImageProcessor, image_key, parse_color, read_preprocessor_config
 from .list_format import from_list_format
+from .messages import DEFAULT_MAX_IMAGES, check_image_count, message_images, normalize_messages, user_message
 from .pretrained_arguments import split_arguments
 from .tokenization import QWenVLTokenizer
 
@@ -212,7 +212,7 @@ class QwenVLProcessor:
         picture_labels: write ``Picture N: `` before each picture.
         system: the system text where the messages have none; None for no system message.
         max_window_size: drop the oldest turns beyond that many ids, as the original does with 6144; None keeps all.
-        max_window_images, keep_last_image: with it, as in :func:`~paddlemix.chat.template.render_chatml`.
+        max_window_images, keep_last_image: with it, as in :func:`~.chat_template.render_chatml`.
         max_length: most ids, instead of the processor's.
         The raw format has no system message, window or start of an answer.
         Raises PromptError for malformed messages, too many pictures and too long prompts.

@@ -11,8 +11,7 @@ import paddle.nn.functional as F
 
 from ... import ops
 from .configuration import QWenVLVisionConfig
-from .norms import LayerNorm
-from .projections import Linear
+from .layers import LayerNorm, Linear
 
 LAYER_NORM_EPSILON = 1e-6
 

@@ -7,9 +7,8 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...checks import check_integer
 from ...errors import ConfigurationError, PromptError
-from ...files import (
+from ...utils.files import (
     TOKENIZER_CONFIG_FILE,
     VOCAB_FILE,
     read_json_object,
@@ -17,13 +16,13 @@ from ...files import (
     told_as_checkpoint_error,
     write_json,
 )
-from ...schema import shown
+from ...utils.schema import shown
+from ...utils.validation import check_integer
 from . import list_format
 from .batching import TokenizedBatch, pad_rows
 from .codec import DEFAULT_IMAGE_SLOTS, QWenVLCodec
 from .pretrained_arguments import split_tokenizer_arguments
-from .special_tokens import ENDOFTEXT
-from .vocabulary import rank_file_bytes
+from .vocabulary import ENDOFTEXT, rank_file_bytes
 
 if TYPE_CHECKING:
     from PIL.Image import Image

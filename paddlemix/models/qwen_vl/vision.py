@@ -8,9 +8,7 @@ import paddle.nn as nn
 from ... import ops
 from ...errors import ImageError
 from .configuration import QWenVLVisionConfig
-from .norms import LayerNorm
-from .projections import Linear, without_bias
-from .recomputation import recomputed
+from .layers import LayerNorm, Linear, recomputed, without_bias
 from .resampler import LAYER_NORM_EPSILON, Resampler, resize_positions
 
 

@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 from paddlenlp.generation import GenerationConfig, LogitsProcessor, TextIteratorStreamer
 from PIL import Image
 
+from paddlemix.engine.options import GenerationOptions, resolve_options
 from paddlemix.errors import ConfigurationError, NumericalError, PromptError
 from paddlemix.models.qwen_vl.generation import generate_rows, generation_steps
-from paddlemix.models.qwen_vl.generation_options import GenerationOptions, resolve_options
 from tests.golden_model import FOLDER, LANGUAGE_CASES, golden_arrays, golden_model, new_golden_model, prompt
 from tests.random_model import random_model
 

@@ -14,8 +14,8 @@ from PIL import Image
 
 from paddlemix.errors import CheckpointError, ConfigurationError, PromptError
 from paddlemix.models.qwen_vl import list_format
-from paddlemix.models.qwen_vl.special_tokens import GROUNDING_TAGS, IMAGE_TAGS, SPECIAL_TOKENS
 from paddlemix.models.qwen_vl.tokenization import QWenVLTokenizer
+from paddlemix.models.qwen_vl.vocabulary import GROUNDING_TAGS, IMAGE_TAGS, SPECIAL_TOKENS
 from tests.tiny_vocabulary import N_RANKS, write_rank_file
 
 

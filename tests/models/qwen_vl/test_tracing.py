@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import paddle
 
-from paddlemix.models.qwen_vl import attention_inputs
+from paddlemix.models.qwen_vl import attention_metadata as attention_inputs
 
 
 def test_tables_of_a_traced_program_are_not_kept():

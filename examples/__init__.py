@@ -1,0 +1,1 @@
+"""Programs; each runs from a checkout without being installed."""

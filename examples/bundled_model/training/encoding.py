@@ -1,0 +1,201 @@
+"""Conversations about scenes as token ids, with what each token speaks of.
+
+A token speaks of an object when it names it, stands in its box or says its colour, and of the sign when it says its
+word. In training the decoder is told to look there (:mod:`.pointers`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from paddlemix.models.qwen_vl.tokenization import QWenVLTokenizer
+
+from ..scenes.lexicon import WORDS
+from ..scenes.phrases import SYSTEM_PROMPT
+from ..scenes.scene import Scene
+from ..scenes.tasks import Conversation, coordinates
+from ..scenes.vocabulary import colour_token_ids, object_token_ids
+from .packing import PackedRow, TokenSpan, context, pack_branches
+
+# The last digit of a coordinate is finer than a pixel of the small picture: mostly noise, so it counts for less.
+LAST_DIGIT_WEIGHT = 0.3
+# One token decides an answer about a colour, a side, a number or a printed word; the rest of it is form. A picture has
+# a hundred tokens of boxes and one of these, so that they count for more.
+DECISIVE_WEIGHT = 4.0
+WORD_WEIGHT = 8.0
+# Where boxes are said, the name says which object comes next, and what follows a box whether another one comes at all.
+NAME_WEIGHT = 3.0
+NOTHING = -1
+
+_BOX = re.compile(r"\((\d+),(\d+)\),\((\d+),(\d+)\)")
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A conversation behind its pictures.
+
+    Attributes:
+        span: its ids and which of them are learnt.
+        about: for each id the query (over all pictures) in whose cell stands what it speaks of, or ``NOTHING``.
+        named: for each id whether it is a name that only one object in the pictures has.
+    """
+
+    span: TokenSpan
+    about: list[int]
+    named: list[bool]
+
+    def __add__(self, other: Branch) -> Branch:
+        return Branch(self.span + other.span, self.about + other.about, self.named + other.named)
+
+
+@dataclass(frozen=True)
+class PointedRow:
+    """A packed row, for each token what it speaks of as in :class:`Branch`, and the column of each query's slot."""
+
+    row: PackedRow
+    about: np.ndarray
+    named: np.ndarray
+    slots: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+
+@dataclass(frozen=True)
+class View:
+    """What can be spoken of: by kind the queries of its objects, the query of each box and of each printed word."""
+
+    kinds: dict[int, list[int]]
+    boxes: dict[tuple[int, int, int, int], int]
+    words: dict[str, int]
+
+
+def view(scenes: Sequence[Scene], grid: int) -> View:
+    """The view of pictures that are shown together, each encoded by ``grid²`` queries."""
+    kinds: dict[int, list[int]] = {}
+    boxes, words = {}, {}
+    for index, scene in enumerate(scenes):
+        first = index * grid * grid
+        for placed in scene.objects:
+            query = first + cell(placed.box, grid)
+            kinds.setdefault(placed.kind, []).append(query)
+            boxes[coordinates(placed.box)] = query
+        if scene.sign is not None:
+            words[scene.sign.word] = first + cell(scene.sign.box, grid)
+    return View(kinds, boxes, words)
+
+
+def cell(box: Sequence[float], grid: int) -> int:
+    """The cell of a ``grid`` x ``grid`` raster, row by row, that holds the centre of a box in [0, 1]."""
+    x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+    return min(int(y * grid), grid - 1) * grid + min(int(x * grid), grid - 1)
+
+
+class ConversationEncoder:
+    """Conversations to branches and rows, in the chat format that the model is used with."""
+
+    def __init__(self, tokenizer: QWenVLTokenizer) -> None:
+        self.tokenizer = tokenizer
+        ranks = tokenizer.mergeable_ranks
+        self._kind_of = {token: kind for kind, ids in enumerate(object_token_ids(ranks)) for token in ids}
+        self._colours = frozenset(token for ids in colour_token_ids(ranks) for token in ids)
+        self._word_of = {ranks[word.encode("utf-8")]: word for word in WORDS}
+        self._newline = self._encode("\n")
+        self._digits = frozenset(self._encode("0123456789"))
+        self._sides = frozenset(ranks[side.encode("utf-8")] for side in (" left", " right", "左边", "右边"))
+        self._system = (
+            self._message_start("system") + self._encode(SYSTEM_PROMPT) + [tokenizer.im_end_id] + self._newline
+        )
+
+    def shared(self, pictures: int) -> TokenSpan:
+        """What stands before every conversation about ``pictures`` pictures."""
+        ids = self._system + self._message_start("user")
+        for number in range(1, pictures + 1):
+            label = f"Picture {number}: " if number == 1 else f"\nPicture {number}: "
+            ids = ids + self._encode(label) + self.tokenizer.image_block()
+        return context(ids + self._newline if pictures else ids)
+
+    def row(self, pictures: int, branches: Sequence[Branch], length: int) -> PointedRow:
+        """Pack the branches that fit into ``length`` tokens, in their order; at least the first, however long."""
+        shared = self.shared(pictures)
+        chosen, room = [branches[0]], length - len(shared.ids) - len(branches[0].span.ids)
+        for branch in branches[1:]:
+            if len(branch.span.ids) <= room:
+                chosen.append(branch)
+                room -= len(branch.span.ids)
+        ids = np.asarray(shared.ids)
+        starts = np.flatnonzero(ids == self.tokenizer.img_start_id)
+        slots = (starts[:, None] + 1 + np.arange(self.tokenizer.image_slots)).reshape(-1)
+        lead = np.full(len(ids), NOTHING)
+        about = np.concatenate([lead, *(np.asarray(branch.about) for branch in chosen)])
+        named = np.concatenate([lead > 0, *(np.asarray(branch.named, bool) for branch in chosen)])
+        return PointedRow(pack_branches(shared, [branch.span for branch in chosen]), about, named, slots)
+
+    def branch(self, conversation: Conversation, seen: View) -> Branch:
+        """Everything behind the shared part: the questions as context, the answers and their ends as targets."""
+        branch = Branch(TokenSpan([], []), [], [])
+        for turn, (question, answer) in enumerate(conversation.turns):
+            header = self._newline + self._message_start("user") if turn else []
+            ids = header + self._encode(question)
+            about, named = self._names(ids, seen)
+            branch += Branch(context(ids), about, named)
+            branch += _plain([self.tokenizer.im_end_id, *self._newline, *self._message_start("assistant")], 0.0)
+            last = next((query for query in reversed(branch.about) if query != NOTHING), NOTHING)
+            said = self._answer(answer, seen, last)
+            closes_box = said.span.ids[-1] == self.tokenizer.box_end_id
+            branch += said + _plain([self.tokenizer.im_end_id], NAME_WEIGHT if closes_box else 1.0)
+        return branch
+
+    def _names(self, ids: Sequence[int], seen: View) -> tuple[list[int], list[bool]]:
+        """For each id the query of the object that it names, if only one object has that name, and whether it does."""
+        queries = [seen.kinds.get(self._kind_of.get(token, NOTHING), []) for token in ids]
+        about = [found[0] if len(found) == 1 else NOTHING for found in queries]
+        return about, [query != NOTHING for query in about]
+
+    def _answer(self, text: str, seen: View, last: int) -> Branch:
+        """``last``: the query of what was spoken of last before this answer."""
+        ids = self._encode(text)
+        about, named = self._names(ids, seen)
+        boxes = iter(_BOX.findall(text))
+        grounded, inside_box = NOTHING, False
+        weights = [1.0] * len(ids)
+        for index, token in enumerate(ids):
+            if token == self.tokenizer.ref_start_id:
+                grounded = seen.boxes.get(tuple(int(value) for value in next(boxes, ())), NOTHING)
+                continue
+            if grounded != NOTHING:
+                about[index] = grounded
+                if token in self._kind_of:
+                    weights[index] = NAME_WEIGHT
+            elif token in self._colours:
+                about[index], weights[index] = last, DECISIVE_WEIGHT
+            elif token in self._word_of:
+                about[index] = seen.words.get(self._word_of[token], NOTHING)
+                weights[index] = WORD_WEIGHT
+            elif token in self._sides or token in self._digits:
+                weights[index] = DECISIVE_WEIGHT
+            if token == self.tokenizer.box_start_id:
+                inside_box = True
+            elif token == self.tokenizer.box_end_id:
+                inside_box, grounded = False, NOTHING
+                if index + 1 < len(ids):
+                    weights[index + 1] = NAME_WEIGHT
+            elif inside_box and token in self._digits and ids[index + 1] not in self._digits:
+                weights[index] = LAST_DIGIT_WEIGHT
+            if about[index] != NOTHING:
+                last = about[index]
+        return Branch(TokenSpan(ids, weights), about, named)
+
+    def _message_start(self, role: str) -> list[int]:
+        return [self.tokenizer.im_start_id] + self._encode(role) + self._newline
+
+    def _encode(self, text: str) -> list[int]:
+        return self.tokenizer(text).input_ids
+
+
+def _plain(ids: list[int], weight: float) -> Branch:
+    return Branch(TokenSpan(ids, [weight] * len(ids)), [NOTHING] * len(ids), [False] * len(ids))

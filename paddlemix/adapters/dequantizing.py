@@ -1,0 +1,139 @@
+"""The float weights that a quantised checkpoint stands for, strip by strip."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from ..checkpoint import dtypes, layouts
+from ..checkpoint.readers import Checkpoint, raise_listed
+from ..quantization.gptq_format import GPTQLinear, read_layers
+from ..quantization.plan import INT4, INT8, SIXTEEN_BIT, TILE, tile_dtypes, tile_shapes
+
+#: elements of a strip
+STRIP = 8 << 20
+_RESAMPLER = "transformer.visual.attn_pool.attn."
+
+
+class DequantizedWeights:
+    """Reads a checkpoint of GPTQ layers or of our own tiles; of float weights it has nothing to do.
+
+    Attributes:
+        names: the parameters of the float model that are not in the files under their own name.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """``shapes``: of the float model, by name. Raises CheckpointError where the files do not hold all of it, or
+        biases that it has no place for."""
+        self.checkpoint, self.shapes = checkpoint, shapes
+        self.gptq: dict[str, GPTQLinear] = read_layers(checkpoint)
+        present = checkpoint.our_names()
+        self.names = frozenset(name for name in shapes if name not in present)
+        problems = [f"{name!r} is missing" for name in self.names if not self._holds(name)]
+        problems += [f"{name!r} has no place in a float model" for name in present if not self._fits(name, present)]
+        problems += [problem for name in self.names if self._holds(name) for problem in self._misshapen(name)]
+        problems += [
+            f"{name!r} is {checkpoint.dtype(theirs)} {list(checkpoint.shape(theirs))}, expected floating-point "
+            f"{list(self._stored_shape(name))}"
+            for name, theirs in present.items()
+            if name in shapes
+            and (
+                checkpoint.dtype(theirs) not in dtypes.FLOATING or checkpoint.shape(theirs) != self._stored_shape(name)
+            )
+        ]
+        raise_listed(f"{checkpoint.path}: cannot be merged with", problems)
+
+    def _holds(self, name: str) -> bool:
+        return name in self.gptq or all(f"{place}.qweight" in self.checkpoint for place in _places(name))
+
+    def _is_as_expected(self, name: str, theirs: str) -> bool:
+        is_float = self.checkpoint.dtype(theirs) in dtypes.FLOATING
+        return is_float and self.checkpoint.shape(theirs) == self._stored_shape(name)
+
+    def _stored_shape(self, name: str) -> tuple[int, ...]:
+        turned = layouts.is_transposed(name, self.checkpoint.layout, layouts.PADDLE)
+        return self.shapes[name][::-1] if turned else self.shapes[name]
+
+    def _misshapen(self, name: str) -> list[str]:
+        """What of a quantised weight or bias has not the shapes that the model asks for."""
+        shape, places = self.shapes[name], _places(name)
+        if name in self.gptq:
+            came = self.gptq[name].in_features, self.gptq[name].out_features
+            return [] if came == shape else [f"{name!r} has {came[0]} inputs and {came[1]} outputs, expected {shape}"]
+        problems = []
+        for place in places:
+            width = shape[-1] // len(places)
+            if len(shape) == 1:
+                wanted: dict[str, tuple[tuple[int, ...] | None, str]] = {}
+                bias = f"{place}.bias"
+                if bias not in self.checkpoint or self.checkpoint.shape(bias) != (width,):
+                    problems.append(f"{bias!r} is missing or misshapen, expected {[width]}")
+            else:
+                kind = self._kind(place)
+                parts = zip(("qweight", "scales"), tile_shapes(kind, shape[0], width), tile_dtypes(kind))
+                wanted = {f"{place}.{part}": (size, dtype) for part, size, dtype in parts if size is not None}
+            for part, (size, dtype) in wanted.items():
+                came = (self.checkpoint.shape(part), self.checkpoint.dtype(part)) if part in self.checkpoint else None
+                if came != (size, dtype):
+                    problems.append(f"{part!r} is not the {dtype} {list(size)} that the model asks for")
+        return problems
+
+    def _fits(self, name: str, present: Mapping[str, str]) -> bool:
+        """Layers of GPTQ have biases where the float model has none: of zeros, as published."""
+        return name in self.shapes or (name.endswith(".bias") and not self.checkpoint.read(present[name]).any())
+
+    def strips(self, name: str) -> Iterator[tuple[slice, np.ndarray]]:
+        """Outputs and their float32 weights ``[in, outputs]`` (biases: ``[outputs]``), until all have come."""
+        if name in self.gptq:
+            in_features, out_features = self.shapes[name]
+            for outputs in _runs(in_features, out_features):
+                yield outputs, self.gptq[name].dequantized(outputs)
+            return
+        at = 0
+        places = _places(name)
+        for place in places:
+            width = self.shapes[name][-1] // len(places)
+            if len(self.shapes[name]) == 1:
+                bias = f"{place}.bias"
+                yield slice(at, at + width), dtypes.to_float32(self.checkpoint.read(bias), self.checkpoint.dtype(bias))
+            else:
+                for outputs, values in self._tiles(place, self.shapes[name][0], width):
+                    yield slice(at + outputs.start, at + outputs.stop), values
+            at += width
+
+    def _tiles(self, place: str, in_features: int, out_features: int) -> Iterator[tuple[slice, np.ndarray]]:
+        from ..quantization.tiles import as_tensor, dequantized  # with Paddle, which float models do without
+
+        weight, scales = f"{place}.qweight", f"{place}.scales"
+        kind = self._kind(place)
+        for outputs in _runs(in_features, out_features):
+            part = slice(outputs.start // TILE, -(-outputs.stop // TILE))
+            arrays = [
+                as_tensor(np.array(self.checkpoint.read(name)[part]), self.checkpoint.dtype(name))
+                for name in (weight, scales)
+                if name in self.checkpoint
+            ]
+            packed, factors = (*arrays, None)[:2]
+            yield outputs, dequantized(kind, packed, factors, in_features, outputs.stop - outputs.start)
+
+    def _kind(self, place: str) -> str:
+        dtype = self.checkpoint.dtype(f"{place}.qweight")
+        if dtype in SIXTEEN_BIT:
+            return dtype
+        scales = f"{place}.scales"
+        return INT4 if scales in self.checkpoint and self.checkpoint.dtype(scales) == "float16" else INT8
+
+
+def _runs(in_features: int, out_features: int) -> Iterator[slice]:
+    """All outputs in runs of whole tiles, each of at most about ``STRIP`` weights."""
+    width = max(1, STRIP // in_features // TILE) * TILE
+    for start in range(0, out_features, width):
+        yield slice(start, min(start + width, out_features))
+
+
+def _places(name: str) -> list[str]:
+    """The quantised layers that hold a float parameter."""
+    if name in (f"{_RESAMPLER}in_proj_weight", f"{_RESAMPLER}in_proj_bias"):
+        return [f"{_RESAMPLER}in_proj.{third}" for third in range(3)]
+    return [name[: -len(".weight")] if name.endswith(".weight") else name]

@@ -1,0 +1,258 @@
+"""Adapters into a model: which layers get one, which are trained whole, that nothing else is trained; and out again,
+added to the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import paddle
+import paddle.nn as nn
+
+from ..checkpoint.dtypes import STORAGE
+from ..errors import AdapterError, NotEnoughMemoryError
+from ..models.qwen_vl.layers import Linear
+from ..quantization.layers import QuantizedLinear, SixteenBitEmbedding
+from ..quantization.memory import available_memory
+from ..quantization.tiles import dequantized
+from ..utils import parameter_names as naming
+from . import peft
+from .config import LoRAConfig
+from .fingerprint import model_fingerprint
+from .lora import LoRALinear, linear_shape
+
+#: of a weight that AdamW trains: itself, its gradient, two moments
+_TRAINED_COPIES = 4
+
+
+@dataclass(frozen=True)
+class Attached:
+    """The adapter in a model.
+
+    layers: names of the adapted layers; saved: names of the layers that are trained whole; base: fingerprint of the
+    model without the adapter.
+    """
+
+    config: LoRAConfig
+    layers: tuple[str, ...]
+    saved: tuple[str, ...]
+    base: str
+
+
+def attached(model: nn.Layer) -> Attached | None:
+    """What :func:`inject` put into a model; None where it has no adapter."""
+    return getattr(model, "attached_adapter", None)
+
+
+def require_attached(model: nn.Layer) -> Attached:
+    """As :func:`attached`. Raises AdapterError where there is none."""
+    found = attached(model)
+    if found is None:
+        raise AdapterError("model: has no adapter; put one in with inject or load_adapter")
+    return found
+
+
+def inject(model: nn.Layer, config: LoRAConfig, dtype: str | None = None) -> list[str]:
+    """Put an adapter into ``model``: only its weights, and the layers of ``modules_to_save``, are trained from now on.
+
+    The same for float and quantised layers. A quantised layer of ``modules_to_save`` becomes a float one.
+
+    Args:
+        dtype: of the adapter's weights; by default the model's activations'.
+
+    Returns:
+        The names of the adapted layers.
+
+    Raises:
+        AdapterError: a name that matches nothing that can be adapted, or a model that has an adapter already.
+        NotEnoughMemoryError: the adapter is larger than what is available.
+    """
+    _refuse_attached(model)
+    layers = select(adaptable_layers(model), config.targets, "lora_targets", "linear layer")
+    saved = select(_trainable_layers(model), config.modules_to_save, "modules_to_save", "layer")
+    _require_memory(model, config, layers, dtype or activation_dtype(model), _TRAINED_COPIES)
+    return inject_exactly(model, config, layers, saved, dtype)
+
+
+def inject_exactly(
+    model: nn.Layer, config: LoRAConfig, layers: Iterable[str], saved: Iterable[str], dtype: str | None = None
+) -> list[str]:
+    """As :func:`inject`, into the layers of these names, whatever the configuration's patterns say."""
+    _refuse_attached(model)
+    layers, saved = tuple(layers), tuple(saved)
+    _refuse_overlap(layers, saved)
+    _require_memory(model, config, layers, dtype or activation_dtype(model))
+    found = Attached(config, layers, saved, model_fingerprint(model))
+    dtype = dtype or activation_dtype(model)
+    for parameter in model.parameters():
+        parameter.stop_gradient = True
+    tree = dict(model.named_sublayers())
+    for name in saved:
+        _train_whole(model, tree, name)
+    for name in layers:
+        adapted = LoRALinear(tree[name], config, dtype)
+        adapted.training = model.training
+        replace(model, name, adapted)
+    model.attached_adapter = found
+    return list(layers)
+
+
+def adaptable_layers(model: nn.Layer) -> dict[str, nn.Linear | QuantizedLinear]:
+    """The linear layers of Qwen-VL by name, the same in float and quantised models.
+
+    What is a bare parameter in the original (``visual.proj``, the resampler's packed projection) is none. The output
+    projection of the resampler's attention is one; in PyTorch, where ``peft`` wraps it as well, its adapter has no
+    effect before it is merged, because ``nn.MultiheadAttention`` takes the weight past the layer.
+    """
+    return {
+        name: layer
+        for name, layer in model.named_sublayers()
+        if isinstance(layer, (nn.Linear, QuantizedLinear)) and peft.is_linear(name)
+    }
+
+
+def select(known: Iterable[str], patterns: Iterable[str], field: str, what: str) -> list[str]:
+    """The known names that one of ``patterns`` matches, in the order of the model.
+
+    Raises AdapterError for a pattern that matches none.
+    """
+    known = list(known)
+    chosen: set[str] = set()
+    for pattern in patterns:
+        found = [name for name in known if naming.matches(name, pattern)]
+        if not found:
+            near = ", ".join(naming.similar(pattern, known))
+            raise AdapterError(f"{field}: {pattern!r} matches no {what} of the model; near it: {near}")
+        chosen.update(found)
+    return [name for name in known if name in chosen]
+
+
+def _refuse_attached(model: nn.Layer) -> None:
+    if attached(model) is not None:
+        raise AdapterError("model: has an adapter already; load the base model again, or merge the adapter first")
+
+
+def activation_dtype(model: nn.Layer) -> str:
+    """The dtype that a model computes in, also where its linear layers are quantised."""
+    return str(model.transformer.ln_f.weight.dtype).rpartition(".")[2]
+
+
+def replace(model: nn.Layer, name: str, layer: nn.Layer) -> None:
+    """Put ``layer`` in the place of the one called ``name``."""
+    parent, _, attribute = name.rpartition(".")
+    for part in filter(None, parent.split(".")):
+        model = getattr(model, part)
+    setattr(model, attribute, layer)
+
+
+def saved_parameters(model: nn.Layer) -> dict[str, paddle.Tensor]:
+    """The parameters of the layers that are trained whole, by their names in the model."""
+    tree = dict(model.named_sublayers())
+    return {
+        f"{name}.{parameter}": values
+        for name in require_attached(model).saved
+        for parameter, values in tree[name].named_parameters()
+    }
+
+
+def merge(model: nn.Layer) -> None:
+    """Add the adapter of a float model to its weights and take its layers out. All parameters stay frozen or trainable
+    as they are.
+
+    Raises:
+        AdapterError: no adapter, or quantised layers, which cannot hold the sum.
+    """
+    state = require_attached(model)
+    layers: dict[str, LoRALinear] = {
+        name: layer for name, layer in model.named_sublayers() if isinstance(layer, LoRALinear)
+    }
+    for name, layer in layers.items():
+        if not isinstance(layer.base_layer, nn.Linear):
+            raise AdapterError(
+                f"model: {name!r} is quantised, and its adapter would be lost in the rounding; merge_adapter writes "
+                "the sum as 16-bit weights"
+            )
+    for name in state.layers:
+        _add(layers[name])
+        replace(model, name, layers[name].base_layer)
+    model.attached_adapter = None
+
+
+@paddle.no_grad()
+def _add(layer: LoRALinear) -> None:
+    weight = layer.base_layer.weight
+    added = paddle.matmul(layer.lora_A.astype("float32") * layer.scaling, layer.lora_B.astype("float32"))
+    weight.set_value((weight.astype("float32") + added).astype(weight.dtype))
+
+
+# ---------------------------------------------------------------------------------------------------- trained whole
+
+
+def _trainable_layers(model: nn.Layer) -> list[str]:
+    """Layers that have parameters, or would have in a float model."""
+    return [
+        name
+        for name, layer in model.named_sublayers()
+        if isinstance(layer, (QuantizedLinear, SixteenBitEmbedding)) or any(True for _ in layer.parameters())
+    ]
+
+
+def _refuse_overlap(layers: tuple[str, ...], saved: tuple[str, ...]) -> None:
+    for outer in saved:
+        for inner in (*layers, *saved):
+            if inner.startswith(f"{outer}.") or (inner == outer and inner in layers):
+                where = "lora_targets" if inner in layers else "modules_to_save"
+                raise AdapterError(
+                    f"modules_to_save: {outer!r} is trained whole, so {inner!r} cannot be in {where} as well"
+                )
+
+
+def _require_memory(model: nn.Layer, config: LoRAConfig, layers: Sequence[str], dtype: str, copies: int = 1) -> None:
+    """Raise NotEnoughMemoryError where ``copies`` of the adapter alone are more than the memory that can be had."""
+    tree = dict(model.named_sublayers())
+    features = sum(sum(linear_shape(tree[name])) for name in layers)
+    needed = config.r * features * STORAGE[dtype].itemsize * copies
+    on_gpu = paddle.get_device().startswith("gpu")
+    available = paddle.device.cuda.get_device_properties().total_memory if on_gpu else available_memory()
+    if available is not None and needed > available:
+        trained = " with gradients and the optimizer's state" if copies > 1 else ""
+        raise NotEnoughMemoryError(
+            f"lora_r: got {config.r}; the adapter's matrices{trained} need {needed / 1e9:.1f} GB of memory, "
+            f"{available / 1e9:.1f} GB are available; take a smaller rank or fewer layers"
+        )
+
+
+def _train_whole(model: nn.Layer, tree: dict[str, nn.Layer], name: str) -> None:
+    layer = tree[name]
+    if isinstance(layer, (QuantizedLinear, SixteenBitEmbedding)):
+        if isinstance(layer, QuantizedLinear) and not peft.is_linear(name):
+            raise AdapterError(f"modules_to_save: {name!r} is quantised and no layer of the float model; name another")
+        layer = float_layer(layer, activation_dtype(model))
+        replace(model, name, layer)
+    elif any(isinstance(inner, (QuantizedLinear, SixteenBitEmbedding)) for inner in layer.sublayers()):
+        raise AdapterError(
+            f"modules_to_save: {name!r} holds quantised layers; use a float model, or name single layers"
+        )
+    for parameter_name, parameter in layer.named_parameters():
+        # a constant that checkpoints carry along
+        parameter.stop_gradient = f"{name}.{parameter_name}".endswith("attn_pool.pos_embed")
+
+
+def float_layer(layer: QuantizedLinear | SixteenBitEmbedding, dtype: str) -> nn.Layer:
+    """A float layer of the same weights."""
+    previous = paddle.get_default_dtype()
+    paddle.set_default_dtype(dtype)
+    try:
+        if isinstance(layer, SixteenBitEmbedding):
+            result: nn.Layer = nn.Embedding(layer.num_embeddings, layer.embedding_dim)
+            result.weight.set_value(layer.weight.astype(dtype))
+            return result
+        result = Linear(layer.in_features, layer.out_features, bias_attr=None if layer.bias is not None else False)
+    finally:
+        paddle.set_default_dtype(previous)
+    values = dequantized(layer.kind, layer.qweight, layer.scales, layer.in_features, layer.out_features)
+    result.weight.set_value(paddle.to_tensor(np.ascontiguousarray(values)).astype(dtype))
+    if layer.bias is not None:
+        result.bias.set_value(layer.bias)
+    return result

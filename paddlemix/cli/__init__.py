@@ -1,0 +1,1 @@
+"""The command line: what programs share, and the chat in a terminal."""

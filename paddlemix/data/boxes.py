@@ -1,0 +1,149 @@
+"""Boxes of other conventions — pixels, 0 to 1, 0 to 1000 — as whole thousandths, 0 to 999, of an image's sides."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from ..errors import ImageError
+
+THOUSANDTHS, NORM1000, UNIT, PIXELS = "thousandths", "norm1000", "unit", "pixels"
+BOX_FORMATS = (THOUSANDTHS, NORM1000, UNIT, PIXELS)
+
+_SCALE = 1000
+_RANGES = {
+    THOUSANDTHS: "whole coordinates from 0 to 999",
+    NORM1000: "coordinates from 0 to 1000",
+    UNIT: "coordinates from 0 to 1",
+}
+_NUMBER = r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d{1,3})?"
+_LIST = rf"\[\s*{_NUMBER}(?:\s*,\s*{_NUMBER}){{3}}\s*\]"
+_TAGGED = re.compile(r"<(?P<tag>box|quad)>(?P<content>[^<]*)</(?P=tag)>")
+_TAGGED_OR_LIST = re.compile(rf"{_TAGGED.pattern}|(?P<list>{_LIST})")
+_NUMBERS = re.compile(_NUMBER)
+_ONLY_NUMBERS = re.compile(r"[\[\](),\s]*")
+_COUNTS = {"box": 4, "quad": 8}
+
+
+class BoxFault(NamedTuple):
+    """What is wrong with a box."""
+
+    came: str
+    expected: str
+
+
+@dataclass(frozen=True)
+class BoxOptions:
+    """How the boxes of a file are written.
+
+    Attributes:
+        box_format: one of :data:`BOX_FORMATS`, for ``<box>`` and ``<quad>`` in texts, lists of four numbers in records
+            of other projects, and objects that do not say their type. None: tags hold thousandths, lists are text, and
+            objects are in pixels, as their project reads them.
+        clamp: coordinates of 1000 in thousandths become 999; otherwise such a record is bad.
+    """
+
+    box_format: str | None = None
+    clamp: bool = False
+
+
+#: tags hold thousandths, and every other number is left alone
+AS_WRITTEN = BoxOptions()
+
+
+@dataclass(frozen=True)
+class BoxReader:
+    """The options with what they need of the images.
+
+    Attributes:
+        size_of: source of an image -> its width and height in pixels, as the model sees it. Raises ImageError.
+    """
+
+    options: BoxOptions
+    size_of: Callable[[str], tuple[int, int]]
+
+    def points(self, values: Sequence[float], unit: str, image: str | None) -> tuple[list[int], bool] | BoxFault:
+        """x and y in turn as thousandths, and whether a 1000 was clamped.
+
+        Args:
+            image: the one that pixels are of; None where that is not known.
+        """
+        size = None
+        if unit == PIXELS:
+            if image is None:
+                return BoxFault(f"{_shown(values)} in pixels", "one image in the record, whose pixels they are")
+            try:
+                size = self.size_of(image)
+            except ImageError as error:
+                return BoxFault(str(error), "an image that can be read, for its boxes in pixels")
+        return to_thousandths(values, unit, size, self.options.clamp)
+
+
+def to_thousandths(
+    values: Sequence[float], unit: str, size: tuple[int, int] | None, clamp: bool
+) -> tuple[list[int], bool] | BoxFault:
+    """x and y in turn as whole thousandths, and whether a 1000 in thousandths was clamped.
+
+    Four values are an upper left and a lower right corner.
+
+    Args:
+        unit: of ``values``.
+        size: width and height of the image, for pixels.
+    """
+    limits = {THOUSANDTHS: (999 + clamp,) * 2, NORM1000: (_SCALE,) * 2, UNIT: (1, 1), PIXELS: size}[unit]
+    in_range = all(math.isfinite(value) and 0 <= value <= limits[index % 2] for index, value in enumerate(values))
+    if not in_range or (unit == THOUSANDTHS and not all(float(value).is_integer() for value in values)):
+        came = _shown(values) + (f" in an image of {size[0]} x {size[1]} pixels" if size else "")
+        hint = "; clamp_boxes makes 999 of 1000" if unit == THOUSANDTHS and max(values) == _SCALE else ""
+        return BoxFault(came, _RANGES.get(unit, "x from 0 to its width, y from 0 to its height") + hint)
+    if len(values) == 4 and (values[2] < values[0] or values[3] < values[1]):
+        return BoxFault(_shown(values), "x1 <= x2 and y1 <= y2")
+    scales = (1, 1) if unit in (THOUSANDTHS, NORM1000) else tuple(_SCALE / limit for limit in limits)
+    whole = [math.floor(value * scales[index % 2] + 0.5) for index, value in enumerate(values)]
+    # The other conventions have a coordinate for the far edge, thousandths do not.
+    return [min(value, _SCALE - 1) for value in whole], unit == THOUSANDTHS and max(whole) >= _SCALE
+
+
+def box_text(points: Sequence[int], tag: str = "box") -> str:
+    """``<box>(x1,y1),(x2,y2)</box>``, or with another tag."""
+    return f"<{tag}>{','.join(f'({x},{y})' for x, y in zip(points[::2], points[1::2]))}</{tag}>"
+
+
+def convert_text(text: str, reader: BoxReader, image: str | None, *, lists: bool) -> tuple[str, int, list[BoxFault]]:
+    """A text with its boxes as thousandths; how many were clamped, and what is wrong with others, which stay.
+
+    Args:
+        image: the one of the record; None where it has several or none.
+        lists: whether ``[x1, y1, x2, y2]`` is a box as well, where the options have a ``box_format``.
+    """
+    options = reader.options
+    if options.box_format is None and not options.clamp:
+        return text, 0, []
+    unit = options.box_format or THOUSANDTHS
+    clamped = 0
+    faults: list[BoxFault] = []
+
+    def replaced(match: re.Match[str]) -> str:
+        nonlocal clamped
+        tag = match["tag"] or "box"
+        content = match["content"] if match["tag"] else match["list"]
+        values = [float(number) for number in _NUMBERS.findall(content)]
+        if len(values) != _COUNTS[tag] or not _ONLY_NUMBERS.fullmatch(_NUMBERS.sub("", content)):
+            return match.group()  # told by the check of tags
+        found = reader.points(values, unit, image)
+        if isinstance(found, BoxFault):
+            faults.append(found)
+            return match.group()
+        points, was_clamped = found
+        clamped += was_clamped
+        return box_text(points, tag)
+
+    pattern = _TAGGED_OR_LIST if lists and options.box_format is not None else _TAGGED
+    return pattern.sub(replaced, text), clamped, faults
+
+
+def _shown(values: Sequence[float]) -> str:
+    return "[" + ", ".join(f"{value:g}" for value in values) + "]"

@@ -1,0 +1,288 @@
+"""Every record checked before the first step: its texts, its tags and boxes, its length, its pictures."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from ..errors import ConfigurationError, RecordError, RecordTooLongError
+from ..media import ImagePolicy
+from ..media.sources import short
+from ..models.qwen_vl.codec import QWenVLCodec
+from ..models.qwen_vl.messages import Message, message_images
+from ..models.qwen_vl.processing import QwenVLProcessor
+from ..models.qwen_vl.vocabulary import GROUNDING_TAGS, IMAGE_TAGS, SPECIAL_TOKENS
+from .boxes import AS_WRITTEN, BoxOptions
+from .encoding import DROP_TURNS, encode
+from .images import DECODE, examine_pictures
+from .problems import Problem, problem_table
+from .records import Record, read_record_file
+from .workers import parallel_map
+
+REFUSE, SKIP = "refuse", "skip"
+
+_TABLE_ROWS = 50
+_NAMED_PICTURES = 5
+_TAG = re.compile("|".join(map(re.escape, IMAGE_TAGS)))
+_CONTROL = re.compile("|".join(re.escape(token) for token in SPECIAL_TOKENS if token not in IMAGE_TAGS))
+_POINT = re.compile(r"\((-?\d+),(-?\d+)\)")
+_POINTS = {"<box>": 2, "<quad>": 4}
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What the check of files found.
+
+    Attributes:
+        paths: the files.
+        records: those without problems, file by file.
+        sources: int64 ``[records]``, which of the files each is from.
+        lengths, targets: int64 ``[records]``, ids of each after truncation, and how many of them are learnt.
+        dropped_turns: int64 ``[records]``, turns that truncation leaves out.
+        problems: in the order of files and lines.
+        bad_records: how many records, or lines that are none, have problems.
+        turned: pictures with an EXIF orientation that is ignored, so that the model sees them on their side.
+    """
+
+    paths: tuple[str, ...]
+    records: list[Record]
+    sources: np.ndarray
+    lengths: np.ndarray
+    targets: np.ndarray
+    dropped_turns: np.ndarray
+    problems: list[Problem]
+    bad_records: int
+    turned: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """The table of problems, if any, and a summary below."""
+        table = [problem_table(self.problems, _TABLE_ROWS), ""] if self.problems else []
+        return "\n".join([*table, self.summary()])
+
+    def table(self) -> str:
+        """All problems."""
+        return problem_table(self.problems)
+
+    def summary(self) -> str:
+        """One line: what there is to learn from."""
+        parts = [f"{len(self.records)} records in {len(self.paths)} file(s) are good, {self.bad_records} are not"]
+        if self.records:
+            pictures = len({image for record in self.records for image in record.images})
+            parts.append(f"{pictures} pictures")
+            parts.append(
+                f"{self.lengths.sum()} tokens, {self.targets.sum()} of them learnt, "
+                f"{int(np.median(self.lengths))} in the median record, {self.lengths.max()} in the longest"
+            )
+        shortened = int((self.dropped_turns > 0).sum())
+        if shortened:
+            parts.append(f"{shortened} records are too long and lose {self.dropped_turns.sum()} turns at their ends")
+        clamped = sum(record.clamped for record in self.records)
+        if clamped:
+            parts.append(f"1000 became 999 in {clamped} boxes")
+        if self.turned:
+            names = ", ".join(
+                [*map(short, self.turned[:_NAMED_PICTURES]), *["…"][: len(self.turned) - _NAMED_PICTURES]]
+            )
+            parts.append(
+                f"the EXIF orientation of {len(self.turned)} image(s) is ignored, so they may lie on their side "
+                f"({names}); exif_transpose turns them upright"
+            )
+        return "; ".join(parts)
+
+    def usable(self, bad_records: str = REFUSE) -> CheckReport:
+        """This report, if its good records may be trained on.
+
+        Raises:
+            RecordError: there are problems, and ``bad_records`` is not "skip".
+            ConfigurationError: a file has no good record.
+        """
+        if self.problems and bad_records != SKIP:
+            raise RecordError(
+                f"{self.problems[0]} (one of {len(self.problems)} problems in {self.bad_records} records); mend them, "
+                "or set bad_records to skip; --check-only shows all"
+            )
+        for index, path in enumerate(self.paths):
+            if not (self.sources == index).any():
+                raise ConfigurationError(f"{path}: none of the records is usable; --check-only shows why")
+        return self
+
+    def select(self, chosen: np.ndarray) -> CheckReport:
+        """The report of some of the good records, bool ``[records]``, without the problems."""
+        records = [record for record, wanted in zip(self.records, chosen) if wanted]
+        arrays = (self.sources, self.lengths, self.targets, self.dropped_turns)
+        return CheckReport(self.paths, records, *(array[chosen] for array in arrays), [], 0, self.turned)
+
+
+def check_files(
+    paths: Sequence[str | os.PathLike[str]],
+    processor: QwenVLProcessor,
+    *,
+    max_length: int | None = None,
+    truncation: str = DROP_TURNS,
+    picture_check: str = DECODE,
+    workers: int = 0,
+    policy: ImagePolicy | None = None,
+    boxes: BoxOptions = AS_WRITTEN,
+    begin: Callable[[int], object] = lambda count: None,
+) -> CheckReport:
+    """Read files of conversations and check every record; see :func:`~.records.read_records` for their form.
+
+    Args:
+        max_length, truncation: as in :func:`~.encoding.encode`.
+        picture_check, policy: as in :func:`~.pictures.examine_pictures`.
+        workers: processes that check; 0: this one.
+        boxes: how boxes are written.
+        begin: told how many records the files have, before they are checked.
+
+    Raises:
+        ConfigurationError: a file that cannot be read, or that is given twice.
+        NotEnoughMemoryError: a worker process was killed.
+    """
+    paths = tuple(os.fspath(path) for path in paths)
+    for index, path in enumerate(paths):
+        if os.path.realpath(path) in map(os.path.realpath, paths[:index]):
+            raise ConfigurationError(f"data: {path} is given twice; give it a weight of 2 instead")
+    problems: list[Problem] = []
+    records: list[Record] = []
+    sources: list[int] = []
+    bad_records = 0
+    for source, path in enumerate(paths):
+        well_formed, found, count = read_record_file(path, boxes, policy, processor.image_processor.exif_transpose)
+        problems += found
+        bad_records += count
+        records += well_formed
+        sources += [source] * len(well_formed)
+    begin(len(records))
+    pictures = examine_pictures(
+        (image for record in records for image in record.images), picture_check, workers=workers, policy=policy
+    )
+    examine = partial(
+        _examine,
+        tokenizer=processor.tokenizer,
+        max_images=processor.max_images,
+        max_length=max_length,
+        truncation=truncation,
+    )
+    good: list[int] = []
+    sizes: list[_Sizes] = []
+    for index, (found, record_sizes) in enumerate(parallel_map(examine, records, workers)):
+        found += _picture_problems(records[index], pictures.unreadable)
+        problems += found
+        if not found:
+            good.append(index)
+            sizes.append(record_sizes)
+    order = {path: index for index, path in enumerate(paths)}
+    lengths, targets, dropped_turns = np.asarray(sizes, np.int64).reshape(-1, 3).T
+    return CheckReport(
+        paths,
+        [records[index] for index in good],
+        np.asarray(sources, np.int64)[good],
+        lengths,
+        targets,
+        dropped_turns,
+        sorted(problems, key=lambda problem: (order[problem.location.path], problem.location.line)),
+        bad_records + len(records) - len(good),
+        () if processor.image_processor.exif_transpose else pictures.turned,
+    )
+
+
+_Sizes = tuple[int, int, int]
+"""Ids of a record, those that are learnt, turns that are left out."""
+
+
+def _examine(
+    record: Record, tokenizer: QWenVLCodec, max_images: int, max_length: int | None, truncation: str
+) -> tuple[list[Problem], _Sizes | None]:
+    """What is wrong with a record, its pictures aside; its sizes where nothing is."""
+    problems = list(text_problems(record, max_images))
+    if problems:
+        return problems, None
+    try:
+        example = encode(record, tokenizer, max_length, truncation)
+    except RecordTooLongError as error:
+        return [error.args[0]], None
+    return [], (len(example), example.targets, example.dropped_turns)
+
+
+# ---------------------------------------------------------------- what can be wrong with one record
+
+_Fault = tuple[str, str]
+"""What came, what was expected."""
+
+
+def text_problems(record: Record, max_images: int) -> Iterator[Problem]:
+    """Empty turns, wrong tags and boxes, control tokens, too many pictures."""
+    if len(record.images) > max_images:
+        yield Problem(record.location, "", f"{len(record.images)} pictures", f"at most {max_images}")
+    for index, message in enumerate(record.messages):
+        for came, expected in _message_faults(message, record.labelled):
+            yield Problem(record.location, record.fields[index], came, expected)
+
+
+def _picture_problems(record: Record, unreadable: Mapping[str, str]) -> Iterator[Problem]:
+    for index, message in enumerate(record.messages):
+        for image in message_images([message]):
+            if image in unreadable:
+                yield Problem(record.location, record.fields[index], unreadable[image], "a picture that can be read")
+
+
+def _message_faults(message: Message, labelled: bool) -> Iterator[_Fault]:
+    texts = [part["text"] for part in message["content"] if part["type"] == "text"]
+    if message["role"] == "assistant" and not "".join(texts).strip():
+        yield "an empty answer", "something to learn"
+    if message["role"] == "user" and not "".join(texts).strip() and not message_images([message]):
+        yield "an empty question", "a text or a picture"
+    for text in texts:
+        for match in _CONTROL.finditer(text):
+            yield repr(match.group()), "text without control tokens"
+        yield from _tag_faults(text, labelled)
+
+
+def _tag_faults(text: str, labelled: bool) -> Iterator[_Fault]:
+    """Tags that are not closed, closed twice or inside each other, and what is wrong between those of places."""
+    opened: re.Match[str] | None = None
+    for match in _TAG.finditer(text):
+        tag = match.group()
+        if tag not in GROUNDING_TAGS:
+            expected = "<img>path</img> in a user's value" if labelled else "pictures as parts of type 'image'"
+            yield _excerpt(text, match.start()), expected
+        elif not tag.startswith("</"):
+            if opened is not None:
+                yield _excerpt(text, opened.start()), f"{_closing(opened)} before {tag}"
+            opened = match
+        elif opened is None or _closing(opened) != tag:
+            yield _excerpt(text, match.start() if opened is None else opened.start()), f"{tag} behind its own start"
+            opened = None
+        else:
+            yield from _place_faults(opened.group(), text[opened.end() : match.start()])
+            opened = None
+    if opened is not None:
+        yield _excerpt(text, opened.start()), f"{_closing(opened)} behind it"
+
+
+def _closing(opened: re.Match[str]) -> str:
+    return "</" + opened.group()[1:]
+
+
+def _excerpt(text: str, start: int) -> str:
+    return repr(text[start : start + 32])
+
+
+def _place_faults(tag: str, content: str) -> Iterator[_Fault]:
+    """What is wrong between ``<box>`` or ``<quad>`` and its end; nothing where it is another tag."""
+    if tag not in _POINTS:
+        return
+    points = [(int(x), int(y)) for x, y in _POINT.findall(content)]
+    form = ",".join(f"(x{n},y{n})" for n in range(1, _POINTS[tag] + 1))
+    if len(points) != _POINTS[tag] or content != ",".join(f"({x},{y})" for x, y in points):
+        yield repr(tag + content[:40]), f"{form} in whole numbers, without spaces"
+    elif not all(0 <= value < 1000 for point in points for value in point):
+        hint = "; clamp_boxes makes 999 of 1000" if max(map(max, points)) == 1000 else ""
+        yield repr(tag + content), "coordinates from 0 to 999" + hint
+    elif tag == "<box>" and (points[1][0] < points[0][0] or points[1][1] < points[0][1]):
+        yield repr(tag + content), "x1 <= x2 and y1 <= y2"

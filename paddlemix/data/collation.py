@@ -1,0 +1,106 @@
+"""Encoded records to the arrays of a batch: rows, padding, pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import ImageError
+from ..media import ImagePolicy
+from ..models.qwen_vl.batching import IGNORED_LABEL
+from ..models.qwen_vl.image_processing import QwenVLImageProcessor
+from ..models.qwen_vl.processing import QwenVLProcessor
+from .encoding import Example
+from .segments import PADDING
+
+
+@dataclass(frozen=True)
+class ExampleBatch:
+    """The examples of one forward pass.
+
+    Attributes:
+        rows: one or, packed, several examples each; none at all for a process that has nothing left to do in a step.
+        record_ids: which record each example is, row by row.
+        target_count: by what the sum of the losses is divided, see :class:`~.batching.MicroBatch`.
+    """
+
+    rows: tuple[tuple[Example, ...], ...]
+    record_ids: tuple[int, ...]
+    target_count: float
+
+
+class Collator:
+    """One :class:`ExampleBatch` to arrays: the arguments of :class:`~paddlemix.finetune.model.FinetuneModel`, and ids.
+
+    - ``input_ids``, ``labels``: int64 ``[rows, longest]``, padded on the right. The first label of every example is
+      ignored, so that shifting by one never predicts an example from another.
+    - ``attention_mask``, ``position_ids``: int64 ``[rows, longest]``, only where examples share a row. The mask holds
+      segments, of which :func:`~.segments.visibility` makes who sees whom: the examples of a row count
+      from 1, padding is -1. Positions start at 0 in every example. Without them causal attention is all that is needed.
+    - ``images``: float32 ``[n, 3, side, side]``, in order of appearance; absent where there are none.
+    - ``target_count``: float32 ``[1]``.
+    - ``record_ids``: int64 ``[examples]``.
+
+    Raises:
+        ImageError: a picture that cannot be read, with the record's place.
+    """
+
+    def __init__(self, pad_id: int, image_processor: QwenVLImageProcessor, policy: ImagePolicy | None = None) -> None:
+        """``policy``: which pictures may be read; by default files and public addresses."""
+        self.pad_id = pad_id
+        self.image_processor = image_processor.without_notes()  # the report on the data had them
+        self.policy = policy if policy is not None else ImagePolicy.scripts()
+
+    @classmethod
+    def of(cls, processor: QwenVLProcessor, policy: ImagePolicy | None = None) -> Collator:
+        return cls(processor.tokenizer.eod_id, processor.image_processor, policy)
+
+    def __call__(self, batch: ExampleBatch) -> dict[str, np.ndarray]:
+        arrays = collate_ids(batch.rows, self.pad_id)
+        images = self._images([example for row in batch.rows for example in row])
+        if images is not None:
+            arrays["images"] = images
+        arrays["target_count"] = np.asarray([batch.target_count], np.float32)
+        arrays["record_ids"] = np.asarray(batch.record_ids, np.int64)
+        return arrays
+
+    def _images(self, examples: Sequence[Example]) -> np.ndarray | None:
+        """float32 ``[n, 3, side, side]``; a picture that stands in several places is opened once."""
+        opened: dict[str, np.ndarray] = {}
+        pixels = []
+        for example in examples:
+            for source in example.images:
+                if source not in opened:
+                    try:
+                        opened[source] = self.image_processor(source, self.policy)[0]
+                    except ImageError as error:
+                        raise ImageError(f"{example.location}: {error}") from error
+                pixels.append(opened[source])
+        return np.stack(pixels) if pixels else None
+
+
+def collate_ids(rows: Sequence[Sequence[Example]], pad_id: int) -> dict[str, np.ndarray]:
+    """``input_ids`` and ``labels``, and where examples share a row, ``attention_mask`` (segments) and ``position_ids``.
+
+    No rows at all give one row of one padding id, of which nothing is learnt.
+    """
+    shape = max(len(rows), 1), max((sum(map(len, row)) for row in rows), default=1)
+    arrays = {"input_ids": np.full(shape, pad_id, np.int64), "labels": np.full(shape, IGNORED_LABEL, np.int64)}
+    packed = any(len(row) > 1 for row in rows)
+    if packed:
+        arrays["attention_mask"] = np.full(shape, PADDING, np.int64)
+        arrays["position_ids"] = np.zeros(shape, np.int64)
+    for index, row in enumerate(rows):
+        start = 0
+        for segment, example in enumerate(row, start=1):
+            place = index, slice(start, start + len(example))
+            arrays["input_ids"][place] = example.input_ids
+            arrays["labels"][place] = example.labels
+            arrays["labels"][index, start] = IGNORED_LABEL
+            if packed:
+                arrays["attention_mask"][place] = segment
+                arrays["position_ids"][place] = np.arange(len(example))
+            start += len(example)
+    return arrays

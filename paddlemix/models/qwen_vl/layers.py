@@ -1,0 +1,82 @@
+"""Layers of vision and decoder: linear layers, norms with a fused residual addition, activation checkpointing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import paddle
+import paddle.nn as nn
+import paddle.nn.functional as F
+from paddle import _C_ops
+from paddle.distributed.fleet.utils import recompute
+
+from ... import ops
+
+_HAS_CUDA = paddle.is_compiled_with_cuda()
+
+
+class Linear(nn.Linear):
+    """``nn.Linear`` on a shorter way: ``F.linear`` looks two global flags up in every call, which takes as long as the
+    product of a small model."""
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        return _linear(x, self.weight, self.bias)
+
+
+def without_bias(layer: nn.Layer, x: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor | None]:
+    """``layer(x)`` less its bias, and the bias that is still to be added.
+
+    A layer of another kind than ``Linear`` (quantised, or with an adapter) adds its bias itself; then ``None`` is left
+    to add.
+    """
+    if type(layer) is Linear:
+        return _linear(x, layer.weight, None), layer.bias
+    return layer(x), None
+
+
+def _linear(x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor | None) -> paddle.Tensor:
+    if _HAS_CUDA or not paddle.in_dynamic_mode():
+        return F.linear(x, weight, bias)
+    return _C_ops.linear(x, weight, bias)
+
+
+class RMSNorm(nn.Layer):
+    def __init__(self, hidden_size: int, epsilon: float) -> None:
+        super().__init__()
+        self.epsilon = epsilon
+        self.weight = self.create_parameter([hidden_size], default_initializer=nn.initializer.Constant(1.0))
+
+    def forward(self, x: paddle.Tensor, residual: paddle.Tensor | None = None) -> tuple[paddle.Tensor, paddle.Tensor]:
+        """The norm of ``x + residual``, and that sum (``x`` itself without a residual), of the shape of ``x``."""
+        return ops.rms_norm(x, self.weight, self.epsilon, residual)
+
+
+class LayerNorm(nn.Layer):
+    def __init__(self, width: int, epsilon: float) -> None:
+        super().__init__()
+        self.epsilon = epsilon
+        self.weight = self.create_parameter([width], default_initializer=nn.initializer.Constant(1.0))
+        self.bias = self.create_parameter([width], is_bias=True)
+
+    def forward(self, x: paddle.Tensor, residual: paddle.Tensor | None = None) -> tuple[paddle.Tensor, paddle.Tensor]:
+        """The norm of ``x + residual``, and that sum (``x`` itself without a residual), of the shape of ``x``."""
+        return ops.layer_norm(x, self.weight, self.bias, self.epsilon, residual)
+
+
+def recomputed(function: Callable[..., Any], layer: nn.Layer, *inputs: Any) -> Any:
+    """``function(*inputs)``, of whose activations only the inputs are kept.
+
+    Random numbers, as of dropout, are the same in both passes.
+
+    Args:
+        layer: holds the parameters that ``function`` uses. Where neither they nor the inputs want a gradient, nothing
+            is kept anyway, and ``function`` is called as it is.
+    """
+    trained = next((parameter for parameter in layer.parameters() if not parameter.stop_gradient), None)
+    tensors = [x for x in inputs if isinstance(x, paddle.Tensor)]
+    if not paddle.is_grad_enabled() or (trained is None and all(x.stop_gradient for x in tensors)):
+        return function(*inputs)
+    # Paddle warns where no input wants a gradient, though parameters, such as an adapter's, may; hence one of these.
+    # The re-entrant form would give them none.
+    return recompute(lambda _, *given: function(*given), trained, *inputs, use_reentrant=False)

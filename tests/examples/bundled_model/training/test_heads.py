@@ -1,0 +1,69 @@
+"""The model in training learns, and its heads leave no trace in it."""
+
+import paddle
+import pytest
+
+from examples.bundled_model.training.dataset import SceneCollator, SceneDataset
+from examples.bundled_model.training.recipe import IMAGE_SIZE, PATCH_SIZE, QUERY_GRID, small_config
+from examples.bundled_model.training.train import build_training_model
+from paddlemix.models.qwen_vl.image_processing import QwenVLImageProcessor
+from paddlemix.models.qwen_vl.tokenization import QWenVLTokenizer
+from paddlemix.zoo import DEFAULT_MODEL_DIR
+
+
+@pytest.fixture(scope="module")
+def batch() -> dict:
+    tokenizer = QWenVLTokenizer.from_pretrained(DEFAULT_MODEL_DIR)
+    scenes = SceneDataset(tokenizer, 5, image_size=IMAGE_SIZE, grid=QUERY_GRID, patch_grid=IMAGE_SIZE // PATCH_SIZE)
+    collate = SceneCollator(QwenVLImageProcessor(image_size=IMAGE_SIZE), tokenizer.eod_id)
+    return {name: paddle.to_tensor(array) for name, array in collate(scenes[range(4)]).items()}
+
+
+@pytest.fixture
+def training_model():
+    paddle.seed(1)
+    return build_training_model(QWenVLTokenizer.from_pretrained(DEFAULT_MODEL_DIR), head_weight=0.5)
+
+
+def test_every_parameter_gets_a_gradient(training_model, batch):
+    training_model(**batch)["loss"].backward()
+    without = [
+        name
+        for name, parameter in training_model.named_parameters()
+        if not parameter.stop_gradient and (parameter.grad is None or not float(parameter.grad.abs().sum()))
+    ]
+    assert without == []
+
+
+def test_some_steps_on_one_batch_lower_every_loss(training_model, batch):
+    optimizer = paddle.optimizer.AdamW(1e-3, parameters=training_model.parameters())
+    training_model(**batch)
+    before = {name: float(value) for name, value in training_model.parts.items()}
+    for _ in range(40):
+        training_model(**batch)["loss"].backward()
+        optimizer.step()
+        optimizer.clear_grad()
+    after = {name: float(value) for name, value in training_model.parts.items()}
+    vision = {"patch", "patch_box", "patch_word", "object", "word", "read_word", "kind", "box", "digit", "colour"}
+    assert set(after) == vision | {"text", "naming", "reading", "named_box"}
+    assert all(after[name] < before[name] for name in before), (before, after)
+
+
+def test_the_vision_stage_needs_no_text(training_model, batch):
+    vision = ("images", "kinds", "boxes", "digits", "colours", "words", "patches", "patch_boxes", "patch_words")
+    training_model(**{name: batch[name] for name in vision})["loss"].backward()
+    assert "text" not in training_model.parts
+    assert training_model.model.lm_head.weight.grad is None
+
+
+def test_the_trained_model_has_the_published_parameter_names_and_no_heads(training_model):
+    names = {name for name, _ in training_model.model.named_parameters()}
+    assert "transformer.visual.attn_pool.attn.in_proj_weight" in names
+    assert not any("head" in name for name in names - {"lm_head.weight"})
+
+
+def test_the_configuration_survives_its_file_format():
+    config = small_config(QWenVLTokenizer.from_pretrained(DEFAULT_MODEL_DIR))
+    again = type(config)(**{**config.to_dict()})
+    assert again.visual.to_dict() == config.visual.to_dict()
+    assert again.rotary_emb_base == config.rotary_emb_base
