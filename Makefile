@@ -58,8 +58,8 @@ endif
 .NOTPARALLEL:
 
 help:
-	@echo "make predict [IMAGE=picture] [PROMPT=text] [MODEL=name or directory]"
-	@echo "                     answer about a picture; without arguments: the bundled model and the bundled picture"
+	@echo "make predict [IMAGE=image] [PROMPT=text] [MODEL=name or directory]"
+	@echo "                     answer about an image; without arguments: the bundled model and the bundled image"
 	@echo "make test [ARGS=…]   ruff, then all tests ($(JOBS) processes, JOBS=n to change); ARGS are passed to pytest"
 	@echo "make fuzz            damaged and hostile inputs, many more than make test tries (FUZZ_FACTOR=n times: $(FUZZ_FACTOR)), and"
 	@echo "                     a table of what came of them (minutes)"

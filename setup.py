@@ -38,7 +38,7 @@ EXTRAS_REQUIRE = {
     "dev": ["ruff>=0.6"],
 }
 
-# Weights, tokenizers, fonts, glyphs and the licences that travel with them.
+# Weights, tokenizers, fonts, glyphs and the licenses that travel with them.
 PACKAGE_DATA = [
     "**/*.json",
     "**/*.tiktoken",

@@ -49,7 +49,7 @@ SCORES = {  # task -> the metric that stands for it
     "what (one object)": "accuracy",
     "what (2–5 objects)": "all right",
     "count": "accuracy",
-    "colour": "accuracy",
+    "color": "accuracy",
 }
 
 

@@ -2,7 +2,7 @@
 
 ``python benchmarks/bench_7b.py --quantization int4``
 
-The words are nonsense, the work is real: one picture of 448 × 448, the published vocabulary, ``ChatSession`` with its
+The words are nonsense, the work is real: one image of 448 × 448, the published vocabulary, ``ChatSession`` with its
 caches. Prints what a user waits for and what it costs: seconds to the first token of both turns, tokens per second, the
 share of the memory's bandwidth that decoding reaches (weights, keys and values), and the peak of the memory.
 """

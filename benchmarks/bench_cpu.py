@@ -3,7 +3,7 @@
 ``python benchmarks/bench_cpu.py --llama "env/bin/python benchmarks/peer_llama.py" --torch "env/bin/python
 benchmarks/peer_torch.py" --baseline OLDER_CHECKOUT``
 
-Prints a Markdown table: the best and the median time per layer for one step of decoding, a prefill and a picture in
+Prints a Markdown table: the best and the median time per layer for one step of decoding, a prefill and an image in
 every format, what share of a plain read of memory decoding reaches, and how many times faster than each peer that is.
 Everything takes turns within every round, so that all meet the same load of the machine. README.md in this folder says
 how to read the figures.
@@ -51,7 +51,7 @@ COMPARISONS = (
     Comparison("vit/int8", "torch float32 vit", 2.0),
     Comparison("vit/bf16", "torch float32 vit", 0.9),
     Comparison("bundled/token", "baseline bundled/token", 2.0),
-    Comparison("bundled/picture", "baseline bundled/picture", 2.0),
+    Comparison("bundled/image", "baseline bundled/image", 2.0),
 )
 
 

@@ -121,14 +121,14 @@ def steps_part(title: str, setting: dict[str, Any], repeats: int) -> str:
 def bundled_part(options: argparse.Namespace) -> str:
     rows, length = BUNDLED_ROWS, BUNDLED_LENGTH
     setting = {**layers(options, 1), "size": "bundled", "rows": rows, "length": length}
-    return steps_part(f"## The bundled model, {rows} rows of {length} tokens with a picture", setting, options.repeats)
+    return steps_part(f"## The bundled model, {rows} rows of {length} tokens with an image", setting, options.repeats)
 
 
 def published_part(options: argparse.Namespace) -> str:
     setting = {**layers(options, LAYERS_VOCABULARY), "size": "published", "rows": 1, "length": options.length}
     title = (
         f"## {options.lm_layers} decoder and {options.vit_layers} ViT layers of the published widths, vocabulary "
-        f"{setting['vocabulary']}, {options.length} tokens with a picture"
+        f"{setting['vocabulary']}, {options.length} tokens with an image"
     )
     return steps_part(title, setting, options.repeats)
 
@@ -196,7 +196,7 @@ def qlora_part(options: argparse.Namespace) -> str:
         *(f"{result[n]:.2f}" for n in ("seconds", "made", "gigabytes")),
     ]
     header = ("decoder layers", "ViT layers", "tokens", "s", "GB, model made", "peak GB")
-    return f"## Q-LoRA, int4, the whole model: one step, recomputed, with a picture\n\n{table(header, [row])}"
+    return f"## Q-LoRA, int4, the whole model: one step, recomputed, with an image\n\n{table(header, [row])}"
 
 
 def heading(options: argparse.Namespace) -> str:

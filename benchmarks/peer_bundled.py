@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Callable
 
 NEW_TOKENS = 64
-PICTURES = 4
+IMAGES = 4
 
 
 def seconds(run: Callable[[], object], units: int, times: int) -> list[float]:
@@ -40,19 +40,19 @@ def main() -> None:
 
     loaded = load_model(DEFAULT_MODEL, device="cpu")
     model, processor = loaded.model, loaded.processor
-    picture = options.checkout / "paddlemix" / "zoo" / "demo.png"
-    inputs = processor("Describe the picture with boxes.", str(picture), return_tensors="pd")
-    pictures = paddle.concat([inputs["images"]] * PICTURES)
+    image = options.checkout / "paddlemix" / "zoo" / "demo.png"
+    inputs = processor("Describe the picture with boxes.", str(image), return_tensors="pd")
+    images = paddle.concat([inputs["images"]] * IMAGES)
     generate = {"max_new_tokens": NEW_TOKENS, "do_sample": False, "eos_token_id": -1}
 
     def encode() -> None:
         with paddle.no_grad():
-            model.visual(pictures)
+            model.visual(images)
 
     def answer() -> None:
         model.generate(inputs["input_ids"], images=inputs["images"], **generate)
 
-    work = {"bundled/token": (answer, NEW_TOKENS, 3), "bundled/picture": (encode, PICTURES, 6)}
+    work = {"bundled/token": (answer, NEW_TOKENS, 3), "bundled/image": (encode, IMAGES, 6)}
     for run, _, _ in work.values():
         run()
     print(f"paddlemix of {options.checkout}", flush=True)

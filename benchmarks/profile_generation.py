@@ -1,9 +1,9 @@
-"""Speed and memory of generation behind one picture, as Qwen-VL's README measures them.
+"""Speed and memory of generation behind one image, as Qwen-VL's README measures them.
 
 ``python benchmarks/profile_generation.py --formats int4``                              on the CPU, random weights
 ``python benchmarks/profile_generation.py --model DIR --device gpu --formats bf16 int4`` a real checkpoint on a GPU
 
-The context is one picture (258 tokens); it is continued to 2048 and to 8192 tokens. Prints the average speed of each
+The context is one image (258 tokens); it is continued to 2048 and to 8192 tokens. Prints the average speed of each
 and the peak of the memory. On a GPU every token is generated. On a CPU that would take most of an hour, so single steps
 are timed at cache lengths spread evenly over the range, and averaged; ``--every-step`` generates all of them there too.
 """
@@ -29,7 +29,7 @@ SAMPLES, REPEATS = 5, 4
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Speed and memory of generating behind one picture.",
+        description="Speed and memory of generating behind one image.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--model", help="name or directory; without it, random weights of the published size")
@@ -70,7 +70,7 @@ def load(options: argparse.Namespace, format_name: str):
 
 
 def prompt_of(model):
-    """Ids of one picture and nothing else ``[1, 258]``, and its pixels."""
+    """Ids of one image and nothing else ``[1, 258]``, and its pixels."""
     import paddle
 
     visual = model.config.visual

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-PATCHES = 1024  # of a picture of 448 × 448 pixels
+PATCHES = 1024  # of an image of 448 × 448 pixels
 QUERIES = 256
-PROMPT = 288  # one picture and a question
+PROMPT = 288  # one image and a question
 CACHED = 288
 
 

@@ -107,14 +107,14 @@ STEPS = {
 
 
 class Workload(NamedTuple):
-    """A model prepared for a mode, its optimiser and a batch."""
+    """A model prepared for a mode, its optimizer and a batch."""
 
     model: QWenLMHeadModel
     optimizer: paddle.optimizer.Optimizer
     batch: dict[str, paddle.Tensor]
 
     def run(self, step: Step) -> float:
-        """One step of the optimiser; the loss before it."""
+        """One step of the optimizer; the loss before it."""
         training_model = FinetuneModel(self.model, recompute=step.recompute)
         training_model.train()
         with ops.using(step.ops):
@@ -145,14 +145,14 @@ def workload(
 
 
 def conversation(model: QWenLMHeadModel, rows: int, length: int) -> dict[str, paddle.Tensor]:
-    """Rows that begin with a picture; the text behind it is learnt."""
+    """Rows that begin with an image; the text behind it is learned."""
     visual, generator = model.config.visual, np.random.default_rng(0)
     ids = generator.integers(0, 256, (rows, length))
     ids[:, : visual.n_queries + 2] = [visual.image_start_id, *[0] * visual.n_queries, visual.image_start_id + 1]
     labels = np.where(np.arange(length) < visual.n_queries + 2, -100, ids)
     side = visual.image_size
-    pictures = generator.standard_normal((rows, 3, side, side), dtype=np.float32)
-    arrays = {"input_ids": ids, "labels": labels, "images": pictures}
+    images = generator.standard_normal((rows, 3, side, side), dtype=np.float32)
+    arrays = {"input_ids": ids, "labels": labels, "images": images}
     return {name: paddle.to_tensor(array) for name, array in arrays.items()}
 
 

@@ -128,7 +128,7 @@ def operators() -> str:
 
 
 def run_tiny_model() -> str:
-    """One forward pass over a prompt with a picture; returns words about it, raises when the numbers are unusable."""
+    """One forward pass over a prompt with an image; returns words about it, raises when the numbers are unusable."""
     import paddle
 
     from paddlemix import QWenLMHeadModel, QWenVLConfig
@@ -139,8 +139,8 @@ def run_tiny_model() -> str:
     visual = TINY_CONFIG["visual"]
     start = visual["image_start_id"]
     # <img>, one slot per query, </img>, then text: the special ids follow each other.
-    picture = [start] + [start + 2] * visual["n_queries"] + [start + 1]
-    input_ids = paddle.to_tensor([picture + list(range(1, 9))], dtype="int64")
+    image = [start] + [start + 2] * visual["n_queries"] + [start + 1]
+    input_ids = paddle.to_tensor([image + list(range(1, 9))], dtype="int64")
     images = paddle.randn([1, 3, visual["image_size"], visual["image_size"]])
     began = time.perf_counter()
     with paddle.no_grad():

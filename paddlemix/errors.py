@@ -25,15 +25,15 @@ class ConfigurationError(PaddleMixError, ValueError):
 
 
 class ImageError(PaddleMixError, ValueError):
-    """A picture cannot be used: missing, unreadable, too large, of a refused kind or from a refused place."""
+    """An image cannot be used: missing, unreadable, too large, of a refused kind or from a refused place."""
 
 
 class FetchError(ImageError):
-    """A picture's URL was refused, timed out, was too large or did not answer with a picture."""
+    """An image's URL was refused, timed out, was too large or did not answer with an image."""
 
 
 class PromptError(PaddleMixError, ValueError):
-    """A prompt, message or history is malformed, too long or holds too many pictures."""
+    """A prompt, message or history is malformed, too long or holds too many images."""
 
 
 class RecordError(PromptError):

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 DEFAULT_DTYPE = "bfloat16"
 
 CAPTION = "Generate the caption in English with grounding:"
-"""The question where a picture comes without one: the caption task that the models were trained on."""
+"""The question where an image comes without one: the caption task that the models were trained on."""
 
 BATCH_ROWS = 32
 """Most questions that :func:`answer_all` computes at once."""
@@ -200,8 +200,8 @@ def with_seed(generation: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Answer:
-    """text: as the model wrote it; boxes: places in the question's last picture; image: a copy of that picture with the
-    boxes drawn in, None without boxes or picture; finish_reason: ``"stop"``, or ``"length"`` where it was cut off."""
+    """text: as the model wrote it; boxes: places in the question's last image; image: a copy of that image with the
+    boxes drawn in, None without boxes or image; finish_reason: ``"stop"``, or ``"length"`` where it was cut off."""
 
     text: str
     boxes: list[Box]

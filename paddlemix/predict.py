@@ -1,4 +1,4 @@
-"""One question about pictures, from the names of things to an answer with drawn boxes.
+"""One question about images, from the names of things to an answer with drawn boxes.
 
 from paddlemix.predict import predict
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from .media.loading import ImageSource
     from .models.qwen_vl.grounding import Box
 
-PICTURE_NAME = "pred.jpg"
+IMAGE_NAME = "pred.jpg"
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,11 @@ class Prediction:
     """An answer.
 
     text: as the model wrote it, tags of boxes included.
-    boxes: the places it points at, in thousandths of the width and height of the last picture.
-    image: a copy of that picture with the boxes drawn in; None without boxes or picture.
-    size: (width, height) in which pixels of boxes count, None without a picture: that of the picture's file, turned
+    boxes: the places it points at, in thousandths of the width and height of the last image.
+    image: a copy of that image with the boxes drawn in; None without boxes or image.
+    size: (width, height) in which pixels of boxes count, None without an image: that of the image's file, turned
         upright where ``exif_transpose`` says so. ``image`` is smaller where a large JPEG was reduced.
-    timings: seconds: ``model`` (loading it), ``load`` (pictures), ``encode`` (the ViT), ``prefill``, ``decode``, and
+    timings: seconds: ``model`` (loading it), ``load`` (images), ``encode`` (the ViT), ``prefill``, ``decode``, and
         ``total``, which leaves out the model.
     prompt_tokens, new_tokens: ids of the prompt, and ids generated.
     finish_reason: ``"stop"``, or ``"length"`` where ``max_new_tokens`` or the model's window cut the answer off.
@@ -60,11 +60,11 @@ class Prediction:
     finish_reason: str
 
     def save(self, directory: str | os.PathLike[str]) -> Path | None:
-        """Write the drawn picture as ``pred.jpg`` into ``directory``, replacing an older one; None if there is none."""
-        return None if self.image is None else save_image(self.image, Path(directory) / PICTURE_NAME)
+        """Write the drawn image as ``pred.jpg`` into ``directory``, replacing an older one; None if there is none."""
+        return None if self.image is None else save_image(self.image, Path(directory) / IMAGE_NAME)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the picture, ready for JSON."""
+        """Everything but the image, ready for JSON."""
         return {
             "text": self.text,
             "boxes": [self._box(box) for box in self.boxes],
@@ -105,7 +105,7 @@ def predict(
     """Load a model and ask it one question.
 
     Args:
-        prompt: the question; with a picture it may be None, which is :data:`.inference.CAPTION`.
+        prompt: the question; with an image it may be None, which is :data:`.inference.CAPTION`.
         images: paths, http(s) addresses, PIL images …, shown before the question in this order.
         model, dtype, device, quantization, vision_quantization, kv_cache_dtype, adapter: see
             :func:`paddlemix.inference.load_model`.
@@ -115,13 +115,13 @@ def predict(
         image_policy: what may be read; by default files and public addresses.
         exif_transpose, background: how the model sees photos with an EXIF orientation and transparent images, as in
             :func:`paddlemix.inference.load_model`.
-        max_pixels: most pixels of a picture, in place of the policy's.
+        max_pixels: most pixels of an image, in place of the policy's.
         **generation: entries of :data:`paddlemix.inference.GENERATION_OPTIONS`.
 
-    Pictures and options are checked before the model is loaded. Raises PaddleMixError and its subclasses.
+    Images and options are checked before the model is loaded. Raises PaddleMixError and its subclasses.
     """
     if prompt is None and not images:
-        raise PromptError("prompt: missing; give a prompt, a picture, or both")
+        raise PromptError("prompt: missing; give a prompt, an image, or both")
     question = CAPTION if prompt is None else prompt
     check_question(question, images, name="prompt")
     check_text_or_none("system", system)
@@ -133,7 +133,7 @@ def predict(
     if max_pixels is not None:
         policy = policy.replace(max_pixels=max_pixels)
     check_image_count(images)
-    pictures = [load_image(source, policy) for source in images]
+    pil_images = [load_image(source, policy) for source in images]
     loaded = load_model(
         model,
         dtype,
@@ -146,12 +146,12 @@ def predict(
         background=background,
     )
     session = loaded.new_session(system, policy, trusted_tags)
-    reply = session.ask(question, pictures, **with_seed(generation))
+    reply = session.ask(question, pil_images, **with_seed(generation))
     return Prediction(
         text=reply.text,
         boxes=reply.boxes,
         image=reply.image(),
-        size=None if reply.picture is None else full_size(reply.picture),
+        size=None if reply.source_image is None else full_size(reply.source_image),
         timings={"model": loaded.seconds, **reply.timings},
         prompt_tokens=reply.prompt_tokens,
         new_tokens=reply.new_tokens,

@@ -54,7 +54,7 @@ def golden_arrays(name: str) -> dict[str, np.ndarray]:
 
 @lru_cache(maxsize=8)
 def golden_pixels(name: str) -> np.ndarray:
-    """A golden picture as model input, float32 ``[3, 448, 448]``."""
+    """A golden image as model input, float32 ``[3, 448, 448]``."""
     return QwenVLImageProcessor()(FOLDER / "images" / name)[0]
 
 
@@ -71,7 +71,7 @@ def prompt(case: str) -> dict[str, Any]:
 
 
 def images_of(ids: np.ndarray) -> paddle.Tensor | None:
-    """Pixels of the pictures that the ids name, or ``None``."""
+    """Pixels of the images that the ids name, or ``None``."""
     sources = image_sources_from_ids(ids, golden_config().visual)
     return paddle.to_tensor(np.stack([golden_pixels(source) for source in sources])) if sources else None
 

@@ -84,17 +84,17 @@ def test_every_command_names_files_that_are_there_or_made_by_an_earlier_one():
 
 
 def test_the_lesson_has_the_files_that_the_commands_name(tmp_path):
-    lesson = write_lesson("robot", tmp_path, pictures=1, test_pictures=3)
+    lesson = write_lesson("robot", tmp_path, images=1, test_images=3)
     assert {lesson.train.name, lesson.test.name} == {"train.json", "test.json"}
-    assert (tmp_path / "pictures" / "test-2.png").is_file()
+    assert (tmp_path / "images" / "test-2.png").is_file()
 
 
 def test_the_records_can_be_read(tmp_path):
     records = [block for block in json_blocks() if "output_dir" not in block]
     (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
     first, second = read_records(tmp_path / "train.jsonl")
-    assert (first.labelled, second.labelled) == (True, False)
-    assert first.images == second.images == [str(tmp_path / "pictures" / "scene-54.png")]
+    assert (first.labeled, second.labeled) == (True, False)
+    assert first.images == second.images == [str(tmp_path / "images" / "scene-54.png")]
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -107,9 +107,9 @@ def test_the_memory_table_follows_from_the_number_of_parameters(page):
     adapters = sum(RANK * sum(shapes[name]) for name in adapted)
     embeddings = sizes["transformer.wte.weight"] + sizes["lm_head.weight"]
 
-    def row(weights, trained, gradients=1, optimiser=1):
-        """GB of weights, gradients and optimiser: how much of the latter two a device keeps."""
-        parts = [weights, 2 * trained * gradients, 12 * trained * optimiser]
+    def row(weights, trained, gradients=1, optimizer=1):
+        """GB of weights, gradients and optimizer: how much of the latter two a device keeps."""
+        parts = [weights, 2 * trained * gradients, 12 * trained * optimizer]
         return [round(part / 1e9, 1) for part in (*parts, sum(parts))]
 
     part = 1 / DEVICES
@@ -118,12 +118,12 @@ def test_the_memory_table_follows_from_the_number_of_parameters(page):
     expected = [
         row(2 * total, total - sizes[CONSTANT]),
         row(2 * total, without_vit),
-        row(2 * total, without_vit, optimiser=part),
-        row(2 * total, without_vit, gradients=part, optimiser=part),
-        row(sharded_weights, without_vit, gradients=part, optimiser=part),
+        row(2 * total, without_vit, optimizer=part),
+        row(2 * total, without_vit, gradients=part, optimizer=part),
+        row(sharded_weights, without_vit, gradients=part, optimizer=part),
         row(with_adapters, adapters),
         row(with_adapters, adapters + embeddings),
-        # What quantised weights take is in docs/quantization.md.
+        # What quantized weights take is in docs/quantization.md.
         row(10.3e9 + 2 * adapters, adapters),
         row(7.2e9 + 2 * adapters, adapters),
     ]

@@ -36,7 +36,7 @@ def pixels() -> Image.Image:
 
 @pytest.fixture
 def photo(pixels, tmp_path, monkeypatch):
-    """A photo of a phone held upright, stored on its side, named in few enough letters for the slots of a picture."""
+    """A photo of a phone held upright, stored on its side, named in few enough letters for the slots of an image."""
     exif = Image.Exif()
     exif[0x0112] = 6
     pixels.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "p", "JPEG", quality=95, exif=exif)
@@ -147,7 +147,7 @@ def test_fine_tuning_names_images_whose_orientation_is_ignored(tiny_model_dir, p
     )
     options = {"data": "data.json", "output_dir": "out", "model_name_or_path": str(tiny_model_dir)}
     for how in ("decode", "header"):
-        config = {**options, "dataloader_num_workers": 0, "picture_check": how}
+        config = {**options, "dataloader_num_workers": 0, "image_check": how}
         (report,) = check(FinetuneConfig.from_dict(config))
         assert "the EXIF orientation of 1 image(s) is ignored" in report.summary()
         assert str(tmp_path / "p") in report.summary() and "exif_transpose" in report.summary()

@@ -87,10 +87,10 @@ def test_constraints_pin_every_direct_requirement(packaging):
     for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines():
         if line and not line.startswith("#"):
             name, version = line.split(";")[0].strip().split("==")
-            pinned[normalised(name)] = version
+            pinned[normalized(name)] = version
     extras = packaging["EXTRAS_REQUIRE"]
     direct = packaging["INSTALL_REQUIRES"] + extras["cpu"] + extras["test"] + extras["dev"]
-    names = {normalised(re.match(r"[A-Za-z0-9._-]+", requirement).group()) for requirement in direct}
+    names = {normalized(re.match(r"[A-Za-z0-9._-]+", requirement).group()) for requirement in direct}
     assert sorted(names - set(pinned)) == []
     assert pinned["paddlenlp"] == "3.0.0b4"
 
@@ -114,7 +114,7 @@ def versioned_files() -> list[Path]:
     return [path for path in paths if path.is_file()]
 
 
-def normalised(name: str) -> str:
+def normalized(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 

@@ -14,9 +14,9 @@ from paddlemix.predict import predict
 from tests.tiny_model import ANSWER, ANSWER_BOX
 
 
-def test_an_answer_has_text_boxes_timings_and_a_drawn_picture(tiny_model_dir, tmp_path):
-    picture = Image.new("RGB", (200, 100), "white")
-    prediction = predict("where?", [picture], tiny_model_dir)
+def test_an_answer_has_text_boxes_timings_and_a_drawn_image(tiny_model_dir, tmp_path):
+    image = Image.new("RGB", (200, 100), "white")
+    prediction = predict("where?", [image], tiny_model_dir)
     content = json.loads(json.dumps(prediction.to_dict()))
     assert content["text"] == ANSWER
     assert content["boxes"] == [{**ANSWER_BOX, "pixels": [2, 2, 130, 98]}]
@@ -29,7 +29,7 @@ def test_an_answer_has_text_boxes_timings_and_a_drawn_picture(tiny_model_dir, tm
         assert drawn.getpixel((130, 50)) != (255, 255, 255)
 
 
-def test_without_a_picture_nothing_is_drawn(tiny_model_dir, tmp_path):
+def test_without_an_image_nothing_is_drawn(tiny_model_dir, tmp_path):
     prediction = predict("where?", [], tiny_model_dir)
     assert prediction.image is None and prediction.save(tmp_path) is None
     assert prediction.to_dict()["boxes"] == [ANSWER_BOX]

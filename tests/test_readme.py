@@ -244,11 +244,11 @@ def test_the_card_has_the_numbers_of_the_recipe():
         "feed-forward width": [f"{c.intermediate_size // 2:,}" for c in configs],
         "rotary base": [f"{c.rotary_emb_base:,}" for c in configs],
         "window": [f"{c.max_position_embeddings:,}" for c in configs],
-        "picture side, patch side": [f"{c.visual.image_size}, {c.visual.patch_size}" for c in configs],
+        "image side, patch side": [f"{c.visual.image_size}, {c.visual.patch_size}" for c in configs],
         "patches": [f"{(c.visual.image_size // c.visual.patch_size) ** 2:,}" for c in configs],
         "ViT layers": [str(c.visual.layers) for c in configs],
         "ViT width, heads": [f"{c.visual.width:,}, {c.visual.heads}" for c in configs],
-        "vectors for one picture": [str(c.visual.n_queries) for c in configs],
+        "vectors for one image": [str(c.visual.n_queries) for c in configs],
     }
     card = read("docs/bundled_model.md")
     rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", card, re.MULTILINE)

@@ -25,7 +25,7 @@ SHORTER = {
     "examples/qwen_vl/finetune.py": "--max_steps 2 --eval_samples 4",
     "examples/bundled_model/evaluate.py": "--count 2",
     "examples/qwen_vl/quantize.py": "--max_samples 4",
-    "examples.bundled_model.scenes.lesson": "--pictures 4",
+    "examples.bundled_model.scenes.lesson": "--images 4",
 }
 
 

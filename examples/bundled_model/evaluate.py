@@ -4,10 +4,10 @@
     python evaluate.py --count 50 --task refer          a quick look
     python evaluate.py --style fluent                   in a drawing style that training never shows
     python evaluate.py --model_name_or_path runs/mine --json scores.json
-    python evaluate.py --adapter runs/robot             with what a fine-tuning has learnt
+    python evaluate.py --adapter runs/robot             with what a fine-tuning has learned
 
-Prints a Markdown table. Beside each score stand two baselines: the same model without a picture (it sees an evenly grey
-one), and a constant: a box in the centre, or the answer that is right most often. Progress goes to stderr.
+Prints a Markdown table. Beside each score stand two baselines: the same model without an image (it sees an evenly gray
+one), and a constant: a box in the center, or the answer that is right most often. Progress goes to stderr.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Chat with Qwen-VL about pictures in the terminal.
+"""Chat with Qwen-VL about images in the terminal.
 
     python chat_demo.py                              interactive, with the small bundled model
     python chat_demo.py --model_name_or_path DIR     with another model
@@ -7,7 +7,7 @@
 
 Commands: /image PATH_OR_URL, /reset, /save FILE, /load FILE, /help, /quit; Tab completes them and paths. /save!
 replaces a file, /load! also opens the files that a conversation names. Ctrl-C stops an answer, not the program.
-Where an answer points at places in a picture, a copy with the boxes drawn in is saved and its path printed; where it
+Where an answer points at places in an image, a copy with the boxes drawn in is saved and its path printed; where it
 cannot be saved, a note says so and the exit status is 1. Unattended, the first error ends the program with exit status
 1. Lines that were typed are kept in ~/.paddlemix/chat_history.
 """
@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
     chat = result.add_argument_group("chat")
     chat.add_argument("--script", metavar="FILE", help="read the lines from a file (UTF-8) instead of the keyboard")
     chat.add_argument(
-        "--output_dir", default="output", metavar="DIR", help="where drawn pictures go (default: %(default)s)"
+        "--output_dir", default="output", metavar="DIR", help="where drawn images go (default: %(default)s)"
     )
     cli.add_model_options(result)
     cli.add_image_options(result)
@@ -69,10 +69,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         chat.run_script(lines)
     else:
         cli.output(
-            f"/image PATH adds a picture to the next message (one to try: {DEMO_IMAGE}); /help lists the commands."
+            f"/image PATH adds an image to the next message (one to try: {DEMO_IMAGE}); /help lists the commands."
         )
         chat.run_interactive()
-    return 1 if chat.lost_pictures else 0
+    return 1 if chat.lost_images else 0
 
 
 if __name__ == "__main__":

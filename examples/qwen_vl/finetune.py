@@ -1,4 +1,4 @@
-"""Fine-tune Qwen-VL on conversations of your own: all weights, adapters, or adapters on a quantised model.
+"""Fine-tune Qwen-VL on conversations of your own: all weights, adapters, or adapters on a quantized model.
 
     python finetune.py finetune_lora.json --data talks.json --output_dir talks-lora
     python finetune.py finetune_lora.json --data talks.json --output_dir talks-lora --check-only

@@ -6,7 +6,7 @@
 
 The adapter is one of finetune.py, of Hugging Face's peft, or of PaddleNLP. The output is complete: weights,
 configuration, tokenizer; convert_weights.py --to hf turns it into what PyTorch tools load. One weight at a time is in
-memory. Quantised models (int4, int8, Qwen-VL-Chat-Int4) become 16-bit ones. Stopped half-way, the same command goes on
+memory. Quantized models (int4, int8, Qwen-VL-Chat-Int4) become 16-bit ones. Stopped half-way, the same command goes on
 where it was. After an error the exit status is 1, after wrong options 2.
 """
 

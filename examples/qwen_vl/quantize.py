@@ -7,7 +7,7 @@ The data is a file for fine-tuning, a JSON list or JSON lines; a hundred or two 
 used for are enough. Each is a list of messages, {"role": "user", "content": [{"type": "image", "image": "a.jpg"},
 {"type": "text", "text": "..."}]} and {"role": "assistant", "content": "..."}, or a record of the original,
 {"conversations": [{"from": "user", "value": "Picture 1: <img>a.jpg</img>\\n..."}, {"from": "assistant", "value":
-"..."}]}. Paths of pictures are relative to the file.
+"..."}]}. Paths of images are relative to the file.
 
 What it writes is loaded like any model: run_predict.py --model_name_or_path scenes-int4. The float model and what
 reaches its layers must fit into memory; --quantization int4 of the other programs needs neither data nor that memory,
@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
         "--model_name_or_path",
         default=DEFAULT_MODEL,
         metavar="NAME_OR_DIR",
-        help="the model to quantise, with float weights (default: %(default)s)",
+        help="the model to quantize, with float weights (default: %(default)s)",
     )
     result.add_argument("--device", metavar="cpu|gpu|gpu:N", help="where to run (default: the first GPU, else the CPU)")
     result.add_argument(

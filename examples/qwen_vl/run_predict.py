@@ -1,14 +1,14 @@
-"""Ask Qwen-VL one question about a picture, or several pictures.
+"""Ask Qwen-VL one question about an image, or several images.
 
-    python run_predict.py --prompt "Where is the dog?"                        the bundled model and picture
-    python run_predict.py --input_image street.jpg --prompt "这是什么？"       the bundled model, your picture
+    python run_predict.py --prompt "Where is the dog?"                        the bundled model and image
+    python run_predict.py --input_image street.jpg --prompt "这是什么？"       the bundled model, your image
     python run_predict.py --model_name_or_path qwen-vl/qwen-vl-chat-7b \\
         --input_image a.jpg --input_image https://example.org/b.jpg --prompt "What differs?"
 
-Prints `response: …`, and where the answer points at places in the picture, `picture: …`: the path of a copy with the
+Prints `response: …`, and where the answer points at places in the image, `image: …`: the path of a copy with the
 boxes drawn in (output/pred.jpg, replaced by the next run). Control characters in an answer are shown escaped. Notes and
 errors go to stderr, among them one where the answer was cut off; after an error the exit status is 1, after wrong
-options 2, and no file is left half written. Where only the drawn picture cannot be written the answer comes all the
+options 2, and no file is left half written. Where only the drawn image cannot be written the answer comes all the
 same, and the status is 1.
 """
 
@@ -39,10 +39,10 @@ def parser() -> argparse.ArgumentParser:
         "--input_image",
         action="append",
         metavar="PATH_OR_URL",
-        help="a picture: file or public http(s) address; may be repeated (default: the bundled picture with the "
+        help="an image: file or public http(s) address; may be repeated (default: the bundled image with the "
         "bundled model, none with another one)",
     )
-    question.add_argument("--prompt", metavar="TEXT", help=f"the question (default with a picture: {CAPTION!r})")
+    question.add_argument("--prompt", metavar="TEXT", help=f"the question (default with an image: {CAPTION!r})")
     cli.add_model_options(result)
     cli.add_image_options(result)
     cli.add_generation_options(result)
@@ -54,16 +54,16 @@ def parser() -> argparse.ArgumentParser:
         const=True,
         default=True,
         metavar="True|False",
-        help="draw the boxes of the answer into a copy of the picture (default: True)",
+        help="draw the boxes of the answer into a copy of the image (default: True)",
     )
     output.add_argument(
-        "--output_dir", default="output", metavar="DIR", help="where drawn pictures go (default: %(default)s)"
+        "--output_dir", default="output", metavar="DIR", help="where drawn images go (default: %(default)s)"
     )
     output.add_argument(
         "--json",
         action="store_true",
         help="print one JSON object instead: text, boxes (corners in thousandths of width and height, and in pixels), "
-        "finish_reason (stop, or length where it was cut off), timings in seconds, path of the drawn picture",
+        "finish_reason (stop, or length where it was cut off), timings in seconds, path of the drawn image",
     )
     return result
 
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     images = options.input_image or []
     if not images and options.model_name_or_path in (None, DEFAULT_MODEL):
         images = [DEMO_IMAGE]
-        cli.note(f"note: no --input_image, so the question is about the bundled picture {DEMO_IMAGE}")
+        cli.note(f"note: no --input_image, so the question is about the bundled image {DEMO_IMAGE}")
     cli.model_note(options.model_name_or_path)
     prediction = predict(
         options.prompt,
@@ -105,10 +105,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.json:
         cli.output_json({**prediction.to_dict(), "image": path and str(path)})
     elif path is not None:
-        cli.output(f"picture: {path}")
+        cli.output(f"image: {path}")
     cli.cut_off_note(prediction.finish_reason, prediction.new_tokens)
     if failure is not None:
-        cli.note(f"note: the drawn picture is missing: {failure}")
+        cli.note(f"note: the drawn image is missing: {failure}")
         return 1
     return 0
 

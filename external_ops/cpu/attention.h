@@ -12,7 +12,7 @@
 
 #include "runtime.h"
 
-// For loops over the registers of a tile. Left to the optimiser they are unrolled too late for the array of sums to
+// For loops over the registers of a tile. Left to the optimizer they are unrolled too late for the array of sums to
 // become registers altogether: GCC then stores and reloads every one of them once per tile, a tenth of the time.
 #define PADDLEMIX_UNROLL _Pragma("GCC unroll 24")
 

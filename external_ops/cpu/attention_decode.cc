@@ -5,7 +5,7 @@
 // operation per byte and query, fits beside it for up to 8 queries, if K and V are read once for all of them.
 //
 // The slots of each (row, head) are cut into pieces of kPiece. A piece is a task: it needs no other piece, leaves its
-// unnormalised result, maximum and sum, and these are put together in the order of the slots. The cut depends on the
+// unnormalized result, maximum and sum, and these are put together in the order of the slots. The cut depends on the
 // slots alone, so that results do not depend on the number of threads. Within a piece all scores come first, then the
 // softmax, then the mix of the values, each reading its stream front to back, as prefetchers like it.
 //
@@ -29,7 +29,7 @@ struct Attention {
   float* out;
   int64_t heads, length, head_dim;
   int64_t padded;   // head_dim, filled up
-  int64_t partial;  // floats of a query's partial result: [padded] unnormalised out, maximum, sum
+  int64_t partial;  // floats of a query's partial result: [padded] unnormalized out, maximum, sum
 };
 
 // Calls visit(first slot's keys, its values, slots before it, count) for each stretch of evenly spaced slots.

@@ -1,6 +1,6 @@
 // Rounding of activations to 8 bits for the int8 and int4 linear layers.
 //
-// Plain loops that the compiler vectorises for each instruction set; the maximum is taken over the bits as integers,
+// Plain loops that the compiler vectorizes for each instruction set; the maximum is taken over the bits as integers,
 // which is exact, needs no order, and shows NaN and Inf as what lies beyond the largest finite value. One row of 4096
 // takes about a microsecond, less than it costs to wake another thread.
 #include "low_bit.h"

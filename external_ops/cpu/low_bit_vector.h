@@ -7,13 +7,13 @@
 // A weight W (struct) offers
 //   kInputsPerLine, kLinesPerGroup   how many of the 128 inputs a 64-byte line holds, and 128 over that
 //   kParts                           vectors of 16 x 4 unsigned bytes that a line unpacks to
-//   kZero                            what those bytes exceed the quantised values by
+//   kZero                            what those bytes exceed the quantized values by
 //   kGroupScales                     a scale per output and group, or else per output alone
 //   kAhead                           bytes by which prefetching runs ahead
-//   kSignedAvx2                      whether multiply() takes the quantised values themselves, without kZero
+//   kSignedAvx2                      whether multiply() takes the quantized values themselves, without kZero
 //   group(tile, index), byte(line, output, input), scale(tile, index, output)
 //   part<p>(line), scales(tile, index), channel_scales(tile)    the same as vectors (AVX-512)
-//   multiply(sum, line, x)           (AVX2) adds 8 outputs of the quantised line times its inputs
+//   multiply(sum, line, x)           (AVX2) adds 8 outputs of the quantized line times its inputs
 //   expand(lines, to)                (AMX) a group as signed bytes: two matrix tiles
 #pragma once
 

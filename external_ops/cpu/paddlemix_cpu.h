@@ -46,7 +46,7 @@ int paddlemix_cpu_set_threads(int count);
 //   inverse_rms: [rows], for the gradient, or NULL
 void paddlemix_cpu_rms_norm(int dtype, const void* x, const void* residual, const void* weight, double epsilon,
                             void* out, void* sum, void* inverse_rms, int64_t rows, int64_t width);
-// x: the normalised input (the sum, where there was a residual); grad_sum (or NULL): gradient that reaches the sum from
+// x: the normalized input (the sum, where there was a residual); grad_sum (or NULL): gradient that reaches the sum from
 // elsewhere and is added to grad_x; grad_x, grad_weight: either may be NULL (not wanted).
 void paddlemix_cpu_rms_norm_grad(int dtype, const void* x, const void* weight, const void* inverse_rms,
                                  const void* grad_out, const void* grad_sum, void* grad_x, void* grad_weight,
@@ -172,7 +172,7 @@ void paddlemix_cpu_quantize_w8(const float* w, int64_t w_stride, int64_t groups,
                                int64_t in_features, int64_t out_features);
 void paddlemix_cpu_quantize_w4(const float* w, int64_t w_stride, uint8_t* weight, uint16_t* scales,
                                int64_t in_features, int64_t out_features);
-// From quantised values to tiles: q int8 [in_features, out_features].
+// From quantized values to tiles: q int8 [in_features, out_features].
 void paddlemix_cpu_pack_w8(const int8_t* q, uint8_t* weight, int64_t in_features, int64_t out_features);
 void paddlemix_cpu_pack_w4(const int8_t* q, uint8_t* weight, int64_t in_features, int64_t out_features);
 // From tiles to float32 W [in_features, out_features].

@@ -18,7 +18,7 @@
 #define PADDLEMIX_X86 0
 #endif
 
-// A body written in plain loops that is inlined into one function per instruction set, where the compiler vectorises it
+// A body written in plain loops that is inlined into one function per instruction set, where the compiler vectorizes it
 // for that set. Without contraction of products and sums (see setup.py) all of them give the same bits.
 #define PADDLEMIX_BODY static inline __attribute__((always_inline))
 

@@ -1,5 +1,5 @@
 // Arithmetic that the elementwise bodies (PADDLEMIX_BODY) share: plain operations without branches, which the compiler
-// vectorises for each instruction set, with the same bits on all of them.
+// vectorizes for each instruction set, with the same bits on all of them.
 #pragma once
 
 #include <cmath>

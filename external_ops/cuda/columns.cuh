@@ -6,7 +6,7 @@
 namespace paddlemix {
 
 // sums[s][column] += sum over rows of term s, for kSums sums at once. `terms(row, column, values)` gives the terms; a
-// NULL sum is not wanted. A warp reads 32 neighbouring columns of a row and each column is added up in an order that
+// NULL sum is not wanted. A warp reads 32 neighboring columns of a row and each column is added up in an order that
 // depends on the number of rows alone, so that training is reproducible (atomicAdd into the sums would not be).
 template <int kSums, typename Terms>
 __global__ void __launch_bounds__(1024)

@@ -75,7 +75,7 @@ int dispatch(int dtype, Launch launch) {
 
 // --------------------------------------------------------------------------------------------------- loads and stores
 
-// N neighbouring elements, read and written at once; the address is a multiple of their size.
+// N neighboring elements, read and written at once; the address is a multiple of their size.
 template <typename T, int N>
 struct alignas(sizeof(T) * N) Pack {
   T values[N];
@@ -142,7 +142,7 @@ void with_vector(bool aligned, Launch launch) {
 
 // --------------------------------------------------------------------------------------------------------- reductions
 
-// Of `lanes` neighbouring lanes (a power of two), to each of them. All lanes of the warp take part.
+// Of `lanes` neighboring lanes (a power of two), to each of them. All lanes of the warp take part.
 template <int lanes = kWarp>
 __device__ __forceinline__ float warp_sum(float value) {
 #pragma unroll

@@ -3,7 +3,7 @@
 // The functions of cpu/paddlemix_cpu.h over device memory, launched on `stream` without waiting for it; they return the
 // cudaError_t of the launch as an int (0: launched). What the arguments mean is written there; what differs:
 //   - dtype is FLOAT32, FLOAT16 or BFLOAT16 for x, weight, bias and out alike; statistics and tables are float32;
-//   - rms_norm casts the normalised value to dtype before it meets the weight, as the original does; everything else is
+//   - rms_norm casts the normalized value to dtype before it meets the weight, as the original does; everything else is
 //     computed in float32 and rounded once;
 //   - keys and values have the dtype of the query;
 //   - low-bit products take x, bias and out in dtype and do not round the activations.
@@ -62,7 +62,7 @@ int paddlemix_cuda_attention_decode(int dtype, const void* query, paddlemix_stri
                                     void* out, void* workspace, int64_t longest_kv, int64_t batch, int64_t heads,
                                     int64_t length, int64_t head_dim, void* stream);
 
-// The products for few rows (at most PADDLEMIX_CUDA_FEW_ROWS); for more, dequantise to [in_features, out_features] in
+// The products for few rows (at most PADDLEMIX_CUDA_FEW_ROWS); for more, dequantize to [in_features, out_features] in
 // dtype and multiply with the vendor's matrix product.
 #define PADDLEMIX_CUDA_FEW_ROWS 8
 int paddlemix_cuda_linear_w16(int dtype, const void* x, int64_t x_stride, int weight_dtype, const uint16_t* weight,

@@ -1,7 +1,7 @@
 // Splits a packed projection into heads, adds its bias, rotates q and k in float32, scales q, and writes k and v
 // straight to their places in the (paged) cache; and the gradient without a cache.
 //
-// One block works on one token and some of its heads; a thread has N neighbouring elements of a head's lower half and
+// One block works on one token and some of its heads; a thread has N neighboring elements of a head's lower half and
 // the N of the upper half that turn with them, of q, k and v.
 #include "common.cuh"
 

@@ -1,6 +1,6 @@
 // Weights in tiles (paddlemix_cpu.h, "linear layers"): their formats, and their way back to a matrix.
 //
-// Every format shares one picture: a tile is 16 outputs; a line of 64 bytes holds a 32-bit word per output, a word 2,
+// Every format shares one image: a tile is 16 outputs; a line of 64 bytes holds a 32-bit word per output, a word 2,
 // 4 or 8 consecutive inputs of it. 16 lines are a chunk of 1 KB, and the padding of in_features makes every tile
 // whole chunks. A thread reads 16 bytes at once: 4 outputs of one line.
 #pragma once

@@ -48,7 +48,7 @@ Outputs run(const Tensor& x, const Tensor* residual, const Tensor& weight, const
 #endif
 }
 
-// x: the normalised input, the sum where there was a residual. grad_sum may be null. Returns the gradients of x, weight
+// x: the normalized input, the sum where there was a residual. grad_sum may be null. Returns the gradients of x, weight
 // and bias.
 std::vector<Tensor> run_grad(const Tensor& x, const Tensor& weight, const Tensor& mean, const Tensor& inverse_std,
                              const Tensor& grad_out, const Tensor* grad_sum) {

@@ -1,4 +1,4 @@
-// Paddle operators of the int8 linear layer: paddlemix_linear_w8 with its gradient; quantising, packing, dequantising.
+// Paddle operators of the int8 linear layer: paddlemix_linear_w8 with its gradient; quantizing, packing, dequantizing.
 #include "direct.h"
 #include "low_bit.h"
 

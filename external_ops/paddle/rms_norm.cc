@@ -48,7 +48,7 @@ Outputs run(const Tensor& x, const Tensor* residual, const Tensor& weight, doubl
 #endif
 }
 
-// x: the normalised input, the sum where there was a residual. grad_sum may be null.
+// x: the normalized input, the sum where there was a residual. grad_sum may be null.
 std::vector<Tensor> run_grad(const Tensor& x, const Tensor& weight, const Tensor& inverse_rms, const Tensor& grad_out,
                              const Tensor* grad_sum) {
   const int64_t width = x.shape().back(), rows = leading_rows(x);

@@ -1,4 +1,4 @@
-"""LoRA adapters: one way for float and quantised models, in the files of Hugging Face's ``peft``.
+"""LoRA adapters: one way for float and quantized models, in the files of Hugging Face's ``peft``.
 
 ``lora``       the layer: a frozen linear layer plus a trained product of two narrow matrices
 ``injection``  which layers get one, and which are trained whole beside them; and adding it to the weights

@@ -1,4 +1,4 @@
-"""The float weights that a quantised checkpoint stands for, strip by strip."""
+"""The float weights that a quantized checkpoint stands for, strip by strip."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class DequantizedWeights:
         return self.shapes[name][::-1] if turned else self.shapes[name]
 
     def _misshapen(self, name: str) -> list[str]:
-        """What of a quantised weight or bias has not the shapes that the model asks for."""
+        """What of a quantized weight or bias has not the shapes that the model asks for."""
         shape, places = self.shapes[name], _places(name)
         if name in self.gptq:
             came = self.gptq[name].in_features, self.gptq[name].out_features
@@ -133,7 +133,7 @@ def _runs(in_features: int, out_features: int) -> Iterator[slice]:
 
 
 def _places(name: str) -> list[str]:
-    """The quantised layers that hold a float parameter."""
+    """The quantized layers that hold a float parameter."""
     if name in (f"{_RESAMPLER}in_proj_weight", f"{_RESAMPLER}in_proj_bias"):
         return [f"{_RESAMPLER}in_proj.{third}" for third in range(3)]
     return [name[: -len(".weight")] if name.endswith(".weight") else name]

@@ -1,4 +1,4 @@
-"""Which base model an adapter belongs to: a checksum of weights that no layout and no quantisation changes."""
+"""Which base model an adapter belongs to: a checksum of weights that no layout and no quantization changes."""
 
 from __future__ import annotations
 

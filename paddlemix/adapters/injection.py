@@ -56,7 +56,7 @@ def require_attached(model: nn.Layer) -> Attached:
 def inject(model: nn.Layer, config: LoRAConfig, dtype: str | None = None) -> list[str]:
     """Put an adapter into ``model``: only its weights, and the layers of ``modules_to_save``, are trained from now on.
 
-    The same for float and quantised layers. A quantised layer of ``modules_to_save`` becomes a float one.
+    The same for float and quantized layers. A quantized layer of ``modules_to_save`` becomes a float one.
 
     Args:
         dtype: of the adapter's weights; by default the model's activations'.
@@ -99,7 +99,7 @@ def inject_exactly(
 
 
 def adaptable_layers(model: nn.Layer) -> dict[str, nn.Linear | QuantizedLinear]:
-    """The linear layers of Qwen-VL by name, the same in float and quantised models.
+    """The linear layers of Qwen-VL by name, the same in float and quantized models.
 
     What is a bare parameter in the original (``visual.proj``, the resampler's packed projection) is none. The output
     projection of the resampler's attention is one; in PyTorch, where ``peft`` wraps it as well, its adapter has no
@@ -134,7 +134,7 @@ def _refuse_attached(model: nn.Layer) -> None:
 
 
 def activation_dtype(model: nn.Layer) -> str:
-    """The dtype that a model computes in, also where its linear layers are quantised."""
+    """The dtype that a model computes in, also where its linear layers are quantized."""
     return str(model.transformer.ln_f.weight.dtype).rpartition(".")[2]
 
 
@@ -161,7 +161,7 @@ def merge(model: nn.Layer) -> None:
     as they are.
 
     Raises:
-        AdapterError: no adapter, or quantised layers, which cannot hold the sum.
+        AdapterError: no adapter, or quantized layers, which cannot hold the sum.
     """
     state = require_attached(model)
     layers: dict[str, LoRALinear] = {
@@ -170,7 +170,7 @@ def merge(model: nn.Layer) -> None:
     for name, layer in layers.items():
         if not isinstance(layer.base_layer, nn.Linear):
             raise AdapterError(
-                f"model: {name!r} is quantised, and its adapter would be lost in the rounding; merge_adapter writes "
+                f"model: {name!r} is quantized, and its adapter would be lost in the rounding; merge_adapter writes "
                 "the sum as 16-bit weights"
             )
     for name in state.layers:
@@ -227,12 +227,12 @@ def _train_whole(model: nn.Layer, tree: dict[str, nn.Layer], name: str) -> None:
     layer = tree[name]
     if isinstance(layer, (QuantizedLinear, SixteenBitEmbedding)):
         if isinstance(layer, QuantizedLinear) and not peft.is_linear(name):
-            raise AdapterError(f"modules_to_save: {name!r} is quantised and no layer of the float model; name another")
+            raise AdapterError(f"modules_to_save: {name!r} is quantized and no layer of the float model; name another")
         layer = float_layer(layer, activation_dtype(model))
         replace(model, name, layer)
     elif any(isinstance(inner, (QuantizedLinear, SixteenBitEmbedding)) for inner in layer.sublayers()):
         raise AdapterError(
-            f"modules_to_save: {name!r} holds quantised layers; use a float model, or name single layers"
+            f"modules_to_save: {name!r} holds quantized layers; use a float model, or name single layers"
         )
     for parameter_name, parameter in layer.named_parameters():
         # a constant that checkpoints carry along

@@ -11,7 +11,7 @@ from .config import LoRAConfig
 
 
 class LoRALinear(nn.Layer):
-    """``base(x) + scaling * dropout(x) A B``, over a float or quantised linear layer that stays as it is.
+    """``base(x) + scaling * dropout(x) A B``, over a float or quantized linear layer that stays as it is.
 
     A starts at random, B at zero: at first nothing is added. The two may be of a wider dtype than x, which training in
     float16 needs.

@@ -35,13 +35,13 @@ def merge_adapter(
     """Write the model ``base`` with ``adapter`` added to its weights into ``output``: weights, configuration,
     tokenizer. That loads like any model. A base model becomes one that converses, as adapters learn to.
 
-    One weight at a time is in memory. Quantised weights become 16-bit ones. Run again after an interruption, it goes on
+    One weight at a time is in memory. Quantized weights become 16-bit ones. Run again after an interruption, it goes on
     where it stopped.
 
     Args:
         base: directory or name of the model, of any layout.
         adapter: directory of the adapter, of any layout.
-        dtype: ``float32``, ``bfloat16`` or ``float16``; by default as ``base`` has it, with a quantised one as it has
+        dtype: ``float32``, ``bfloat16`` or ``float16``; by default as ``base`` has it, with a quantized one as it has
             its embeddings.
         overwrite: replace a result that an earlier run wrote into ``output``.
         progress: called with (bytes written, bytes in all).
@@ -135,7 +135,7 @@ class _Merging:
             at += len(piece)
 
     def _dequantized(self, name: str, layer: str | None, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
-        """A quantised weight with its adapter if it has one. It comes by outputs and is written by inputs, so all of it
+        """A quantized weight with its adapter if it has one. It comes by outputs and is written by inputs, so all of it
         is held, in 16 bits."""
         pair = self._pair(layer) if layer in self.adapter.tensors.pairs else None
         result = np.empty(shape, dtypes.STORAGE[self.dtype])

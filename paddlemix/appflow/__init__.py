@@ -8,7 +8,7 @@
 ``registry``  the table of applications: names, tasks, known models; other packages may add to it
 ``appflow``   :class:`Appflow`, which builds the tasks of an application and calls one after the other
 ``task``      what a task is: a callable from dict to dict
-``image2text_generation``  questions about pictures, answered by Qwen-VL
+``image2text_generation``  questions about images, answered by Qwen-VL
 
 Importing this package loads no application, and neither Paddle nor PaddleNLP.
 """

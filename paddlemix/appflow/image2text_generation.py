@@ -1,4 +1,4 @@
-"""Questions about pictures, answered by Qwen-VL: with a memory of earlier turns, or many independent ones at once."""
+"""Questions about images, answered by Qwen-VL: with a memory of earlier turns, or many independent ones at once."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class QwenVLChatTask(AppTask):
     options = {
         "dtype": "bfloat16 (default), float16 or float32; a CPU always computes in float32",
         "quantization": "int8, int4 or bf16: round the weights to this format while loading (default: as they are)",
-        "vision_quantization": "int8 or bf16: another format for the picture encoder",
+        "vision_quantization": "int8 or bf16: another format for the image encoder",
         "kv_cache_dtype": "float32 or bfloat16: of cached keys and values (default: as the activations)",
         "adapter": "directory of a LoRA adapter for the model",
         "system": "system text of chat models",
@@ -39,9 +39,9 @@ class QwenVLChatTask(AppTask):
         **_GENERATION_HELP,
     }
     inputs = {
-        "prompt": "the question, or a list of independent questions (default with a picture: the caption)",
+        "prompt": "the question, or a list of independent questions (default with an image: the caption)",
         "image": "path, http(s) address, PIL image, bytes, data URL, array, or a list of them; with a list of prompts "
-        "one entry for each: a picture, a list of pictures, or None",
+        "one entry for each: an image, a list of images, or None",
         **_GENERATION_HELP,
     }
     outputs = {
@@ -129,7 +129,7 @@ class QwenVLChatTask(AppTask):
         if not _is_list(images) or len(images) != len(prompts):
             came = f"{len(images)} entries" if _is_list(images) else type(images).__name__
             raise PromptError(
-                f"image: got {came} for a list of {len(prompts)} prompts, expected a list of as many (None: no picture)"
+                f"image: got {came} for a list of {len(prompts)} prompts, expected a list of as many (None: no image)"
             )
         questions = [_question(prompt, image) for prompt, image in zip(prompts, images)]
         for _, sources in questions:
@@ -155,7 +155,7 @@ def _is_list(value: Any) -> bool:
 
 
 def _question(prompt: Any, image: Any) -> tuple[Any, list[Any]]:
-    """The prompt, or the one for a picture without any, and the picture sources."""
+    """The prompt, or the one for an image without any, and the image sources."""
     if prompt is None and image is None:
         raise PromptError("prompt: missing; give prompt=, image=, or both")
     sources = list(image) if _is_list(image) else [] if image is None else [image]

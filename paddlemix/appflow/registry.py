@@ -83,7 +83,7 @@ def nearest(name: object, known: object) -> str:
 register(
     App(
         name="image2text_generation",
-        description="questions about pictures, answered in text and boxes, over any number of turns",
+        description="questions about images, answered in text and boxes, over any number of turns",
         tasks=(
             TaskSpec(
                 task="paddlemix.appflow.image2text_generation:QwenVLChatTask",

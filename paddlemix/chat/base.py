@@ -34,9 +34,9 @@ class Reply:
         text: as the model wrote it, tags of boxes included, without surrounding space.
         boxes: the places that the text names.
         finish_reason: ``"stop"``, or ``"length"`` where ``max_new_tokens`` or the model's window cut it off.
-        timings: seconds: ``load`` (opening pictures), ``encode`` (the ViT), ``prefill``, ``decode``, ``total``.
+        timings: seconds: ``load`` (opening images), ``encode`` (the ViT), ``prefill``, ``decode``, ``total``.
         prompt_tokens, reused_tokens, new_tokens: ids of the prompt, those of them that the cache held, and new ids.
-        picture: the newest picture of the conversation as the model saw it, RGB, or ``None``. Boxes are places in it.
+        source_image: the newest image as the model saw it, RGB, or ``None``; boxes are places in it.
         dropped_turns: earlier turns that the model was not shown, because its window ends before.
     """
 
@@ -47,14 +47,14 @@ class Reply:
     prompt_tokens: int
     reused_tokens: int
     new_tokens: int
-    picture: Image | None
+    source_image: Image | None
     dropped_turns: int = 0
 
     def image(self) -> Image | None:
-        """The newest picture with the boxes drawn in; ``None`` where there is no picture or no box."""
-        if self.picture is None or not self.boxes:
+        """The newest image with the boxes drawn in; ``None`` where there is no image or no box."""
+        if self.source_image is None or not self.boxes:
             return None
-        return grounding.draw(self.picture, self.boxes)
+        return grounding.draw(self.source_image, self.boxes)
 
 
 class ReplyStream:
@@ -143,7 +143,7 @@ class Session(ABC):
     Args:
         model: in evaluation mode.
         processor: of the same model.
-        policy: what pictures may be read from; the processor's where it is ``None``.
+        policy: what images may be read from; the processor's where it is ``None``.
         trusted_tags: read ``<ref> <box> <quad>`` out of the user's text; otherwise text is only text.
         options: fields of :class:`GenerationOptions`, for all questions.
 
@@ -171,10 +171,10 @@ class Session(ABC):
     def ask(
         self, text: str, images: Sequence[Any] = (), stream: Callable[[str], None] | None = None, **options: Any
     ) -> Reply:
-        """Ask a question, with new pictures before it, and wait for the answer.
+        """Ask a question, with new images before it, and wait for the answer.
 
         Args:
-            images: whatever the picture loader takes; one of them or a list.
+            images: whatever the image loader takes; one of them or a list.
             stream: a function that is called with each piece of text as it is generated.
             **options: generation options for this question.
 
@@ -219,11 +219,11 @@ class Session(ABC):
         answer: AnswerStream,
         watch: Stopwatch,
         prompt_tokens: int,
-        picture: Image | None,
+        image: Image | None,
         reused_tokens: int = 0,
         dropped_turns: int = 0,
     ) -> Reply:
-        """The reply for a complete answer; ``text`` is all that came out of it, ``picture`` the newest one, as the
+        """The reply for a complete answer; ``text`` is all that came out of it, ``image`` the newest one, as the
         image processor loads it."""
         watch.stage("decode")
         text = text.strip()
@@ -235,6 +235,6 @@ class Session(ABC):
             prompt_tokens=prompt_tokens,
             reused_tokens=reused_tokens,
             new_tokens=len(answer.tokens),
-            picture=picture,
+            source_image=image,
             dropped_turns=dropped_turns,
         )

@@ -19,19 +19,19 @@ class CachedPrefix:
     Attributes:
         prompt: ids of the prompt.
         answer: ids generated after it; the cache may lack the last one, and the list may still grow.
-        pictures: keys of the prompt's pictures, in order.
+        images: keys of the prompt's images, in order.
     """
 
     cache: KVCache
     prompt: list[int]
-    pictures: list[str]
+    images: list[str]
     answer: list[int] = field(default_factory=list)
 
-    def reusable(self, prompt: Sequence[int], pictures: Sequence[str], image_start_id: int, slots: int) -> int:
+    def reusable(self, prompt: Sequence[int], images: Sequence[str], image_start_id: int, slots: int) -> int:
         """How many first positions of the cache are those of another prompt.
 
-        Its last id is never among them, since the model must be asked about it. A picture belongs to them whole or not
-        at all, and only if it is the same picture. Whether the position encoding is the same, the caller must check.
+        Its last id is never among them, since the model must be asked about it. An image belongs to them whole or not
+        at all, and only if it is the same image. Whether the position encoding is the same, the caller must check.
         """
         held = np.array([*self.prompt, *self.answer][: self.cache.length])
         new = np.array(prompt[:-1])
@@ -40,8 +40,8 @@ class CachedPrefix:
         length = int(differs[0]) if len(differs) else shorter
         starts = np.flatnonzero(new[:length] == image_start_id)
         for index, start in enumerate(starts):
-            # A model may write "<img>" into its answer; such a one has no picture.
-            known = index < min(len(self.pictures), len(pictures))
-            if not known or self.pictures[index] != pictures[index] or start + slots + 2 > length:
+            # A model may write "<img>" into its answer; such a one has no image.
+            known = index < min(len(self.images), len(images))
+            if not known or self.images[index] != images[index] or start + slots + 2 > length:
                 return int(start)
         return length

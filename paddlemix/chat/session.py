@@ -1,4 +1,4 @@
-"""A conversation with a model: any number of turns and pictures, without computing anything twice."""
+"""A conversation with a model: any number of turns and images, without computing anything twice."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from ..models.qwen_vl.kv_cache import GROWTH, KVCache, ntk_alpha
 from ..models.qwen_vl.messages import (
     Message,
     check_question,
+    image_list,
     message_images,
     messages_to_json,
     normalize_messages,
-    picture_list,
     user_message,
 )
 from ..models.qwen_vl.original_chat import AnswerStream, chat_settings
@@ -42,14 +42,14 @@ if TYPE_CHECKING:
     from ..models.qwen_vl.processing import QwenVLProcessor
 
 FILE_FORMAT = "paddlemix chat 1"
-# Saved pictures are PNG, which may be larger than the file that they came from.
+# Saved images are PNG, which may be larger than the file that they came from.
 _MAX_SAVED_BYTES = 1 << 30
 _MAX_CONVERSATION_BYTES = 4 << 30
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture as the image processor loads it, and the key under which what the model makes of it is kept."""
+class LoadedImage:
+    """An image as the image processor loads it, and the key under which what the model makes of it is kept."""
 
     image: Image
     key: str
@@ -58,7 +58,7 @@ class Picture:
 class ChatSession(Session):
     """A conversation.
 
-    Every picture is loaded and encoded once, and the keys and values of the part of the conversation that has not
+    Every image is loaded and encoded once, and the keys and values of the part of the conversation that has not
     changed are kept, so that a turn costs what is new in it. Of a conversation longer than the model's window the model
     is shown the newest turns, and the newest one with an image. An answer that was broken off (an error, Ctrl-C, a
     stream that was not read to its end) leaves the session as it was before the question.
@@ -70,8 +70,8 @@ class ChatSession(Session):
         model: in evaluation mode.
         processor: of the same model.
         system: the system message; ``None``: the usual one.
-        image_cache_size: for so many pictures the encoded features are kept, the least recently used go first.
-        policy: what pictures may be read from; the processor's by default.
+        image_cache_size: for so many images the encoded features are kept, the least recently used go first.
+        policy: what images may be read from; the processor's by default.
         trusted_tags: read ``<ref> <box> <quad>`` out of the user's text; otherwise text is only text.
         **options: fields of :class:`GenerationOptions`, for all turns.
 
@@ -104,7 +104,7 @@ class ChatSession(Session):
 
     @property
     def messages(self) -> list[Message]:
-        """The conversation so far, with the system message; pictures as PIL images."""
+        """The conversation so far, with the system message; images as PIL images."""
         messages = normalize_messages([_text_message("system", self.system), *self._turns])
         for message in messages:
             for part in message["content"]:
@@ -127,9 +127,9 @@ class ChatSession(Session):
     def _begin(self, text: str, images: Sequence[Any], options: dict[str, Any]) -> Generator[str, None, Reply]:
         watch = Stopwatch()
         resolved = self._resolve(options)
-        images = picture_list(images)
+        images = image_list(images)
         check_question(text, images)
-        question = user_message(text, [self._picture(image) for image in self._load_images(images)])
+        question = user_message(text, [self._image(image) for image in self._load_images(images)])
         prompt = self._processor.render(
             [_text_message("system", self.system), *self._turns, question],
             chat_format="chatml",
@@ -149,7 +149,7 @@ class ChatSession(Session):
             stream.complete()
 
     def reset(self) -> None:
-        """Forget the conversation; the features of its pictures stay, should they come again."""
+        """Forget the conversation; the features of its images stay, should they come again."""
         with self._lock:
             self._complete_other_threads()
             self._turn += 1
@@ -157,7 +157,7 @@ class ChatSession(Session):
             self._prefix = None
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the conversation as JSON, its pictures included (PNG), for :meth:`load`.
+        """Write the conversation as JSON, its images included (PNG), for :meth:`load`.
 
         Raises:
             ConfigurationError: the file cannot be written; an older one is still there.
@@ -179,7 +179,7 @@ class ChatSession(Session):
         Raises:
             PromptError: the file is missing, is not a saved conversation, or names images that are not to be opened;
                 this one stays as it was.
-            ImageError: a picture in it cannot be read.
+            ImageError: an image in it cannot be read.
         """
         check_path("path", path)
         system, turns = _read_conversation(Path(path))
@@ -189,14 +189,14 @@ class ChatSession(Session):
         for message in turns:
             for part in message["content"]:
                 if part["type"] == "image":
-                    part["image"] = self._picture(self.load_image(part["image"], policy))
+                    part["image"] = self._image(self.load_image(part["image"], policy))
         with self._lock:
             self.reset()
             self.system = system
             self._turns = turns
 
-    def _picture(self, image: Image) -> Picture:
-        return Picture(image, image_key(image, self._processor.image_processor))
+    def _image(self, image: Image) -> LoadedImage:
+        return LoadedImage(image, image_key(image, self._processor.image_processor))
 
     def _answer(
         self,
@@ -206,14 +206,14 @@ class ChatSession(Session):
         options: GenerationOptions,
         watch: Stopwatch,
     ) -> Generator[str, None, Reply]:
-        ids, pictures, dropped = prompt
+        ids, images, dropped = prompt
         self._check_current(turn)
         watch.start()
         # Not kept while the model runs: an interruption may leave the cache half written.
-        prefix, self._prefix = self._take_prefix(ids, pictures, options), None
+        prefix, self._prefix = self._take_prefix(ids, images, options), None
         reused = prefix.cache.length
         starts = [i for i, token in enumerate(ids) if token == self._model.config.visual.image_start_id]
-        features = self._encode([picture for picture, start in zip(pictures, starts) if start >= reused])
+        features = self._encode([image for image, start in zip(images, starts) if start >= reused])
         watch.stage("encode")
         answer = AnswerStream(
             self._model, self._processor.tokenizer, ids, options, image_features=features, cache=prefix.cache
@@ -239,12 +239,12 @@ class ChatSession(Session):
                 "end before the next question, or use two sessions"
             )
 
-    def _take_prefix(self, ids: list[int], pictures: list[Picture], options: GenerationOptions) -> CachedPrefix:
+    def _take_prefix(self, ids: list[int], images: list[LoadedImage], options: GenerationOptions) -> CachedPrefix:
         """The cache to answer with, cut to what this prompt shares with the last one; or an empty one.
 
         A prompt of another NTK factor is encoded with other positions, so nothing can be shared with it.
         """
-        keys = [picture.key for picture in pictures]
+        keys = [image.key for image in images]
         visual = self._model.config.visual
         old = self._prefix
         if old is not None and old.cache.ntk_alpha == ntk_alpha(len(ids), self._model.config):
@@ -257,11 +257,11 @@ class ChatSession(Session):
         cache: KVCache = self._model.new_cache(1, len(ids), capacity)
         return CachedPrefix(cache, ids, keys)
 
-    def _encode(self, pictures: list[Picture]) -> paddle.Tensor | None:
-        """Features ``[n, n_queries, hidden]`` of the pictures; each is encoded where it is not kept from before."""
-        if not pictures:
+    def _encode(self, images: list[LoadedImage]) -> paddle.Tensor | None:
+        """Features ``[n, n_queries, hidden]`` of the images; each is encoded where it is not kept from before."""
+        if not images:
             return None
-        wanted = {picture.key: picture.image for picture in pictures}
+        wanted = {image.key: image.image for image in images}
         missing = [key for key in wanted if key not in self._features]
         found = {key: self._features[key] for key in wanted if key in self._features}
         if missing:
@@ -273,7 +273,7 @@ class ChatSession(Session):
             self._features.move_to_end(key)
         while len(self._features) > self._image_cache_size:
             self._features.popitem(last=False)
-        return paddle.stack([found[picture.key] for picture in pictures])
+        return paddle.stack([found[image.key] for image in images])
 
 
 def _text_message(role: str, text: str) -> Message:

@@ -9,7 +9,7 @@ import paddle
 
 from ..engine.options import GenerationOptions
 from ..media import ImagePolicy
-from ..models.qwen_vl.messages import check_question, picture_list, user_message
+from ..models.qwen_vl.messages import check_question, image_list, user_message
 from ..models.qwen_vl.original_chat import AnswerStream
 from .base import Reply, ReplyStream, Session, Stopwatch
 
@@ -38,26 +38,26 @@ class SingleTurnSession(Session):
         """As :meth:`Session.stream`."""
         watch = Stopwatch()
         resolved = self._resolve(options)
-        images = picture_list(images)
+        images = image_list(images)
         check_question(text, images)
-        pictures = self._load_images(images)
+        pil_images = self._load_images(images)
         prompt = self._processor.render(
-            [user_message(text, pictures)], chat_format="raw", trusted_tags=self._trusted_tags
+            [user_message(text, pil_images)], chat_format="raw", trusted_tags=self._trusted_tags
         )
         watch.stage("load")
-        return ReplyStream(self._answer(prompt.input_ids, pictures, resolved, watch), self._lock)
+        return ReplyStream(self._answer(prompt.input_ids, pil_images, resolved, watch), self._lock)
 
     def reset(self) -> None:
         """Nothing is remembered, so there is nothing to do."""
 
     def _answer(
-        self, ids: list[int], pictures: list[Image], options: GenerationOptions, watch: Stopwatch
+        self, ids: list[int], pil_images: list[Image], options: GenerationOptions, watch: Stopwatch
     ) -> Generator[str, None, Reply]:
         watch.start()
         features = None
-        if pictures:
+        if pil_images:
             with paddle.no_grad():
-                features = self._model.visual(paddle.to_tensor(self._processor.image_processor(pictures)))
+                features = self._model.visual(paddle.to_tensor(self._processor.image_processor(pil_images)))
         watch.stage("encode")
         answer = AnswerStream(self._model, self._processor.tokenizer, ids, options, image_features=features)
         watch.stage("prefill")
@@ -65,4 +65,4 @@ class SingleTurnSession(Session):
         for piece in answer:
             text += piece
             yield piece
-        return self._reply(text, answer, watch, len(ids), pictures[-1] if pictures else None)
+        return self._reply(text, answer, watch, len(ids), pil_images[-1] if pil_images else None)

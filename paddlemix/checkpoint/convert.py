@@ -91,7 +91,7 @@ def convert_checkpoint(
     in all).
 
     Run again after an interruption it goes on where it stopped. Raises TargetError for ``target``, CheckpointError for
-    a source that is incomplete, damaged or quantised, for values that do not fit ``dtype``, for a full disk, and where
+    a source that is incomplete, damaged or quantized, for values that do not fit ``dtype``, for a full disk, and where
     ``verify`` finds a difference.
     """
     if to not in (layouts.HF, layouts.PADDLE):
@@ -105,7 +105,7 @@ def convert_checkpoint(
     folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
     if checkpoint.packed or checkpoint.gptq_layers():
         raise CheckpointError(
-            f"{checkpoint.path}: is quantised, and read as it is by every program; convert the unquantised weights"
+            f"{checkpoint.path}: is quantized, and read as it is by every program; convert the unquantized weights"
         )
     target_folder = check_target(target, sources={"the source": Path(source)})
     config = read_config(folder)

@@ -74,7 +74,7 @@ def resolve(
     """The folder of a model, downloaded if need be.
 
     Args:
-        name_or_dir: a folder, the bundled model's name, a known name (:data:`KNOWN`), or ``organisation/model`` of a
+        name_or_dir: a folder, the bundled model's name, a known name (:data:`KNOWN`), or ``organization/model`` of a
             public store. A folder of that name comes first, then the bundled model, the caches, and the stores.
         store: "huggingface", "modelscope" or "paddle": look there only.
         cache_dir: where models are looked for and kept; see :func:`caches` for what counts without it.

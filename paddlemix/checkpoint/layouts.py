@@ -8,7 +8,7 @@ layout            names                           Linear weights         found i
 ``paddlemix``     ``transformer.llm.*`` etc.      ``[in, out]``          ``.pdparams``
 ================  ==============================  =====================  ===========================
 
-Quantised checkpoints are of these layouts too: GPTQ's of ``hf``, with ``.qweight`` and its companions in place of some
+Quantized checkpoints are of these layouts too: GPTQ's of ``hf``, with ``.qweight`` and its companions in place of some
 ``.weight``; our own of ``paddle``, with packed tiles (:mod:`paddlemix.quantization`).
 
 Everything else (conversion, loading, checks) is derived from :data:`RULES`. A square Linear has the same shape in every
@@ -30,7 +30,7 @@ HF, PADDLE, PADDLEMIX = "hf", "paddle", "paddlemix"
 LAYOUTS = (HF, PADDLE, PADDLEMIX)
 #: key of the marker in the metadata of the safetensors files that we write
 MARKER = "paddlemix_layout"
-#: the same for files whose linear weights are quantised tiles, and the version of their layout
+#: the same for files whose linear weights are quantized tiles, and the version of their layout
 PACKING_MARKER, PACKING = "paddlemix_packing", "1"
 
 Shape = tuple[int, ...]
@@ -68,7 +68,7 @@ _BLOCK, _MIX_BLOCK = "transformer.h.{n}", "transformer.llm.h.{n}"
 _VIT, _MIX_VIT = "transformer.visual", "visual.vit"
 _RES, _MIX_RES = _VIT + ".transformer.resblocks.{n}", _MIX_VIT + ".transformer.resblocks.{n}"
 _POOL, _MIX_POOL = "transformer.visual.attn_pool", "visual.attn_pool"
-PICTURE_PROJECTION = "transformer.visual.proj"
+IMAGE_PROJECTION = "transformer.visual.proj"
 
 RULES: tuple[Rule, ...] = (
     Rule("transformer.wte.weight", "transformer.llm.wte.weight", ("vocab", "hidden")),
@@ -100,7 +100,7 @@ RULES: tuple[Rule, ...] = (
     *_norm(_POOL + ".ln_q", _MIX_POOL + ".ln_q", "out"),
     *_norm(_POOL + ".ln_kv", _MIX_POOL + ".ln_kv", "out"),
     *_norm(_VIT + ".ln_post", "visual.ln_post", "out"),
-    Rule(PICTURE_PROJECTION, "visual.proj", ("out", "out")),  # used as x @ proj: not a Linear, never transposed
+    Rule(IMAGE_PROJECTION, "visual.proj", ("out", "out")),  # used as x @ proj: not a Linear, never transposed
     Rule("lm_head.weight", "lm_head.weight", ("hidden", "vocab"), linear=True),
 )
 
@@ -280,7 +280,7 @@ def parameter_count(config: Any) -> int:
     return total
 
 
-def recognise(shapes: Mapping[str, Shape], marker: str | None = None, where: str = "checkpoint") -> str:
+def recognize(shapes: Mapping[str, Shape], marker: str | None = None, where: str = "checkpoint") -> str:
     """Which layout a checkpoint has, from its names and shapes and, if it is one of ours, from its marker.
 
     Raises :class:`CheckpointError` for other models and where the evidence disagrees.

@@ -176,7 +176,7 @@ def save_model(
     """Write the parameters of ``model`` as our safetensors into ``folder``, as they are or as ``dtype``; returns the
     manifest. ``side_files`` are written with them. Written aside and renamed: a failure (CheckpointError) leaves the
     folder as it was. A folder that holds anything but a processor's files is refused (TargetError), unless it is an
-    earlier result and ``overwrite`` says that it may go. Quantised weights are written as they are; with them a
+    earlier result and ``overwrite`` says that it may go. Quantized weights are written as they are; with them a
     ``dtype`` is refused (ConfigurationError)."""
     guard = partial(require_free, overwrite=overwrite, companions=PROCESSOR_FILES)
     return write_model(
@@ -200,7 +200,7 @@ def write_model(
     if dtype is not None:
         dtypes.check_target(dtype)
         if packed:
-            raise ConfigurationError(f"dtype: got {dtype!r}, but a quantised model is saved as it is; leave it out")
+            raise ConfigurationError(f"dtype: got {dtype!r}, but a quantized model is saved as it is; leave it out")
     sources = []
     for name, parameter in state.items():
         tag = _tag(parameter)

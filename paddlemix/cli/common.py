@@ -71,7 +71,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--vision_quantization",
         choices=VISION_QUANTIZATIONS,
-        help="another format for the picture encoder (default: int8 with int4 and int8)",
+        help="another format for the image encoder (default: int8 with int4 and int8)",
     )
     group.add_argument(
         "--kv_cache_dtype",

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..chat.session import ChatSession
 
 COMMANDS = {
-    "/image PATH_OR_URL": "show a picture with the next message; several may be given",
+    "/image PATH_OR_URL": "show an image with the next message; several may be given",
     "/reset": "forget the conversation",
     "/save FILE": "write the conversation to a new JSON file; /save! replaces an older one",
     "/load FILE": "go on with a conversation that was saved; /load! opens files it names",
@@ -32,18 +32,18 @@ COMMANDS = {
 }
 _TAKES_ARGUMENT = {usage.partition(" ")[0]: " " in usage for usage in COMMANDS}
 PROMPT = "> "
-PICTURE_NAME = "chat.jpg"
+IMAGE_NAME = "chat.jpg"
 
 
 class TerminalChat:
     """A session with a person at a terminal, or with a script.
 
-    What the model, files and error messages say is shown with control characters escaped. A drawn picture that cannot
-    be saved is a note; ``lost_pictures`` counts them.
+    What the model, files and error messages say is shown with control characters escaped. A drawn image that cannot
+    be saved is a note; ``lost_images`` counts them.
 
     Args:
         session: the conversation.
-        output_dir: where drawn pictures go, each under a name of its own (chat.jpg, chat-2.jpg …).
+        output_dir: where drawn images go, each under a name of its own (chat.jpg, chat-2.jpg …).
         policy: what ``/image`` may read; by default files and public addresses.
         generation: options of every answer.
         out: where the chat is written.
@@ -62,9 +62,9 @@ class TerminalChat:
         self._policy = policy or ImagePolicy.scripts()
         self._generation = generation or {}
         self._out = out or sys.stdout
-        self._pictures: list[Any] = []
+        self._images: list[Any] = []
         self._told_of_window = False
-        self.lost_pictures = 0
+        self.lost_images = 0
 
     @classmethod
     def load(
@@ -164,14 +164,14 @@ class TerminalChat:
         return True
 
     def _answer(self, text: str) -> None:
-        stream = self._session.stream(text, self._pictures, **with_seed(self._generation))
+        stream = self._session.stream(text, self._images, **with_seed(self._generation))
         try:
             for piece in stream:
                 self._write(piece)
         finally:
             stream.close()
         self._write("\n")
-        self._pictures = []
+        self._images = []
         reply = stream.reply
         if reply.dropped_turns and not self._told_of_window:
             self._told_of_window = True
@@ -181,16 +181,16 @@ class TerminalChat:
         self._save_drawing(reply)
 
     def _save_drawing(self, reply: Reply) -> None:
-        picture = reply.image()
-        if picture is None:
+        image = reply.image()
+        if image is None:
             return
         try:
-            path = save_image(picture, self._output_dir / PICTURE_NAME, overwrite=False)
+            path = save_image(image, self._output_dir / IMAGE_NAME, overwrite=False)
         except ConfigurationError as error:  # the answer stands without its drawing
-            self.lost_pictures += 1
-            self._write(f"note: the drawn picture is missing: {error}\n")
+            self.lost_images += 1
+            self._write(f"note: the drawn image is missing: {error}\n")
         else:
-            self._write(f"picture: {path}\n")
+            self._write(f"image: {path}\n")
 
     def _command(self, line: str) -> bool:
         name, _, argument = line.partition(" ")
@@ -206,7 +206,7 @@ class TerminalChat:
         if name == "/quit":
             return False
         actions = {
-            "/image": self._add_picture,
+            "/image": self._add_image,
             "/reset": self._reset,
             "/save": lambda path: self._save(path, overwrite=insists),
             "/load": lambda path: self._load(path, open_files=insists),
@@ -215,14 +215,14 @@ class TerminalChat:
         actions[name](*([argument] if argument else []))
         return True
 
-    def _add_picture(self, source: str) -> None:
-        picture = self._session.load_image(source, self._policy)
-        self._pictures.append(picture)
-        self._write(f"picture of {picture.width}x{picture.height} pixels goes with the next message\n")
+    def _add_image(self, source: str) -> None:
+        image = self._session.load_image(source, self._policy)
+        self._images.append(image)
+        self._write(f"image of {image.width}x{image.height} pixels goes with the next message\n")
 
     def _reset(self) -> None:
         self._session.reset()
-        self._pictures = []
+        self._images = []
         self._told_of_window = False
         self._write("the conversation is forgotten\n")
 
@@ -234,7 +234,7 @@ class TerminalChat:
 
     def _load(self, path: str, open_files: bool) -> None:
         self._session.load(path, open_files=open_files)
-        self._pictures = []
+        self._images = []
         self._told_of_window = False
         self._write(f"loaded: {path}\n")
 

@@ -1,7 +1,7 @@
 """Which records stand in which batch: an epoch is planned before it begins.
 
 A plan depends on the lengths, the options and the seed alone. So a run that is resumed at any step goes on with the
-batches it would have had, and one process gets the same optimiser steps as eight, as long as rows, accumulation and
+batches it would have had, and one process gets the same optimizer steps as eight, as long as rows, accumulation and
 processes have the same product.
 """
 
@@ -27,7 +27,7 @@ _DECIMALS = 6
 
 @dataclass(frozen=True)
 class BatchLayout:
-    """How an optimiser step is made up.
+    """How an optimizer step is made up.
 
     Attributes:
         rows: of one forward pass on one device.
@@ -55,7 +55,7 @@ class MicroBatch:
 
     Attributes:
         rows: record indices, one or (packed) several a row; no rows where a last step has too few for everyone.
-        target_count: the step's number of learnt tokens, divided by its micro-batches over all processes. The mean over
+        target_count: the step's number of target tokens, divided by its micro-batches over all processes. The mean over
             these of (sum of the losses / target_count) is the mean over the tokens of the step.
     """
 
@@ -65,12 +65,12 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class EpochPlan:
-    """The optimiser steps of an epoch: every record of it stands in exactly one row.
+    """The optimizer steps of an epoch: every record of it stands in exactly one row.
 
     Attributes:
         records: int64 ``[records]``, row by row, step by step, the longest row of a step first.
         row_ends: int64 ``[rows]``, where each row ends in ``records``.
-        step_targets, step_tokens: int64 ``[steps]``, learnt tokens of each step, and all of them without padding.
+        step_targets, step_tokens: int64 ``[steps]``, learned tokens of each step, and all of them without padding.
     """
 
     layout: BatchLayout
@@ -104,7 +104,7 @@ class TrainingPlan:
     """The epochs of a training, one after the other.
 
     Args:
-        lengths, targets: int ``[records]``, ids and learnt ids of each record.
+        lengths, targets: int ``[records]``, ids and learned ids of each record.
         sources: int ``[records]``, which file each record is from.
         weights: ``[files]``, how often an epoch has each record of a file: a whole number of times, and of the rest a
             part that goes on with other records in the next epoch.
@@ -156,11 +156,11 @@ class TrainingPlan:
         return math.ceil(sum(last - first for first, last in ends) / self.layout.step_rows) or self.epoch(epoch).steps
 
     def steps(self, epoch: int) -> int:
-        """Optimiser steps in an epoch, counted from 0."""
+        """Optimizer steps in an epoch, counted from 0."""
         return self._counted_steps(0 if self._all_epochs_alike else epoch)
 
     def total_steps(self, epochs: float) -> int:
-        """Optimiser steps in so many epochs, at least 1; a part of an epoch is rounded up to steps.
+        """Optimizer steps in so many epochs, at least 1; a part of an epoch is rounded up to steps.
 
         Raises:
             ConfigurationError: more epochs than can be counted beforehand, where each has to be.
@@ -175,7 +175,7 @@ class TrainingPlan:
         return max(steps + math.ceil(round((epochs - whole) * self.steps(whole), _DECIMALS)), 1)
 
     def locate(self, step: int) -> tuple[int, int]:
-        """The epoch that an optimiser step of the training is in, and its number in there."""
+        """The epoch that an optimizer step of the training is in, and its number in there."""
         if self._all_epochs_alike:
             return divmod(step, self.steps(0))
         epoch = 0
@@ -185,7 +185,7 @@ class TrainingPlan:
         return epoch, step
 
     def micro_batches(self, process: int, first_step: int, last_step: int) -> Iterator[MicroBatch]:
-        """What ``process`` computes in the optimiser steps from ``first_step`` until before ``last_step``."""
+        """What ``process`` computes in the optimizer steps from ``first_step`` until before ``last_step``."""
         epoch, step = self.locate(first_step)
         for _ in range(first_step, last_step):
             if step == self.steps(epoch):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def read_conversations(
     path: str | os.PathLike[str], policy: ImagePolicy | None = None, exif_transpose: bool = False
 ) -> list[tuple[list[Message], bool]]:
-    """The conversations in a file, and for each whether its text holds the labels of its pictures already.
+    """The conversations in a file, and for each whether its text holds the labels of its images already.
 
     The file has the form that fine-tuning reads, see :func:`~paddlemix.data.records.read_records`, which
     takes ``policy`` and ``exif_transpose`` too.
@@ -32,8 +32,7 @@ def read_conversations(
         RecordError: a malformed conversation, with its line.
     """
     return [
-        (record.messages, record.labelled)
-        for record in read_records(path, policy=policy, exif_transpose=exif_transpose)
+        (record.messages, record.labeled) for record in read_records(path, policy=policy, exif_transpose=exif_transpose)
     ]
 
 
@@ -46,13 +45,13 @@ def model_inputs(
 ) -> Iterator[dict[str, paddle.Tensor]]:
     """Each conversation of at most ``max_length`` ids as the arguments of a model; longer ones are left out.
 
-    ``policy``: which pictures may be read, by default files and public addresses. Raises ImageError.
+    ``policy``: which images may be read, by default files and public addresses. Raises ImageError.
     """
     import paddle
 
     policy = policy or ImagePolicy.scripts()
-    for messages, labelled in conversations:
-        example = render_training(processor.tokenizer, messages, picture_labels=not labelled)
+    for messages, labeled in conversations:
+        example = render_training(processor.tokenizer, messages, image_labels=not labeled)
         if len(example.input_ids) > max_length:
             continue
         inputs = {"input_ids": paddle.to_tensor(np.asarray([example.input_ids], np.int64))}

@@ -1,4 +1,4 @@
-"""Every record checked before the first step: its texts, its tags and boxes, its length, its pictures."""
+"""Every record checked before the first step: its texts, its tags and boxes, its length, its images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..models.qwen_vl.processing import QwenVLProcessor
 from ..models.qwen_vl.vocabulary import GROUNDING_TAGS, IMAGE_TAGS, SPECIAL_TOKENS
 from .boxes import AS_WRITTEN, BoxOptions
 from .encoding import DROP_TURNS, encode
-from .images import DECODE, examine_pictures
+from .images import DECODE, examine_images
 from .problems import Problem, problem_table
 from .records import Record, read_record_file
 from .workers import parallel_map
@@ -27,7 +27,7 @@ from .workers import parallel_map
 REFUSE, SKIP = "refuse", "skip"
 
 _TABLE_ROWS = 50
-_NAMED_PICTURES = 5
+_NAMED_IMAGES = 5
 _TAG = re.compile("|".join(map(re.escape, IMAGE_TAGS)))
 _CONTROL = re.compile("|".join(re.escape(token) for token in SPECIAL_TOKENS if token not in IMAGE_TAGS))
 _POINT = re.compile(r"\((-?\d+),(-?\d+)\)")
@@ -42,11 +42,11 @@ class CheckReport:
         paths: the files.
         records: those without problems, file by file.
         sources: int64 ``[records]``, which of the files each is from.
-        lengths, targets: int64 ``[records]``, ids of each after truncation, and how many of them are learnt.
+        lengths, targets: int64 ``[records]``, ids of each after truncation, and how many of them are learned.
         dropped_turns: int64 ``[records]``, turns that truncation leaves out.
         problems: in the order of files and lines.
         bad_records: how many records, or lines that are none, have problems.
-        turned: pictures with an EXIF orientation that is ignored, so that the model sees them on their side.
+        turned: images with an EXIF orientation that is ignored, so that the model sees them on their side.
     """
 
     paths: tuple[str, ...]
@@ -72,10 +72,10 @@ class CheckReport:
         """One line: what there is to learn from."""
         parts = [f"{len(self.records)} records in {len(self.paths)} file(s) are good, {self.bad_records} are not"]
         if self.records:
-            pictures = len({image for record in self.records for image in record.images})
-            parts.append(f"{pictures} pictures")
+            images = len({image for record in self.records for image in record.images})
+            parts.append(f"{images} images")
             parts.append(
-                f"{self.lengths.sum()} tokens, {self.targets.sum()} of them learnt, "
+                f"{self.lengths.sum()} tokens, {self.targets.sum()} of them learned, "
                 f"{int(np.median(self.lengths))} in the median record, {self.lengths.max()} in the longest"
             )
         shortened = int((self.dropped_turns > 0).sum())
@@ -85,9 +85,7 @@ class CheckReport:
         if clamped:
             parts.append(f"1000 became 999 in {clamped} boxes")
         if self.turned:
-            names = ", ".join(
-                [*map(short, self.turned[:_NAMED_PICTURES]), *["…"][: len(self.turned) - _NAMED_PICTURES]]
-            )
+            names = ", ".join([*map(short, self.turned[:_NAMED_IMAGES]), *["…"][: len(self.turned) - _NAMED_IMAGES]])
             parts.append(
                 f"the EXIF orientation of {len(self.turned)} image(s) is ignored, so they may lie on their side "
                 f"({names}); exif_transpose turns them upright"
@@ -124,7 +122,7 @@ def check_files(
     *,
     max_length: int | None = None,
     truncation: str = DROP_TURNS,
-    picture_check: str = DECODE,
+    image_check: str = DECODE,
     workers: int = 0,
     policy: ImagePolicy | None = None,
     boxes: BoxOptions = AS_WRITTEN,
@@ -134,7 +132,7 @@ def check_files(
 
     Args:
         max_length, truncation: as in :func:`~.encoding.encode`.
-        picture_check, policy: as in :func:`~.pictures.examine_pictures`.
+        image_check, policy: as in :func:`~.images.examine_images`.
         workers: processes that check; 0: this one.
         boxes: how boxes are written.
         begin: told how many records the files have, before they are checked.
@@ -158,8 +156,8 @@ def check_files(
         records += well_formed
         sources += [source] * len(well_formed)
     begin(len(records))
-    pictures = examine_pictures(
-        (image for record in records for image in record.images), picture_check, workers=workers, policy=policy
+    images = examine_images(
+        (image for record in records for image in record.images), image_check, workers=workers, policy=policy
     )
     examine = partial(
         _examine,
@@ -171,7 +169,7 @@ def check_files(
     good: list[int] = []
     sizes: list[_Sizes] = []
     for index, (found, record_sizes) in enumerate(parallel_map(examine, records, workers)):
-        found += _picture_problems(records[index], pictures.unreadable)
+        found += _image_problems(records[index], images.unreadable)
         problems += found
         if not found:
             good.append(index)
@@ -187,18 +185,18 @@ def check_files(
         dropped_turns,
         sorted(problems, key=lambda problem: (order[problem.location.path], problem.location.line)),
         bad_records + len(records) - len(good),
-        () if processor.image_processor.exif_transpose else pictures.turned,
+        () if processor.image_processor.exif_transpose else images.turned,
     )
 
 
 _Sizes = tuple[int, int, int]
-"""Ids of a record, those that are learnt, turns that are left out."""
+"""Ids of a record, those that are learned, turns that are left out."""
 
 
 def _examine(
     record: Record, tokenizer: QWenVLCodec, max_images: int, max_length: int | None, truncation: str
 ) -> tuple[list[Problem], _Sizes | None]:
-    """What is wrong with a record, its pictures aside; its sizes where nothing is."""
+    """What is wrong with a record, its images aside; its sizes where nothing is."""
     problems = list(text_problems(record, max_images))
     if problems:
         return problems, None
@@ -216,40 +214,40 @@ _Fault = tuple[str, str]
 
 
 def text_problems(record: Record, max_images: int) -> Iterator[Problem]:
-    """Empty turns, wrong tags and boxes, control tokens, too many pictures."""
+    """Empty turns, wrong tags and boxes, control tokens, too many images."""
     if len(record.images) > max_images:
-        yield Problem(record.location, "", f"{len(record.images)} pictures", f"at most {max_images}")
+        yield Problem(record.location, "", f"{len(record.images)} images", f"at most {max_images}")
     for index, message in enumerate(record.messages):
-        for came, expected in _message_faults(message, record.labelled):
+        for came, expected in _message_faults(message, record.labeled):
             yield Problem(record.location, record.fields[index], came, expected)
 
 
-def _picture_problems(record: Record, unreadable: Mapping[str, str]) -> Iterator[Problem]:
+def _image_problems(record: Record, unreadable: Mapping[str, str]) -> Iterator[Problem]:
     for index, message in enumerate(record.messages):
         for image in message_images([message]):
             if image in unreadable:
-                yield Problem(record.location, record.fields[index], unreadable[image], "a picture that can be read")
+                yield Problem(record.location, record.fields[index], unreadable[image], "an image that can be read")
 
 
-def _message_faults(message: Message, labelled: bool) -> Iterator[_Fault]:
+def _message_faults(message: Message, labeled: bool) -> Iterator[_Fault]:
     texts = [part["text"] for part in message["content"] if part["type"] == "text"]
     if message["role"] == "assistant" and not "".join(texts).strip():
         yield "an empty answer", "something to learn"
     if message["role"] == "user" and not "".join(texts).strip() and not message_images([message]):
-        yield "an empty question", "a text or a picture"
+        yield "an empty question", "a text or an image"
     for text in texts:
         for match in _CONTROL.finditer(text):
             yield repr(match.group()), "text without control tokens"
-        yield from _tag_faults(text, labelled)
+        yield from _tag_faults(text, labeled)
 
 
-def _tag_faults(text: str, labelled: bool) -> Iterator[_Fault]:
+def _tag_faults(text: str, labeled: bool) -> Iterator[_Fault]:
     """Tags that are not closed, closed twice or inside each other, and what is wrong between those of places."""
     opened: re.Match[str] | None = None
     for match in _TAG.finditer(text):
         tag = match.group()
         if tag not in GROUNDING_TAGS:
-            expected = "<img>path</img> in a user's value" if labelled else "pictures as parts of type 'image'"
+            expected = "<img>path</img> in a user's value" if labeled else "images as parts of type 'image'"
             yield _excerpt(text, match.start()), expected
         elif not tag.startswith("</"):
             if opened is not None:

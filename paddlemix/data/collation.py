@@ -1,4 +1,4 @@
-"""Encoded records to the arrays of a batch: rows, padding, pictures."""
+"""Encoded records to the arrays of a batch: rows, padding, images."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ class Collator:
     - ``record_ids``: int64 ``[examples]``.
 
     Raises:
-        ImageError: a picture that cannot be read, with the record's place.
+        ImageError: an image that cannot be read, with the record's place.
     """
 
     def __init__(self, pad_id: int, image_processor: QwenVLImageProcessor, policy: ImagePolicy | None = None) -> None:
-        """``policy``: which pictures may be read; by default files and public addresses."""
+        """``policy``: which images may be read; by default files and public addresses."""
         self.pad_id = pad_id
         self.image_processor = image_processor.without_notes()  # the report on the data had them
         self.policy = policy if policy is not None else ImagePolicy.scripts()
@@ -67,7 +67,7 @@ class Collator:
         return arrays
 
     def _images(self, examples: Sequence[Example]) -> np.ndarray | None:
-        """float32 ``[n, 3, side, side]``; a picture that stands in several places is opened once."""
+        """float32 ``[n, 3, side, side]``; an image that stands in several places is opened once."""
         opened: dict[str, np.ndarray] = {}
         pixels = []
         for example in examples:
@@ -84,7 +84,7 @@ class Collator:
 def collate_ids(rows: Sequence[Sequence[Example]], pad_id: int) -> dict[str, np.ndarray]:
     """``input_ids`` and ``labels``, and where examples share a row, ``attention_mask`` (segments) and ``position_ids``.
 
-    No rows at all give one row of one padding id, of which nothing is learnt.
+    No rows at all give one row of one padding id, of which nothing is learned.
     """
     shape = max(len(rows), 1), max((sum(map(len, row)) for row in rows), default=1)
     arrays = {"input_ids": np.full(shape, pad_id, np.int64), "labels": np.full(shape, IGNORED_LABEL, np.int64)}

@@ -36,7 +36,7 @@ def held_out(records: Sequence[Record], fraction: float) -> np.ndarray:
 class ConversationDataset:
     """Examples of the records of a :class:`~.batching.MicroBatch`, encoded each time anew; nothing is kept.
 
-    Pictures are opened by the :class:`~.collation.Collator`, which runs in the same worker process.
+    Images are opened by the :class:`~.collation.Collator`, which runs in the same worker process.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class ConversationDataset:
 
 
 class PlanSampler:
-    """One process's micro-batches in the optimiser steps from ``first_step`` until before ``last_step``."""
+    """One process's micro-batches in the optimizer steps from ``first_step`` until before ``last_step``."""
 
     def __init__(self, plan: TrainingPlan, process: int, first_step: int, last_step: int) -> None:
         self.plan = plan

@@ -23,8 +23,8 @@ class Example:
 
     Attributes:
         input_ids: int64 ``[length]``.
-        labels: int64 ``[length]``, aligned with the ids; -100 is not learnt.
-        images: the pictures in order of their slots, not opened.
+        labels: int64 ``[length]``, aligned with the ids; -100 is not learned.
+        images: the images in order of their slots, not opened.
         location: of the record.
         dropped_turns: questions that were left out with their answers, at the end, for want of room.
     """
@@ -40,23 +40,23 @@ class Example:
 
     @property
     def targets(self) -> int:
-        """Labels that are learnt; the first id is predicted by nothing."""
+        """Labels that are learned; the first id is predicted by nothing."""
         return int((self.labels[1:] != IGNORED_LABEL).sum())
 
 
 def encode(
     record: Record, tokenizer: QWenVLCodec, max_length: int | None = None, truncation: str = DROP_TURNS
 ) -> Example:
-    """Ids and labels of a record, exactly as the original's fine-tuning has them, but for the picture slots.
+    """Ids and labels of a record, exactly as the original's fine-tuning has them, but for the image slots.
 
-    A longer record loses turns at its end: each answer that is left has all that came before it, pictures included, and
-    pictures keep their numbers. With ``truncation="refuse"`` nothing is left out.
+    A longer record loses turns at its end: each answer that is left has all that came before it, images included, and
+    images keep their numbers. With ``truncation="refuse"`` nothing is left out.
 
     Raises:
         RecordTooLongError: the record, or its first turn alone, has more than ``max_length`` ids. Its argument is the
             :class:`~.problems.Problem`.
     """
-    rendered = render_training(tokenizer, record.messages, picture_labels=not record.labelled)
+    rendered = render_training(tokenizer, record.messages, image_labels=not record.labeled)
     ids = np.asarray(rendered.input_ids, np.int64)
     labels = np.asarray(rendered.labels, np.int64)
     if max_length is None or len(ids) <= max_length:

@@ -1,4 +1,4 @@
-"""Whether pictures can be read, found out by worker processes."""
+"""Whether images can be read, found out by worker processes."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ DECODE, HEADER = "decode", "header"
 
 
 @dataclass(frozen=True)
-class PictureReport:
-    """What was found out about pictures.
+class ImageReport:
+    """What was found out about images.
 
     Attributes:
         unreadable: those that cannot be used, and why.
@@ -29,16 +29,16 @@ class PictureReport:
     turned: tuple[str, ...]
 
 
-def examine_pictures(
+def examine_images(
     sources: Iterable[str], how: str = DECODE, *, workers: int = 0, policy: ImagePolicy | None = None
-) -> PictureReport:
-    """Which pictures cannot be used, and which are stored otherwise than they were seen.
+) -> ImageReport:
+    """Which images cannot be used, and which are stored otherwise than they were seen.
 
     Args:
         sources: paths, data URLs, addresses; each is looked at once.
-        how: "decode" reads all of each picture, "header" the beginning of each file (and all of the other kinds).
+        how: "decode" reads all of each image, "header" the beginning of each file (and all of the other kinds).
         workers: processes that look; 0: this one.
-        policy: which pictures may be read; by default files and public addresses.
+        policy: which images may be read; by default files and public addresses.
 
     Raises:
         NotEnoughMemoryError: a worker process was killed.
@@ -51,7 +51,7 @@ def examine_pictures(
             unreadable[source] = found
         elif found != 1:
             turned.append(source)
-    return PictureReport(unreadable, tuple(turned))
+    return ImageReport(unreadable, tuple(turned))
 
 
 def is_file_name(source: str) -> bool:
@@ -66,7 +66,7 @@ def image_size(source: str, policy: ImagePolicy, exif_transpose: bool = False) -
 
 
 def _look(source: str, how: str, policy: ImagePolicy) -> str | int:
-    """What is wrong with a picture, else its EXIF orientation."""
+    """What is wrong with an image, else its EXIF orientation."""
     try:
         if how == HEADER and is_file_name(source):
             return check_header(source, policy).orientation

@@ -1,6 +1,6 @@
 """Batches made ahead by worker processes.
 
-Not ``paddle.io.DataLoader``: an error in its dataset or collator, such as a picture that is gone, hangs the training
+Not ``paddle.io.DataLoader``: an error in its dataset or collator, such as an image that is gone, hangs the training
 without workers, and with them comes out as another error that says nothing.
 """
 
@@ -40,9 +40,9 @@ class BatchLoader(Generic[Chosen, Samples]):
         dataset: gives the samples of a batch.
         sampler: says for each batch which these are.
         collator: makes arrays of them, by name.
-        workers: processes that encode records and decode pictures; 0: done here, when a batch is asked for.
+        workers: processes that encode records and decode images; 0: done here, when a batch is asked for.
 
-    Iterating raises ImageError for a picture that cannot be read any more, naming the record, and NotEnoughMemoryError
+    Iterating raises ImageError for an image that cannot be read any more, naming the record, and NotEnoughMemoryError
     where a worker was killed.
     """
 

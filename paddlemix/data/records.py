@@ -29,9 +29,9 @@ class Record:
 
     Attributes:
         location: where it stands.
-        messages: normalised (:func:`~..models.qwen_vl.messages.normalize_messages`); pictures are absolute paths, data
+        messages: normalized (:func:`~..models.qwen_vl.messages.normalize_messages`); images are absolute paths, data
             URLs or addresses.
-        labelled: whether the texts hold the ``Picture N: `` of their pictures already, as those of the original do.
+        labeled: whether the texts hold the ``Image N: `` of their images already, as those of the original do.
         digest: of the conversation as it stands in the file, 16 hexadecimal digits; the same wherever it stands.
         fields: what the file calls the content of each message.
         clamped: boxes in which a coordinate of 1000 became 999.
@@ -39,14 +39,14 @@ class Record:
 
     location: RecordLocation
     messages: list[Message]
-    labelled: bool
+    labeled: bool
     digest: str
     fields: tuple[str, ...]
     clamped: int = 0
 
     @property
     def images(self) -> list[str]:
-        """The pictures, in order of appearance."""
+        """The images, in order of appearance."""
         return message_images(self.messages)
 
 
@@ -67,8 +67,8 @@ def read_records(
     """The records of a file that has to be free of faults.
 
     The file is a JSON list, or JSON lines. An entry is a list of messages, ``{"messages": [...]}``, or a record of the
-    original, ``{"conversations": [{"from", "value"}]}``, in which pictures are ``<img>path</img>`` with their labels;
-    or it has a form of LLaVA, ms-swift or LLaMA-Factory, see :mod:`.formats`. Paths of pictures are relative to the
+    original, ``{"conversations": [{"from", "value"}]}``, in which images are ``<img>path</img>`` with their labels;
+    or it has a form of LLaVA, ms-swift or LLaMA-Factory, see :mod:`.formats`. Paths of images are relative to the
     file.
 
     Args:
@@ -123,7 +123,7 @@ def _record(location: RecordLocation, read: Conversation, folder: Path) -> Recor
         for part in message["content"]:
             if part["type"] == "image":
                 part["image"] = _resolved(part["image"], folder)
-    return Record(location, read.messages, read.labelled, digest, tuple(read.fields), read.clamped)
+    return Record(location, read.messages, read.labeled, digest, tuple(read.fields), read.clamped)
 
 
 def _resolved(source: str, folder: Path) -> str:

@@ -74,7 +74,7 @@ class IncrementalDecoder:
     """Text of a growing row of ids; constant work per id, and never half a character.
 
     All pushes and the finish together give ``tokenizer.decode(ids, ...)`` with the same options, up to the first stop
-    string. By default the control tokens of the chat are left out and the tags of references and boxes kept. A picture
+    string. By default the control tokens of the chat are left out and the tags of references and boxes kept. An image
     block comes out once it is closed.
     """
 

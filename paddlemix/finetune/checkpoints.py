@@ -159,7 +159,7 @@ def read_progress(folder: Path, exchange: Exchange) -> dict[str, Any]:
 
 
 def load_state(folder: Path, optimizer: paddle.optimizer.AdamW, exchange: Exchange) -> None:
-    """Fill the optimiser and the random generators; called by every process after :func:`read_progress`.
+    """Fill the optimizer and the random generators; called by every process after :func:`read_progress`.
 
     Raises:
         TrainingError, CheckpointError: files that are missing, damaged or of another training.
@@ -187,8 +187,8 @@ def load_state(folder: Path, optimizer: paddle.optimizer.AdamW, exchange: Exchan
 def optimizer_tensors(
     optimizer: paddle.optimizer.AdamW, parameters: Mapping[str, paddle.Tensor]
 ) -> dict[str, paddle.Tensor]:
-    """The tensors of the optimiser's state by ``kind.parameter``, made where it has not begun yet."""
-    block = paddle.static.default_main_program().global_block()  # what the optimiser itself passes, and does not use
+    """The tensors of the optimizer's state by ``kind.parameter``, made where it has not begun yet."""
+    block = paddle.static.default_main_program().global_block()  # what the optimizer itself passes, and does not use
     optimizer._create_accumulators(block, list(parameters.values()))
     masters = {name: optimizer._master_weights.get(parameter.name) for name, parameter in parameters.items()}
     # the state of a 16-bit parameter goes by the name of its float32 copy

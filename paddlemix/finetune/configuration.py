@@ -72,10 +72,10 @@ COLOR = Kind("a color such as white or #fff8f0, or three integers 0..255", _colo
 
 @dataclass(frozen=True)
 class FinetuneConfig:
-    """All options of a fine-tuning run. Paths are relative to the current folder, those of pictures to their file.
+    """All options of a fine-tuning run. Paths are relative to the current folder, those of images to their file.
 
-    The numbers of the optimiser are those of the published recipe. After construction every value is checked and
-    normalised: lists are tuples, ``data`` and ``eval_data`` hold :class:`DataSource`, and ``freeze`` is what the mode
+    The numbers of the optimizer are those of the published recipe. After construction every value is checked and
+    normalized: lists are tuples, ``data`` and ``eval_data`` hold :class:`DataSource`, and ``freeze`` is what the mode
     makes of it.
 
     Raises:
@@ -87,7 +87,7 @@ class FinetuneConfig:
     output_dir: str = option(TEXT, "where checkpoints, logs and the result are written")
     model_name_or_path: str = option(TEXT, "the model to start from: a directory or a name", default=DEFAULT_MODEL)
     mode: str = option(
-        choice(FULL, LORA, QLORA), "train the weights, adapters, or adapters on a quantised model", default=LORA
+        choice(FULL, LORA, QLORA), "train the weights, adapters, or adapters on a quantized model", default=LORA
     )
     quantization: str | None = option(
         choice("int4", "int8"),
@@ -125,8 +125,8 @@ class FinetuneConfig:
     bad_records: str = option(
         choice("refuse", "skip"), "what bad records do: stop the run, or be left out", default="refuse"
     )
-    picture_check: str = option(
-        choice("decode", "header"), "check pictures before the first step: all of each, or its header", default="decode"
+    image_check: str = option(
+        choice("decode", "header"), "check images before the first step: all of each, or its header", default="decode"
     )
     box_format: str | None = option(
         choice(*BOX_FORMATS),
@@ -135,19 +135,19 @@ class FinetuneConfig:
     )
     clamp_boxes: bool = option(FLAG, "coordinates of 1000 in thousandths become 999 and are counted", default=False)
     exif_transpose: bool | None = option(
-        FLAG, "turn pictures upright by their EXIF orientation (default: as the model's files say)", default=None
+        FLAG, "turn images upright by their EXIF orientation (default: as the model's files say)", default=None
     )
     background: tuple[int, int, int] | None = option(
-        COLOR, "color that transparent pictures are laid upon (default: their alpha channel is dropped)", default=None
+        COLOR, "color that transparent images are laid upon (default: their alpha channel is dropped)", default=None
     )
     max_pixels: int | None = option(
-        integer(), "most pixels of a picture, larger JPEGs are reduced (default: 32000000)", default=None
+        integer(), "most pixels of an image, larger JPEGs are reduced (default: 32000000)", default=None
     )
     packing: bool = option(FLAG, "several conversations in one row, which do not see each other", default=False)
     group_by_length: bool = option(FLAG, "batches of conversations of similar length, without packing", default=False)
-    dataloader_num_workers: int = option(integer(0), "processes that decode pictures, 0: none", default=2)
+    dataloader_num_workers: int = option(integer(0), "processes that decode images, 0: none", default=2)
 
-    # optimisation
+    # optimization
     per_device_train_batch_size: int = option(integer(), "rows of one forward pass on one device", default=1)
     per_device_eval_batch_size: int = option(integer(), "the same in evaluation", default=4)
     gradient_accumulation_steps: int = option(integer(), "forward passes of one step", default=1)
@@ -173,7 +173,7 @@ class FinetuneConfig:
         integer(), "positions whose logits are in memory at once (default: chosen)", default=None
     )
     sharding: str | None = option(
-        choice("stage1", "stage2", "stage3"), "split optimiser, gradients, weights over the devices", default=None
+        choice("stage1", "stage2", "stage3"), "split optimizer, gradients, weights over the devices", default=None
     )
 
     # watching and saving
@@ -227,7 +227,7 @@ class FinetuneConfig:
                     "lora_targets: got none, and no modules_to_save either; nothing would be trained"
                 )
         if self.mode != QLORA and self.quantization is not None:
-            raise ConfigurationError(f"quantization: only mode qlora trains on quantised weights, got mode {self.mode}")
+            raise ConfigurationError(f"quantization: only mode qlora trains on quantized weights, got mode {self.mode}")
 
     @property
     def has_evaluation(self) -> bool:

@@ -1,7 +1,7 @@
 """Training on several processes: what they tell each other about gradients and weights.
 
 Every trained parameter has an owner. Without sharding each process owns all of them. With it each parameter has one
-owner, which alone keeps its optimiser state (stage 1) and its summed gradient (stage 2); in stage 3 it alone keeps the
+owner, which alone keeps its optimizer state (stage 1) and its summed gradient (stage 2); in stage 3 it alone keeps the
 parameters of the decoder's layers, too, frozen ones included, and the others get them for the time of a layer
 (``sharded_layers.py``). A whole parameter at a time is owned, never a slice, so that what is stored has the
 parameter's name and shape.
@@ -70,7 +70,7 @@ class Exchange:
 
     @property
     def owned(self) -> dict[str, paddle.Tensor]:
-        """The trained parameters whose optimiser state this process keeps."""
+        """The trained parameters whose optimizer state this process keeps."""
         return {name: p for name, p in self.trained.items() if self._owners.get(name, self.rank) == self.rank}
 
     def after_backward(self) -> None:
@@ -120,13 +120,13 @@ class Exchange:
 
     @paddle.no_grad()
     def scale_gradients(self, factor: float) -> None:
-        """Multiply the gradients that the optimiser will see."""
+        """Multiply the gradients that the optimizer will see."""
         for parameter in self.owned.values():
             parameter.grad.scale_(factor)
 
     @paddle.no_grad()
     def after_step(self) -> None:
-        """After the optimiser's step: give everybody the new weights and forget the gradients."""
+        """After the optimizer's step: give everybody the new weights and forget the gradients."""
         for name, parameter in self.trained.items():
             if self.sharding is not None and name not in self._split:
                 self._broadcast(parameter, self._owners[name])
@@ -144,7 +144,7 @@ class Exchange:
 class ReductionQueue:
     """Sums each gradient at its owner as soon as it is there, and drops it elsewhere.
 
-    Which gradient comes when may differ between processes (one had a picture, the other none), but what they call
+    Which gradient comes when may differ between processes (one had an image, the other none), but what they call
     together must not: gradients wait for their turn in ``order``.
     """
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from .model import FinetuneModel
 
 DRAWN_SAMPLES = 8
-"""Most pictures of one evaluation."""
+"""Most images of one evaluation."""
 
 
 @dataclass(frozen=True)
@@ -74,16 +74,16 @@ def evaluate(
             as history.
         samples_dir: where ``step-N-K.png`` are drawn, at most :data:`DRAWN_SAMPLES` of them; None: nowhere.
         lockstep: a forward pass needs all processes (sharding stage 3), so each of them does all the work.
-        policy: which pictures may be read; by default files and public addresses.
+        policy: which images may be read; by default files and public addresses.
         report: told in a few words what is being done.
 
     Returns:
-        ``eval_loss``, the mean over all tokens learnt from; ``eval_iou_accuracy``, the part of the expected boxes that
+        ``eval_loss``, the mean over all tokens learned from; ``eval_iou_accuracy``, the part of the expected boxes that
         were found at IoU 0.5; ``eval_exact_answers``, the part of the answers without boxes that were exactly right.
         The last two are missing where nothing of the kind was asked.
 
     Raises:
-        ImageError: a picture cannot be read.
+        ImageError: an image cannot be read.
         RecordTooLongError: a record cannot be used with this ``max_length``.
     """
     policy = policy if policy is not None else ImagePolicy.scripts()
@@ -139,7 +139,7 @@ def _by_length(items: Sequence, lengths: Sequence[int], batch_size: int) -> list
 def _loss(
     model: FinetuneModel, batches: Sequence[Sequence[Example]], collator: Collator, report: Callable[[str], None]
 ) -> tuple[float, int]:
-    """Sum of the losses of all tokens learnt from, and their number."""
+    """Sum of the losses of all tokens learned from, and their number."""
     total, targets = 0.0, 0
     for number, batch in enumerate(batches, start=1):
         report(f"evaluating the loss, {number}/{len(batches)}")
@@ -178,7 +178,7 @@ def _answers(
     """The model's greedy answers, in the order of the questions."""
     prompts = [
         render_chatml(
-            processor.tokenizer, question.messages, trusted_tags=True, picture_labels=not question.record.labelled
+            processor.tokenizer, question.messages, trusted_tags=True, image_labels=not question.record.labeled
         )
         for question in questions
     ]
@@ -213,7 +213,7 @@ def _generate(
     return [answer_text(tokenizer, row, end_ids) for row in ids.numpy().tolist()]
 
 
-# ---------------------------------------------------------------- pictures
+# ---------------------------------------------------------------- images
 
 
 def _draw(
@@ -225,21 +225,21 @@ def _draw(
     image_processor: QwenVLImageProcessor,
     policy: ImagePolicy,
 ) -> None:
-    """Draw the first questions that have a picture, one of each record: with boxes if it has such a question."""
+    """Draw the first questions that have an image, one of each record: with boxes if it has such a question."""
     chosen: dict[int, int] = {}
     for index, question in enumerate(questions):
         first = chosen.setdefault(id(question.record), index)
         if scores[index].boxes and not scores[first].boxes:
             chosen[id(question.record)] = index
-    with_picture = [index for index in chosen.values() if message_images(questions[index].messages)]
-    for number, index in enumerate(with_picture[:DRAWN_SAMPLES], start=1):
+    with_image = [index for index in chosen.values() if message_images(questions[index].messages)]
+    for number, index in enumerate(with_image[:DRAWN_SAMPLES], start=1):
         question = questions[index]
-        # Boxes are places in the newest picture.
-        picture = image_processor.without_notes().load(message_images(question.messages)[-1], policy)
+        # Boxes are places in the newest image.
+        image = image_processor.without_notes().load(message_images(question.messages)[-1], policy)
         text = "".join(part["text"] for part in question.messages[-1]["content"] if part["type"] == "text")
         place = question.record.location
         title = f"step {step} · {Path(place.path).name}:{place.line} · {_verdict(scores[index])}"
-        sample = draw_sample(picture, title, text, question.expected, answers[index])
+        sample = draw_sample(image, title, text, question.expected, answers[index])
         save_image(sample, folder / f"step-{step}-{number}.png")
 
 

@@ -33,7 +33,7 @@ def linear_cross_entropy(
     chunk_size: int | None = None,
     ignore_index: int = IGNORED_LABEL,
 ) -> paddle.Tensor:
-    """The sum over all labelled positions of the cross entropy of ``hidden @ weight``.
+    """The sum over all labeled positions of the cross entropy of ``hidden @ weight``.
 
     Gradients go to ``hidden`` and ``weight``, to each where it wants one. Under ``auto_cast`` the products are computed
     in its dtype. The softmax is float32, or float64 for float64 inputs.
@@ -46,7 +46,7 @@ def linear_cross_entropy(
         ignore_index: the label of positions that do not count.
 
     Returns:
-        A scalar in the softmax's dtype; 0 without any labelled position.
+        A scalar in the softmax's dtype; 0 without any labeled position.
 
     Raises:
         OperatorError: shapes do not fit, or a label is not in the vocabulary.
@@ -56,7 +56,7 @@ def linear_cross_entropy(
             f"linear_cross_entropy: hidden has shape {hidden.shape} and weight {weight.shape}, expected "
             "[positions, width] and [width, vocabulary]"
         )
-    rows, targets = _labelled(labels, hidden.shape[0], weight.shape[1], ignore_index)
+    rows, targets = _labeled(labels, hidden.shape[0], weight.shape[1], ignore_index)
     if paddle.amp.is_autocast_enabled():
         dtype = paddle.amp.get_autocast_dtype()
         hidden, weight = hidden.astype(dtype), weight.astype(dtype)
@@ -77,12 +77,12 @@ def head_cross_entropy(
 ) -> paddle.Tensor:
     """:func:`linear_cross_entropy` with any layer that maps ``[n, width]`` to ``[n, vocabulary]``.
 
-    A layer that is more than a product with its weight (quantised, with an adapter, wrapped) is called chunk by
+    A layer that is more than a product with its weight (quantized, with an adapter, wrapped) is called chunk by
     chunk, and once more in the backward pass.
     """
     if _is_plain(head):
         return linear_cross_entropy(hidden, head.weight, labels, chunk_size=chunk_size, ignore_index=ignore_index)
-    rows, targets = _labelled(labels, hidden.shape[0], vocabulary, ignore_index)
+    rows, targets = _labeled(labels, hidden.shape[0], vocabulary, ignore_index)
     if not len(rows):
         return (head(hidden[:1]) * 0).sum().astype("float32")
     size = chunk_size or default_chunk_size(vocabulary)
@@ -104,7 +104,7 @@ def default_chunk_size(vocabulary: int) -> int:
 
 @dataclass(frozen=True)
 class _Work:
-    """What is not differentiated. ``rows``: int64 ``[n]``, the labelled positions; ``targets``: their labels."""
+    """What is not differentiated. ``rows``: int64 ``[n]``, the labeled positions; ``targets``: their labels."""
 
     rows: paddle.Tensor
     targets: paddle.Tensor
@@ -186,7 +186,7 @@ def _spread(parts: list[paddle.Tensor], rows: paddle.Tensor, like: paddle.Tensor
     return joined if len(rows) == len(like) else paddle.scatter(paddle.zeros_like(like), rows, joined)
 
 
-def _labelled(
+def _labeled(
     labels: paddle.Tensor, positions: int, vocabulary: int, ignore_index: int
 ) -> tuple[paddle.Tensor, paddle.Tensor]:
     """Rows that have a label, and their labels: int64 ``[n]`` each."""

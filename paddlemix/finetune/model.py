@@ -17,7 +17,7 @@ from .linear_cross_entropy import head_cross_entropy
 class FinetuneModel(nn.Layer):
     """A Qwen-VL whose ``forward`` returns the loss and never holds all logits.
 
-    A batch without a picture gives the visual part no gradient at all, where the original runs a blank picture through
+    A batch without an image gives the visual part no gradient at all, where the original runs a blank image through
     it for zeros; the trainer takes them for zeros.
 
     Args:
@@ -47,7 +47,7 @@ class FinetuneModel(nn.Layer):
         """The loss of predicting ``labels`` one position ahead.
 
         Args:
-            input_ids: int64 ``[batch, length]``; each picture is ``<img>``, placeholders, ``</img>``. Padding is on
+            input_ids: int64 ``[batch, length]``; each image is ``<img>``, placeholders, ``</img>``. Padding is on
                 the right.
             labels: int64 ``[batch, length]``, aligned with the ids; −100 is no target. Of several conversations in a
                 row the first token of each is none.
@@ -62,7 +62,7 @@ class FinetuneModel(nn.Layer):
             ``loss``, a float32 scalar.
 
         Raises:
-            PromptError: a mask of another shape, or not as many pictures as spans.
+            PromptError: a mask of another shape, or not as many images as spans.
             OperatorError: a label that is not in the vocabulary.
         """
         transformer = self.model.transformer

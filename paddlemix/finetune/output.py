@@ -24,12 +24,12 @@ BAD_RECORDS_FILE = "bad_records.txt"
 _RESULT = "result.writing"
 _LOCK = ".lock"
 
-#: options that change neither what is learnt nor in which order
+#: options that change neither what is learned nor in which order
 _MAY_CHANGE = frozenset(
     {
         *("output_dir", "device", "resume", "visualdl", "logging_steps", "save_steps", "save_total_limit"),
         *("eval_data", "eval_steps", "eval_on_start", "eval_samples", "per_device_eval_batch_size"),
-        *("dataloader_num_workers", "picture_check", "loss_chunk_size", "recompute"),
+        *("dataloader_num_workers", "image_check", "loss_chunk_size", "recompute"),
     }
 )
 

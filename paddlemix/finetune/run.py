@@ -84,7 +84,7 @@ def finetune(config: FinetuneConfig, say: Say = lambda text: None) -> FinetuneRe
             step.
         TrainingError: a loss that is not finite, or a checkpoint of another training.
         TrainingInterruptedError: Ctrl-C or SIGTERM ended it after a step, with a checkpoint to go on from.
-        ImageError: a picture that cannot be read any more.
+        ImageError: an image that cannot be read any more.
         CheckpointError, ModelNotFoundError, NotEnoughMemoryError: weights that cannot be read or written.
     """
     start_process(config.device)
@@ -227,7 +227,7 @@ def _checked(
         processor,
         max_length=config.max_length,
         truncation=config.truncation,
-        picture_check=config.picture_check,
+        image_check=config.image_check,
         workers=config.dataloader_num_workers,
         policy=ImagePolicy.scripts(config.max_pixels),
         boxes=config.boxes,
@@ -281,12 +281,12 @@ def check_model(config: FinetuneConfig, name_or_dir: str | Path) -> QWenVLConfig
     """The settings of the model to start from.
 
     Raises:
-        ConfigurationError: a quantised model in another mode than qlora.
+        ConfigurationError: a quantized model in another mode than qlora.
         CheckpointError: settings that cannot be.
     """
     settings = QWenVLConfig.from_pretrained(name_or_dir)
     if config.mode != QLORA and settings.quantization:
-        raise ConfigurationError(f"mode: got {config.mode}, but {name_or_dir} is quantised; use mode qlora")
+        raise ConfigurationError(f"mode: got {config.mode}, but {name_or_dir} is quantized; use mode qlora")
     return settings
 
 
@@ -294,7 +294,7 @@ def build_model(config: FinetuneConfig, directory: Path) -> QWenLMHeadModel:
     """The model of the mode, trainable where the mode and the options say so.
 
     Raises:
-        ConfigurationError: a quantised model in another mode than qlora; a pattern that matches nothing.
+        ConfigurationError: a quantized model in another mode than qlora; a pattern that matches nothing.
         AdapterError: a target that matches nothing.
     """
     stored = check_model(config, directory).quantization

@@ -1,7 +1,7 @@
 """PaddleNLP's ``Trainer``, fed by a plan, with checkpoints that can be trusted.
 
 What differs from the base class: batches come from a plan of the whole training, so that resuming skips nothing and
-reads nothing twice; a loss or gradient that is not finite stops the training before the optimiser has touched a weight;
+reads nothing twice; a loss or gradient that is not finite stops the training before the optimizer has touched a weight;
 processes exchange gradients through :class:`~.exchange.Exchange`; checkpoints are those of ``checkpoints.py``, without
 pickles.
 """
@@ -33,7 +33,7 @@ _TRAINER_STATE = "trainer_state.json"
 
 
 class TrainingData(ABC):
-    """What is learnt in which step. Optimiser steps count from 0 over the whole training.
+    """What is learned in which step. Optimizer steps count from 0 over the whole training.
 
     Attributes:
         steps: of the training.
@@ -144,14 +144,14 @@ class FinetuneTrainer(Trainer):
         inputs = dict(self._prepare_inputs(inputs))
         record_ids = inputs.pop(RECORD_IDS, None)
         loss = self.compute_loss(model, inputs).reshape([]) / self.data.accumulation
-        if not loss.stop_gradient:  # only visual parameters are trained, and there was no picture
+        if not loss.stop_gradient:  # only visual parameters are trained, and there was no image
             loss.backward()
         self.exchange.after_backward()
         self._passes.append((loss.detach(), record_ids))
         return loss.detach()
 
     def _check_loss_valid(self, loss: paddle.Tensor) -> None:
-        """The base class calls this between the last backward pass of a step and the optimiser."""
+        """The base class calls this between the last backward pass of a step and the optimizer."""
         passes, self._passes = self._passes, []
         loss = paddle.add_n([part for part, _ in passes]).astype("float32")
         wants_stop = paddle.to_tensor(float(self._stop.signal is not None))
@@ -306,7 +306,7 @@ class FinetuneTrainer(Trainer):
             load_state(Path(checkpoint), self.optimizer, self.exchange)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        """Done with the optimiser."""
+        """Done with the optimizer."""
 
     def _wrap_model(self, model: nn.Layer, training: bool = True) -> nn.Layer:
         """The exchange does what the base class wraps models for."""

@@ -1,4 +1,4 @@
-"""Getting pictures safely: one loader for every entry point, and the policy that says what it may read.
+"""Getting images safely: one loader for every entry point, and the policy that says what it may read.
 
 The model never opens a file or an address; whatever a user hands in goes through :func:`load_image`.
 """

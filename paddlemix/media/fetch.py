@@ -1,4 +1,4 @@
-"""Fetching a picture from http(s) without being led astray.
+"""Fetching an image from http(s) without being led astray.
 
 The host is resolved once, every address it has is checked, and the connection goes to a checked address: a second
 answer of the name server cannot change the target. Redirects go through the same checks. One deadline covers the whole
@@ -35,11 +35,11 @@ def fetch(url: str, policy: ImagePolicy, resolve: Resolver | None = None) -> byt
     """The body that ``url`` answers with, at most ``policy.max_bytes`` long. Raises FetchError.
 
     ``resolve(host, port)`` gives the numeric addresses of a host; by default the system's resolver does.
-    Whether the body is a picture is for the caller to find out.
+    Whether the body is an image is for the caller to find out.
     """
     if not policy.allow_urls:
         raise FetchError(
-            f"URL {shorten(url)} refused: this image policy takes no http(s) addresses; pass the picture itself"
+            f"URL {shorten(url)} refused: this image policy takes no http(s) addresses; pass the image itself"
         )
     deadline = time.monotonic() + policy.timeout
     target = url

@@ -1,6 +1,6 @@
-"""The one way in for pictures: every source goes through :func:`load_image` and its policy.
+"""The one way in for images: every source goes through :func:`load_image` and its policy.
 
-Whatever is wrong with a picture comes out as one ImageError (FetchError for URLs) of one line. What a file is, is told
+Whatever is wrong with an image comes out as one ImageError (FetchError for URLs) of one line. What a file is, is told
 by its first bytes; only the policy's formats reach a decoder, after the number of their pixels and parts was checked.
 """
 
@@ -52,7 +52,7 @@ class ImageHeader:
 
 
 def load_image(source: ImageSource, policy: ImagePolicy | None = None) -> Image.Image:
-    """The decoded picture behind ``source``, in a mode that ``convert("RGB")`` maps to 8 bits per channel.
+    """The decoded image behind ``source``, in a mode that ``convert("RGB")`` maps to 8 bits per channel.
 
     source: a PIL image; a path (str or Path); encoded bytes; a ``data:image/...;base64,`` URL or the base64 alone; a
         ``file:///`` address; an http(s) URL where the policy allows it; a uint8 array [height, width], [height, width,
@@ -60,7 +60,7 @@ def load_image(source: ImageSource, policy: ImagePolicy | None = None) -> Image.
         quotation marks and backslashes are read as a terminal does.
     policy: permissions and limits; ``ImagePolicy()`` (files yes, URLs no) when None.
 
-    Of an animation the first frame is taken (of an open PIL image, its current frame). 16-bit grey is scaled to 8 bits.
+    Of an animation the first frame is taken (of an open PIL image, its current frame). 16-bit gray is scaled to 8 bits.
     A JPEG with more pixels than the policy allows comes at a half, a quarter or an eighth of its size, of which
     :func:`full_size` tells. EXIF orientation is not applied (but in TIFF, AVIF and HEIF, where it is part of the
     format); the tag stays readable in the result. The source is never changed.
@@ -95,7 +95,7 @@ def check_header(source: ImageSource, policy: ImagePolicy | None = None) -> Imag
     if path is None:
         data, name = _bytes_of(source, policy)
         return _header(_open(data, name, policy))
-    name = f"picture file {short(path)}"
+    name = f"image file {short(path)}"
     beginning = read_file(path, name, _HEADER_BYTES)
     is_whole = len(beginning) < _HEADER_BYTES
     if not is_whole:
@@ -136,11 +136,11 @@ def _bytes_of(source: ImageSource, policy: ImagePolicy) -> tuple[bytes, str]:
     """The encoded image of any source that is not decoded, and what messages call it."""
     if isinstance(source, (bytes, bytearray, memoryview)):
         size = source.nbytes if isinstance(source, memoryview) else len(source)
-        check_bytes(size, "picture bytes", policy)
-        return bytes(source), "picture bytes"
+        check_bytes(size, "image bytes", policy)
+        return bytes(source), "image bytes"
     path = _path_of(source, policy)
     if path is not None:
-        name = f"picture file {short(path)}"
+        name = f"image file {short(path)}"
         return read_file(path, name, policy.max_bytes + 1), name
     scheme = scheme_of(source)
     if scheme == "data":
@@ -158,26 +158,26 @@ def _path_of(source: ImageSource, policy: ImagePolicy) -> str | bytes | None:
         try:
             return find_file(os.fspath(source), policy)
         except TypeError as error:
-            raise ImageError(f"picture of type {type(source).__name__}: it gives no path: {one_line(error)}") from error
+            raise ImageError(f"image of type {type(source).__name__}: it gives no path: {one_line(error)}") from error
     if not isinstance(source, str):
-        raise ImageError(f"picture of type {type(source).__name__}: expected {EXPECTED}")
+        raise ImageError(f"image of type {type(source).__name__}: expected {EXPECTED}")
     scheme = scheme_of(source)
     if scheme == "":
         return find_file(source, policy)
     if scheme == "file":
         return file_of_url(source, policy)
     if scheme not in ("data", "base64", "http", "https"):
-        raise ImageError(f"picture {short(source)}: scheme '{scheme[:17]}://' is not supported; expected {EXPECTED}")
+        raise ImageError(f"image {short(source)}: scheme '{scheme[:17]}://' is not supported; expected {EXPECTED}")
     return None
 
 
 def _open(data: bytes, name: str, policy: ImagePolicy) -> Image.Image:
-    """Encoded bytes -> picture whose header is read and checked, and whose pixels are not decoded yet.
+    """Encoded bytes -> image whose header is read and checked, and whose pixels are not decoded yet.
 
     The decoders raise many exception types on broken input, hence the wide nets here and in :func:`_decode`.
     """
     if not data:
-        raise ImageError(f"{name} is empty: expected a picture ({', '.join(policy.formats)})")
+        raise ImageError(f"{name} is empty: expected an image ({', '.join(policy.formats)})")
     check_bytes(len(data), name, policy)
     format = _format_of(data, name, policy)
     jpeg = check_structure(data, format, name)
@@ -208,7 +208,7 @@ def _format_of(data: bytes, name: str, policy: ImagePolicy) -> str:
         if kind is not None:
             advice = "this image policy does not open them; convert it to JPEG or PNG" if kind.format else kind.advice
             what = f"; it is {kind.name}: {advice}"
-        raise ImageError(f"{name} is not a picture of a supported format ({', '.join(policy.formats)}){what}")
+        raise ImageError(f"{name} is not an image of a supported format ({', '.join(policy.formats)}){what}")
     if kind.format == "HEIF":
         _register_heif(name)
     Image.preinit()
@@ -257,7 +257,7 @@ def _header(image: Image.Image) -> ImageHeader:
 
 
 def _decode(data: bytes, name: str, policy: ImagePolicy) -> Image.Image:
-    """Encoded bytes -> loaded picture."""
+    """Encoded bytes -> loaded image."""
     image = _open(data, name, policy)
     try:
         with warnings.catch_warnings():
@@ -283,7 +283,7 @@ def _from_pil(image: Image.Image, policy: ImagePolicy) -> Image.Image:
 
 
 def _from_array(array: np.ndarray, policy: ImagePolicy) -> Image.Image:
-    came = f"picture array of shape {tuple(array.shape)} and dtype {array.dtype}"
+    came = f"image array of shape {tuple(array.shape)} and dtype {array.dtype}"
     if array.dtype != np.uint8:
         raise ImageError(f"{came}: expected uint8 with values 0..255; scale and convert it first")
     if not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))):
@@ -291,16 +291,16 @@ def _from_array(array: np.ndarray, policy: ImagePolicy) -> Image.Image:
     if array.size == 0:
         raise ImageError(f"{came}: expected at least one pixel")
     # before it is copied: a view may have more pixels than there is memory
-    _check_size(array.shape[1::-1], "picture array", policy)
+    _check_size(array.shape[1::-1], "image array", policy)
     return Image.fromarray(np.ascontiguousarray(array))
 
 
 def _to_eight_bits(image: Image.Image, name: str) -> Image.Image:
-    """16-bit grey to 8-bit grey by its high byte, as Pillow does with 16-bit colour; its own conversion would clip."""
+    """16-bit gray to 8-bit gray by its high byte, as Pillow does with 16-bit color; its own conversion would clip."""
     if image.mode == "F":
         raise ImageError(f"{name} has floating point pixels (mode F): expected 8 or 16 bits per channel")
     if image.mode == "La":
-        raise ImageError(f"{name} has premultiplied grey pixels (mode La): convert it to mode LA first")
+        raise ImageError(f"{name} has premultiplied gray pixels (mode La): convert it to mode LA first")
     if image.mode != "I" and not image.mode.startswith("I;16"):
         return image
     values = np.asarray(image).astype(np.int64)
@@ -308,7 +308,7 @@ def _to_eight_bits(image: Image.Image, name: str) -> Image.Image:
         raise ImageError(f"{name} has 32-bit pixels outside 0..65535 (mode I): expected 8 or 16 bits per channel")
     result = Image.fromarray((values >> 8).astype(np.uint8))
     result.info.update(image.info)
-    # a transparent grey level is given in 16 bits too, and alpha is not kept through this conversion
+    # a transparent gray level is given in 16 bits too, and alpha is not kept through this conversion
     result.info.pop("transparency", None)
     return result
 

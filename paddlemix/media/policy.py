@@ -18,8 +18,8 @@ class ImagePolicy:
     allow_paths: local files may be read.
     allow_urls: http(s) addresses may be fetched.
     allow_private_addresses: fetching may reach loopback, private and other non-public addresses (tests, intranets).
-    max_bytes: most bytes of an encoded picture, wherever it comes from.
-    max_pixels: most pixels (width x height) of a decoded picture. The header is checked before anything is decoded; a
+    max_bytes: most bytes of an encoded image, wherever it comes from.
+    max_pixels: most pixels (width x height) of a decoded image. The header is checked before anything is decoded; a
         larger JPEG is decoded at a half, a quarter or an eighth of its size.
     timeout: seconds that one fetch may take as a whole: name lookup, redirects and slow answers included.
     max_redirects: most redirects followed in one fetch; each target is checked like the first address.

@@ -1,4 +1,4 @@
-"""Writing pictures so that a file is either whole or not there."""
+"""Writing images so that a file is either whole or not there."""
 
 from __future__ import annotations
 
@@ -23,9 +23,7 @@ def save_image(image: Image.Image, path: str | os.PathLike[str], overwrite: bool
     path = Path(path)
     kind = _FORMATS.get(path.suffix.lower())
     if kind is None:
-        raise ConfigurationError(
-            f"picture {str(path)!r}: suffix {path.suffix!r}, expected one of {', '.join(_FORMATS)}"
-        )
+        raise ConfigurationError(f"image {str(path)!r}: suffix {path.suffix!r}, expected one of {', '.join(_FORMATS)}")
     aside = path_aside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -37,7 +35,7 @@ def save_image(image: Image.Image, path: str | os.PathLike[str], overwrite: bool
             return path
         return _link_under_free_name(aside, path)
     except OSError as error:
-        raise ConfigurationError(f"picture {str(path)!r} cannot be written: {error.strerror or error}") from error
+        raise ConfigurationError(f"image {str(path)!r} cannot be written: {error.strerror or error}") from error
     finally:
         with contextlib.suppress(OSError):
             aside.unlink()
@@ -53,4 +51,4 @@ def _link_under_free_name(file: Path, path: Path) -> Path:
             return target
         except FileExistsError:
             continue
-    raise ConfigurationError(f"picture {str(path)!r}: no free name in a million; empty the folder")
+    raise ConfigurationError(f"image {str(path)!r}: no free name in a million; empty the folder")

@@ -69,10 +69,10 @@ def find_file(path: str | bytes, policy: ImagePolicy) -> str | bytes:
     """
     if not policy.allow_paths:
         raise ImageError(
-            f"picture file {short(path)} refused: this image policy reads no local files; pass the picture itself"
+            f"image file {short(path)} refused: this image policy reads no local files; pass the image itself"
         )
     if not path:
-        raise ImageError(f"picture path is empty: expected {EXPECTED}")
+        raise ImageError(f"image path is empty: expected {EXPECTED}")
     if isinstance(path, str):
         return next((spelling for spelling in _spellings(path) if _exists(spelling)), path)
     return path
@@ -82,7 +82,7 @@ def file_of_url(url: str, policy: ImagePolicy) -> str:
     """The path that a ``file:`` address names. Raises ImageError."""
     match = _FILE_URL.fullmatch(url)
     if match is None or (match["host"] or "").lower() not in ("", "localhost"):
-        raise ImageError(f"picture {short(url)}: expected file:///path on this computer")
+        raise ImageError(f"image {short(url)}: expected file:///path on this computer")
     return find_file(unquote(match["path"], errors="surrogateescape"), policy)
 
 
@@ -135,9 +135,9 @@ def _read_regular_file(path: str | bytes, limit: int) -> bytes:
     try:
         mode = os.fstat(descriptor).st_mode
         if stat.S_ISDIR(mode):
-            raise OSError("it is a directory, expected a picture file")
+            raise OSError("it is a directory, expected an image file")
         if not stat.S_ISREG(mode):
-            raise OSError("it is a device, pipe or socket, expected a picture file")
+            raise OSError("it is a device, pipe or socket, expected an image file")
         with os.fdopen(descriptor, "rb", closefd=False) as file:
             return file.read(limit)
     finally:

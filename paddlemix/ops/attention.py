@@ -17,7 +17,7 @@ def attention(
 
     Heads come before positions, because Paddle's CPU matmul copies any other order first: on two cores that alone took
     thirty times as long as the attention of one decode step. ``split_heads`` and ``merge_heads`` go there and back. The
-    scores are masked and normalised in place: to obtain new memory from the system costs more than the arithmetic.
+    scores are masked and normalized in place: to obtain new memory from the system costs more than the arithmetic.
 
     Args:
         query: ``[batch, heads, length, head_dim]``.
@@ -40,7 +40,7 @@ def attention(
 def split_heads(x: paddle.Tensor, heads: int) -> paddle.Tensor:
     """``[batch, length, heads * head_dim]`` to ``[batch, heads, length, head_dim]``, contiguous.
 
-    Contiguous at once, because this is a permutation that Paddle copies fast; it does not recognise one any more when a
+    Contiguous at once, because this is a permutation that Paddle copies fast; it does not recognize one any more when a
     view has been cut out of it, and copies that element by element.
     """
     batch, length, width = x.shape

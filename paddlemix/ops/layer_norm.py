@@ -1,4 +1,4 @@
-"""Layer normalisation (Ba et al., 2016), with the residual addition before it."""
+"""Layer normalization (Ba et al., 2016), with the residual addition before it."""
 
 from __future__ import annotations
 

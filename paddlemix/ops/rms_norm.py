@@ -1,4 +1,4 @@
-"""Root-mean-square normalisation (Zhang and Sennrich, 2019), with the residual addition before it."""
+"""Root-mean-square normalization (Zhang and Sennrich, 2019), with the residual addition before it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def rms_norm(
 ) -> tuple[paddle.Tensor, paddle.Tensor]:
     """Return ``s / sqrt(mean(s²) + epsilon) * weight`` over the last axis, and ``s = x + residual``.
 
-    The statistics are float32 whatever the dtype (float64 for float64); the normalised value is cast back to the dtype
+    The statistics are float32 whatever the dtype (float64 for float64); the normalized value is cast back to the dtype
     of ``x`` before it meets the weight, as the original does.
 
     Args:

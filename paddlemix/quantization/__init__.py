@@ -3,8 +3,8 @@
 ``plan``         which format each part of a model gets, and how much memory that takes
 ``choice``       the formats of the model that is made from a checkpoint
 ``layers``       the layers that stand in for the float ones
-``tiles``        the packed arrays: shapes, quantising and reading back
-``loading``      filling a quantised model from float, GPTQ and our own checkpoints
+``tiles``        the packed arrays: shapes, quantizing and reading back
+``loading``      filling a quantized model from float, GPTQ and our own checkpoints
 ``gptq_format``  linear layers as AutoGPTQ stores them
 ``memory``       whether a model fits, asked beforehand
 ``gptq``         calibration: rounding that keeps the outputs of each layer, not its weights

@@ -31,7 +31,7 @@ def plan_of(
     if stored != said:
         raise CheckpointError(
             f"{checkpoint.path}: config.json has quantization_config.quant_method={said!r}, the weights are "
-            + (f"stored as {stored!r} has them" if stored else "not quantised")
+            + (f"stored as {stored!r} has them" if stored else "not quantized")
             + "; the two files do not belong together"
         )
     embedding = checkpoint.our_names().get("transformer.wte.weight")

@@ -46,7 +46,7 @@ def save_gptq(
     Raises:
         TargetError: ``target`` holds something else, or is the folder of the source.
         ConfigurationError: a layer whose sizes the format cannot hold.
-        CheckpointError: a source that is quantised or damaged, values too large for float16, a folder that cannot be
+        CheckpointError: a source that is quantized or damaged, values too large for float16, a folder that cannot be
             written.
     """
     shapes = {name: weight.q.shape for name, weight in rounded.items()}
@@ -89,7 +89,7 @@ def check_export(
     require_free(folder, overwrite=overwrite)
     checkpoint = open_checkpoint(source)
     if checkpoint.packed or checkpoint.gptq_layers():
-        raise CheckpointError(f"{checkpoint.path}: is quantised already; give the unquantised weights")
+        raise CheckpointError(f"{checkpoint.path}: is quantized already; give the unquantized weights")
     for name, shape in shapes.items():
         if any(size % MULTIPLE for size in shape):
             raise ConfigurationError(

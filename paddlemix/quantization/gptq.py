@@ -52,7 +52,7 @@ def calibrate(
     """Round the linear layers of a float Qwen-VL's decoder blocks to 4 bits.
 
     Args:
-        model: a ``QWenLMHeadModel`` in evaluation mode, not quantised. Its weights become the rounded ones.
+        model: a ``QWenLMHeadModel`` in evaluation mode, not quantized. Its weights become the rounded ones.
         samples: what the model is called with (``input_ids`` ``[1, length]`` and ``images``), one conversation each.
             What reaches the blocks is held in memory for all of them.
         damping: added to the diagonal of H, as a share of its mean.
@@ -62,7 +62,7 @@ def calibrate(
         Layer name, such as ``transformer.h.0.attn.c_attn``, to its rounded weight.
 
     Raises:
-        ConfigurationError: no samples, or a model that is quantised already.
+        ConfigurationError: no samples, or a model that is quantized already.
         NumericalError: activations that are not finite, or too few of them for this damping.
     """
     blocks = model.transformer.h
@@ -90,7 +90,7 @@ def layer_shapes(model: nn.Layer) -> dict[str, list[int]]:
     """The layers of a float model that :func:`calibrate` rounds: name to ``[in, out]``.
 
     Raises:
-        ConfigurationError: a model that is quantised already.
+        ConfigurationError: a model that is quantized already.
     """
     layers = {
         f"transformer.h.{number}.{name}": attrgetter(name)(block)
@@ -99,7 +99,7 @@ def layer_shapes(model: nn.Layer) -> dict[str, list[int]]:
         for name in stage
     }
     if not all(isinstance(layer, nn.Linear) for layer in layers.values()):
-        raise ConfigurationError("model: is quantised already; calibrate one with float weights")
+        raise ConfigurationError("model: is quantized already; calibrate one with float weights")
     return {name: layer.weight.shape for name, layer in layers.items()}
 
 

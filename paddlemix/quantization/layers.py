@@ -1,4 +1,4 @@
-"""The layers of a quantised model, and how they come into the place of the float ones."""
+"""The layers of a quantized model, and how they come into the place of the float ones."""
 
 from __future__ import annotations
 

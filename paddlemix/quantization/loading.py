@@ -1,4 +1,4 @@
-"""Filling a quantised model from a checkpoint: float weights, GPTQ layers, or our own tiles as they lie in the file."""
+"""Filling a quantized model from a checkpoint: float weights, GPTQ layers, or our own tiles as they lie in the file."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def load_quantized(
     check_finite: bool = True,
     counter: Counter | None = None,
 ) -> None:
-    """Put quantised layers into ``model``, made in ``dtype`` under ``paddle.LazyGuard``, and fill it.
+    """Put quantized layers into ``model``, made in ``dtype`` under ``paddle.LazyGuard``, and fill it.
 
     One strip of one float weight is held beside the model; tiles of our own checkpoints stay in the mapped files.
     ``counter`` is told how many bytes of the files have been read.
@@ -39,7 +39,7 @@ def load_quantized(
     """
     if not paddle.get_flags(_VIEWS)[_VIEWS]:
         raise ConfigurationError(
-            f"{_VIEWS}: is switched off, and quantised weights are views of integers; unset the environment variable"
+            f"{_VIEWS}: is switched off, and quantized weights are views of integers; unset the environment variable"
         )
     places = replace_layers(model, plan, dtype)
     if checkpoint.packed:

@@ -22,7 +22,7 @@ def check_memory(
     """Raise NotEnoughMemoryError, with the numbers, if the weights of a model with ``config`` do not fit into memory as
     ``dtype``, or, those that it names, in the formats of ``plan``. ``available`` is in bytes; without it, the machine's
     available memory and the limit of the control group, if there is one, count. ``stored_quantized``: the files hold
-    the formats of ``plan``, and cannot be quantised again."""
+    the formats of ``plan``, and cannot be quantized again."""
     needed = weight_bytes(config, dtypes.check_target(dtype), plan)
     if available is None:
         available = available_memory()
@@ -35,7 +35,7 @@ def check_memory(
         advice = f"the model's float weights with {advice}"
     if dtype == "float32" and plan is None:
         advice += ", and on a GPU bfloat16 takes half"
-    kind = dtype if plan is None else f"quantised ({plan})"
+    kind = dtype if plan is None else f"quantized ({plan})"
     raise NotEnoughMemoryError(
         f"{kind} weights need {needed / 1e9:.1f} GB of memory, {available / 1e9:.1f} GB are available; {advice}"
     )

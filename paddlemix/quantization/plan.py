@@ -46,7 +46,7 @@ class QuantizationPlan:
         if name == "transformer.wte.weight":
             return self.embeddings
         found = layouts.find_rule(name, layouts.PADDLE)
-        if found is None or not (found[0].linear or name == layouts.PICTURE_PROJECTION):
+        if found is None or not (found[0].linear or name == layouts.IMAGE_PROJECTION):
             return None
         if name.startswith("transformer.visual."):
             return self.visual
@@ -80,7 +80,7 @@ def plan_for(
     sixteen_bit: str = "bfloat16",
     exact_int4: bool = True,
 ) -> QuantizationPlan | None:
-    """The formats of a model; None: nothing is quantised.
+    """The formats of a model; None: nothing is quantized.
 
     Args:
         section: the checkpoint's ``quantization_config``.
@@ -89,7 +89,7 @@ def plan_for(
         exact_int4: whether GPTQ layers fit our int4 as they are; those that do not are kept in 16 bits.
 
     Raises:
-        ConfigurationError: unknown values, a section that is not understood, another quantisation than the one that
+        ConfigurationError: unknown values, a section that is not understood, another quantization than the one that
             the checkpoint has.
     """
     check_options(quantization, vision_quantization)
@@ -116,7 +116,7 @@ def plan_for(
 
 
 def quant_method(section: Mapping[str, Any] | None) -> str | None:
-    """How a checkpoint with this ``quantization_config`` is quantised: None, "gptq" or "paddlemix".
+    """How a checkpoint with this ``quantization_config`` is quantized: None, "gptq" or "paddlemix".
 
     Raises ConfigurationError for other methods, and for settings of these two that cannot be read.
     """
@@ -134,7 +134,7 @@ def quant_method(section: Mapping[str, Any] | None) -> str | None:
     if method != METHOD:
         raise ConfigurationError(
             f"quantization_config.quant_method: {shown(method)} checkpoints are not supported, expected one of "
-            f"{GPTQ_METHOD}, {METHOD}; use the unquantised weights with quantization="
+            f"{GPTQ_METHOD}, {METHOD}; use the unquantized weights with quantization="
         )
     _require(section, "version", VERSION)
     _require(section, "group_size", GROUP)
@@ -158,7 +158,7 @@ def _as_stored(
             asked = QuantizationPlan(**{**asdict(asked), "visual": plan.visual})
         if asked != plan:
             given = f"quantization: got {quantization!r}, vision_quantization: got {vision_quantization!r}"
-            raise ConfigurationError(f"{given}, but the checkpoint is quantised already ({plan}); leave them out")
+            raise ConfigurationError(f"{given}, but the checkpoint is quantized already ({plan}); leave them out")
     return plan
 
 

@@ -105,7 +105,7 @@ def dequantized(
 
 
 def fill_float(packed: PackedWeight, strip: Callable[[slice], np.ndarray]) -> None:
-    """Quantise a weight of which ``strip`` gives the float32 ``[in, columns]``."""
+    """Quantize a weight of which ``strip`` gives the float32 ``[in, columns]``."""
     for columns in packed.strips():
         packed.quantize(columns, strip(columns))
 

@@ -1,4 +1,4 @@
-"""The small model that comes with the project, its demo picture and the data it was trained on.
+"""The small model that comes with the project, its demo image and the data it was trained on.
 
 Importing this module costs nothing: it holds names and paths only.
 """
@@ -14,4 +14,4 @@ DEFAULT_MODEL_DIR = Path(__file__).resolve().parent / "qwen_vl_scenes"
 """Where the files of :data:`DEFAULT_MODEL` lie."""
 
 DEMO_IMAGE = Path(__file__).resolve().parent / "demo.png"
-"""The picture that is shown to the bundled model when no other is given."""
+"""The image that is shown to the bundled model when no other is given."""

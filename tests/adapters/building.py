@@ -42,8 +42,8 @@ def tiny_model() -> Any:
     return model
 
 
-def picture_ids() -> Any:
-    """Two prompts with one picture each: int64 ``[2, 10]``."""
+def image_ids() -> Any:
+    """Two prompts with one image each: int64 ``[2, 10]``."""
     import paddle
 
     start = GEOMETRY["visual"]["image_start_id"]
@@ -51,11 +51,11 @@ def picture_ids() -> Any:
     return paddle.to_tensor([[1, *span, 2, 3, 4], [5, *span, 6, 7, 8]])
 
 
-def pictures() -> Any:
-    """Pictures for them, float32 ``[2, 3, 28, 28]``."""
+def images() -> Any:
+    """Images for them, float32 ``[2, 3, 28, 28]``."""
     import paddle
 
-    return paddle.to_tensor(torch_weight("pictures", (2, 3, 28, 28)))
+    return paddle.to_tensor(torch_weight("images", (2, 3, 28, 28)))
 
 
 def disturb(model: Any) -> None:

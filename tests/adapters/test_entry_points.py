@@ -43,7 +43,7 @@ def test_the_terminal(tiny_model_dir, adapter):
 
 
 @pytest.mark.parametrize("quantization", ["int8", "int4"])
-def test_quantised_models_take_adapters_too(tiny_model_dir, adapter, quantization):
+def test_quantized_models_take_adapters_too(tiny_model_dir, adapter, quantization):
     assert predict("?\n", model=tiny_model_dir, adapter=adapter, quantization=quantization).text == ""
 
 

@@ -20,14 +20,14 @@ from paddlemix.adapters.stored import read_adapter
 from paddlemix.checkpoint import layouts
 from paddlemix.errors import AdapterError, CheckpointError, TargetError
 from paddlemix.models.qwen_vl.modeling import QWenLMHeadModel
-from tests.adapters.building import disturb, picture_ids, pictures, tiny_model
+from tests.adapters.building import disturb, image_ids, images, tiny_model
 
 PEFT = Path(__file__).resolve().parents[1] / "fixtures" / "peft_adapter"
 
 
 def logits(model) -> np.ndarray:
     with paddle.no_grad():
-        return model(picture_ids(), images=pictures()).logits.numpy()
+        return model(image_ids(), images=images()).logits.numpy()
 
 
 def golden(name: str) -> dict[str, dict[str, np.ndarray]]:
@@ -272,7 +272,7 @@ def test_an_adapter_for_another_base_is_refused(tmp_path):
         load_adapter(other, tmp_path)
 
 
-def test_layout_and_quantisation_of_the_base_do_not_matter(tmp_path):
+def test_layout_and_quantization_of_the_base_do_not_matter(tmp_path):
     model = tiny_model()
     model.save_pretrained(tmp_path / "half", dtype="bfloat16")
     inject(model, LoRAConfig(r=2))

@@ -8,7 +8,7 @@ from paddlemix.adapters import LoRAConfig, LoRALinear, inject, injection
 from paddlemix.errors import AdapterError, ConfigurationError, NotEnoughMemoryError
 from paddlemix.models.qwen_vl.modeling import QWenLMHeadModel
 from paddlemix.quantization.layers import QuantizedLinear
-from tests.adapters.building import disturb, picture_ids, pictures, tiny_model
+from tests.adapters.building import disturb, image_ids, images, tiny_model
 
 QUANTIZATIONS = (None, "bf16", "int8", "int4")
 
@@ -27,7 +27,7 @@ def model(request, directory):
 
 def logits(model) -> np.ndarray:
     with paddle.no_grad():
-        return model(picture_ids(), images=pictures()).logits.numpy()
+        return model(image_ids(), images=images()).logits.numpy()
 
 
 def trainable(model) -> set[str]:
@@ -65,7 +65,7 @@ def test_targets_are_ends_of_names_after_a_dot_or_globs(directory):
     assert set(chosen("visual.*.in_proj")) == {f"{visual}.0.attn.in_proj", f"{visual}.1.attn.in_proj"}
 
 
-def test_the_same_layers_are_found_in_float_and_quantised_models(directory):
+def test_the_same_layers_are_found_in_float_and_quantized_models(directory):
     found = {
         tuple(
             inject(
@@ -84,8 +84,8 @@ def test_only_the_adapters_get_gradients_and_all_of_them_do(model, any_backend):
     names = inject(model, LoRAConfig(r=2, targets=("*",)))
     disturb(model)
     model.train()
-    ids = picture_ids()
-    model(ids, images=pictures(), labels=ids).loss.backward()
+    ids = image_ids()
+    model(ids, images=images(), labels=ids).loss.backward()
     with_gradient = {
         name: np.abs(parameter.grad.numpy()).max()
         for name, parameter in model.named_parameters()
@@ -99,10 +99,10 @@ def test_gradients_are_the_same_under_recomputation(model):
     names = inject(model, LoRAConfig(r=2, dropout=0, targets=("c_attn", "w1", "c_fc")))
     disturb(model)
     model.train()
-    ids, found = picture_ids(), []
+    ids, found = image_ids(), []
     for recompute in (False, True):
         model.transformer.enable_recompute = model.visual.transformer.enable_recompute = recompute
-        model(ids, images=pictures(), labels=ids).loss.backward()
+        model(ids, images=images(), labels=ids).loss.backward()
         found.append({name: p.grad.numpy() for name, p in model.named_parameters() if p.grad is not None})
         model.clear_gradients()
     plain, recomputed = found
@@ -117,12 +117,12 @@ def test_steps_with_a_cache_agree_with_the_whole_sequence(model, any_backend):
     disturb(model)
     following = paddle.to_tensor([[9, 2, 4], [3, 11, 1]])
     with paddle.no_grad():
-        step = model(picture_ids(), images=pictures(), use_cache=True)
+        step = model(image_ids(), images=images(), use_cache=True)
         steps = [step.logits]
         for token in following.split(3, axis=1):
             step = model(token, past_key_values=step.past_key_values)
             steps.append(step.logits)
-        whole = model(paddle.concat([picture_ids(), following], axis=1), images=pictures(), use_cache=False).logits
+        whole = model(paddle.concat([image_ids(), following], axis=1), images=images(), use_cache=False).logits
     whole = whole.numpy()
     np.testing.assert_allclose(paddle.concat(steps, axis=1).numpy(), whole, atol=2e-2 * np.abs(whole).max())
 
@@ -151,8 +151,8 @@ def test_modules_to_save_are_trained_whole(model):
     assert not isinstance(model.lm_head, QuantizedLinear)
     np.testing.assert_allclose(logits(model), before, atol=2e-2 * np.abs(before).max())
     model.train()
-    ids = picture_ids()
-    model(ids, images=pictures(), labels=ids).loss.backward()
+    ids = image_ids()
+    model(ids, images=images(), labels=ids).loss.backward()
     assert model.lm_head.weight.grad is not None and model.transformer.wte.weight.grad is not None
 
 
@@ -185,9 +185,9 @@ def test_a_layer_is_not_both_adapted_and_trained_whole(model):
         inject(model, LoRAConfig(targets=("lm_head",), modules_to_save=("lm_head",)))
 
 
-def test_layers_around_quantised_ones_cannot_be_trained_whole(directory):
+def test_layers_around_quantized_ones_cannot_be_trained_whole(directory):
     model = QWenLMHeadModel.from_pretrained(directory, quantization="int8")
-    with pytest.raises(AdapterError, match="'transformer.visual.attn_pool' holds quantised layers"):
+    with pytest.raises(AdapterError, match="'transformer.visual.attn_pool' holds quantized layers"):
         inject(model, LoRAConfig(modules_to_save=("attn_pool",)))
 
 

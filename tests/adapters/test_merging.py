@@ -16,7 +16,7 @@ from paddlemix.errors import AdapterError, CheckpointError
 from paddlemix.finetune import merge_adapter
 from paddlemix.models.qwen_vl.modeling import QWenLMHeadModel
 from paddlemix.models.qwen_vl.processing import QwenVLProcessor
-from tests.adapters.building import disturb, picture_ids, pictures, tiny_model
+from tests.adapters.building import disturb, image_ids, images, tiny_model
 from tests.quantization.building import write_gptq_model
 from tests.tiny_model import write_tiny_model
 
@@ -25,7 +25,7 @@ TARGETS = ("c_attn", "c_proj", "w1", "in_proj", "c_fc", "kv_proj", "out_proj")
 
 def logits(model) -> np.ndarray:
     with paddle.no_grad():
-        return model(picture_ids(), images=pictures()).logits.numpy()
+        return model(image_ids(), images=images()).logits.numpy()
 
 
 @pytest.fixture(scope="module")
@@ -75,10 +75,10 @@ def test_a_merged_model_is_saved_and_adapted_again_like_any_other(folders, tmp_p
     assert len(inject(again, LoRAConfig(r=2))) == 8
 
 
-def test_quantised_layers_cannot_hold_the_sum(folders):
+def test_quantized_layers_cannot_hold_the_sum(folders):
     model = QWenLMHeadModel.from_pretrained(folders / "base", quantization="int4")
     load_adapter(model, folders / "adapter")
-    with pytest.raises(AdapterError, match="is quantised.*merge_adapter"):
+    with pytest.raises(AdapterError, match="is quantized.*merge_adapter"):
         merge(model)
     assert any(isinstance(layer, LoRALinear) for layer in model.sublayers())
 
@@ -131,10 +131,10 @@ def test_a_merged_directory_is_complete(tmp_path):
 
 
 @pytest.mark.parametrize("quantization", ["int8", "int4", "bf16"])
-def test_a_quantised_base_is_merged_into_16_bit_weights(folders, tmp_path, quantization, any_backend):
+def test_a_quantized_base_is_merged_into_16_bit_weights(folders, tmp_path, quantization, any_backend):
     model = QWenLMHeadModel.from_pretrained(folders / "base", quantization=quantization)
-    model.save_pretrained(tmp_path / "quantised")
-    merge_adapter(tmp_path / "quantised", folders / "adapter", tmp_path / "out")
+    model.save_pretrained(tmp_path / "quantized")
+    merge_adapter(tmp_path / "quantized", folders / "adapter", tmp_path / "out")
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert "quantization_config" not in config and config["torch_dtype"] == "bfloat16"
     merged = QWenLMHeadModel.from_pretrained(tmp_path / "out")

@@ -1,4 +1,4 @@
-"""Questions about pictures through Appflow."""
+"""Questions about images through Appflow."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def task(flow):
 
 
 @pytest.fixture
-def picture():
+def pil_image():
     return Image.fromarray(np.arange(80 * 120 * 3, dtype=np.uint32).astype(np.uint8).reshape(80, 120, 3))
 
 
@@ -55,68 +55,70 @@ def test_the_signature_is_that_of_paddlemix():
     assert names == ["self", "app", "models", "mode", "device_id", "from_hf_hub", "options"]
 
 
-def test_two_turns_about_one_picture(task, picture, tmp_path):
+def test_two_turns_about_one_image(task, pil_image, tmp_path):
     path = tmp_path / "bus.png"
-    picture.save(path)
+    pil_image.save(path)
     paddle.seed(1234)
     result = task(image=str(path), prompt="这是什么？")
     assert result["result"] == ANSWER
     assert result["boxes"] == [BOX]
     assert result["prompt"] == "这是什么？"
-    assert result["image"].size == picture.size
-    assert np.asarray(result["image"]).tolist() != np.asarray(picture).tolist()
+    assert result["image"].size == pil_image.size
+    assert np.asarray(result["image"]).tolist() != np.asarray(pil_image).tolist()
     result = task(prompt="框出图中公交车的位置")
     assert result["result"] == ANSWER
-    assert result["image"].size == picture.size, "the second turn draws into the picture of the first"
+    assert result["image"].size == pil_image.size, "the second turn draws into the image of the first"
     roles = [message["role"] for message in asked(task)]
     assert roles == ["user", "assistant", "user", "assistant"]
 
 
-def test_reset_forgets_the_turns(task, picture):
-    task(image=picture, prompt="what?")
+def test_reset_forgets_the_turns(task, pil_image):
+    task(image=pil_image, prompt="what?")
     task.reset()
     assert task(prompt="what?")["image"] is None
     assert len(asked(task)) == 2
 
 
 @pytest.mark.parametrize("kind", ["PIL", "bytes", "array", "path"])
-def test_a_picture_may_come_in_any_form(task, picture, tmp_path, kind):
+def test_an_image_may_come_in_any_form(task, pil_image, tmp_path, kind):
     path = tmp_path / "p.png"
-    picture.save(path)
-    image = {"PIL": picture, "bytes": path.read_bytes(), "array": np.asarray(picture), "path": path}[kind]
-    assert task(image=image, prompt="what?")["image"].size == picture.size
+    pil_image.save(path)
+    image = {"PIL": pil_image, "bytes": path.read_bytes(), "array": np.asarray(pil_image), "path": path}[kind]
+    assert task(image=image, prompt="what?")["image"].size == pil_image.size
 
 
-def test_several_pictures_belong_to_one_prompt(task, picture):
+def test_several_images_belong_to_one_prompt(task, pil_image):
     other = Image.new("RGB", (33, 44))
-    result = task(image=[picture, other], prompt="compare")
-    assert result["image"].size == other.size, "boxes are drawn into the last picture"
+    result = task(image=[pil_image, other], prompt="compare")
+    assert result["image"].size == other.size, "boxes are drawn into the last image"
     parts = [part["type"] for part in asked(task)[0]["content"]]
     assert parts == ["image", "image", "text"]
 
 
-def test_a_picture_alone_is_captioned(task, picture):
-    assert task(image=picture)["result"] == ANSWER
+def test_an_image_alone_is_captioned(task, pil_image):
+    assert task(image=pil_image)["result"] == ANSWER
     text = asked(task)[0]["content"][-1]["text"]
     assert text == "Generate the caption in English with grounding:"
 
 
-def test_a_list_of_prompts_is_a_batch_outside_the_conversation(task, picture):
+def test_a_list_of_prompts_is_a_batch_outside_the_conversation(task, pil_image):
     task(prompt="remember me")
     before = asked(task)
-    result = task(image=[picture, None, [picture, picture]], prompt=["a?", "a much longer question than that", "b"])
+    result = task(
+        image=[pil_image, None, [pil_image, pil_image]], prompt=["a?", "a much longer question than that", "b"]
+    )
     assert result["result"] == [ANSWER] * 3
     assert result["boxes"] == [[BOX]] * 3
-    assert [image and image.size for image in result["image"]] == [picture.size, None, picture.size]
+    assert [image and image.size for image in result["image"]] == [pil_image.size, None, pil_image.size]
     assert asked(task) == before
 
 
-def test_a_batch_needs_no_pictures(task):
+def test_a_batch_needs_no_images(task):
     assert task(prompt=["one", "two"])["result"] == [ANSWER, ANSWER]
 
 
-def test_a_stream_gives_the_text_in_pieces_and_then_the_result(task, picture):
-    stream = task(image=picture, prompt="what?", stream=True)
+def test_a_stream_gives_the_text_in_pieces_and_then_the_result(task, pil_image):
+    stream = task(image=pil_image, prompt="what?", stream=True)
     pieces = list(stream)
     assert len(pieces) > 1
     assert "".join(pieces) == ANSWER == stream.result["result"]
@@ -170,9 +172,9 @@ def test_the_default_dtype_says_nothing_on_a_cpu_and_a_named_one_does(tiny_model
     assert "bfloat16" in line and "float32" in line
 
 
-def test_a_base_model_answers_each_question_alone(tiny_base_model_dir, picture):
+def test_a_base_model_answers_each_question_alone(tiny_base_model_dir, pil_image):
     task = Appflow("image2text_generation", str(tiny_base_model_dir))
-    assert task(image=picture, prompt="what?")["image"].size == picture.size
+    assert task(image=pil_image, prompt="what?")["image"].size == pil_image.size
     assert task(prompt="and now?")["image"] is None
     assert "".join(task(prompt="what?", stream=True)) == ANSWER
     assert task(prompt=["one?", "two?"])["result"] == [ANSWER, ANSWER]
@@ -231,7 +233,7 @@ def test_a_wrong_construction_is_refused(tiny_model_dir, options, error, message
         ({"prompt": "a", "image": "missing.png"}, ImageError, "missing.png.*does not exist"),
         ({"prompt": "a", "image": ["missing.png"]}, ImageError, "missing.png.*does not exist"),
         ({"prompt": "word " * 2000}, PromptError, "ids"),
-        ({"prompt": "a", "image": [Image.new("RGB", (8, 8))] * 33}, PromptError, "33 pictures, expected at most 32"),
+        ({"prompt": "a", "image": [Image.new("RGB", (8, 8))] * 33}, PromptError, "33 images, expected at most 32"),
         ({"prompt": "a", "top_k": -2}, ConfigurationError, "top_k"),
     ],
 )
@@ -248,9 +250,9 @@ def test_control_tokens_in_a_prompt_stay_text(task):
     assert asked(task)[0]["content"] == [{"type": "text", "text": prompt}]
 
 
-def test_the_image_policy_decides_what_is_read(tiny_model_dir, picture, tmp_path):
+def test_the_image_policy_decides_what_is_read(tiny_model_dir, pil_image, tmp_path):
     path = tmp_path / "p.png"
-    picture.save(path)
+    pil_image.save(path)
     task = Appflow("image2text_generation", str(tiny_model_dir), image_policy=ImagePolicy.server())
     for image, prompt in ((path, "a"), ([path], ["a"])):
         with pytest.raises(ImageError, match="refused"):

@@ -12,7 +12,7 @@ def test_two_turns_of_a_conversation_are_timed(real_vocab_file):
     assert [row["turn"] for row in turns] == ["1", "2"]
     first, second = turns
     assert first["reused"] == "0" and float(first["encode s"]) > 0
-    # The second turn finds the whole first prompt in the cache, picture included, and encodes no picture.
+    # The second turn finds the whole first prompt in the cache, image included, and encodes no image.
     assert int(second["reused"]) >= int(first["prompt"]) > 256 and second["encode s"] == "0.00"
     for row in turns:
         assert float(row["first token s"]) >= float(row["prefill s"]) and float(row["tokens/s"]) > 0

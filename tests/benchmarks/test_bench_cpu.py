@@ -8,7 +8,7 @@ from tests.benchmarks.programs import ONE_LAYER, by, run, tables, write_peer
 OURS = {f"{part}/{kind}" for part in ("decode", "prefill") for kind in ("int4", "int8", "bf16")} | {
     f"{part}/{kind}" for part in ("vit", "resampler") for kind in ("int8", "bf16")
 }
-BUNDLED = {"bundled/token", "bundled/picture"}
+BUNDLED = {"bundled/token", "bundled/image"}
 
 
 @pytest.fixture(scope="module")

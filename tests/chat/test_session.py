@@ -22,13 +22,13 @@ def session(loaded):
 
 @pytest.fixture
 def work(loaded, monkeypatch):
-    """What the model computes: pictures encoded, and positions fed to the decoder per call."""
+    """What the model computes: images encoded, and positions fed to the decoder per call."""
     model, _ = loaded
     encode, decode = model.visual.forward, model.transformer.forward
-    done = {"pictures": 0, "positions": []}
+    done = {"images": 0, "positions": []}
 
     def counted_encode(images):
-        done["pictures"] += images.shape[0]
+        done["images"] += images.shape[0]
         return encode(images)
 
     def counted_decode(embeddings, *args, **kwargs):
@@ -40,7 +40,7 @@ def work(loaded, monkeypatch):
     return done
 
 
-def picture(shade, size=(40, 30)):
+def image(shade, size=(40, 30)):
     pixels = np.random.default_rng(shade).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     return Image.fromarray(pixels)
 
@@ -57,10 +57,10 @@ def fresh_answers(loaded, turns, **options):
 
 TURNS = [
     ("hello", []),
-    ("what is this", [picture(1)]),
+    ("what is this", [image(1)]),
     ("and in the end", []),
-    ("which of these", [picture(2), picture(1)]),
-    ("the last, 你好", [picture(3)]),
+    ("which of these", [image(2), image(1)]),
+    ("the last, 你好", [image(3)]),
 ]
 
 
@@ -73,10 +73,10 @@ def test_reuse_equals_recomputing_token_for_token(loaded, session):
     assert all(reply.reused_tokens == 0 for reply in expected)
 
 
-def test_every_picture_is_encoded_once(session, work):
+def test_every_image_is_encoded_once(session, work):
     for text, images in TURNS:
         session.ask(text, images)
-    assert work["pictures"] == 3
+    assert work["images"] == 3
 
 
 def test_the_prefix_is_not_computed_again(session, work):
@@ -85,13 +85,13 @@ def test_the_prefix_is_not_computed_again(session, work):
         reply = session.ask(text, images)
         assert work["positions"][0] == reply.prompt_tokens - reply.reused_tokens
         assert work["positions"][1:] == [1] * (reply.new_tokens - 1)
-    # A question about old pictures costs its own ids and what closed the answer before it, and no picture.
+    # A question about old images costs its own ids and what closed the answer before it, and no image.
     work["positions"].clear()
     reply = session.ask("why", [])
     assert work["positions"][0] < 50 < reply.prompt_tokens
 
 
-def test_the_slots_of_a_later_picture_are_its_own(loaded, session, monkeypatch):
+def test_the_slots_of_a_later_image_are_its_own(loaded, session, monkeypatch):
     model, _ = loaded
     embed = model.transformer.embed
     fed = []
@@ -101,19 +101,19 @@ def test_the_slots_of_a_later_picture_are_its_own(loaded, session, monkeypatch):
         lambda ids, images=None, features=None: fed.append((ids, features)) or embed(ids, images, features),
     )
     for number in range(4):
-        session.ask(f"turn {number}", [picture(number)])
+        session.ask(f"turn {number}", [image(number)])
     fed.clear()
-    session.ask("turn 4", [picture(9)])
+    session.ask("turn 4", [image(9)])
     ids, features = fed[0]
     assert (ids.numpy() == model.config.visual.image_start_id).sum() == 1
     assert features.shape == [1, SLOTS, 64]
-    pixels = session._processor.image_processor(picture(9))
+    pixels = session._processor.image_processor(image(9))
     with paddle.no_grad():
         np.testing.assert_allclose(features.numpy(), model.visual(paddle.to_tensor(pixels)).numpy(), rtol=0, atol=1e-5)
 
 
-def test_a_changed_picture_changes_the_answer(loaded):
-    replies = [ChatSession(*loaded, max_new_tokens=10).ask("what", [picture(shade)]).text for shade in (1, 2)]
+def test_a_changed_image_changes_the_answer(loaded):
+    replies = [ChatSession(*loaded, max_new_tokens=10).ask("what", [image(shade)]).text for shade in (1, 2)]
     assert replies[0] != replies[1]
 
 
@@ -148,9 +148,9 @@ def test_streamed_pieces_make_up_the_answer(loaded, session):
 @pytest.mark.parametrize("how", ["close", "forget", "interrupt"])
 def test_a_broken_off_answer_leaves_the_session_as_it_was(loaded, session, how, monkeypatch):
     model, _ = loaded
-    session.ask("hello", [picture(1)])
+    session.ask("hello", [image(1)])
     before = session.messages
-    stream = session.stream("tell me more", [picture(2)])
+    stream = session.stream("tell me more", [image(2)])
     next(stream)
     if how == "close":
         stream.close()
@@ -167,7 +167,7 @@ def test_a_broken_off_answer_leaves_the_session_as_it_was(loaded, session, how, 
             list(stream)
         monkeypatch.setattr(model.transformer.h[1], "forward", forward)
     assert session.messages == before
-    turns = [("hello", [picture(1)]), ("something else", [])]
+    turns = [("hello", [image(1)]), ("something else", [])]
     assert session.ask("something else").text == fresh_answers(loaded, turns)[-1].text
 
 
@@ -186,11 +186,11 @@ def test_a_stream_cannot_go_on_after_another_question(session):
 
 
 def test_reset_forgets_the_conversation(loaded, session):
-    first = session.ask("hello", [picture(1)])
+    first = session.ask("hello", [image(1)])
     session.ask("more")
     session.reset()
     assert [message["role"] for message in session.messages] == ["system"]
-    again = session.ask("hello", [picture(1)])
+    again = session.ask("hello", [image(1)])
     assert (again.text, again.reused_tokens) == (first.text, 0)
 
 
@@ -251,23 +251,23 @@ def test_old_turns_leave_the_prompt_at_the_window(loaded, tmp_path):
 def test_a_shortened_prompt_is_answered_as_if_it_were_new(tmp_path):
     loaded = random_model(tmp_path)
     loaded[0].generation_config.max_window_size = 150
-    turns = [(f"question number {i}", [picture(i % 3)] if i % 2 else []) for i in range(7)]
+    turns = [(f"question number {i}", [image(i % 3)] if i % 2 else []) for i in range(7)]
     session = ChatSession(*loaded, max_new_tokens=10)
     replies = [session.ask(*turn) for turn in turns]
     assert replies[-1].prompt_tokens < 250
     assert [reply.text for reply in replies] == [reply.text for reply in fresh_answers(loaded, turns)]
 
 
-def test_boxes_are_read_and_drawn_into_the_newest_picture(loaded, monkeypatch):
+def test_boxes_are_read_and_drawn_into_the_newest_image(loaded, monkeypatch):
     model, processor = loaded
     session = ChatSession(model, processor, max_new_tokens=3)
-    reply = session.ask("where", [picture(1, (50, 60)), picture(2, (80, 40))])
+    reply = session.ask("where", [image(1, (50, 60)), image(2, (80, 40))])
     assert reply.boxes == [] and reply.image() is None
     monkeypatch.setattr("paddlemix.chat.session.AnswerStream", said("<ref>the cup</ref><box>(100,200),(500,900)</box>"))
     reply = session.ask("and now")
     assert [(box.label, box.x1, box.y1, box.x2, box.y2) for box in reply.boxes] == [("the cup", 100, 200, 500, 900)]
     assert reply.image().size == (80, 40)
-    assert reply.image().tobytes() != picture(2, (80, 40)).tobytes()
+    assert reply.image().tobytes() != image(2, (80, 40)).tobytes()
     session.reset()
     assert session.ask("nothing to see").image() is None
 
@@ -284,7 +284,7 @@ def said(text):
 
 
 def test_a_reply_says_what_it_cost(session):
-    reply = session.ask("hello", [picture(1)])
+    reply = session.ask("hello", [image(1)])
     assert set(reply.timings) == {"load", "encode", "prefill", "decode", "total"}
     assert all(seconds >= 0 for seconds in reply.timings.values())
     assert reply.finish_reason in ("stop", "length") and reply.new_tokens <= 10

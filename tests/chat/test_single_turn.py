@@ -22,7 +22,7 @@ def session(loaded):
     return SingleTurnSession(loaded.model, loaded.processor)
 
 
-def test_a_reply_has_text_boxes_and_the_picture_of_its_own_question(session):
+def test_a_reply_has_text_boxes_and_the_image_of_its_own_question(session):
     first = session.ask("where?", [Image.new("RGB", (40, 30)), Image.new("L", (20, 10))])
     assert first.text == ANSWER
     assert first.image().size == (20, 10)

@@ -56,7 +56,7 @@ def test_both_ways_to_a_prompt_keep_the_same_turns():
     for size in range(1, 120):
         options = {"max_window_size": size, "keep_last_image": True}
         text, ids = make_context(tokenizer, "what?", history, "s", **options)
-        prompt = render_chatml(tokenizer, messages, picture_labels=False, **options)
+        prompt = render_chatml(tokenizer, messages, image_labels=False, **options)
         assert len(prompt.input_ids) == len(ids) and "<img>a</img>" in text
         assert prompt.dropped_turns == whole.count("assistant") - text.count("assistant")
 

@@ -99,36 +99,36 @@ def test_linear_weights_and_only_they_are_transposed(name: str, transposed: bool
 
 
 @pytest.mark.parametrize("layout", layouts.LAYOUTS)
-def test_layout_is_recognised_from_names_and_c_attn(layout: str) -> None:
-    assert layouts.recognise(layouts.expected_shapes(CONFIG, layout)) == layout
+def test_layout_is_recognized_from_names_and_c_attn(layout: str) -> None:
+    assert layouts.recognize(layouts.expected_shapes(CONFIG, layout)) == layout
 
 
 def test_marker_decides_where_no_shape_does() -> None:
     shapes = {"transformer.h.0.attn.c_proj.weight": (8, 8)}
-    assert layouts.recognise(shapes, layouts.PADDLE) == layouts.PADDLE
+    assert layouts.recognize(shapes, layouts.PADDLE) == layouts.PADDLE
     with pytest.raises(CheckpointError, match="cannot tell"):
-        layouts.recognise(shapes)
+        layouts.recognize(shapes)
 
 
 def test_marker_that_contradicts_the_shapes_is_an_error() -> None:
     with pytest.raises(CheckpointError, match="metadata says layout 'paddle'"):
-        layouts.recognise(layouts.expected_shapes(CONFIG, layouts.HF), layouts.PADDLE)
+        layouts.recognize(layouts.expected_shapes(CONFIG, layouts.HF), layouts.PADDLE)
 
 
 def test_unknown_marker_is_an_error() -> None:
     with pytest.raises(CheckpointError, match="'sideways' is unknown"):
-        layouts.recognise(layouts.expected_shapes(CONFIG), "sideways")
+        layouts.recognize(layouts.expected_shapes(CONFIG), "sideways")
 
 
 def test_square_weights_alone_are_never_guessed() -> None:
     shapes = {"transformer.h.0.attn.c_attn.weight": (8, 8), "transformer.h.0.attn.c_attn.bias": (8,)}
     with pytest.raises(CheckpointError, match="cannot tell"):
-        layouts.recognise(shapes)
+        layouts.recognize(shapes)
 
 
 def test_gptq_is_a_matter_of_torchs_layout() -> None:
     shapes = {"transformer.wte.weight": (11, 8), "transformer.h.0.attn.c_attn.qweight": (1, 24)}
-    assert layouts.recognise(shapes) == layouts.HF
+    assert layouts.recognize(shapes) == layouts.HF
 
 
 def test_parts_of_a_gptq_layer_are_known_by_their_weight() -> None:
@@ -140,15 +140,15 @@ def test_parts_of_a_gptq_layer_are_known_by_their_weight() -> None:
 
 def test_other_models_and_mixtures_are_refused() -> None:
     with pytest.raises(CheckpointError, match="not a Qwen-VL checkpoint: no weight"):
-        layouts.recognise({"model.layers.0.self_attn.q_proj.weight": (8, 8)})
+        layouts.recognize({"model.layers.0.self_attn.q_proj.weight": (8, 8)})
     with pytest.raises(CheckpointError, match="names of two layouts are mixed"):
-        layouts.recognise({"transformer.wte.weight": (11, 8), "visual.vit.conv1.weight": (6, 3, 2, 2)})
+        layouts.recognize({"transformer.wte.weight": (11, 8), "visual.vit.conv1.weight": (6, 3, 2, 2)})
 
 
 def test_paddlemix_names_in_torch_orientation_are_refused() -> None:
     shapes = {"transformer.llm.h.0.attn.c_attn.weight": (24, 8), "transformer.llm.h.0.attn.c_attn.bias": (24,)}
     with pytest.raises(CheckpointError, match="refusing to guess"):
-        layouts.recognise(shapes)
+        layouts.recognize(shapes)
 
 
 def test_biases_exist_only_without_no_bias() -> None:

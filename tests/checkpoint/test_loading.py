@@ -122,7 +122,7 @@ def test_model_that_was_made_in_another_type_is_refused(tmp_path: Path) -> None:
         load_into(model(), write_model(tmp_path, layouts.PADDLE), "bfloat16")
 
 
-def test_parameters_that_were_never_initialised_are_filled_and_can_be_trained(tmp_path: Path) -> None:
+def test_parameters_that_were_never_initialized_are_filled_and_can_be_trained(tmp_path: Path) -> None:
     weights = random_weights(layouts.PADDLE)
     with paddle.LazyGuard():
         made = model()

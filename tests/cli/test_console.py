@@ -13,7 +13,7 @@ import pytest
 from paddlemix.cli import console
 
 SAYS = """
-from paddlemix import cli
+from paddlemix.cli import common as cli
 def main(arguments):
     cli.note("note: \\x1b[31mred")
     cli.output("response: 这是 é \\x1b]0;title\\x07\\tend\\nline two")
@@ -85,7 +85,7 @@ def test_what_libraries_write_to_a_closed_stderr_does_not_end_up_in_files(tmp_pa
     file = tmp_path / "file"
     program = f"""
 import os
-from paddlemix import cli
+from paddlemix.cli import common as cli
 def main(arguments):
     with open({str(file)!r}, "wb"):
         os.write(2, b"log line")

@@ -17,8 +17,8 @@ COMMANDS = {"/image": True, "/load": True, "/help": False}
 def folder(tmp_path, monkeypatch):
     for name in ("street one.png", "street two.png", "talk.json", ".hidden"):
         (tmp_path / name).touch()
-    (tmp_path / "pictures").mkdir()
-    (tmp_path / "pictures" / "a.png").touch()
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").touch()
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -30,8 +30,8 @@ def folder(tmp_path, monkeypatch):
         ("/i", ["/image "]),
         ("/image str", ["/image street one.png", "/image street two.png"]),
         ("/image street t", ["/image street two.png"]),
-        ("/image p", ["/image pictures/"]),
-        ("/image pictures/", ["/image pictures/a.png"]),
+        ("/image i", ["/image images/"]),
+        ("/image images/", ["/image images/a.png"]),
         ("/image .h", ["/image .hidden"]),
         ("/load! t", ["/load! talk.json"]),
         ("/help t", []),

@@ -27,8 +27,8 @@ def chat(loaded, tmp_path):
 
 
 @pytest.fixture
-def picture(tmp_path):
-    path = tmp_path / "a picture.png"
+def image(tmp_path):
+    path = tmp_path / "a image.png"
     Image.new("RGB", (64, 48), "white").save(path)
     return path
 
@@ -41,19 +41,19 @@ def turns(chat) -> int:
     return len(chat._session.messages) // 2
 
 
-def test_a_message_is_answered_and_its_boxes_are_drawn(chat, picture, tmp_path):
-    chat.run_script([f"/image {picture}", "where is the bus?", "and again?"])
+def test_a_message_is_answered_and_its_boxes_are_drawn(chat, image, tmp_path):
+    chat.run_script([f"/image {image}", "where is the bus?", "and again?"])
     assert written(chat).count(ANSWER) == 2
-    assert "picture of 64x48 pixels" in written(chat)
+    assert "image of 64x48 pixels" in written(chat)
     for name in ("chat.jpg", "chat-2.jpg"):
-        assert f"picture: {tmp_path / 'drawn' / name}\n" in written(chat)
+        assert f"image: {tmp_path / 'drawn' / name}\n" in written(chat)
         assert Image.open(tmp_path / "drawn" / name).size == (64, 48)
-    assert [part["type"] for part in chat._session.messages[3]["content"]] == ["text"], "the picture went along once"
+    assert [part["type"] for part in chat._session.messages[3]["content"]] == ["text"], "the image went along once"
 
 
-def test_without_a_picture_nothing_is_drawn(chat, tmp_path):
+def test_without_an_image_nothing_is_drawn(chat, tmp_path):
     assert chat.handle("where?")
-    assert ANSWER in written(chat) and "picture:" not in written(chat)
+    assert ANSWER in written(chat) and "image:" not in written(chat)
     assert not (tmp_path / "drawn").exists()
 
 
@@ -73,19 +73,19 @@ def test_two_slashes_begin_a_message(chat):
     assert chat._session.messages[1]["content"] == [{"type": "text", "text": "/image is what?"}]
 
 
-def test_reset_forgets_the_conversation_and_waiting_pictures(chat, picture):
-    chat.run_script(["hello", f"/image '{picture}'", "/reset", "hello"])
+def test_reset_forgets_the_conversation_and_waiting_images(chat, image):
+    chat.run_script(["hello", f"/image '{image}'", "/reset", "hello"])
     assert turns(chat) == 1
     assert [part["type"] for part in chat._session.messages[1]["content"]] == ["text"]
 
 
-def test_a_conversation_is_saved_and_gone_on_with(chat, loaded, picture, tmp_path):
+def test_a_conversation_is_saved_and_gone_on_with(chat, loaded, image, tmp_path):
     file = tmp_path / "talk.json"
-    chat.run_script([f"/image {picture}", "hello", f"/save {file}"])
+    chat.run_script([f"/image {image}", "hello", f"/save {file}"])
     other = TerminalChat(loaded.new_session(), tmp_path / "drawn", out=io.StringIO())
     other.run_script([f"/load {file}", "where?"])
     assert turns(other) == 2
-    assert "picture: " in written(other), "the picture came with the file"
+    assert "image: " in written(other), "the image came with the file"
 
 
 def test_an_older_file_is_replaced_only_on_demand(chat, tmp_path):
@@ -114,13 +114,13 @@ def test_files_that_a_foreign_conversation_names_are_opened_only_on_demand(chat,
     assert turns(chat) == 1
 
 
-def test_an_image_that_a_trusted_conversation_names_is_shown(chat, picture, tmp_path):
-    question = {"role": "user", "content": [{"type": "image", "image": str(picture)}]}
+def test_an_image_that_a_trusted_conversation_names_is_shown(chat, image, tmp_path):
+    question = {"role": "user", "content": [{"type": "image", "image": str(image)}]}
     messages = [{"role": "system", "content": "s"}, question, {"role": "assistant", "content": "a"}]
     file = tmp_path / "trusted.json"
     file.write_text(json.dumps({"format": "paddlemix chat 1", "messages": messages}))
     chat.run_script([f"/load! {file}", "where?"])
-    assert "picture: " in written(chat)
+    assert "image: " in written(chat)
 
 
 def test_a_deeply_nested_conversation_is_one_error(chat, tmp_path):
@@ -132,12 +132,12 @@ def test_a_deeply_nested_conversation_is_one_error(chat, tmp_path):
     assert turns(chat) == 1
 
 
-def test_a_picture_that_cannot_be_saved_is_a_note(loaded, picture, tmp_path):
+def test_an_image_that_cannot_be_saved_is_a_note(loaded, image, tmp_path):
     (tmp_path / "taken").write_text("a file")
     chat = TerminalChat(loaded.new_session(), tmp_path / "taken", out=io.StringIO())
-    chat.run_script([f"/image {picture}", "where?", "and again?"])
+    chat.run_script([f"/image {image}", "where?", "and again?"])
     assert written(chat).count(ANSWER) == 2
-    assert written(chat).count("note: the drawn picture is missing: ") == chat.lost_pictures == 2
+    assert written(chat).count("note: the drawn image is missing: ") == chat.lost_images == 2
 
 
 def test_an_answer_that_was_cut_off_is_named(loaded, tmp_path):
@@ -212,9 +212,9 @@ def test_a_wrong_line_is_refused_and_changes_nothing(chat, line, error, message)
     assert turns(chat) == 1
 
 
-def test_too_many_pictures_are_refused(chat, picture):
-    chat._pictures = [Image.new("RGB", (8, 8))] * 33
-    with pytest.raises(PromptError, match="33 pictures, expected at most 32"):
+def test_too_many_images_are_refused(chat, image):
+    chat._images = [Image.new("RGB", (8, 8))] * 33
+    with pytest.raises(PromptError, match="33 images, expected at most 32"):
         chat.handle("hello")
 
 
@@ -313,13 +313,13 @@ def test_the_working_directory_stays_clean(chat):
 
 
 def test_images_are_counted_before_any_is_opened(chat):
-    with pytest.raises(PromptError, match="33 pictures, expected at most 32"):
+    with pytest.raises(PromptError, match="33 images, expected at most 32"):
         chat._session.ask("what?", ["missing.png"] * 33)
     assert turns(chat) == 0
 
 
-@pytest.mark.parametrize("spelling", [r"~/a\ picture.png", "'~/a picture.png'", "file://{}/a%20picture.png"])
-def test_an_image_may_be_named_as_a_terminal_or_a_browser_does(chat, picture, tmp_path, monkeypatch, spelling):
+@pytest.mark.parametrize("spelling", [r"~/a\ image.png", "'~/a image.png'", "file://{}/a%20image.png"])
+def test_an_image_may_be_named_as_a_terminal_or_a_browser_does(chat, image, tmp_path, monkeypatch, spelling):
     monkeypatch.setenv("HOME", str(tmp_path))
     chat.handle(f"/image {spelling.replace('{}', str(tmp_path))}")
-    assert "picture of 64x48 pixels" in written(chat)
+    assert "image of 64x48 pixels" in written(chat)

@@ -16,7 +16,7 @@ def talk(*turns: str) -> dict[str, Any]:
 
 
 def messages(*turns: str) -> list[dict[str, Any]]:
-    """The same in the message schema, without pictures."""
+    """The same in the message schema, without images."""
     roles = ("user", "assistant")
     return [{"role": roles[i % 2], "content": text} for i, text in enumerate(turns)]
 
@@ -36,7 +36,7 @@ def write_lines(path: Path, *entries: object) -> Path:
     return path
 
 
-def write_picture(path: Path, colour: str = "red", size: tuple[int, int] = (20, 16)) -> Path:
+def write_image(path: Path, color: str = "red", size: tuple[int, int] = (20, 16)) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, colour).save(path)
+    Image.new("RGB", size, color).save(path)
     return path

@@ -1,4 +1,4 @@
-"""A processor of the small test vocabulary: 4 slots a picture, pictures of 28 pixels."""
+"""A processor of the small test vocabulary: 4 slots an image, images of 28 pixels."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def plan_of(lengths, rows=ROWS, accumulation=ACCUMULATION, processes=PROCESSES, 
 
 
 def steps_of(plan, first, last):
-    """For each optimiser step all micro-batches of all processes."""
+    """For each optimizer step all micro-batches of all processes."""
     layout = plan.layout
     columns = [list(plan.micro_batches(process, first, last)) for process in range(layout.processes)]
     return [

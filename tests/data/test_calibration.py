@@ -13,24 +13,24 @@ from tests.random_model import random_model
 
 
 @pytest.fixture
-def picture(tmp_path):
+def image(tmp_path):
     Image.new("RGB", (20, 20), "red").save(tmp_path / "a.png")
     return str(tmp_path / "a.png")
 
 
-def as_messages(picture):
-    content = [{"type": "image", "image": picture}, {"type": "text", "text": "What?"}]
+def as_messages(image):
+    content = [{"type": "image", "image": image}, {"type": "text", "text": "What?"}]
     return [{"role": "user", "content": content}, {"role": "assistant", "content": "A bus."}]
 
 
-def as_record(picture):
-    turns = [("user", f"Picture 1: <img>{picture}</img>\nWhat?"), ("assistant", "A bus.")]
+def as_record(image):
+    turns = [("user", f"Picture 1: <img>{image}</img>\nWhat?"), ("assistant", "A bus.")]
     return {"id": "x", "conversations": [{"from": role, "value": value} for role, value in turns]}
 
 
-def test_all_forms_of_a_conversation_give_the_same_inputs(tmp_path, picture):
+def test_all_forms_of_a_conversation_give_the_same_inputs(tmp_path, image):
     _, processor = random_model(tmp_path)
-    entries = [as_messages(picture), {"messages": as_messages(picture)}, as_record(picture)]
+    entries = [as_messages(image), {"messages": as_messages(image)}, as_record(image)]
     (tmp_path / "data.json").write_text(json.dumps(entries))
     inputs = list(model_inputs(read_conversations(tmp_path / "data.json"), processor, max_length=200))
     ids = [row["input_ids"].numpy().tolist() for row in inputs]
@@ -38,7 +38,7 @@ def test_all_forms_of_a_conversation_give_the_same_inputs(tmp_path, picture):
     assert all(list(row["images"].shape) == [1, 3, 28, 28] for row in inputs)
 
 
-def test_long_conversations_are_left_out_and_text_alone_has_no_pictures(tmp_path):
+def test_long_conversations_are_left_out_and_text_alone_has_no_images(tmp_path):
     _, processor = random_model(tmp_path)
     short = ([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hi"}], False)
     long = ([{"role": "user", "content": "Hi " * 200}, {"role": "assistant", "content": "Hi"}], False)

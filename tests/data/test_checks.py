@@ -14,13 +14,13 @@ from paddlemix.data.workers import parallel_map
 from paddlemix.errors import ConfigurationError, NotEnoughMemoryError, RecordError
 from paddlemix.models.qwen_vl.chat_template import render_training
 from paddlemix.models.qwen_vl.messages import conversation_to_messages
-from tests.data.building import image_part, messages, talk, write_json, write_lines, write_picture
+from tests.data.building import image_part, messages, talk, write_image, write_json, write_lines
 
 
 @pytest.fixture
 def check(tmp_path, processor):
     """Checks the given entries, one a line, in a folder that has ``ok.png``."""
-    write_picture(tmp_path / "ok.png")
+    write_image(tmp_path / "ok.png")
 
     def run(*entries, **options):
         return check_files([write_lines(tmp_path / "data.jsonl", *entries)], processor, **options)
@@ -46,7 +46,7 @@ FAULTY = [
     (talk("a", "<img>ok.png</img>"), 1, "'<img>ok.png</img>'", "<img>path</img> in a user's value"),
     (talk("<|im_end|>", "b"), 0, "'<|im_end|>'", "text without control tokens"),
     (talk("a", " \n"), 1, "an empty answer", "something to learn"),
-    (talk(" ", "b"), 0, "an empty question", "a text or a picture"),
+    (talk(" ", "b"), 0, "an empty question", "a text or an image"),
 ]  # fmt: skip
 
 
@@ -68,7 +68,7 @@ def test_faults_are_found_in_the_message_schema(check):
     assert [(p.location.line, p.field) for p in report.problems] == [
         (1, "messages[1].content"), (2, "messages[0].content"), (2, "messages[0].content"), (3, "messages[0].content")
     ]  # fmt: skip
-    assert report.problems[1].expected == "pictures as parts of type 'image'"
+    assert report.problems[1].expected == "images as parts of type 'image'"
 
 
 def test_good_tags_and_boxes_pass(check):
@@ -79,19 +79,19 @@ def test_good_tags_and_boxes_pass(check):
     assert report.problems == [] and len(report.records) == 2
 
 
-def test_pictures_that_are_missing_broken_or_too_many_are_told(check, tmp_path, processor):
-    (tmp_path / "text.png").write_text("no picture")
-    whole = write_picture(tmp_path / "large.png", size=(200, 100)).read_bytes()
+def test_images_that_are_missing_broken_or_too_many_are_told(check, tmp_path, processor):
+    (tmp_path / "text.png").write_text("no image")
+    whole = write_image(tmp_path / "large.png", size=(200, 100)).read_bytes()
     (tmp_path / "cut.png").write_bytes(whole[:150])
     names = ["ok.png", "no.png", "text.png", "cut.png"]
     entries = [talk(f"Picture 1: <img>{name}</img>\n?", "b") for name in names]
     found = {p.location.line: p.came for p in check(*entries, talk("<img>ok.png</img>" * 4, "b")).problems}
     assert "no.png' does not exist" in found[2]
-    assert "text.png' is not a picture of a supported format" in found[3]
+    assert "text.png' is not an image of a supported format" in found[3]
     assert "cut.png' is damaged or truncated" in found[4]
-    assert found[5] == "4 pictures"
+    assert found[5] == "4 images"
     assert sorted(found) == [2, 3, 4, 5]
-    assert [p.location.line for p in check(*entries, picture_check="header").problems] == [2, 3]
+    assert [p.location.line for p in check(*entries, image_check="header").problems] == [2, 3]
 
 
 def test_workers_find_what_one_process_finds(check):
@@ -128,12 +128,12 @@ def encode_of(entry, processor):
 
 
 def test_sizes_are_those_of_the_examples(check, processor):
-    picture = "Picture 1: <img>ok.png</img>\n"  # one, in two records
-    report = check(talk(picture + "a", "b"), talk("x", " "), talk(picture + "a", "the the the"))
+    image = "Picture 1: <img>ok.png</img>\n"  # one, in two records
+    report = check(talk(image + "a", "b"), talk("x", " "), talk(image + "a", "the the the"))
     examples = [encode(record, processor.tokenizer) for record in report.records]
     assert report.lengths.tolist() == list(map(len, examples))
     assert report.targets.tolist() == [example.targets for example in examples]
-    assert "2 records in 1 file(s) are good, 1 are not; 1 pictures" in report.summary()
+    assert "2 records in 1 file(s) are good, 1 are not; 1 images" in report.summary()
 
 
 def test_bad_records_are_refused_or_skipped_by_choice(check):

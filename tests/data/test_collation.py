@@ -1,4 +1,4 @@
-"""Batches: rows, padding, pictures; and that packing changes nothing but the shape of a batch."""
+"""Batches: rows, padding, images; and that packing changes nothing but the shape of a batch."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from paddlemix.data.encoding import encode
 from paddlemix.data.records import read_records
 from paddlemix.data.segments import PADDING, visibility
 from paddlemix.models.qwen_vl.batching import IGNORED_LABEL
-from tests.data.building import talk, write_json, write_picture
+from tests.data.building import talk, write_image, write_json
 from tests.random_model import random_model
 
 pytestmark = pytest.mark.usefixtures("any_backend")
 
 TALKS = (
     talk("Picture 1: <img>red.png</img>\nin?", "the <ref>bus</ref><box>(1,2),(3,4)</box>", "and?", "12"),
-    talk("no picture", "the the"),
+    talk("no image", "the the"),
     talk("Picture 1: <img>blue.png</img>\nPicture 2: <img>red.png</img>\nboth?", "in"),
     talk("a", "b " * 9),
 )
@@ -26,8 +26,8 @@ TALKS = (
 
 @pytest.fixture
 def examples(tmp_path, processor):
-    for colour in ("red", "blue"):
-        write_picture(tmp_path / f"{colour}.png", colour)
+    for color in ("red", "blue"):
+        write_image(tmp_path / f"{color}.png", color)
     return [encode(record, processor.tokenizer) for record in read_records(write_json(tmp_path / "d.json", TALKS))]
 
 
@@ -47,7 +47,7 @@ def test_single_examples_are_padded_on_the_right_and_need_no_mask(examples, proc
     assert {batch[name].dtype.name for name in ("input_ids", "labels", "record_ids")} == {"int64"}
 
 
-def test_pictures_come_in_the_order_of_their_slots_each_opened_once(examples, processor, monkeypatch):
+def test_images_come_in_the_order_of_their_slots_each_opened_once(examples, processor, monkeypatch):
     collator = Collator.of(processor)
     opened = []
     prepare = processor.image_processor.__class__.__call__
@@ -64,7 +64,7 @@ def test_pictures_come_in_the_order_of_their_slots_each_opened_once(examples, pr
     assert images.dtype == np.float32
 
 
-def test_a_batch_without_pictures_has_no_images(examples, processor):
+def test_a_batch_without_images_has_no_images(examples, processor):
     assert "images" not in Collator.of(processor)(batch_of([[examples[1]]]))
 
 

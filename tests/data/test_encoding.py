@@ -46,37 +46,37 @@ def test_labels_are_the_original_s(real_vocab_file, tmp_path):
     assert compared >= 3
 
 
-def with_pictures(counts):
+def with_images(counts):
     turns = []
     for index, count in enumerate(counts):
-        pictures = [image_part(f"{index}{i}.png") for i in range(count)]
-        turns.append({"role": "user", "content": [*pictures, {"type": "text", "text": f"q{index} <ref>x</ref>"}]})
+        images = [image_part(f"{index}{i}.png") for i in range(count)]
+        turns.append({"role": "user", "content": [*images, {"type": "text", "text": f"q{index} <ref>x</ref>"}]})
         turns.append({"role": "assistant", "content": f"the answer {index}"})
     return turns
 
 
 @given(counts=st.lists(st.integers(0, 2), min_size=1, max_size=4), cut=st.floats(0, 1), system=st.booleans())
-def test_truncation_keeps_whole_turns_with_their_pictures_from_the_start(
+def test_truncation_keeps_whole_turns_with_their_images_from_the_start(
     processor, tmp_path_factory, counts, cut, system
 ):
     tokenizer, folder = processor.tokenizer, tmp_path_factory.mktemp("data")
     before = [{"role": "system", "content": "be the brief"}] if system else []
-    record = record_of(before + with_pictures(counts), folder)
+    record = record_of(before + with_images(counts), folder)
     whole = encode(record, tokenizer)
     max_length = int(cut * len(whole)) + 1
     try:
         example = encode(record, tokenizer, max_length)
     except RecordTooLongError:
-        assert len(encode(record_of(before + with_pictures(counts[:1]), folder), tokenizer)) > max_length
+        assert len(encode(record_of(before + with_images(counts[:1]), folder), tokenizer)) > max_length
         return
     kept = len(counts) - example.dropped_turns
-    expected = encode(record_of(before + with_pictures(counts[:kept]), folder), tokenizer)
+    expected = encode(record_of(before + with_images(counts[:kept]), folder), tokenizer)
     assert example.input_ids.tolist() == expected.input_ids.tolist() == whole.input_ids[: len(example)].tolist()
     assert example.labels.tolist() == expected.labels.tolist()
     assert example.images == expected.images == whole.images[: len(example.images)]
     assert len(example) <= max_length
     if kept < len(counts):
-        assert len(encode(record_of(before + with_pictures(counts[: kept + 1]), folder), tokenizer)) > max_length
+        assert len(encode(record_of(before + with_images(counts[: kept + 1]), folder), tokenizer)) > max_length
 
 
 def test_refusing_leaves_nothing_out(processor, tmp_path):

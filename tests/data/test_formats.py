@@ -86,7 +86,7 @@ def test_images_go_where_their_placeholders_stand(read, entry, expected):
     found = read(entry)
     assert [parts for _, parts in found] == expected
     assert [role for role, _ in found] == ["user", "assistant"] * (len(expected) // 2)
-    assert not read.record.labelled  # rendering numbers the images
+    assert not read.record.labeled  # rendering numbers the images
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_a_system_text_stands_first(read, entry):
         ({"messages": [*messages("a"), {"role": "tool", "content": "x"}], "images": []}, "messages[1].role", "'tool'",
          "tools"),
         ({"messages": [*messages("a"), {"role": "assistant", "content": "x", "loss": False}], "images": []},
-         "messages[1].loss", "False", "every answer is learnt"),
+         "messages[1].loss", "False", "every answer is learned"),
         ({"query": "<image>", "response": "b", "images": ["a.png", "b.png"]}, "images", "2 images for 1 <image>",
          "as many"),
         ({"query": "a"}, "response", "nothing", "a text"),

@@ -20,13 +20,13 @@ from paddlemix.data.loading import BatchLoader
 from paddlemix.data.records import read_records
 from paddlemix.data.workers import parallel_map
 from paddlemix.errors import ImageError, NotEnoughMemoryError
-from tests.data.building import talk, write_json, write_picture
+from tests.data.building import talk, write_image, write_json
 
 
 @pytest.fixture
 def dataset(tmp_path, processor):
     for index in range(3):
-        write_picture(tmp_path / f"{index}.png", colour=("red", "green", "blue")[index])
+        write_image(tmp_path / f"{index}.png", color=("red", "green", "blue")[index])
     entries = [
         talk(f"Picture 1: <img>{i % 3}.png</img>\nq{i}" if i % 2 else f"q{i}", "the " * (i % 5 + 1)) for i in range(17)
     ]
@@ -57,16 +57,16 @@ def test_workers_give_the_batches_of_one_process_and_any_step_can_be_the_first(d
             assert all((ours[name].numpy() == theirs[name].numpy()).all() for name in ours)
 
 
-def test_a_process_without_rows_in_the_last_step_gets_a_batch_of_which_nothing_is_learnt(dataset, processor):
+def test_a_process_without_rows_in_the_last_step_gets_a_batch_of_which_nothing_is_learned(dataset, processor):
     *_, last, _ = loader(dataset, processor, plan_for(dataset, rows=8))
     assert last["record_ids"].tolist() == [] and last["input_ids"].shape == [1, 1]
     assert last["labels"].tolist() == [[-100]]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_picture_that_is_gone_is_told_with_its_record(dataset, processor, tmp_path, workers):
+def test_an_image_that_is_gone_is_told_with_its_record(dataset, processor, tmp_path, workers):
     (tmp_path / "1.png").unlink()
-    with pytest.raises(ImageError, match=r"data.json:1: picture file '.*1.png' does not exist"):
+    with pytest.raises(ImageError, match=r"data.json:1: image file '.*1.png' does not exist"):
         list(loader(dataset, processor, plan_for(dataset), workers=workers))
 
 

@@ -24,7 +24,7 @@ def test_both_schemas_say_the_same(tmp_path):
     )
     original, bare, named = read_records(path)
     assert bare.messages == named.messages and bare.digest == named.digest
-    assert (original.labelled, bare.labelled) == (True, False)
+    assert (original.labeled, bare.labeled) == (True, False)
     assert original.images == bare.images == [str(tmp_path / "a.png")]
     assert original.messages[0]["content"][0] == {"type": "text", "text": "Picture 1: "}
 
@@ -93,7 +93,7 @@ MALFORMED = [
     ([{"role": "user", "content": [image_part("")]}], "messages[0].content[0].image", "''", "a path"),
     ([{"role": "user", "content": [None]}], "messages[0].content[0]", "nothing", "{'type': 'text', 'text'}"),
     ([*messages("a"), {"role": "assistant", "content": [image_part("a")]}], "messages[1].content[0]",
-     "a picture in the assistant's message", "user's messages only"),
+     "an image in the assistant's message", "user's messages only"),
 ]  # fmt: skip
 
 

@@ -24,7 +24,7 @@ def stream(decoder: IncrementalDecoder, ids: list[int]) -> list[str]:
     return [decoder.push(token_id) for token_id in ids] + [decoder.finish()]
 
 
-# any ids; and ids in which picture blocks, whole and broken, are frequent
+# any ids; and ids in which image blocks, whole and broken, are frequent
 block_ids = st.sampled_from([IMG, IMG, IMG_END, IMG_PAD, IMG_PAD, ord("a"), 0xE4, 0xBD, 0xA0, 260])
 any_ids = st.lists(st.integers(0, VOCAB_SIZE - 1), max_size=40) | st.lists(block_ids, max_size=40)
 
@@ -63,7 +63,7 @@ def test_control_tokens_are_left_out_and_tags_kept_by_default(tiny):
     assert "".join(stream(IncrementalDecoder(tiny, skip_special_tokens=False), ids)) == tiny.decode(ids)
 
 
-def test_an_unclosed_picture_holds_back_no_more_than_its_slots(tiny):
+def test_an_unclosed_image_holds_back_no_more_than_its_slots(tiny):
     decoder = IncrementalDecoder(tiny, skip_special_tokens=False)
     pieces = [decoder.push(token_id) for token_id in [IMG] + [tiny.convert_tokens_to_ids(b"a")] * 9]
     assert "".join(pieces).startswith("<img>a")

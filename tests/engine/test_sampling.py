@@ -54,7 +54,7 @@ def test_greedy_takes_the_likeliest():
     assert greedy(logits(3)).numpy().tolist() == [1, 1, 1]
 
 
-def test_log_probabilities_are_normalised():
+def test_log_probabilities_are_normalized():
     tokens = paddle.to_tensor([0, 3])
     np.testing.assert_allclose(token_log_probs(logits(2) + 5, tokens).numpy(), np.log([0.1, 0.3]), rtol=1e-5)
 

@@ -17,26 +17,26 @@ from tests.tiny_model import ANSWER
 
 
 @pytest.fixture
-def picture(tmp_path):
+def image(tmp_path):
     path = tmp_path / "street.png"
     Image.new("RGB", (120, 90), "white").save(path)
     return path
 
 
-def test_a_script_runs_unattended(run_example, tiny_model_dir, picture, tmp_path):
+def test_a_script_runs_unattended(run_example, tiny_model_dir, image, tmp_path):
     script = tmp_path / "lines.txt"
     script.write_text(
-        f"/image {picture}\n这是什么？\n/save talk.json\n/reset\nand now?\n/load talk.json\n框出公交车\n/quit\nnever\n",
+        f"/image {image}\n这是什么？\n/save talk.json\n/reset\nand now?\n/load talk.json\n框出公交车\n/quit\nnever\n",
         encoding="utf-8",
     )
     done = run_example("chat_demo.py", "--model_name_or_path", tiny_model_dir, "--script", script)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
-        f"> /image {picture}",
-        "picture of 120x90 pixels goes with the next message",
+        f"> /image {image}",
+        "image of 120x90 pixels goes with the next message",
         "> 这是什么？",
         ANSWER,
-        "picture: output/chat.jpg",
+        "image: output/chat.jpg",
         "> /save talk.json",
         "saved: talk.json",
         "> /reset",
@@ -47,7 +47,7 @@ def test_a_script_runs_unattended(run_example, tiny_model_dir, picture, tmp_path
         "loaded: talk.json",
         "> 框出公交车",
         ANSWER,
-        "picture: output/chat-2.jpg",
+        "image: output/chat-2.jpg",
         "> /quit",
     ]
     assert done.stderr == ""
@@ -62,13 +62,13 @@ def test_piped_lines_run_unattended_up_to_the_first_error(run_example, tiny_mode
         "note: the answer was cut off after 1 tokens; --max_new_tokens N allows more, as far as the model's window goes"
     )
     assert done.stdout.splitlines() == ["> hello", "<ref>", note, "> /image missing.png"]
-    assert re.fullmatch(r"error: picture file 'missing.png' does not exist .*\n", done.stderr)
+    assert re.fullmatch(r"error: image file 'missing.png' does not exist .*\n", done.stderr)
     assert os.listdir(tmp_path / "run") == []
 
 
-def test_without_a_script_it_talks_with_a_person(tiny_model_dir, picture, tmp_path):
+def test_without_a_script_it_talks_with_a_person(tiny_model_dir, image, tmp_path):
     command = [sys.executable, str(EXAMPLES / "chat_demo.py"), "--model_name_or_path", str(tiny_model_dir)]
-    output = talk(command, ["/nonsense", f"/image {picture}", "where is the bus?", "/quit"], tmp_path)
+    output = talk(command, ["/nonsense", f"/image {image}", "where is the bus?", "/quit"], tmp_path)
     assert "/help lists the commands" in output
     assert "error: /nonsense: unknown command" in output
     assert ANSWER in output

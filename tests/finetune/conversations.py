@@ -13,21 +13,21 @@ from examples.bundled_model.scenes.tasks import make_conversations
 
 
 def write_conversations(folder: Path, count: int, *, first_seed: int = 0, size: int = 56) -> Path:
-    """``count`` records in the original's schema with their pictures beside them; every third has none."""
+    """``count`` records in the original's schema with their images beside them; every third has none."""
     folder.mkdir(parents=True, exist_ok=True)
     records = []
     for index in range(count):
         seed = first_seed + index
         scene = generate_scene(seed, size=size)
         (conversation,) = make_conversations(scene, np.random.default_rng(seed), 1)
-        picture = ""
+        image = ""
         if index % 3 != 2:
             Image.fromarray(scene.image).save(folder / f"{seed}.png")
-            picture = f"Picture 1: <img>{seed}.png</img>\n"
+            image = f"Picture 1: <img>{seed}.png</img>\n"
         turns = []
         for question, answer in conversation.turns:
-            turns += [{"from": "user", "value": picture + question}, {"from": "assistant", "value": answer}]
-            picture = ""
+            turns += [{"from": "user", "value": image + question}, {"from": "assistant", "value": answer}]
+            image = ""
         records.append({"id": str(index), "conversations": turns})
     path = folder / "talks.json"
     path.write_text(json.dumps(records, ensure_ascii=False, indent=1), encoding="utf-8")

@@ -127,7 +127,7 @@ def test_damaged_files_are_named(trained, file, content, said):
         trainer.train(trained / "checkpoint-4")
 
 
-def test_an_optimiser_of_other_parameters_is_refused(trained, tmp_path):
+def test_an_optimizer_of_other_parameters_is_refused(trained, tmp_path):
     other, _ = toy_trainer(tmp_path / "other", ToyData(steps=2), model=_Renamed())
     other.train()
     shutil.copy(tmp_path / "other" / "checkpoint-2" / "optimizer.safetensors", trained / "checkpoint-4")

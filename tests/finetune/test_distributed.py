@@ -120,7 +120,7 @@ def test_all_processes_end_with_the_one_that_was_told_to_and_go_on_exactly(runs)
     assert log(runs / "signalled") == log(runs / "resumed-whole")
 
 
-def test_each_process_keeps_its_part_of_the_optimiser_state(runs):
+def test_each_process_keeps_its_part_of_the_optimizer_state(runs):
     parts = sorted((runs / "two-full-stage2" / "checkpoint-2").glob("optimizer-*.safetensors"))
     assert len(parts) == 2
     first, second = (tensors(path) for path in parts)

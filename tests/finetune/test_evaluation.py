@@ -31,18 +31,18 @@ def loaded(tiny_model_dir):
 
 @pytest.fixture
 def write(tmp_path):
-    """Writes a file of records, each a list of (question, answer); a question beginning with "*" has a picture."""
+    """Writes a file of records, each a list of (question, answer); a question beginning with "*" has an image."""
 
-    def write(*conversations, labelled=True):
-        Image.new("RGB", (64, 48), (0, 90, 200)).save(tmp_path / "picture.png")
-        entries = [_labelled(turns) if labelled else _messages(turns) for turns in conversations]
+    def write(*conversations, labeled=True):
+        Image.new("RGB", (64, 48), (0, 90, 200)).save(tmp_path / "image.png")
+        entries = [_labeled(turns) if labeled else _messages(turns) for turns in conversations]
         (tmp_path / "records.jsonl").write_text("\n".join(map(json.dumps, entries)))
         return read_records(tmp_path / "records.jsonl")
 
     return write
 
 
-def _labelled(turns):
+def _labeled(turns):
     values = []
     for question, answer in turns:
         question = question.replace("*", "Picture 1: <img>picture.png</img>\n")
@@ -53,8 +53,8 @@ def _labelled(turns):
 def _messages(turns):
     messages = []
     for question, answer in turns:
-        picture = [{"type": "image", "image": "picture.png"}] if question.startswith("*") else []
-        content = [*picture, {"type": "text", "text": question.lstrip("*")}]
+        image = [{"type": "image", "image": "image.png"}] if question.startswith("*") else []
+        content = [*image, {"type": "text", "text": question.lstrip("*")}]
         messages += [{"role": "user", "content": content}, {"role": "assistant", "content": answer}]
     return {"messages": messages}
 
@@ -79,20 +79,20 @@ def plain_loss(model, processor, records):
     model.eval()
     for record in records:
         example = encode(record, processor.tokenizer)
-        pictures = processor.image_processor(list(example.images)) if example.images else None
+        images = processor.image_processor(list(example.images)) if example.images else None
         with paddle.no_grad():
             logits = model.model(
                 paddle.to_tensor(example.input_ids[None]),
-                images=None if pictures is None else paddle.to_tensor(pictures),
+                images=None if images is None else paddle.to_tensor(images),
             ).logits
         # Not Paddle's log_softmax, which on a CPU takes no probability for less than exp(-64).
         scores = logits[0, :-1].numpy().astype(np.float64)
         scores -= scores.max(axis=-1, keepdims=True)
         log_probs = scores - np.log(np.exp(scores).sum(axis=-1, keepdims=True))
         targets = example.labels[1:]
-        learnt = np.flatnonzero(targets != -100)
-        total -= log_probs[learnt, targets[learnt]].sum()
-        count += len(learnt)
+        learned = np.flatnonzero(targets != -100)
+        total -= log_probs[learned, targets[learned]].sum()
+        count += len(learned)
     model.train()
     return total, count
 
@@ -184,10 +184,10 @@ def prompts(monkeypatch):
     return asked
 
 
-@pytest.mark.parametrize("labelled", [True, False])
-def test_prompts_are_what_training_has_before_each_answer(loaded, write, prompts, labelled):
+@pytest.mark.parametrize("labeled", [True, False])
+def test_prompts_are_what_training_has_before_each_answer(loaded, write, prompts, labeled):
     (record,) = write(
-        [("*Where is the bus?", FAR), ("And the <ref>cat</ref>?", "No cat."), ("Why?", "So.")], labelled=labelled
+        [("*Where is the bus?", FAR), ("And the <ref>cat</ref>?", "No cat."), ("Why?", "So.")], labeled=labeled
     )
     run(loaded, [record])
     tokenizer = loaded[1].tokenizer
@@ -253,8 +253,8 @@ def test_a_step_after_evaluation_has_the_same_gradients(loaded, write):
 
 def test_modes_come_back_after_an_error(loaded, write, tmp_path):
     records = write(*VARIED)
-    (tmp_path / "picture.png").unlink()
-    with pytest.raises(ValueError, match=r"records\.jsonl:\d: picture"):
+    (tmp_path / "image.png").unlink()
+    with pytest.raises(ValueError, match=r"records\.jsonl:\d: image"):
         run(loaded, records)
     assert loaded[0].training and loaded[0].model.transformer.training
 
@@ -275,14 +275,14 @@ def test_models_with_adapters_are_evaluated(tiny_model_dir, write, any_backend, 
     assert run((finetuned, processor), records)["eval_loss"] != pytest.approx(before["eval_loss"], rel=1e-2)
 
 
-# ---------------------------------------------------------------- pictures
+# ---------------------------------------------------------------- images
 
 
 def names(folder):
     return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
 
 
-def test_one_picture_is_drawn_for_each_record_that_has_one(loaded, write, tmp_path):
+def test_one_image_is_drawn_for_each_record_that_has_one(loaded, write, tmp_path):
     records = write([("*Hello?", "Hi."), ("Where is the bus?", ANSWER)], [("Two?", "No.")], [("*What?", "A field.")])
     run(loaded, records, samples_dir=tmp_path / "samples", step=40)
     assert names(tmp_path / "samples") == ["step-40-1.png", "step-40-2.png"]
@@ -290,9 +290,7 @@ def test_one_picture_is_drawn_for_each_record_that_has_one(loaded, write, tmp_pa
 
 def test_of_a_record_the_question_about_a_box_is_drawn(loaded, write, tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(
-        evaluation, "draw_sample", lambda picture, *texts: drawn.append((picture.size, *texts)) or picture
-    )
+    monkeypatch.setattr(evaluation, "draw_sample", lambda image, *texts: drawn.append((image.size, *texts)) or image)
     run(
         loaded,
         write([("*Hello?", "Hi."), ("Where is the bus?", ANSWER), ("And now?", FAR)]),
@@ -304,7 +302,7 @@ def test_of_a_record_the_question_about_a_box_is_drawn(loaded, write, tmp_path, 
     assert title.startswith("step 7 · ") and "records.jsonl:1" in title and title.endswith("1 of 1 box found")
 
 
-def test_no_more_pictures_are_drawn_than_a_person_looks_at(loaded, write, tmp_path):
+def test_no_more_images_are_drawn_than_a_person_looks_at(loaded, write, tmp_path):
     records = write(*[[("*Where?", FAR)]] * (DRAWN_SAMPLES + 2))
     run(loaded, records, answered=len(records), samples_dir=tmp_path / "samples")
     assert len(names(tmp_path / "samples")) == DRAWN_SAMPLES

@@ -5,7 +5,7 @@ import pytest
 from paddlemix.errors import ConfigurationError
 from paddlemix.finetune import freeze
 from paddlemix.finetune.freezing import PRESETS
-from tests.adapters.building import picture_ids, pictures, tiny_model
+from tests.adapters.building import image_ids, images, tiny_model
 
 VISUAL = "transformer.visual."
 TABLE = f"{VISUAL}attn_pool.pos_embed"
@@ -76,8 +76,8 @@ def test_parameters_that_were_frozen_before_are_trainable_again(model):
 def test_just_the_trainable_parameters_get_gradients(model, preset):
     freeze(model, [preset])
     model.train()
-    ids = picture_ids()
-    model(ids, images=pictures(), labels=ids).loss.backward()
+    ids = image_ids()
+    model(ids, images=images(), labels=ids).loss.backward()
     assert {name for name, parameter in model.named_parameters() if parameter.grad is not None} == trainable(model)
 
 

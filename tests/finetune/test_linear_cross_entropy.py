@@ -16,11 +16,11 @@ WIDTH, VOCABULARY = 24, 67
 IGNORED = -100
 
 
-def problem(positions=37, labelled=0.6, seed=0):
+def problem(positions=37, labeled=0.6, seed=0):
     """Hidden states, weight and labels: float64, float64, int64."""
     generator = np.random.default_rng(seed)
     labels = generator.integers(0, VOCABULARY, positions)
-    labels[generator.random(positions) >= labelled] = IGNORED
+    labels[generator.random(positions) >= labeled] = IGNORED
     return (
         generator.standard_normal((positions, WIDTH)),
         generator.standard_normal((WIDTH, VOCABULARY)) * 0.4,
@@ -110,7 +110,7 @@ def test_a_target_without_any_probability_has_its_full_loss():
 
 
 def test_nan_in_the_hidden_states_is_nan_in_the_loss():
-    hidden, weight, labels = problem(labelled=1.0)
+    hidden, weight, labels = problem(labeled=1.0)
     hidden[3, 4] = np.nan
     loss = linear_cross_entropy(tensor(hidden, "float32"), tensor(weight, "float32"), paddle.to_tensor(labels))
     assert np.isnan(float(loss))
@@ -119,13 +119,13 @@ def test_nan_in_the_hidden_states_is_nan_in_the_loss():
 def test_no_more_logits_than_a_chunk_has_are_computed_at_once(monkeypatch):
     sizes = []
     monkeypatch.setattr(module.paddle, "matmul", _recording(paddle.matmul, sizes))
-    hidden, weight, labels = problem(positions=200, labelled=0.5)
+    hidden, weight, labels = problem(positions=200, labeled=0.5)
     loss = linear_cross_entropy(
         tensor(hidden, "float32"), tensor(weight, "float32"), paddle.to_tensor(labels), chunk_size=16
     )
     loss.backward()
     assert max(sizes) == 16 * VOCABULARY
-    # Only labelled positions are multiplied.
+    # Only labeled positions are multiplied.
     rows = sum(size // VOCABULARY for size in sizes if size % VOCABULARY == 0)
     assert rows == (labels != IGNORED).sum()
 
@@ -155,7 +155,7 @@ def test_under_auto_cast_products_are_in_its_dtype_and_the_softmax_is_not(monkey
     monkeypatch.setattr(module.paddle, "matmul", product)
     monkeypatch.setattr(module.paddle.amp, "is_autocast_enabled", lambda: True)
     monkeypatch.setattr(module.paddle.amp, "get_autocast_dtype", lambda: "bfloat16")
-    hidden, weight, labels = problem(labelled=1.0)
+    hidden, weight, labels = problem(labeled=1.0)
     x = tensor(hidden, "float32")
     loss = linear_cross_entropy(x, tensor(weight, "float32", False), paddle.to_tensor(labels), chunk_size=8)
     loss.backward()
@@ -242,7 +242,7 @@ def test_a_head_with_an_adapter_and_no_label_gets_zero_gradients():
 
 
 @pytest.mark.usefixtures("any_backend")
-def test_a_quantised_head_passes_gradients_through():
+def test_a_quantized_head_passes_gradients_through():
     hidden, weight, labels = problem(positions=50)
     head = QuantizedLinear(WIDTH, VOCABULARY, INT8)
     head.fill(*quantize_w8(tensor(weight, "float32")), None)

@@ -19,13 +19,13 @@ from tests.golden_model import golden_arrays, images_of, new_golden_model
 from tests.models.qwen_vl.test_training_gradients import stored, thinned, torch_layout
 from tests.random_model import random_model
 
-CASES = ("train_a", "train_b")  # with a picture in one of two rows; text only
+CASES = ("train_a", "train_b")  # with an image in one of two rows; text only
 ADAPTER = LoRAConfig(r=3, alpha=6, dropout=0.3, targets=("c_attn", "attn.c_proj", "w1", "w2"))
 VISUAL_ADAPTER = LoRAConfig(r=3, alpha=6, dropout=0.3, targets=("visual.*.in_proj", "visual.*.c_fc", "lm_head"))
 
 
 def step(training_model, batch):
-    """Loss and gradients by name, of the trained parameters; zeros for visual ones that no picture reached."""
+    """Loss and gradients by name, of the trained parameters; zeros for visual ones that no image reached."""
     training_model.train()
     paddle.seed(3)
     loss = training_model(**batch)["loss"]
@@ -96,11 +96,11 @@ def make(tmp_path):
     return make_model
 
 
-def row_of(processor, text, picture=None):
+def row_of(processor, text, image=None):
     """Ids and labels of one conversation; everything but the first token is a target."""
     content = [{"type": "text", "text": text}]
-    if picture is not None:
-        content.insert(0, {"type": "image", "image": picture})
+    if image is not None:
+        content.insert(0, {"type": "image", "image": image})
     encoded = processor([{"role": "user", "content": content}], return_tensors=None)
     ids = list(np.asarray(encoded["input_ids"]).reshape(-1))
     return ids, [-100] + ids[1:], encoded.get("images")
@@ -109,13 +109,13 @@ def row_of(processor, text, picture=None):
 def batch_of(rows):
     """Rows padded on the right."""
     length = max(len(ids) for ids, _, _ in rows)
-    pictures = [images for _, _, images in rows if images is not None]
+    pil_images = [images for _, _, images in rows if images is not None]
     batch = {
         "input_ids": np.array([ids + [0] * (length - len(ids)) for ids, _, _ in rows]),
         "labels": np.array([labels + [-100] * (length - len(labels)) for _, labels, _ in rows]),
     }
-    if pictures:
-        batch["images"] = np.concatenate(pictures)
+    if pil_images:
+        batch["images"] = np.concatenate(pil_images)
     return {name: paddle.to_tensor(array) for name, array in batch.items()}
 
 
@@ -124,7 +124,7 @@ def noise(seed):
 
 
 def two_rows(processor):
-    return batch_of([row_of(processor, "what is it", noise(1)), row_of(processor, "no picture here")])
+    return batch_of([row_of(processor, "what is it", noise(1)), row_of(processor, "no image here")])
 
 
 def test_the_loss_is_that_of_the_model_itself(make):
@@ -282,12 +282,12 @@ def test_a_frozen_embedding_is_no_reason_to_warn(make, caplog):
 
 @pytest.mark.parametrize("adapter", [None, VISUAL_ADAPTER], ids=["full", "visual adapter"])
 @pytest.mark.parametrize("recompute", [False, True])
-def test_text_alone_reaches_what_a_picture_does_but_the_visual_part(make, adapter, recompute):
+def test_text_alone_reaches_what_an_image_does_but_the_visual_part(make, adapter, recompute):
     model, processor = make(adapter)
     training_model = FinetuneModel(model, recompute=recompute)
-    _, with_picture = step(training_model, two_rows(processor))
-    _, without = step(training_model, batch_of([row_of(processor, "no picture at all")]))
-    reached = [{name for name, gradient in part.items() if gradient.any()} for part in (with_picture, without)]
+    _, with_image = step(training_model, two_rows(processor))
+    _, without = step(training_model, batch_of([row_of(processor, "no image at all")]))
+    reached = [{name for name, gradient in part.items() if gradient.any()} for part in (with_image, without)]
     visual = {name for name in reached[0] if ".visual." in name}
     assert visual and reached[1] == reached[0] - visual
 

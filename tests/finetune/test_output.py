@@ -31,7 +31,7 @@ def test_a_new_directory_is_made_and_found_again(tmp_path):
     assert not (folder / "checkpoint-9.writing").exists()
 
 
-def test_options_that_change_nothing_of_what_is_learnt_may_change(tmp_path):
+def test_options_that_change_nothing_of_what_is_learned_may_change(tmp_path):
     begun(tmp_path)
     assert find_run(config(tmp_path, save_steps=3, logging_steps=2, dataloader_num_workers=0, recompute=True))
 
@@ -80,7 +80,7 @@ def test_a_directory_with_files_of_others_is_refused(tmp_path, name):
 
 
 def test_a_finished_result_of_another_program_is_refused(tmp_path):
-    write_lesson("robot", tmp_path / "lesson", pictures=1, test_pictures=1)
+    write_lesson("robot", tmp_path / "lesson", images=1, test_images=1)
     with pytest.raises(TargetError, match="holds a finished result .*; name another folder$"):
         find_run(config(tmp_path / "lesson"))
 

@@ -86,18 +86,18 @@ def test_full_writes_a_complete_model_with_what_is_frozen_unchanged(configure, t
         assert (result.output_dir / name).is_file()
 
 
-def test_qlora_trains_an_adapter_on_a_quantised_model(configure, tiny):
+def test_qlora_trains_an_adapter_on_a_quantized_model(configure, tiny):
     result = finetune(configure(mode="qlora", quantization="int8", max_steps=2))
     adapter = json.loads((result.output_dir / "adapter_config.json").read_text())
     assert adapter["r"] == 4
     assert load_model(tiny, quantization="int8", adapter=result.output_dir).model is not None
 
 
-def test_a_quantised_model_is_trained_in_mode_qlora_only(configure, tiny, tmp_path):
+def test_a_quantized_model_is_trained_in_mode_qlora_only(configure, tiny, tmp_path):
     load_model(tiny, quantization="int8").model.save_pretrained(tmp_path / "int8")
     for name in ("qwen.tiktoken", "tokenizer_config.json", "preprocessor_config.json"):
         shutil.copy(tiny / name, tmp_path / "int8")
-    with pytest.raises(ConfigurationError, match="is quantised; use mode qlora"):
+    with pytest.raises(ConfigurationError, match="is quantized; use mode qlora"):
         finetune(configure(model_name_or_path=str(tmp_path / "int8")))
     assert finetune(configure(model_name_or_path=str(tmp_path / "int8"), mode="qlora", max_steps=1)).metrics
 
@@ -246,7 +246,7 @@ def test_a_loss_that_is_not_finite_names_step_and_lines_and_writes_no_result(con
     assert not list((tmp_path / "out").glob("*.safetensors"))
 
 
-def test_a_picture_that_goes_in_the_middle_is_told_with_its_record(configure, with_bad_record, monkeypatch):
+def test_an_image_that_goes_in_the_middle_is_told_with_its_record(configure, with_bad_record, monkeypatch):
     folder = with_bad_record.parent
     shutil.copy(next(folder.glob("*.png")), folder / "missing.png")
     original = run_module.make_trainer

@@ -201,7 +201,7 @@ def test_a_loss_that_is_not_a_number_names_step_and_records_and_changes_nothing(
     assert trainer.state.global_step == 3
 
 
-def test_a_gradient_that_is_not_finite_stops_before_the_optimiser(tmp_path):
+def test_a_gradient_that_is_not_finite_stops_before_the_optimizer(tmp_path):
     paddle.seed(0)
     model = ToyModel(dropout=0.0)
     forward = model.forward

@@ -21,7 +21,7 @@ from paddlemix.models.qwen_vl.messages import (
     messages_to_history,
     messages_to_json,
     normalize_messages,
-    split_pictures,
+    split_images,
 )
 from paddlemix.models.qwen_vl.text import normalize_text
 from paddlemix.models.qwen_vl.tokenization import QWenVLTokenizer
@@ -67,7 +67,7 @@ def test_text_gives_no_control_token_and_comes_back_whole(tokenizer: QWenVLToken
         assert tokenizer.decode(ids) == expected
         assert incremental(tokenizer, ids, skip_special_tokens=False) == expected
         assert "<img>" in text or tokenizer.decode(tokenizer.encode(text)) == expected
-        assert all(part["type"] != "image" or "<img>" in text for part in split_pictures(text))
+        assert all(part["type"] != "image" or "<img>" in text for part in split_images(text))
 
     for _ in range(cases):
         text = any_text(rng)
@@ -143,7 +143,7 @@ def any_messages(rng: Random) -> list[dict[str, Any]]:
 
 
 RENDERING: tuple[dict[str, Any], ...] = (
-    {}, {"trusted_tags": True}, {"picture_labels": False}, {"default_system": None}, {"add_generation_prompt": False},
+    {}, {"trusted_tags": True}, {"image_labels": False}, {"default_system": None}, {"add_generation_prompt": False},
     {"max_window_size": 0}, {"max_window_size": 20}, {"max_window_size": 100}, {"max_window_images": 1},
 )  # fmt: skip
 
@@ -197,7 +197,7 @@ def test_values_that_are_no_conversation(tokenizer: QWenVLTokenizer) -> None:
         "history": lambda value: history_to_messages(value, "q"),
         "context": lambda value: make_context(tokenizer, "q", value),
         "list format": list_format.from_list_format,
-        "latest image": lambda value: list_format.latest_picture("a", value),
+        "latest image": lambda value: list_format.latest_image("a", value),
     }
     for n in range(cases):
         value = [any_value(rng) for _ in range(rng.randrange(3))] if rng.random() < 0.7 else any_value(rng)
@@ -285,7 +285,7 @@ def test_long_texts_take_bounded_work(tokenizer: QWenVLTokenizer, name: str) -> 
         lambda: grounding.strip(text),
         lambda: list_format.to_list_format(text),
         lambda: list_format.boxes_with_ref(text),
-        lambda: split_pictures(text),
+        lambda: split_images(text),
         lambda: render_chatml(tokenizer, [{"role": "user", "content": text}]),
     )
     for n, use in enumerate(uses):

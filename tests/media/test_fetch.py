@@ -1,4 +1,4 @@
-"""Fetching pictures from a local server that misbehaves in every way a stranger's server can."""
+"""Fetching images from a local server that misbehaves in every way a stranger's server can."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Handler(BaseHTTPRequestHandler):
             self.reply(302, {})
         elif path.startswith("/hop/"):
             left = int(path[5:])
-            self.reply(302, {"Location": f"/hop/{left - 1}" if left else "/picture.png"})
+            self.reply(302, {"Location": f"/hop/{left - 1}" if left else "/image.png"})
         elif path == "/to-raw-utf8":
             self.wfile.write("HTTP/1.0 302 Found\r\nLocation: /公交车.png\r\n\r\n".encode())
         elif path.startswith("/chunk/"):
@@ -111,7 +111,7 @@ def base(server):
     return f"http://127.0.0.1:{server.server_port}"
 
 
-def test_a_picture_is_fetched_and_decoded(base, server):
+def test_an_image_is_fetched_and_decoded(base, server):
     image = load_image(base + "/公交 车.png?sig=a%2Bb".replace(" ", "%20"), LOCAL)
     assert image.size == (12, 9)
     path, headers = server.seen[0]
@@ -126,7 +126,7 @@ def test_a_picture_is_fetched_and_decoded(base, server):
         ("/drip", "no complete answer within 0.3 s"),
         ("/drip-header", "no complete answer within 0.3 s"),
         ("/missing", "answered 404"),
-        ("/page", "not a picture"),
+        ("/page", "not an image"),
         ("/declared-large", "limit of 4096 bytes"),
         ("/endless", "limit of 4096 bytes"),
         ("/short", "early|Incomplete"),
@@ -168,7 +168,7 @@ def test_a_refused_connection_is_a_fetch_error():
 
 def test_private_addresses_are_refused_before_any_connection(base, server):
     with pytest.raises(FetchError, match="private or reserved"):
-        load_image(base + "/picture.png", PUBLIC)
+        load_image(base + "/image.png", PUBLIC)
     assert server.seen == []
 
 
@@ -253,8 +253,8 @@ def test_a_redirect_from_a_public_host_to_a_private_one_is_refused(base, server,
     monkeypatch.setattr(socket, "create_connection", to_local)
     addresses = {"public.example": ["93.184.216.34"], "127.0.0.1": ["127.0.0.1"]}
     with pytest.raises(FetchError, match="'127.0.0.1' has a private or reserved address"):
-        fetch(f"http://public.example/to?{base}/picture.png", PUBLIC, lambda host, port: addresses[host])
-    assert [path for path, _ in server.seen] == [f"/to?{base}/picture.png"]
+        fetch(f"http://public.example/to?{base}/image.png", PUBLIC, lambda host, port: addresses[host])
+    assert [path for path, _ in server.seen] == [f"/to?{base}/image.png"]
 
 
 def test_the_checked_address_is_the_one_connected_to(monkeypatch):
@@ -281,7 +281,7 @@ def test_the_next_address_is_tried_when_one_does_not_answer(base, server, monkey
         return connect(address, timeout=timeout)
 
     monkeypatch.setattr(socket, "create_connection", only_the_second)
-    assert fetch(base + "/picture.png", LOCAL, lambda host, port: ["::1", "127.0.0.1"]) == png()
+    assert fetch(base + "/image.png", LOCAL, lambda host, port: ["::1", "127.0.0.1"]) == png()
 
 
 def test_a_name_server_that_hangs_counts_against_the_deadline(monkeypatch):
@@ -296,7 +296,7 @@ def test_a_name_server_that_hangs_counts_against_the_deadline(monkeypatch):
 
 def test_https_checks_the_certificate_against_the_name(base):
     with pytest.raises(FetchError, match="SSL"):
-        fetch(base.replace("http:", "https:") + "/picture.png", LOCAL)
+        fetch(base.replace("http:", "https:") + "/image.png", LOCAL)
 
 
 @pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"])

@@ -49,7 +49,7 @@ def one_line(error: pytest.ExceptionInfo) -> str:
     return message
 
 
-def test_the_same_picture_comes_out_of_every_kind_of_source(tmp_path):
+def test_the_same_image_comes_out_of_every_kind_of_source(tmp_path):
     image = gradient()
     data = encoded(image)
     path = tmp_path / "图 1.png"
@@ -79,7 +79,7 @@ def test_supported_formats_load(format):
 
 @pytest.mark.parametrize("format", ["PPM", "ICO", "EPS"])
 def test_other_formats_are_refused(format):
-    with pytest.raises(ImageError, match="not a picture of a supported format"):
+    with pytest.raises(ImageError, match="not an image of a supported format"):
         load_image(encoded(gradient(), format))
 
 
@@ -159,7 +159,7 @@ def test_a_jpeg_with_images_behind_it_is_its_first_one():
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1)])
-def test_thin_pictures_load(size):
+def test_thin_images_load(size):
     assert load_image(encoded(gradient(*size))).size == size
 
 
@@ -174,7 +174,7 @@ def test_cmyk_jpeg_loads():
     assert np.abs(np.asarray(loaded, dtype=int) - np.asarray(gradient(mode="CMYK").convert("RGB"))).mean() < 20
 
 
-def test_sixteen_bit_grey_is_scaled_not_clipped():
+def test_sixteen_bit_gray_is_scaled_not_clipped():
     levels = np.linspace(0, 65535, 64, dtype=np.uint16).reshape(8, 8)
     from_file = load_image(encoded(Image.fromarray(levels)))
     from_32_bit_mode = load_image(Image.fromarray(levels.astype(np.int32)))
@@ -188,14 +188,14 @@ def test_pil_images_beyond_sixteen_bits_are_refused(pixels):
         load_image(Image.fromarray(pixels))
 
 
-def test_premultiplied_grey_is_refused_since_it_has_no_way_to_rgb():
+def test_premultiplied_gray_is_refused_since_it_has_no_way_to_rgb():
     with pytest.raises(ImageError, match="mode La"):
         load_image(Image.new("La", (4, 4)))
 
 
 @pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG"])
 def test_of_an_animation_the_first_frame_is_taken(format):
-    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "lime", "blue")]
+    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "lime", "blue")]
     options = {"lossless": True} if format == "WEBP" else {}
     data = encoded(frames[0], format, save_all=True, append_images=frames[1:], duration=50, **options)
     assert load_image(data).convert("RGB").getpixel((4, 4)) == (255, 0, 0)
@@ -250,14 +250,14 @@ def test_other_types_are_refused_by_name(source):
         load_image(source)
 
 
-def test_files_that_cannot_be_pictures_are_refused(tmp_path):
+def test_files_that_cannot_be_images_are_refused(tmp_path):
     (tmp_path / "empty.png").write_bytes(b"")
-    (tmp_path / "notes.png").write_text("not a picture")
+    (tmp_path / "notes.png").write_text("not an image")
     cases = [
         (tmp_path / "missing.png", "does not exist"),
         (tmp_path, "directory"),
         (tmp_path / "empty.png", "is empty"),
-        (tmp_path / "notes.png", "not a picture"),
+        (tmp_path / "notes.png", "not an image"),
         ("", "path is empty"),
         ("a\0b.png", "cannot be read"),
         ("x" * 5000, "cannot be read"),
@@ -295,9 +295,9 @@ def test_refused_files_leave_no_open_descriptor(tmp_path):
         ("data:text/html;base64,PGI+", "text/html"),
         ("data:image/png;base64,@@@@", "malformed base64"),
         ("data:image/png;base64,", "empty"),
-        ("data:image/png;base64,aGVsbG8=", "not a picture"),
+        ("data:image/png;base64,aGVsbG8=", "not an image"),
         ("ftp://example.com/a.png", "scheme 'ftp://'"),
-        ("file:///etc/passwd", "not a picture"),
+        ("file:///etc/passwd", "not an image"),
     ],
 )
 def test_bad_urls_are_refused(url, problem):
@@ -324,7 +324,7 @@ def test_bombs_are_refused_by_their_header(size):
         load_image(png_with_size(*size))
 
 
-def test_zero_sized_pictures_are_refused():
+def test_zero_sized_images_are_refused():
     with pytest.raises(ImageError):
         load_image(png_with_size(0, 5))
     with pytest.raises(ImageError, match="0x5"):
@@ -346,7 +346,7 @@ def test_limits_hold_for_every_kind_of_source(tmp_path):
             load_image(source, ImagePolicy(max_pixels=1199))
 
 
-def test_truncated_pictures_are_refused(tmp_path):
+def test_truncated_images_are_refused(tmp_path):
     for format in ("JPEG", "PNG", "WEBP", "BMP"):
         data = encoded(gradient(), format)
         with pytest.raises(ImageError):
@@ -385,7 +385,7 @@ def test_a_policy_with_senseless_limits_is_refused(field, value):
         ImagePolicy(**{field: value})
 
 
-def test_a_header_tells_what_is_no_picture_and_what_is_too_large_without_decoding(tmp_path):
+def test_a_header_tells_what_is_no_image_and_what_is_too_large_without_decoding(tmp_path):
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8))
     long_header = Image.Exif()
     long_header[0x010E] = "x" * 60_000
@@ -393,7 +393,7 @@ def test_a_header_tells_what_is_no_picture_and_what_is_too_large_without_decodin
         "good": encoded(noise),
         "cut": encoded(noise)[:2000],
         "long": encoded(noise, "JPEG", exif=long_header, icc_profile=b"x" * 60_000),
-        "text": b"no picture",
+        "text": b"no image",
         "empty": b"",
         "bomb": png_with_size(30_000, 30_000),
     }
@@ -402,7 +402,7 @@ def test_a_header_tells_what_is_no_picture_and_what_is_too_large_without_decodin
     for name in ("good", "cut", "long"):
         check_header(tmp_path / name)
     refused = {
-        "text": "not a picture",
+        "text": "not an image",
         "empty": "is empty",
         "bomb": "more than the limit of 32000000",
         "none": "does not exist",

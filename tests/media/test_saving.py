@@ -1,4 +1,4 @@
-"""Written pictures are whole or not there."""
+"""Written images are whole or not there."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from PIL import Image
 from paddlemix.errors import ConfigurationError
 from paddlemix.media.saving import save_image
 
-RED, BLUE = (Image.new("RGB", (8, 8), colour) for colour in ("red", "blue"))
+RED, BLUE = (Image.new("RGB", (8, 8), color) for color in ("red", "blue"))
 
 
-def test_an_older_picture_is_replaced(tmp_path):
+def test_an_older_image_is_replaced(tmp_path):
     path = tmp_path / "a" / "p.png"
     assert save_image(RED, path) == save_image(BLUE, path) == path
     assert Image.open(path).getpixel((0, 0)) == (0, 0, 255)
@@ -43,7 +43,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
         save_image(RED, tmp_path / "file" / "p.png")
 
 
-def test_a_failed_write_leaves_nothing_and_keeps_the_old_picture(tmp_path, monkeypatch):
+def test_a_failed_write_leaves_nothing_and_keeps_the_old_image(tmp_path, monkeypatch):
     path = save_image(RED, tmp_path / "p.png")
     before = path.read_bytes()
 

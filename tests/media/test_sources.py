@@ -58,7 +58,7 @@ def test_a_path_may_be_written_as_a_terminal_or_a_browser_does(home, spelling):
 
 def test_a_file_that_is_there_is_never_taken_for_a_spelling_of_another(home, png):
     (home / "'my image (1).png'").write_bytes(b"not this")
-    with pytest.raises(ImageError, match="not a picture"):
+    with pytest.raises(ImageError, match="not an image"):
         load_image("'my image (1).png'")
 
 

@@ -101,7 +101,7 @@ def test_prefill_is_as_exact_as_paddle(instruction_set, head_dim, length, name):
     assert_as_exact(fast, reference, exact(query, key, value, **rest))
 
 
-def test_a_picture_worth_of_patches_is_as_exact_as_paddle(instruction_set):
+def test_an_image_worth_of_patches_is_as_exact_as_paddle(instruction_set):
     query, key, value = make(1024, 1024, 104, batch=1, heads=1)
     fast = run(attention_prefill, query, key, value, kv_lengths=int32(1024))
     with ops.using("reference"):

@@ -21,8 +21,8 @@ from paddlemix.ops import __main__ as report_of_operators
 from paddlemix.ops import backend
 
 ROOT = Path(__file__).resolve().parents[2]
-PICTURE = "paddlemix/zoo/bus.png"
-ANSWER = f"from paddlemix.predict import predict; print(predict('Where is the bus?', ['{PICTURE}']).text)"
+IMAGE = "paddlemix/zoo/bus.png"
+ANSWER = f"from paddlemix.predict import predict; print(predict('Where is the bus?', ['{IMAGE}']).text)"
 HIDE = "import sys; sys.modules['paddlemix_ops'] = None"
 
 

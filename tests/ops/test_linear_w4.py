@@ -140,7 +140,7 @@ def test_gradient_reaches_the_activations_only(any_backend):
     np.testing.assert_allclose(tensor.grad.numpy(), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_quantising_gives_the_same_tiles_on_every_instruction_set(fused):
+def test_quantizing_gives_the_same_tiles_on_every_instruction_set(fused):
     _, w, _ = make(1, 1000, 100)
     results = []
     for name in ops.INSTRUCTION_SETS:
@@ -172,7 +172,7 @@ def test_clipping_lowers_the_error(any_backend):
     assert np.square(meant - w).mean() < 0.9 * np.square(plain - w).mean()
 
 
-def test_kernel_and_reference_quantise_alike(fused):
+def test_kernel_and_reference_quantize_alike(fused):
     _, w, _ = make(1, 1000, 100)
     w[:, 7] = 0
     w[5, 3], w[6, 4] = np.nan, np.inf

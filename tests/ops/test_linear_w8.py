@@ -141,7 +141,7 @@ def test_gradient_reaches_the_activations_only(any_backend):
     np.testing.assert_allclose(tensor.grad.numpy(), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_quantising_gives_the_same_tiles_on_every_instruction_set(fused):
+def test_quantizing_gives_the_same_tiles_on_every_instruction_set(fused):
     _, w, _ = make(1, 1000, 100)
     results = []
     for name in ops.INSTRUCTION_SETS:
@@ -152,7 +152,7 @@ def test_quantising_gives_the_same_tiles_on_every_instruction_set(fused):
         np.testing.assert_array_equal(result[1], results[0][1])
 
 
-def test_quantising_rounds_to_the_nearest_of_255_steps(any_backend):
+def test_quantizing_rounds_to_the_nearest_of_255_steps(any_backend):
     _, w, _ = make(1, 300, 40)
     for groups in (1, 3):
         _, scales, meant = packed(w, groups)
@@ -165,7 +165,7 @@ def test_quantising_rounds_to_the_nearest_of_255_steps(any_backend):
         assert (np.abs(meant - w) <= 0.5001 * step).all()
 
 
-def test_kernel_and_reference_quantise_alike(fused):
+def test_kernel_and_reference_quantize_alike(fused):
     _, w, _ = make(1, 1000, 100)
     w[:, 7] = 0
     w[5, 3], w[6, 4] = np.nan, np.inf

@@ -54,7 +54,7 @@ def gptq_layer(
 
 def write_gptq_model(folder: Path, source: Path, **kind: Any) -> dict[str, np.ndarray]:
     """A GPTQ checkpoint in the form of the published one, of the geometry of the float model in ``source``: float16,
-    five quantised layers in each block, all with biases. ``kind`` is for :func:`gptq_layer`. Returns the weights and
+    five quantized layers in each block, all with biases. ``kind`` is for :func:`gptq_layer`. Returns the weights and
     biases that it stands for, float32, in our layout."""
     checkpoint = open_checkpoint(source)
     rng = np.random.default_rng(3)

@@ -15,7 +15,7 @@ from tests.tiny_model import ANSWER
 
 
 @pytest.mark.parametrize("quantization", ["int8", "int4", "bf16"])
-def test_a_quantised_model_still_answers(tiny_model_dir, quantization):
+def test_a_quantized_model_still_answers(tiny_model_dir, quantization):
     loaded = load_model(tiny_model_dir, quantization=quantization)
     assert loaded.model.lm_head.kind == {"bf16": "bfloat16"}.get(quantization, "int8")
     assert loaded.new_session().ask("where?").text == ANSWER

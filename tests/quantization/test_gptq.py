@@ -161,12 +161,12 @@ def test_the_files_have_the_names_types_and_settings_of_the_published_ones(calib
     ]  # fmt: skip
 
 
-def test_a_quantised_model_and_no_samples_are_refused(calibrated):
-    with pytest.raises(ConfigurationError, match="model: is quantised already"):
+def test_a_quantized_model_and_no_samples_are_refused(calibrated):
+    with pytest.raises(ConfigurationError, match="model: is quantized already"):
         calibrate(QWenLMHeadModel.from_pretrained(calibrated[2]), [])
     with pytest.raises(ConfigurationError, match="samples: got none"):
         calibrate(calibrated[0], [])
-    with pytest.raises(CheckpointError, match="is quantised already; give the unquantised weights"):
+    with pytest.raises(CheckpointError, match="is quantized already; give the unquantized weights"):
         save_gptq(calibrated[2], calibrated[1], calibrated[2].parent / "again")
     with pytest.raises(CheckpointError, match="is the folder of the source itself"):
         save_gptq(DEFAULT_MODEL_DIR, calibrated[1], DEFAULT_MODEL_DIR)

@@ -40,7 +40,7 @@ def weight_of(layer: QuantizedLinear) -> np.ndarray:
 
 
 def float_weight(path: str) -> np.ndarray:
-    """What the golden model has where a quantised one has the layer ``path``."""
+    """What the golden model has where a quantized one has the layer ``path``."""
     state = golden_model().state_dict()
     if ".in_proj." in path:
         packed, number = state[path.rpartition(".in_proj.")[0] + ".in_proj_weight"].numpy(), int(path[-1])
@@ -230,14 +230,14 @@ def test_a_tensor_missing_from_a_saved_model_is_named(tmp_path, name):
         QWenLMHeadModel.from_pretrained(tmp_path / "model")
 
 
-def test_another_dtype_or_format_for_a_quantised_model_is_refused(tmp_path):
+def test_another_dtype_or_format_for_a_quantized_model_is_refused(tmp_path):
     model = QWenLMHeadModel.from_pretrained(FOLDER / "ckpt_bin", quantization="int4")
-    with pytest.raises(ConfigurationError, match="dtype: got 'bfloat16', but a quantised model is saved as it is"):
+    with pytest.raises(ConfigurationError, match="dtype: got 'bfloat16', but a quantized model is saved as it is"):
         model.save_pretrained(tmp_path, dtype="bfloat16")
     model.save_pretrained(tmp_path)
-    with pytest.raises(ConfigurationError, match="quantised already .*leave them out"):
+    with pytest.raises(ConfigurationError, match="quantized already .*leave them out"):
         QWenLMHeadModel.from_pretrained(tmp_path, quantization="int8")
-    with pytest.raises(CheckpointError, match="is quantised, and read as it is by every program"):
+    with pytest.raises(CheckpointError, match="is quantized, and read as it is by every program"):
         convert_checkpoint(tmp_path, tmp_path / "converted")
 
 
@@ -322,7 +322,7 @@ def test_weights_and_configuration_that_do_not_belong_together_are_refused(publi
         QWenLMHeadModel.from_pretrained(tmp_path / "gptq")
     shutil.copytree(FOLDER / "ckpt_safetensors", tmp_path / "float")
     shutil.copyfile(published[0] / "config.json", tmp_path / "float" / "config.json")
-    with pytest.raises(CheckpointError, match="quant_method='gptq', the weights are not quantised"):
+    with pytest.raises(CheckpointError, match="quant_method='gptq', the weights are not quantized"):
         QWenLMHeadModel.from_pretrained(tmp_path / "float")
 
 
@@ -373,7 +373,7 @@ def test_options_that_cannot_be_met_are_refused_with_the_choices(options, messag
         QWenLMHeadModel.from_pretrained(FOLDER / "ckpt_bin", **options)
 
 
-def test_memory_is_asked_for_the_quantised_size(monkeypatch):
+def test_memory_is_asked_for_the_quantized_size(monkeypatch):
     from paddlemix.quantization import memory
 
     monkeypatch.setattr(memory, "available_memory", lambda: 3_000_000)
@@ -381,7 +381,7 @@ def test_memory_is_asked_for_the_quantised_size(monkeypatch):
         QWenLMHeadModel.from_pretrained(FOLDER / "ckpt_bin")
     QWenLMHeadModel.from_pretrained(FOLDER / "ckpt_bin", quantization="int4")
     monkeypatch.setattr(memory, "available_memory", lambda: 1_000_000)
-    with pytest.raises(NotEnoughMemoryError, match="quantised .blocks int4.* use a larger machine"):
+    with pytest.raises(NotEnoughMemoryError, match="quantized .blocks int4.* use a larger machine"):
         QWenLMHeadModel.from_pretrained(FOLDER / "ckpt_bin", quantization="int4")
 
 

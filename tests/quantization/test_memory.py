@@ -19,7 +19,7 @@ def test_weights_that_do_not_fit_are_refused_with_the_numbers(monkeypatch: pytes
     memory.check_memory(CONFIG, "float32")
 
 
-def test_advice_for_a_quantised_model_names_its_float_weights() -> None:
+def test_advice_for_a_quantized_model_names_its_float_weights() -> None:
     plan = plan_for(None, "int8", None)
     with pytest.raises(NotEnoughMemoryError, match="; quantization= 'int4' .7.2 GB. would fit"):
         memory.check_memory(PUBLISHED, "float32", 9_000_000_000, plan)

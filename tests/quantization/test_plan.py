@@ -54,7 +54,7 @@ def test_gptq_layers_that_do_not_fit_int4_are_kept_in_16_bits_unless_int8_is_ask
     assert [plan.blocks for plan in plans] == ["float16", "float16", "int8"]
 
 
-def test_nothing_is_quantised_unasked():
+def test_nothing_is_quantized_unasked():
     assert plan_for(None, None, None) is None
     assert plan_for({}, None, None) is None
 
@@ -85,13 +85,13 @@ def test_the_plan_is_in_the_configuration_of_what_it_made(asked):
     section = plan.to_config()
     assert plan_for(section, None, None) == plan
     assert plan_for(section, asked[0], None) == plan
-    with pytest.raises(ConfigurationError, match="quantised already .*blocks .*leave them out"):
+    with pytest.raises(ConfigurationError, match="quantized already .*blocks .*leave them out"):
         plan_for(section, "bf16" if asked[0] != "bf16" else "int8", None)
 
 
-def test_a_quantised_checkpoint_is_not_given_another_vision_format():
+def test_a_quantized_checkpoint_is_not_given_another_vision_format():
     section = plan_for(None, "int4", None).to_config()
-    with pytest.raises(ConfigurationError, match="quantised already"):
+    with pytest.raises(ConfigurationError, match="quantized already"):
         plan_for(section, None, "bf16")
 
 

@@ -40,7 +40,7 @@ def test_a_package_that_is_there_but_does_not_import_is_told_apart(tmp_path, mon
 def test_names_that_differ_on_the_index_are_translated(monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(MissingDependencyError, match="pip install pillow"):
-        require("PIL", "reading pictures")
+        require("PIL", "reading images")
 
 
 def test_a_public_name_whose_package_is_absent_says_what_to_install():

@@ -17,10 +17,10 @@ def test_constants_point_at_files_that_exist():
     assert config["image_slots"] == 36
 
 
-def test_demo_picture_is_the_scene_that_the_generator_draws():
+def test_demo_image_is_the_scene_that_the_generator_draws():
     with Image.open(zoo.DEMO_IMAGE) as image:
         shipped = np.asarray(image.convert("RGB"), dtype=np.int16)
     drawn = demo_scene().image.astype(np.int16)
     assert shipped.shape == drawn.shape
-    # Pillow versions may round differently while resizing; the picture must still be the same.
+    # Pillow versions may round differently while resizing; the image must still be the same.
     assert np.abs(shipped - drawn).mean() < 1.0

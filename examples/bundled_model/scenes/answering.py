@@ -39,9 +39,9 @@ def answer_function(
 
 
 def messages(prompt: Prompt) -> list[dict[str, Any]]:
-    """The prompt in the form that processors take. The pictures stand before the first question."""
+    """The prompt in the form that processors take. The images stand before the first question."""
     questions = [question for question, _ in prompt.history] + [prompt.text]
-    conversation = [user_message(questions[0], list(prompt.pictures))]
+    conversation = [user_message(questions[0], list(prompt.images))]
     for (_, answer), question in zip(prompt.history, questions[1:]):
         conversation += [{"role": "assistant", "content": answer}, user_message(question, None)]
     return conversation

@@ -1,4 +1,4 @@
-"""What stands behind the objects, and the last touch over the whole picture: contrast, brightness and noise.
+"""What stands behind the objects, and the last touch over the whole image: contrast, brightness and noise.
 
 All draw on a float32 canvas [size, size, 3] in 0..255. Positions inside are fractions of the side, so that a background
 looks the same at any size.
@@ -17,25 +17,25 @@ from PIL import Image
 
 @lru_cache(maxsize=8)
 def _axes(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """x and y of the pixel centres in 0..1, float32 [1, size] and [size, 1]."""
+    """x and y of the pixel centers in 0..1, float32 [1, size] and [size, 1]."""
     line = (np.arange(size, dtype=np.float32) + 0.5) / size
     return line[None, :], line[:, None]
 
 
-def _colour(rng: np.random.Generator) -> np.ndarray:
-    """A muted colour, float32 [3]: less saturated than the tints of the objects."""
+def _color(rng: np.random.Generator) -> np.ndarray:
+    """A muted color, float32 [3]: less saturated than the tints of the objects."""
     hue, saturation, value = rng.random(), 0.5 * rng.random() ** 1.3, rng.uniform(0.35, 1.0)
     return np.array(colorsys.hsv_to_rgb(hue, saturation, value), np.float32) * 255.0
 
 
 def _blend(first: np.ndarray, second: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """``weight`` [size, size] of the second colour over the first."""
+    """``weight`` [size, size] of the second color over the first."""
     return first + (second - first) * weight[..., None]
 
 
-def _near(rng: np.random.Generator, colour: np.ndarray) -> np.ndarray:
-    """A colour not far from the given one, so that patterns stay in the background."""
-    return np.clip(colour + rng.uniform(-45, 45) + rng.uniform(-15, 15, 3), 20, 255).astype(np.float32)
+def _near(rng: np.random.Generator, color: np.ndarray) -> np.ndarray:
+    """A color not far from the given one, so that patterns stay in the background."""
+    return np.clip(color + rng.uniform(-45, 45) + rng.uniform(-15, 15, 3), 20, 255).astype(np.float32)
 
 
 def _along(rng: np.random.Generator, size: int) -> np.ndarray:
@@ -46,21 +46,21 @@ def _along(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def plain(rng: np.random.Generator, size: int) -> np.ndarray:
-    return np.broadcast_to(_colour(rng), (size, size, 3)).astype(np.float32)
+    return np.broadcast_to(_color(rng), (size, size, 3)).astype(np.float32)
 
 
 def gradient(rng: np.random.Generator, size: int) -> np.ndarray:
-    return _blend(_colour(rng), _colour(rng), np.clip(_along(rng, size) + 0.5, 0, 1))
+    return _blend(_color(rng), _color(rng), np.clip(_along(rng, size) + 0.5, 0, 1))
 
 
 def stripes(rng: np.random.Generator, size: int) -> np.ndarray:
-    base = _colour(rng)
+    base = _color(rng)
     phase = _along(rng, size) * rng.uniform(4, 14) + rng.random()
     return _blend(base, _near(rng, base), (phase % 1.0 < 0.5).astype(np.float32))
 
 
 def checks(rng: np.random.Generator, size: int) -> np.ndarray:
-    base, count = _colour(rng), rng.uniform(4, 12)
+    base, count = _color(rng), rng.uniform(4, 12)
     x, y = _axes(size)
     odd = (np.floor(x * count + rng.random()) + np.floor(y * count + rng.random())) % 2
     return _blend(base, _near(rng, base), odd.astype(np.float32))
@@ -70,8 +70,8 @@ def blobs(rng: np.random.Generator, size: int) -> np.ndarray:
     cells = int(rng.integers(3, 11))
     coarse = Image.fromarray(rng.random((cells, cells), dtype=np.float32))
     weight = np.clip(np.asarray(coarse.resize((size, size), Image.BICUBIC)), 0, 1)
-    base = _colour(rng)
-    return _blend(base, _near(rng, base) if rng.random() < 0.5 else _colour(rng), weight)
+    base = _color(rng)
+    return _blend(base, _near(rng, base) if rng.random() < 0.5 else _color(rng), weight)
 
 
 def sky_and_ground(rng: np.random.Generator, size: int) -> np.ndarray:
@@ -96,7 +96,7 @@ def draw(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def finish(canvas: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Contrast, brightness and mild grain over the whole picture; returns uint8 [size, size, 3]."""
+    """Contrast, brightness and mild grain over the whole image; returns uint8 [size, size, 3]."""
     contrast, brightness = rng.uniform(0.85, 1.12), rng.uniform(-14, 14)
     grain = rng.uniform(0, 6)
     canvas *= np.float32(contrast)

@@ -6,7 +6,7 @@
     python -m examples.bundled_model.scenes.build_assets \\
         --twemoji-folder twemoji/package/img/twitter/64 --fluent-folder fluent/package
 
-Noto Color Emoji comes from a font, Twemoji as pictures, Fluent Emoji as SVG (which only this program needs resvg for).
+Noto Color Emoji comes from a font, Twemoji as images, Fluent Emoji as SVG (which only this program needs resvg for).
 The word atlas is drawn with DejaVu Sans Bold and Noto Sans CJK. Everything else in the project reads the atlases alone.
 """
 

@@ -1,4 +1,4 @@
-"""Draws the demo picture, or any other scene, to a PNG file.
+"""Draws the demo image, or any other scene, to a PNG file.
 
 python -m examples.bundled_model.scenes.demo paddlemix/zoo/demo.png
 python -m examples.bundled_model.scenes.demo scene.png --seed 7 --size 168
@@ -25,7 +25,7 @@ MAX_SEED = 1 << 63
 
 
 def demo_scene(size: int = DEMO_SIZE) -> Scene:
-    """The scene of the bundled demo picture: a bus, a dog, a green cup and a turtle beside a sign."""
+    """The scene of the bundled demo image: a bus, a dog, a green cup and a turtle beside a sign."""
     kinds = ("bus", "dog", "cup", "turtle")
     return generate_scene(DEMO_SEED, size=size, kinds=kinds, num_objects=len(kinds), style="noto", sign=True)
 

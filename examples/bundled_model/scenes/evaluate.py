@@ -1,10 +1,10 @@
 """Measures a model on unseen scenes, beside two baselines.
 
-A question may come after others about the same scene, with the right answers given, and may be about two pictures.
+A question may come after others about the same scene, with the right answers given, and may be about two images.
 
-*No picture*: the same model answers the same question about evenly grey pictures.
-*Constant*: what can be had without looking. Where a box is asked for, one in the centre; for ``caption`` the most
-frequent names, as many as score best, each with a box in the centre; for the other tasks the one answer that is right
+*No image*: the same model answers the same question about evenly gray images.
+*Constant*: what can be had without looking. Where a box is asked for, one in the center; for ``caption`` the most
+frequent names, as many as score best, each with a box in the center; for the other tasks the one answer that is right
 most often over the questions asked.
 """
 
@@ -27,9 +27,9 @@ from .scoring import Question, Tallies
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a model is asked: pictures, earlier (question, answer) turns about them, and the question ``text``."""
+    """What a model is asked: images, earlier (question, answer) turns about them, and the question ``text``."""
 
-    pictures: tuple[Image.Image, ...]
+    images: tuple[Image.Image, ...]
     text: str
     history: tuple[tasks.Turn, ...] = ()
 
@@ -39,8 +39,8 @@ AnswerFunction = Callable[[Sequence[Prompt]], "list[str]"]
 
 FIRST_SEED = 2**40  # training stays below 2**31
 SEEDS_PER_GROUP = 2**24
-GREY = (128, 128, 128)
-CENTRE_BOX = (0.37, 0.37, 0.63, 0.63)  # 0.26 is the mean of the longest sides
+GRAY = (128, 128, 128)
+CENTER_BOX = (0.37, 0.37, 0.63, 0.63)  # 0.26 is the mean of the longest sides
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,11 @@ TASKS: tuple[Task, ...] = (
     Task("what (one object)", tasks.what, scoring.score_what_one, _one, objects=(1,)),
     Task("what (2–5 objects)", tasks.what, scoring.score_what_list, _one, objects=SEVERAL),
     Task("count", tasks.count, scoring.score_count, _one),
-    Task("colour", tasks.colour, scoring.score_colour, _one),
+    Task("color", tasks.color, scoring.score_color, _one),
     Task("left or right", tasks.relation, scoring.score_relation, _one, objects=SEVERAL),
     Task("word", tasks.word, scoring.score_word, partial(_one, sign=True)),
     Task("where is it", tasks.where_is_it, scoring.score_refer, _one),
-    Task("what colour is it", tasks.what_colour_is_it, scoring.score_colour, _one),
+    Task("what colour is it", tasks.what_color_is_it, scoring.score_color, _one),
     Task("pair: which shows", pairs.which, scoring.score_choice, generate_pair, objects=(), answers=4),
     Task("pair: which has more", pairs.more, scoring.score_choice, generate_pair, objects=(), answers=2),
     Task("pair: what is in both", pairs.both, scoring.score_shared, generate_pair, objects=()),
@@ -97,7 +97,7 @@ class Result:
     metric: str
     language: str
     score: float
-    no_picture: float
+    no_image: float
     constant: float
     questions: int
 
@@ -133,12 +133,12 @@ def _ask_all(answer: AnswerFunction, prompts: Sequence[Prompt], batch: int) -> l
     return answers
 
 
-def _without_picture(answer: AnswerFunction, asked: Sequence[Question], size: int, batch: int) -> list[str]:
-    """Answers about grey pictures; each different question is asked once."""
-    grey = Image.new("RGB", (size, size), GREY)
+def _without_image(answer: AnswerFunction, asked: Sequence[Question], size: int, batch: int) -> list[str]:
+    """Answers about gray images; each different question is asked once."""
+    gray = Image.new("RGB", (size, size), GRAY)
     keys = [(len(question.scenes), question.history, question.text) for question in asked]
     distinct = list(dict.fromkeys(keys))
-    prompts = [Prompt((grey,) * pictures, text, history) for pictures, history, text in distinct]
+    prompts = [Prompt((gray,) * images, text, history) for images, history, text in distinct]
     known = dict(zip(distinct, _ask_all(answer, prompts, batch)))
     return [known[key] for key in keys]
 
@@ -164,14 +164,14 @@ def _ratio(tally: tuple[float, float]) -> float:
 
 def _constant_answers(task: Task, asked: Sequence[Question]) -> dict[str, float]:
     """Metric -> score of the *constant* baseline of this module's docstring."""
-    centre = tasks.box_tag(CENTRE_BOX)
+    center = tasks.box_tag(CENTER_BOX)
     if task.score is scoring.score_refer:
-        candidates = [[centre] * len(asked)]
+        candidates = [[center] * len(asked)]
     elif task.score is scoring.score_caption:
         named = Counter(name for item in asked for name, _ in scoring.named_boxes_in(item.expected))
         frequent = [name for name, _ in named.most_common(MAX_OBJECTS)]
         tried = (frequent[:count] for count in range(1, len(frequent) + 1))
-        candidates = [["".join(f"<ref>{name}</ref>{centre}" for name in names)] * len(asked) for names in tried]
+        candidates = [["".join(f"<ref>{name}</ref>{center}" for name in names)] * len(asked) for names in tried]
     else:
         tried = dict.fromkeys(text for item in asked for text in _answers_to_try(task, item))
         candidates = [[text] * len(asked) for text in tried]
@@ -199,7 +199,7 @@ def evaluate(
     """Asks ``count`` questions per task and language and scores the answers.
 
     Args:
-        answer: see :data:`AnswerFunction`; called with at most ``batch`` prompts (pictures in RGB, ``size`` pixels a
+        answer: see :data:`AnswerFunction`; called with at most ``batch`` prompts (images in RGB, ``size`` pixels a
             side).
         style: draws all objects in this style, one of ``lexicon.ALL_STYLES``; otherwise in all of ``lexicon.STYLES``.
         progress: told one line after each task and language.
@@ -209,7 +209,7 @@ def evaluate(
         for language in tasks.LANGUAGES:
             asked = list(questions(task, language, count, size, style))
             answers = _ask_all(answer, [prompt(question) for question in asked], batch)
-            blind = _totals(task, asked, _without_picture(answer, asked, size, batch))
+            blind = _totals(task, asked, _without_image(answer, asked, size, batch))
             constant = _constant_answers(task, asked)
             for metric, tally in sorted(_totals(task, asked, answers).items(), key=_reading_order):
                 score, unseen = _ratio(tally), _ratio(blind.get(metric, (0.0, 0.0)))
@@ -224,7 +224,7 @@ def markdown_table(results: Sequence[Result]) -> str:
     for result in results:
         by_line.setdefault((result.task, result.metric), {})[result.language] = result
     languages = [language for language in tasks.LANGUAGES if any(result.language == language for result in results)]
-    columns = ("score", "no_picture", "constant")
+    columns = ("score", "no_image", "constant")
     header = ["task", "metric"] + [
         f"{column.replace('_', ' ')} {language}" for column in columns for language in languages
     ]

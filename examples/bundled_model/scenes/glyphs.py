@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .lexicon import ALL_KINDS, COLOURS
+from .lexicon import ALL_KINDS, COLORS
 
 ASSETS = Path(__file__).resolve().parent / "assets"
 MIP_STEP = 0.75  # each level has this fraction of the side of the one before
@@ -27,7 +27,7 @@ class Glyph:
     Attributes:
         levels: premultiplied images (PIL mode ``RGBa``), the first at full size, each next ``MIP_STEP`` times as large.
         outline: float32 [n, 2], the opaque pixels' corners that decide the extent, in pixels of the first level around
-            its centre.
+            its center.
     """
 
     levels: tuple[Image.Image, ...]
@@ -55,7 +55,7 @@ def _cut(atlas: str, key: str) -> Image.Image:
 
 
 def tint(glyph: Image.Image, rgb: tuple[int, int, int]) -> Image.Image:
-    """``glyph`` (RGBA) in shades of one colour: its mean luminance becomes ``rgb``, the rest darker or lighter."""
+    """``glyph`` (RGBA) in shades of one color: its mean luminance becomes ``rgb``, the rest darker or lighter."""
     pixels = np.asarray(glyph, dtype=np.float32)
     luminance = pixels[..., :3] @ np.array([0.299, 0.587, 0.114], np.float32) / 255.0
     opaque = pixels[..., 3] >= 128
@@ -80,12 +80,12 @@ def _outline(glyph: Image.Image) -> np.ndarray:
 
 
 @cache
-def load_glyph(style: str, kind: int, colour: int | None = None) -> Glyph:
-    """The drawing of ``ALL_KINDS[kind]`` in ``style``, tinted with ``COLOURS[colour]`` unless that is None."""
+def load_glyph(style: str, kind: int, color: int | None = None) -> Glyph:
+    """The drawing of ``ALL_KINDS[kind]`` in ``style``, tinted with ``COLORS[color]`` unless that is None."""
     image = _cut(style, ALL_KINDS[kind].en).convert("RGBA")
     outline = _outline(image)
-    if colour is not None:
-        image = tint(image, COLOURS[colour].rgb)
+    if color is not None:
+        image = tint(image, COLORS[color].rgb)
     image = image.convert("RGBa")
     levels = [image]
     for step in range(1, MIP_LEVELS):

@@ -1,12 +1,12 @@
-"""Draws a lesson: pictures of an object that the bundled model does not know, and conversations to fine-tune it on.
+"""Draws a lesson: images of an object that the bundled model does not know, and conversations to fine-tune it on.
 
-    python -m examples.bundled_model.scenes.lesson robot runs/robot-lesson --pictures 200
+    python -m examples.bundled_model.scenes.lesson robot runs/robot-lesson --images 200
 
-OUTPUT_FOLDER gets ``pictures/``, ``train.json`` and ``test.json``, in the original's schema, and ``lesson.json``, which
+OUTPUT_FOLDER gets ``images/``, ``train.json`` and ``test.json``, in the original's schema, and ``lesson.json``, which
 says what is in it. To learn from there are
-pictures with the object among others, and as many without it: shown it in every picture, a model names it in any.
-Each is talked about several times: where the object is, what is in the picture, and what is asked about any scene, so
-that what was learnt before is not forgotten. The test asks about other pictures: where the object is and, where it
+images with the object among others, and as many without it: shown it in every image, a model names it in any.
+Each is talked about several times: where the object is, what is in the image, and what is asked about any scene, so
+that what was learned before is not forgotten. The test asks about other images: where the object is and, where it
 stands alone, what it is.
 """
 
@@ -40,21 +40,21 @@ from .lexicon import ALL_KINDS, KIND_INDEX, NEW_KINDS
 from .scene import MAX_OBJECTS, Scene, generate_scene
 from .tasks import LANGUAGES, Conversation
 
-PICTURE_SIZE = 168  # what the bundled model looks at
-TEST_PICTURES = 100
+IMAGE_SIZE = 168  # what the bundled model looks at
+TEST_IMAGES = 100
 OTHER_CONVERSATIONS = 1
-"""About a training picture with the object, beside those that are about it for sure."""
+"""About a training image with the object, beside those that are about it for sure."""
 CONVERSATIONS_WITHOUT = 2
-"""About a training picture without the object, beside the caption."""
+"""About a training image without the object, beside the caption."""
 
-FIRST_SEED = 2**44  # above those of training and evaluation, below those of second pictures
+FIRST_SEED = 2**44  # above those of training and evaluation, below those of second images
 SEEDS_PER_LESSON = 2**22
-SEEDS_PER_PART = 2**20  # of a lesson: training pictures with the object, test pictures, training pictures without it
+SEEDS_PER_PART = 2**20  # of a lesson: training images with the object, test images, training images without it
 MAX_SEED = 1000
 
 NAMES = tuple(kind.en for kind in NEW_KINDS)
 TRAIN, TEST = "train.json", "test.json"
-PICTURES = "pictures"
+IMAGES = "images"
 _WITHOUT_CAPTIONS = {task: weight for task, weight in tasks.WEIGHTS.items() if task != "caption"}
 
 
@@ -72,36 +72,36 @@ def write_lesson(
     kind: str,
     folder: str | os.PathLike[str],
     *,
-    pictures: int = 200,
-    test_pictures: int = TEST_PICTURES,
+    images: int = 200,
+    test_images: int = TEST_IMAGES,
     seed: int = 0,
     overwrite: bool = False,
 ) -> Lesson:
-    """Draw the pictures of a lesson and write its conversations. They appear when all of them are there; the same
+    """Draw the images of a lesson and write its conversations. They appear when all of them are there; the same
     lesson that is there already is left as it is.
 
     Args:
         kind: English name of the object, out of ``NEW_KINDS``.
         folder: made if need be.
-        pictures: with the object, to learn from; as many without it are drawn as well.
-        test_pictures: with the object, to be asked about.
-        seed: another one gives other pictures; the same one always the same files.
+        images: with the object, to learn from; as many without it are drawn as well.
+        test_images: with the object, to be asked about.
+        seed: another one gives other images; the same one always the same files.
         overwrite: replace another lesson in ``folder``. Anything else there is left alone.
 
     Raises:
         TargetError: ``folder`` holds something else.
         CheckpointError: it cannot be written; it is then as it was.
-        ConfigurationError: an unknown object, a seed or a number of pictures out of range.
+        ConfigurationError: an unknown object, a seed or a number of images out of range.
     """
     if kind not in NAMES:
         raise ConfigurationError(f"kind: got {kind!r}, new objects are {', '.join(NAMES)}")
-    for name, number in (("pictures", pictures), ("test_pictures", test_pictures)):
+    for name, number in (("images", images), ("test_images", test_images)):
         if not 1 <= number <= SEEDS_PER_PART:
             raise ConfigurationError(f"{name}: got {number}, expected 1 to {SEEDS_PER_PART}")
     if not 0 <= seed < MAX_SEED:
         raise ConfigurationError(f"seed: got {seed}, expected a whole number of at least 0 and below {MAX_SEED}")
     folder = check_target(folder, "folder")
-    lesson = {"kind": kind, "pictures": pictures, "test_pictures": test_pictures, "seed": seed}
+    lesson = {"kind": kind, "images": images, "test_images": test_images, "seed": seed}
 
     def allowed(target: Path) -> None:
         if _written(target, lesson) is None:
@@ -126,15 +126,15 @@ def _written(folder: Path, lesson: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def _write(folder: Path, staging: Staging, lesson: Mapping[str, Any]) -> dict[str, Any]:
     staging.clear()
-    planned = [PICTURES, TRAIN, TEST, LESSON_MANIFEST]
+    planned = [IMAGES, TRAIN, TEST, LESSON_MANIFEST]
     staging.record(planned)
-    (staging.path / PICTURES).mkdir()
-    kind, pictures = lesson["kind"], lesson["pictures"]
+    (staging.path / IMAGES).mkdir()
+    kind, images = lesson["kind"], lesson["images"]
     first = FIRST_SEED + (lesson["seed"] * len(ALL_KINDS) + KIND_INDEX[kind]) * SEEDS_PER_LESSON
     parts = {
-        "train": (_scenes(first, pictures, (kind,)), to_learn),
-        "test": (_scenes(first + SEEDS_PER_PART, lesson["test_pictures"], (kind,)), to_test),
-        "other": (_scenes(first + 2 * SEEDS_PER_PART, pictures, ()), to_remember),
+        "train": (_scenes(first, images, (kind,)), to_learn),
+        "test": (_scenes(first + SEEDS_PER_PART, lesson["test_images"], (kind,)), to_test),
+        "other": (_scenes(first + 2 * SEEDS_PER_PART, images, ()), to_remember),
     }
     records = {
         name: [
@@ -147,19 +147,19 @@ def _write(folder: Path, staging: Staging, lesson: Mapping[str, Any]) -> dict[st
     train, test = records["train"] + records["other"], records["test"]
     for name, content in ((TRAIN, train), (TEST, test)):
         write_text(staging.path / name, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
-    drawn = sorted(f"{PICTURES}/{path.name}" for path in (staging.path / PICTURES).iterdir())
+    drawn = sorted(f"{IMAGES}/{path.name}" for path in (staging.path / IMAGES).iterdir())
     manifest = {**lesson, "conversations": len(train), "questions": len(test), "files": [TRAIN, TEST, *drawn]}
     write_json(staging.path / LESSON_MANIFEST, manifest)
     old = survey(folder).results
     staging.record(planned, publishing=True, replaces=[*old])
-    publish(staging.path, folder, [PICTURES, LESSON_MANIFEST], [TEST, TRAIN], old, old_weights=[TRAIN, TEST])
+    publish(staging.path, folder, [IMAGES, LESSON_MANIFEST], [TEST, TRAIN], old, old_weights=[TRAIN, TEST])
     return manifest
 
 
 def _scenes(first_seed: int, count: int, kinds: Sequence[str]) -> Iterator[Scene]:
     """Scenes with these objects in each, and in turn one to five objects in all."""
     for number in range(count):
-        yield generate_scene(first_seed + number, size=PICTURE_SIZE, kinds=kinds, num_objects=1 + number % MAX_OBJECTS)
+        yield generate_scene(first_seed + number, size=IMAGE_SIZE, kinds=kinds, num_objects=1 + number % MAX_OBJECTS)
 
 
 def to_learn(scene: Scene) -> list[Conversation]:
@@ -201,13 +201,13 @@ def _where(scene: Scene, language: str, rng: np.random.Generator) -> Conversatio
 
 
 def _record(folder: Path, scene: Scene, name: str, part: int, conversation: Conversation) -> dict[str, Any]:
-    """A record of the original's schema; its picture is drawn with the first part."""
-    picture = f"{PICTURES}/{name}.png"
+    """A record of the original's schema; its image is drawn with the first part."""
+    image = f"{IMAGES}/{name}.png"
     if part == 0:
-        scene.pil().save(folder / picture, format="PNG")
+        scene.pil().save(folder / image, format="PNG")
     turns = []
     for number, (question, answer) in enumerate(conversation.turns):
-        shown = "" if number else f"Picture 1: <img>{picture}</img>\n"
+        shown = "" if number else f"Picture 1: <img>{image}</img>\n"
         turns += [{"from": "user", "value": shown + question}, {"from": "assistant", "value": answer}]
     return {"id": f"{name}-{part}", "conversations": turns}
 
@@ -217,17 +217,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("kind", choices=NAMES, metavar="OBJECT", help=f"what is to be learnt: {' or '.join(NAMES)}")
     parser.add_argument("output_folder", metavar="OUTPUT_FOLDER")
     parser.add_argument(
-        "--pictures", type=cli.positive, default=200, metavar="N", help="with the object (default: %(default)s)"
+        "--images", type=cli.positive, default=200, metavar="N", help="with the object (default: %(default)s)"
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="other pictures (default: %(default)s)")
     cli.add_overwrite_option(parser)
     args = parser.parse_args(arguments)
-    lesson = write_lesson(
-        args.kind, args.output_folder, pictures=args.pictures, seed=args.seed, overwrite=args.overwrite
-    )
-    pictures = f"{args.pictures} pictures with and {args.pictures} without the object"
-    print(f"{lesson.train}: {lesson.conversations} conversations about {pictures}")
-    print(f"{lesson.test}: {lesson.questions} questions about {TEST_PICTURES} other pictures")
+    lesson = write_lesson(args.kind, args.output_folder, images=args.images, seed=args.seed, overwrite=args.overwrite)
+    images = f"{args.images} pictures with and {args.images} without the object"
+    print(f"{lesson.train}: {lesson.conversations} conversations about {images}")
+    print(f"{lesson.test}: {lesson.questions} questions about {TEST_IMAGES} other pictures")
     return 0
 
 

@@ -85,7 +85,7 @@ KIND_INDEX: dict[str, int] = {kind.en: index for index, kind in enumerate(ALL_KI
 
 
 @dataclass(frozen=True)
-class Colour:
+class Color:
     """A tint: its names and the sRGB value of its middle tone."""
 
     en: str
@@ -93,15 +93,15 @@ class Colour:
     rgb: tuple[int, int, int]
 
 
-COLOURS: tuple[Colour, ...] = (
-    Colour("red", "红色", (214, 30, 38)),
-    Colour("orange", "橙色", (255, 132, 10)),
-    Colour("yellow", "黄色", (246, 214, 30)),
-    Colour("green", "绿色", (36, 164, 62)),
-    Colour("blue", "蓝色", (38, 98, 226)),
-    Colour("purple", "紫色", (138, 52, 190)),
-    Colour("pink", "粉色", (255, 140, 190)),
-    Colour("grey", "灰色", (134, 136, 140)),
+COLORS: tuple[Color, ...] = (
+    Color("red", "红色", (214, 30, 38)),
+    Color("orange", "橙色", (255, 132, 10)),
+    Color("yellow", "黄色", (246, 214, 30)),
+    Color("green", "绿色", (36, 164, 62)),
+    Color("blue", "蓝色", (38, 98, 226)),
+    Color("purple", "紫色", (138, 52, 190)),
+    Color("pink", "粉色", (255, 140, 190)),
+    Color("grey", "灰色", (134, 136, 140)),
 )
 
 STYLES: tuple[str, ...] = ("noto", "twemoji")

@@ -1,6 +1,6 @@
-"""Pairs of scenes, and questions about two pictures at once.
+"""Pairs of scenes, and questions about two images at once.
 
-In a question the pictures are told apart as *picture 1* and *picture 2*, as the prompt labels them.
+In a question the images are told apart as *image 1* and *image 2*, as the prompt labels them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .phrases import ANSWERS, ORDINALS
 from .scene import Scene, generate_scene
 from .tasks import Conversation, ask, count_answer, listing, name
 
-PARTNER_SEED = 2**50  # added to a seed for the second picture: far from all seeds of single scenes
+PARTNER_SEED = 2**50  # added to a seed for the second image: far from all seeds of single scenes
 P_SHARED_KIND = 0.6
 
 PairTask = Callable[[Scene, Scene, str, np.random.Generator], "Conversation | None"]
@@ -44,7 +44,7 @@ def _single(question: str, answer: str, language: str) -> Conversation:
 
 
 def more(first: Scene, second: Scene, language: str, rng: np.random.Generator) -> Conversation | None:
-    """Which picture has more objects? Not asked if they have the same number."""
+    """Which image has more objects? Not asked if they have the same number."""
     difference = len(second.objects) - len(first.objects)
     if difference == 0:
         return None
@@ -53,7 +53,7 @@ def more(first: Scene, second: Scene, language: str, rng: np.random.Generator) -
 
 
 def which(first: Scene, second: Scene, language: str, rng: np.random.Generator) -> Conversation | None:
-    """Which picture shows a kind of object: the first, the second, both or neither, each about as often."""
+    """Which image shows a kind of object: the first, the second, both or neither, each about as often."""
     here, there = _kinds(first), _kinds(second)
     both = [kind for kind in here if kind in there]
     options = [
@@ -72,7 +72,7 @@ def which(first: Scene, second: Scene, language: str, rng: np.random.Generator) 
 
 
 def both(first: Scene, second: Scene, language: str, rng: np.random.Generator) -> Conversation | None:
-    """What is in both pictures?"""
+    """What is in both images?"""
     there = _kinds(second)
     shared = [kind for kind in _kinds(first) if kind in there]
     if shared:
@@ -87,7 +87,7 @@ def _numbered(task: str, language: str, rng: np.random.Generator, index: int) ->
 
 
 def what(first: Scene, second: Scene, language: str, rng: np.random.Generator) -> Conversation | None:
-    """What is in one of the pictures?"""
+    """What is in one of the images?"""
     index = int(rng.integers(2))
     kinds = [placed.kind for placed in (first, second)[index].left_to_right()]
     answer = ANSWERS["pair_what"][language].format(n=index + 1, list=listing(kinds, language))
@@ -95,7 +95,7 @@ def what(first: Scene, second: Scene, language: str, rng: np.random.Generator) -
 
 
 def count(first: Scene, second: Scene, language: str, rng: np.random.Generator) -> Conversation | None:
-    """How many objects are in one of the pictures?"""
+    """How many objects are in one of the images?"""
     index = int(rng.integers(2))
     answer = count_answer((first, second)[index], language)
     return _single(_numbered("pair_count", language, rng, index), answer, language)
@@ -106,5 +106,5 @@ PAIR_TASKS: tuple[PairTask, ...] = (more, which, which, both, what, count)
 
 
 def pair(first: Scene, second: Scene, language: str, rng: np.random.Generator) -> Conversation | None:
-    """A question about two pictures, in the order in which they are shown; None if it does not suit them."""
+    """A question about two images, in the order in which they are shown; None if it does not suit them."""
     return PAIR_TASKS[int(rng.integers(len(PAIR_TASKS)))](first, second, language, rng)

@@ -43,7 +43,7 @@ QUESTIONS: dict[str, dict[str, tuple[str, ...]]] = {
         "en": ("How many {kinds} are in the picture?", "How many {kinds} do you see?", "Count the {kinds}."),
         "zh": ("图中有几{measure}{kind}？", "有多少{measure}{kind}？", "你看到了几{measure}{kind}？"),
     },
-    "colour": {
+    "color": {
         "en": (
             "What colour is the {kind}?",
             "What color is the {kind}?",
@@ -73,7 +73,7 @@ QUESTIONS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         "zh": ("图中写着什么字？", "牌子上写着什么？", "牌子上写的是什么字？", "读出图中的文字。"),
     },
-    # About two pictures.
+    # About two images.
     "pair_more": {
         "en": ("Which picture has more objects?", "In which picture are more objects?"),
         "zh": ("哪张图片里的物体更多？", "哪张图里的物体多？"),
@@ -96,7 +96,7 @@ QUESTIONS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     # Only about the thing that the turn before was about.
     "refer_it": {"en": ("Where is it?", "Draw a box around it."), "zh": ("它在哪里？", "框出它的位置")},
-    "colour_it": {"en": ("What colour is it?", "What color is it?"), "zh": ("它是什么颜色的？", "它是什么颜色？")},
+    "color_it": {"en": ("What colour is it?", "What color is it?"), "zh": ("它是什么颜色的？", "它是什么颜色？")},
 }
 
 ANSWERS: dict[str, dict[str, str]] = {
@@ -107,8 +107,8 @@ ANSWERS: dict[str, dict[str, str]] = {
     "count_many": {"en": "There are {n} objects.", "zh": "图中有{n}个物体。"},
     "count_kind_one": {"en": "There is {n} {kind}.", "zh": "图中有{n}{measure}{kind}。"},
     "count_kind_many": {"en": "There are {n} {kinds}.", "zh": "图中有{n}{measure}{kind}。"},
-    "colour": {"en": "The {kind} is {colour}.", "zh": "{kind}是{colour}的。"},
-    "colour_it": {"en": "It is {colour}.", "zh": "它是{colour}的。"},
+    "color": {"en": "The {kind} is {color}.", "zh": "{kind}是{color}的。"},
+    "color_it": {"en": "It is {color}.", "zh": "它是{color}的。"},
     "left": {"en": "The {kind} is to the left of the {other}.", "zh": "{kind}在{other}的左边。"},
     "right": {"en": "The {kind} is to the right of the {other}.", "zh": "{kind}在{other}的右边。"},
     "pair_one": {"en": "Picture {n}.", "zh": "图{n}。"},
@@ -124,8 +124,8 @@ JOINERS: dict[str, tuple[str, str]] = {"en": (", ", " and "), "zh": ("、", "和
 
 ORDINALS: dict[str, tuple[str, str]] = {"en": ("first", "second"), "zh": ("一", "二")}
 
-NO_PICTURE: dict[str, str] = {"en": "Please show me a picture.", "zh": "请给我看一张图片。"}
-"""The answer to a question about a picture when there is none."""
+NO_IMAGE: dict[str, str] = {"en": "Please show me a picture.", "zh": "请给我看一张图片。"}
+"""The answer to a question about an image when there is none."""
 
 SMALL_TALK: dict[str, tuple[tuple[tuple[str, ...], str], ...]] = {
     "en": (
@@ -142,7 +142,7 @@ SMALL_TALK: dict[str, tuple[tuple[tuple[str, ...], str], ...]] = {
         (("谢谢", "谢谢！"), "不客气！"),
     ),
 }
-"""(questions, answer) without a picture."""
+"""(questions, answer) without an image."""
 
 SYSTEM_PROMPT = "You are a helpful assistant."
 OTHER_TEXT: tuple[str, ...] = (
@@ -157,4 +157,4 @@ OTHER_TEXT: tuple[str, ...] = (
     ", ",
     "\n",
 )
-"""What else the text of a conversation holds: the chat template, the numbers of pictures, the punctuation of boxes."""
+"""What else the text of a conversation holds: the chat template, the numbers of images, the punctuation of boxes."""

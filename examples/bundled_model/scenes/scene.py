@@ -17,14 +17,14 @@ from paddlemix.errors import ConfigurationError
 
 from . import backgrounds
 from .glyphs import Glyph, load_glyph, load_word
-from .lexicon import ALL_STYLES, COLOURS, KIND_INDEX, KINDS, STYLES, WORDS_EN, WORDS_ZH
+from .lexicon import ALL_STYLES, COLORS, KIND_INDEX, KINDS, STYLES, WORDS_EN, WORDS_ZH
 
 MIN_SIZE = 32
 MAX_OBJECTS = 5
-SIDE_RANGE = (0.12, 0.40)  # longest side of an object's box, as a part of the picture's side
+SIDE_RANGE = (0.12, 0.40)  # longest side of an object's box, as a part of the image's side
 MAX_TILT = math.radians(20)
-GRID = 6  # no two objects have their centres in the same cell of a GRID x GRID raster
-MIN_CENTRE_DISTANCE = 0.14
+GRID = 6  # no two objects have their centers in the same cell of a GRID x GRID raster
+MIN_CENTER_DISTANCE = 0.14
 MAX_OVERLAP = 0.15  # part of the smaller of two boxes that the other may cover
 SIGN_HEIGHTS = (0.12, 0.16)
 MAX_SIGN_WIDTH = 0.6  # a long word gets a lower sign, so that there is room for objects
@@ -42,19 +42,19 @@ BoxF = tuple[float, float, float, float]
 class PlacedObject:
     """An object in a scene.
 
-    ``kind`` is an index into ``ALL_KINDS``, ``box`` is (x1, y1, x2, y2) in [0, 1], ``colour`` an index into ``COLOURS``
+    ``kind`` is an index into ``ALL_KINDS``, ``box`` is (x1, y1, x2, y2) in [0, 1], ``color`` an index into ``COLORS``
     or None.
     """
 
     kind: int
     box: BoxF
-    colour: int | None
+    color: int | None
     style: str
     tilt: float
     mirrored: bool
 
     @property
-    def centre(self) -> tuple[float, float]:
+    def center(self) -> tuple[float, float]:
         return (self.box[0] + self.box[2]) / 2, (self.box[1] + self.box[3]) / 2
 
 
@@ -68,7 +68,7 @@ class Sign:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture and what is in it: ``image`` is uint8 [size, size, 3]; ``objects`` are in the order of drawing."""
+    """An image and what is in it: ``image`` is uint8 [size, size, 3]; ``objects`` are in the order of drawing."""
 
     seed: int
     image: np.ndarray
@@ -79,7 +79,7 @@ class Scene:
         return Image.fromarray(self.image)
 
     def left_to_right(self) -> list[PlacedObject]:
-        return sorted(self.objects, key=lambda placed: placed.centre)
+        return sorted(self.objects, key=lambda placed: placed.center)
 
     def unique(self) -> list[PlacedObject]:
         """The objects whose kind stands only once in the scene."""
@@ -100,7 +100,7 @@ def generate_scene(
 
     Args:
         seed: non-negative; the same seed and arguments always give the same scene.
-        size: side of the picture in pixels, at least 32.
+        size: side of the image in pixels, at least 32.
         num_objects: 1 to 5; drawn uniformly if None.
         style: one of ``lexicon.ALL_STYLES`` for all objects; a mixture of ``STYLES`` if None.
         kinds: English names that must be among the objects, out of ``ALL_KINDS``; the rest is drawn from ``KINDS``.
@@ -168,7 +168,7 @@ def _choose_styles(rng: np.random.Generator, count: int, style: str | None) -> l
 
 
 def _rotated_outline(glyph: Glyph, tilt: float, mirrored: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Lowest and highest (x, y) of the drawing, mirrored and turned, in pixels of its first level around its centre."""
+    """Lowest and highest (x, y) of the drawing, mirrored and turned, in pixels of its first level around its center."""
     x, y = glyph.outline[:, 0] * (-1 if mirrored else 1), glyph.outline[:, 1]
     turned = np.stack([math.cos(tilt) * x - math.sin(tilt) * y, math.sin(tilt) * x + math.cos(tilt) * y], 1)
     return turned.min(0), turned.max(0)
@@ -177,12 +177,12 @@ def _rotated_outline(glyph: Glyph, tilt: float, mirrored: bool) -> tuple[np.ndar
 def _fits(box: BoxF, others: Sequence[BoxF], sign: BoxF | None) -> bool:
     if sign is not None and _covered(box, sign) > 0.02:
         return False
-    centre_x, centre_y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+    center_x, center_y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
     for other in others:
         other_x, other_y = (other[0] + other[2]) / 2, (other[1] + other[3]) / 2
-        if math.hypot(centre_x - other_x, centre_y - other_y) < MIN_CENTRE_DISTANCE:
+        if math.hypot(center_x - other_x, center_y - other_y) < MIN_CENTER_DISTANCE:
             return False
-        if int(GRID * centre_x) == int(GRID * other_x) and int(GRID * centre_y) == int(GRID * other_y):
+        if int(GRID * center_x) == int(GRID * other_x) and int(GRID * center_y) == int(GRID * other_y):
             return False
         if _covered(box, other) > MAX_OVERLAP:
             return False
@@ -215,10 +215,10 @@ def _place_objects(
 def _place_object(
     rng: np.random.Generator, kind: int, style: str, others: Sequence[BoxF], sign: BoxF | None
 ) -> PlacedObject | None:
-    """Tries places for one object, smaller ones as it gets harder; None if the picture is too full."""
+    """Tries places for one object, smaller ones as it gets harder; None if the image is too full."""
     tilt = float(rng.uniform(-MAX_TILT, MAX_TILT))
     mirrored = bool(rng.random() < 0.5)
-    colour = int(rng.integers(len(COLOURS))) if rng.random() < P_TINTED else None
+    color = int(rng.integers(len(COLORS))) if rng.random() < P_TINTED else None
     low, high = _rotated_outline(load_glyph(style, kind), tilt, mirrored)
     shape = (high - low) / float((high - low).max())
     side = float(rng.uniform(*SIDE_RANGE))
@@ -229,7 +229,7 @@ def _place_object(
         x, y = float(rng.uniform(0, 1 - width)), float(rng.uniform(0, 1 - height))
         box = (x, y, x + width, y + height)
         if _fits(box, others, sign):
-            return PlacedObject(kind, box, colour, style, tilt, mirrored)
+            return PlacedObject(kind, box, color, style, tilt, mirrored)
     return None
 
 
@@ -249,12 +249,12 @@ def _place_sign(rng: np.random.Generator) -> Sign:
 
 def _draw_object(canvas: np.ndarray, placed: PlacedObject) -> None:
     size = canvas.shape[0]
-    glyph = load_glyph(placed.style, placed.kind, placed.colour)
+    glyph = load_glyph(placed.style, placed.kind, placed.color)
     low, high = _rotated_outline(glyph, placed.tilt, placed.mirrored)
     x1, y1, x2, y2 = (side * size for side in placed.box)
     scale = max(x2 - x1, y2 - y1) / float((high - low).max())
-    # The drawing's own centre: the box's centre less the (scaled) centre of the turned outline.
-    centre_x, centre_y = (
+    # The drawing's own center: the box's center less the (scaled) center of the turned outline.
+    center_x, center_y = (
         (x1 + x2) / 2 - scale * float(low[0] + high[0]) / 2,
         (y1 + y2) / 2 - scale * float(low[1] + high[1]) / 2,
     )
@@ -269,7 +269,7 @@ def _draw_object(canvas: np.ndarray, placed: PlacedObject) -> None:
     # Affine map from the patch's pixels back to the source: undo the shift, the turn, the mirror, the scale.
     a, b = flip * cos * per_x, flip * sin * per_x
     d, e = -sin * per_y, cos * per_y
-    dx, dy = left - centre_x, top - centre_y
+    dx, dy = left - center_x, top - center_y
     c, f = a * dx + b * dy + source.width / 2, d * dx + e * dy + source.height / 2
     patch = source.transform((right - left, bottom - top), Image.AFFINE, (a, b, c, d, e, f), resample=Image.BILINEAR)
     pixels = np.asarray(patch)

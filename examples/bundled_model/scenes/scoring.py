@@ -1,4 +1,4 @@
-"""How an answer about a scene is scored: names, boxes, numbers, colours and sides read out of free text.
+"""How an answer about a scene is scored: names, boxes, numbers, colors and sides read out of free text.
 
 Every scorer takes (question, answer) and returns *tallies*, metric name -> (points, out of): summed over questions,
 their ratio is the metric.
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from .lexicon import ALL_KINDS, COLOURS
+from .lexicon import ALL_KINDS, COLORS
 from .scene import BoxF, Scene
 from .tasks import Turn
 
@@ -24,7 +24,7 @@ _ENDS = " .。\n"
 _TAGGED = re.compile(r"<ref>(.*?)</ref>((?:<box>\(\d+,\d+\),\(\d+,\d+\)</box>)?)")
 _BOX = re.compile(r"<box>\((\d+),(\d+)\),\((\d+),(\d+)\)</box>")
 _FORMS = {form: kind.en for kind in ALL_KINDS for form in (kind.plural, kind.en, kind.zh)}
-_COLOUR_FORMS = {form: colour.en for colour in COLOURS for form in (colour.en, colour.zh)}
+_COLOR_FORMS = {form: color.en for color in COLORS for form in (color.en, color.zh)}
 _SIDES = {"left": "left", "right": "right", "左边": "left", "右边": "right"}
 _CHOICES = {
     "1": "first", "first": "first", "第一": "first",
@@ -54,7 +54,7 @@ def _finder(forms: Sequence[str]) -> re.Pattern[str]:
     return re.compile("|".join(rf"\b{form}\b" if form.isascii() else form for form in ordered), re.ASCII)
 
 
-_NAMES, _COLOUR_NAMES, _SIDE_NAMES = _finder(tuple(_FORMS)), _finder(tuple(_COLOUR_FORMS)), _finder(tuple(_SIDES))
+_NAMES, _COLOR_NAMES, _SIDE_NAMES = _finder(tuple(_FORMS)), _finder(tuple(_COLOR_FORMS)), _finder(tuple(_SIDES))
 _CHOICE_NAMES = _finder(tuple(_CHOICES))
 
 
@@ -152,11 +152,11 @@ def score_count(question: Question, answer: str) -> Tallies:
     return _score_same(re.findall(r"\d+", answer), re.findall(r"\d+", question.expected))
 
 
-def score_colour(question: Question, answer: str) -> Tallies:
-    def colours(text: str) -> list[str]:
-        return [_COLOUR_FORMS[form] for form in _COLOUR_NAMES.findall(text)]
+def score_color(question: Question, answer: str) -> Tallies:
+    def colors(text: str) -> list[str]:
+        return [_COLOR_FORMS[form] for form in _COLOR_NAMES.findall(text)]
 
-    return _score_same(colours(answer), colours(question.expected))
+    return _score_same(colors(answer), colors(question.expected))
 
 
 def score_relation(question: Question, answer: str) -> Tallies:
@@ -171,7 +171,7 @@ def score_word(question: Question, answer: str) -> Tallies:
 
 
 def score_choice(question: Question, answer: str) -> Tallies:
-    """Which of two pictures: the first, the second, both or neither."""
+    """Which of two images: the first, the second, both or neither."""
 
     def choices(text: str) -> list[str]:
         return [_CHOICES[form] for form in _CHOICE_NAMES.findall(text.lower())]
@@ -180,7 +180,7 @@ def score_choice(question: Question, answer: str) -> Tallies:
 
 
 def score_shared(question: Question, answer: str) -> Tallies:
-    """What two pictures have in common: the same names in any order, or the sentence that there is nothing."""
+    """What two images have in common: the same names in any order, or the sentence that there is nothing."""
     wanted = set(names_in(question.expected))
     if wanted:
         return {"accuracy": (float(set(names_in(answer)) == wanted), 1.0)}

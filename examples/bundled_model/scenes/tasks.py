@@ -10,12 +10,12 @@ import numpy as np
 
 from paddlemix.errors import ConfigurationError
 
-from .lexicon import ALL_KINDS, COLOURS, KINDS
-from .phrases import ANSWERS, JOINERS, NO_PICTURE, QUESTIONS, SMALL_TALK
+from .lexicon import ALL_KINDS, COLORS, KINDS
+from .phrases import ANSWERS, JOINERS, NO_IMAGE, QUESTIONS, SMALL_TALK
 from .scene import BoxF, PlacedObject, Scene
 
 LANGUAGES = ("en", "zh")
-MIN_SIDE_GAP = 0.08  # left or right is asked only if the centres are at least this far apart
+MIN_SIDE_GAP = 0.08  # left or right is asked only if the centers are at least this far apart
 P_ABSENT_KIND = 0.15  # how often a count asks for a kind that is not in the scene
 MAX_CAPTION_BEFORE = 3  # a dialogue starts with a caption only if that has no more objects: rows of training are short
 
@@ -24,10 +24,10 @@ Turn = tuple[str, str]
 
 @dataclass(frozen=True)
 class Conversation:
-    """One or more (question, answer) turns about one scene, or without a picture.
+    """One or more (question, answer) turns about one scene, or without an image.
 
     ``task`` is a key of :data:`TASKS` (``followup`` has two turns, ``dialogue`` three), ``pair`` for a question about
-    two pictures, or ``text`` for talk without a picture; ``subject`` is the kind that the last turn is about where that
+    two images, or ``text`` for talk without an image; ``subject`` is the kind that the last turn is about where that
     is a single thing in the scene, so that "it" could stand for it, else None.
     """
 
@@ -161,28 +161,28 @@ def count_kind(scene: Scene, language: str, rng: np.random.Generator) -> Convers
     return Conversation("count_kind", language, (turn,), kind if n == 1 else None)
 
 
-def colour(scene: Scene, language: str, rng: np.random.Generator) -> Conversation | None:
-    candidates = [placed for placed in scene.unique() if placed.colour is not None]
+def color(scene: Scene, language: str, rng: np.random.Generator) -> Conversation | None:
+    candidates = [placed for placed in scene.unique() if placed.color is not None]
     if not candidates:
         return None
     placed = _pick(rng, candidates)
     kind = name(placed.kind, language)
-    answer = ANSWERS["colour"][language].format(kind=kind, colour=colour_name(placed.colour, language))
-    return Conversation("colour", language, ((ask("colour", language, rng, kind=kind), answer),), placed.kind)
+    answer = ANSWERS["color"][language].format(kind=kind, color=color_name(placed.color, language))
+    return Conversation("color", language, ((ask("color", language, rng, kind=kind), answer),), placed.kind)
 
 
-def colour_name(index: int, language: str) -> str:
-    return COLOURS[index].en if language == "en" else COLOURS[index].zh
+def color_name(index: int, language: str) -> str:
+    return COLORS[index].en if language == "en" else COLORS[index].zh
 
 
 def relation(scene: Scene, language: str, rng: np.random.Generator) -> Conversation | None:
     unique = scene.unique()
-    pairs = [(a, b) for a in unique for b in unique if abs(a.centre[0] - b.centre[0]) >= MIN_SIDE_GAP]
+    pairs = [(a, b) for a in unique for b in unique if abs(a.center[0] - b.center[0]) >= MIN_SIDE_GAP]
     if not pairs:
         return None
     first, second = pairs[int(rng.integers(len(pairs)))]
     slots = {"kind": name(first.kind, language), "other": name(second.kind, language)}
-    side = "left" if first.centre[0] < second.centre[0] else "right"
+    side = "left" if first.center[0] < second.center[0] else "right"
     turn = (ask("relation", language, rng, **slots), ANSWERS[side][language].format(**slots))
     return Conversation("relation", language, (turn,), first.kind)
 
@@ -206,24 +206,24 @@ def _chain(task: str, *parts: Conversation) -> Conversation | None:
 
 def where_is_it(scene: Scene, language: str, rng: np.random.Generator) -> Conversation | None:
     """Two turns: something else about one thing, then where ``it`` is."""
-    before = (colour, relation, count_kind, what)[int(rng.integers(4))](scene, language, rng)
+    before = (color, relation, count_kind, what)[int(rng.integers(4))](scene, language, rng)
     if before is None or before.subject is None:
         return None
     turn = (ask("refer_it", language, rng), grounded(_unique_of(scene, before.subject), language))
     return _chain("followup", before, Conversation("refer_it", language, (turn,), before.subject))
 
 
-def what_colour_is_it(scene: Scene, language: str, rng: np.random.Generator) -> Conversation | None:
-    """Two turns: something else about one thing, then what colour ``it`` is."""
+def what_color_is_it(scene: Scene, language: str, rng: np.random.Generator) -> Conversation | None:
+    """Two turns: something else about one thing, then what color ``it`` is."""
     before = (refer, relation, count_kind, what)[int(rng.integers(4))](scene, language, rng)
     if before is None or before.subject is None:
         return None
-    tint = _unique_of(scene, before.subject).colour
+    tint = _unique_of(scene, before.subject).color
     if tint is None:
         return None
-    answer = ANSWERS["colour_it"][language].format(colour=colour_name(tint, language))
-    turn = (ask("colour_it", language, rng), answer)
-    return _chain("followup", before, Conversation("colour_it", language, (turn,), before.subject))
+    answer = ANSWERS["color_it"][language].format(color=color_name(tint, language))
+    turn = (ask("color_it", language, rng), answer)
+    return _chain("followup", before, Conversation("color_it", language, (turn,), before.subject))
 
 
 def _unique_of(scene: Scene, kind: int) -> PlacedObject:
@@ -231,15 +231,15 @@ def _unique_of(scene: Scene, kind: int) -> PlacedObject:
 
 
 def _about_it(scene: Scene, language: str, rng: np.random.Generator) -> Conversation | None:
-    return (where_is_it, what_colour_is_it)[int(rng.integers(2))](scene, language, rng)
+    return (where_is_it, what_color_is_it)[int(rng.integers(2))](scene, language, rng)
 
 
 def _about_a_part(scene: Scene, language: str, rng: np.random.Generator) -> Conversation | None:
-    return (refer, refer, colour, relation, count_kind, word)[int(rng.integers(6))](scene, language, rng)
+    return (refer, refer, color, relation, count_kind, word)[int(rng.integers(6))](scene, language, rng)
 
 
 def followup(scene: Scene, language: str, rng: np.random.Generator) -> Conversation | None:
-    """Two turns: about the whole picture and then about one thing in it, or about one thing and then about ``it``."""
+    """Two turns: about the whole image and then about one thing in it, or about one thing and then about ``it``."""
     if rng.random() < 0.5:
         return _about_it(scene, language, rng)
     opening = (what, count, describe)[int(rng.integers(3))](scene, language, rng)
@@ -248,7 +248,7 @@ def followup(scene: Scene, language: str, rng: np.random.Generator) -> Conversat
 
 
 def dialogue(scene: Scene, language: str, rng: np.random.Generator) -> Conversation | None:
-    """Three turns: about the whole picture, then about a thing and ``it``, or about two things."""
+    """Three turns: about the whole image, then about a thing and ``it``, or about two things."""
     openings = (what, count, describe, caption)[: 4 if len(scene.objects) <= MAX_CAPTION_BEFORE else 3]
     opening = openings[int(rng.integers(len(openings)))](scene, language, rng)
     if rng.random() < 0.6:
@@ -265,7 +265,7 @@ TASKS: dict[str, Callable[[Scene, str, np.random.Generator], Conversation | None
     "describe": describe,
     "count": count,
     "count_kind": count_kind,
-    "colour": colour,
+    "color": color,
     "relation": relation,
     "word": word,
     "followup": followup,
@@ -279,7 +279,7 @@ WEIGHTS: dict[str, float] = {
     "describe": 0.6,
     "count": 1.2,
     "count_kind": 0.6,
-    "colour": 1.2,
+    "color": 1.2,
     "relation": 1.2,
     "word": 2.0,
     "followup": 1.2,
@@ -332,7 +332,7 @@ def make_conversations(
 
 
 def make_text_conversation(rng: np.random.Generator) -> Conversation:
-    """A conversation without a picture: small talk, or a question about a picture that was not given."""
+    """A conversation without an image: small talk, or a question about an image that was not given."""
     language = LANGUAGES[int(rng.integers(2))]
     if rng.random() < 0.5:
         talks = SMALL_TALK[language]
@@ -347,4 +347,4 @@ def make_text_conversation(rng: np.random.Generator) -> Conversation:
         "other": name(other, language),
         "measure": KINDS[kind].measure,
     }
-    return Conversation("text", language, ((ask(task, language, rng, **slots), NO_PICTURE[language]),))
+    return Conversation("text", language, ((ask(task, language, rng, **slots), NO_IMAGE[language]),))

@@ -20,8 +20,8 @@ from paddlemix.models.qwen_vl.tokenization import TOKENIZER_CLASS
 from paddlemix.models.qwen_vl.vocabulary import rank_file_bytes
 from paddlemix.utils.files import TOKENIZER_CONFIG_FILE, VOCAB_FILE, told_as_checkpoint_error, write_json
 
-from .lexicon import COLOURS, KINDS, WORDS
-from .phrases import ANSWERS, JOINERS, NO_PICTURE, ORDINALS, OTHER_TEXT, QUESTIONS, SMALL_TALK
+from .lexicon import COLORS, KINDS, WORDS
+from .phrases import ANSWERS, JOINERS, NO_IMAGE, ORDINALS, OTHER_TEXT, QUESTIONS, SMALL_TALK
 
 MODEL_MAX_LENGTH = 2048
 IMAGE_SLOTS = 36
@@ -44,7 +44,7 @@ def _all_texts() -> list[str]:
     texts = [text for languages in QUESTIONS.values() for group in languages.values() for text in group]
     texts += [text for languages in ANSWERS.values() for text in languages.values()]
     texts += [joiner for joiners in JOINERS.values() for joiner in joiners]
-    texts += list(NO_PICTURE.values()) + list(OTHER_TEXT)
+    texts += list(NO_IMAGE.values()) + list(OTHER_TEXT)
     texts += [" " + ordinal for ordinals in ORDINALS.values() for ordinal in ordinals]
     for talks in SMALL_TALK.values():
         for questions, answer in talks:
@@ -55,18 +55,18 @@ def _all_texts() -> list[str]:
 def wanted_tokens() -> list[list[str]]:
     """Strings that must be single tokens, in groups: an earlier group gets the lower ranks."""
     texts = _all_texts()
-    colours_zh = [colour.zh for colour in COLOURS]
+    colors_zh = [color.zh for color in COLORS]
     chinese_text = (
-        "".join(texts) + "".join(kind.zh + kind.measure for kind in KINDS) + "".join(colours_zh) + "".join(WORDS)
+        "".join(texts) + "".join(kind.zh + kind.measure for kind in KINDS) + "".join(colors_zh) + "".join(WORDS)
     )
     characters = sorted({char for char in chinese_text + "，。？！：、" if not char.isascii()})
-    names_en = [kind.en for kind in KINDS] + [kind.plural for kind in KINDS] + [colour.en for colour in COLOURS]
+    names_en = [kind.en for kind in KINDS] + [kind.plural for kind in KINDS] + [color.en for color in COLORS]
     english = _english_words(texts)
     lower = [word[0].lower() + word[1:] for word in english if not word.startswith(" ")]
     return [
         characters,
         [kind.zh for kind in KINDS] + [word for word in WORDS if not word.isascii()],
-        colours_zh,
+        colors_zh,
         list(CHINESE_WORDS),
         names_en + [" " + name for name in names_en] + [" a", " an"],
         [word for word in WORDS if word.isascii()],
@@ -100,7 +100,7 @@ def _replay(word: bytes, ranks: dict[bytes, int]) -> list[bytes]:
 
 
 def build_ranks() -> dict[bytes, int]:
-    """Token bytes -> rank: byte-pair merges learnt group by group until every wanted string is one token."""
+    """Token bytes -> rank: byte-pair merges learned group by group until every wanted string is one token."""
     ranks = {bytes([value]): value for value in range(256)}
     for group in wanted_tokens():
         words = {text: _replay(text.encode("utf-8"), ranks) for text in dict.fromkeys(group)}
@@ -133,9 +133,9 @@ def object_token_ids(ranks: dict[bytes, int]) -> list[list[int]]:
     return [[ranks[form.encode("utf-8")] for form in (kind.en, " " + kind.en, kind.zh)] for kind in KINDS]
 
 
-def colour_token_ids(ranks: dict[bytes, int]) -> list[list[int]]:
-    """The same for each colour."""
-    return [[ranks[form.encode("utf-8")] for form in (colour.en, " " + colour.en, colour.zh)] for colour in COLOURS]
+def color_token_ids(ranks: dict[bytes, int]) -> list[list[int]]:
+    """The same for each color."""
+    return [[ranks[form.encode("utf-8")] for form in (color.en, " " + color.en, color.zh)] for color in COLORS]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

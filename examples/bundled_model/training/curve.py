@@ -44,13 +44,13 @@ def draw(runs: Sequence[Path], path: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = cli.Parser(description="Draw the curves of a training.")
-    parser.add_argument("picture", type=Path, help="the PNG to write")
+    parser.add_argument("image", type=Path, help="the PNG to write")
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help=f"output directory with {CURVE_FILE}")
     options = parser.parse_args(arguments)
     for run in options.runs:
         if not (run / CURVE_FILE).is_file() or not (run / CURVE_FILE).stat().st_size:
             parser.error(f"{run}: has no {CURVE_FILE}, or an empty one")
-    draw(options.runs, options.picture)
+    draw(options.runs, options.image)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Training samples: a scene per index, conversations packed behind its picture, targets for the training heads."""
+"""Training samples: a scene per index, conversations packed behind its image, targets for the training heads."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from paddlemix.data.segments import visibility
 from paddlemix.models.qwen_vl.processing import QwenVLImageProcessor
 from paddlemix.models.qwen_vl.tokenization import QWenVLTokenizer
 
-from ..scenes.lexicon import COLOURS, WORDS
+from ..scenes.lexicon import COLORS, WORDS
 from ..scenes.pairs import generate_pair, pair
 from ..scenes.scene import Scene, generate_scene
 from ..scenes.tasks import LANGUAGES, Conversation, coordinates, make_conversations, make_text_conversation
 from .encoding import NOTHING, ConversationEncoder, PointedRow, cell, view
 from .packing import pad_rows, predicting_positions
 
-# Rows of one length waste nothing on padding: as many of a picture's conversations as fit.
+# Rows of one length waste nothing on padding: as many of an image's conversations as fit.
 ROW_LENGTH = 256
 
 
@@ -27,20 +27,20 @@ class HeadTargets:
     """What the training heads should say. Grids are read row by row; ``NOTHING`` where there is nothing to say.
 
     Attributes:
-        kinds: int64 ``[queries]``, the object whose centre lies in the query's cell.
+        kinds: int64 ``[queries]``, the object whose center lies in the query's cell.
         boxes: float32 ``[queries, 4]``, its corners in [0, 1].
         digits: int64 ``[queries, 8]``, hundreds and tens of its four coordinates.
-        colours: int64 ``[queries]``, its tint (``NOTHING``: no object; the last class: an object without tint).
-        words: int64 ``[queries]``, the word whose sign has its centre in the cell.
-        patches: int64 ``[patches]``, the object at the patch's centre; 0 is the background, kinds count from 1.
+        colors: int64 ``[queries]``, its tint (``NOTHING``: no object; the last class: an object without tint).
+        words: int64 ``[queries]``, the word whose sign has its center in the cell.
+        patches: int64 ``[patches]``, the object at the patch's center; 0 is the background, kinds count from 1.
         patch_boxes: float32 ``[patches, 4]``, that object's corners in [0, 1].
-        patch_words: int64 ``[patches]``, the word of the sign at the patch's centre.
+        patch_words: int64 ``[patches]``, the word of the sign at the patch's center.
     """
 
     kinds: np.ndarray
     boxes: np.ndarray
     digits: np.ndarray
-    colours: np.ndarray
+    colors: np.ndarray
     words: np.ndarray
     patches: np.ndarray
     patch_boxes: np.ndarray
@@ -49,7 +49,7 @@ class HeadTargets:
 
 @dataclass(frozen=True)
 class Sample:
-    """One or two pictures, what the heads should say about each, and rows of conversations about them and without."""
+    """One or two images, what the heads should say about each, and rows of conversations about them and without."""
 
     images: list[np.ndarray]
     targets: list[HeadTargets]
@@ -60,11 +60,11 @@ class Sample:
 class SceneDataset:
     """Item ``[i, j, …]`` is a list of the samples of these indices.
 
-    Sample ``i`` is the scene of seed ``first_seed + i``, with up to ``conversations`` of them behind its picture. Only
-    every second picture has conversations: the vision part is the slower learner, and for it alone a picture is cheap.
-    Of these, one in ``pair_every`` is shown beside a second one and compared with it. Of all pictures that stand alone
+    Sample ``i`` is the scene of seed ``first_seed + i``, with up to ``conversations`` of them behind its image. Only
+    every second image has conversations: the vision part is the slower learner, and for it alone an image is cheap.
+    Of these, one in ``pair_every`` is shown beside a second one and compared with it. Of all images that stand alone
     one in ``sign_every`` has a sign for sure (seldom otherwise, and words are the hardest to learn). One sample in
-    ``talk_every`` has an additional row of conversations without a picture. Deterministic in the index, so an
+    ``talk_every`` has an additional row of conversations without an image. Deterministic in the index, so an
     interrupted training goes on with the same data.
     """
 
@@ -123,7 +123,7 @@ class SceneDataset:
 
 
 def pair_conversations(first: Scene, second: Scene, rng: np.random.Generator, count: int) -> list[Conversation]:
-    """Up to ``count`` different questions that compare two pictures, out of twice as many drawn."""
+    """Up to ``count`` different questions that compare two images, out of twice as many drawn."""
     drawn = [pair(first, second, LANGUAGES[int(rng.integers(2))], rng) for _ in range(2 * count)]
     distinct = {item.turns: item for item in drawn if item is not None}
     return list(distinct.values())[:count]
@@ -132,21 +132,21 @@ def pair_conversations(first: Scene, second: Scene, rng: np.random.Generator, co
 def head_targets(scene: Scene, grid: int, patch_grid: int) -> HeadTargets:
     """The training heads' targets for a scene, for ``grid²`` queries and ``patch_grid²`` patches."""
     queries = grid * grid
-    kinds, colours, words = (np.full(queries, NOTHING, np.int64) for _ in range(3))
+    kinds, colors, words = (np.full(queries, NOTHING, np.int64) for _ in range(3))
     boxes, digits = np.zeros((queries, 4), np.float32), np.zeros((queries, 8), np.int64)
-    centres = (np.arange(patch_grid) + 0.5) / patch_grid
+    centers = (np.arange(patch_grid) + 0.5) / patch_grid
     patches = np.zeros((patch_grid, patch_grid), np.int64)
     patch_boxes = np.zeros((patch_grid, patch_grid, 4), np.float32)
     patch_words = np.full((patch_grid, patch_grid), NOTHING, np.int64)
 
     def covered(box: Sequence[float]) -> np.ndarray:
         x1, y1, x2, y2 = box
-        return ((centres >= y1) & (centres <= y2))[:, None] & ((centres >= x1) & (centres <= x2))[None, :]
+        return ((centers >= y1) & (centers <= y2))[:, None] & ((centers >= x1) & (centers <= x2))[None, :]
 
     for placed in scene.objects:
         query = cell(placed.box, grid)
         kinds[query] = placed.kind
-        colours[query] = len(COLOURS) if placed.colour is None else placed.colour
+        colors[query] = len(COLORS) if placed.color is None else placed.color
         boxes[query] = placed.box
         digits[query] = [value for c in coordinates(placed.box) for value in (c // 100, c // 10 % 10)]
         inside = covered(placed.box)
@@ -156,7 +156,7 @@ def head_targets(scene: Scene, grid: int, patch_grid: int) -> HeadTargets:
         words[cell(scene.sign.box, grid)] = WORDS.index(scene.sign.word)
         patch_words[covered(scene.sign.box)] = WORDS.index(scene.sign.word)
     flat = (patches.reshape(-1), patch_boxes.reshape(-1, 4), patch_words.reshape(-1))
-    return HeadTargets(kinds, boxes, digits, colours, words, *flat)
+    return HeadTargets(kinds, boxes, digits, colors, words, *flat)
 
 
 class SceneCollator:

@@ -1,6 +1,6 @@
 """Conversations about scenes as token ids, with what each token speaks of.
 
-A token speaks of an object when it names it, stands in its box or says its colour, and of the sign when it says its
+A token speaks of an object when it names it, stands in its box or says its color, and of the sign when it says its
 word. In training the decoder is told to look there (:mod:`.pointers`).
 """
 
@@ -18,12 +18,12 @@ from ..scenes.lexicon import WORDS
 from ..scenes.phrases import SYSTEM_PROMPT
 from ..scenes.scene import Scene
 from ..scenes.tasks import Conversation, coordinates
-from ..scenes.vocabulary import colour_token_ids, object_token_ids
+from ..scenes.vocabulary import color_token_ids, object_token_ids
 from .packing import PackedRow, TokenSpan, context, pack_branches
 
-# The last digit of a coordinate is finer than a pixel of the small picture: mostly noise, so it counts for less.
+# The last digit of a coordinate is finer than a pixel of the small image: mostly noise, so it counts for less.
 LAST_DIGIT_WEIGHT = 0.3
-# One token decides an answer about a colour, a side, a number or a printed word; the rest of it is form. A picture has
+# One token decides an answer about a color, a side, a number or a printed word; the rest of it is form. An image has
 # a hundred tokens of boxes and one of these, so that they count for more.
 DECISIVE_WEIGHT = 4.0
 WORD_WEIGHT = 8.0
@@ -36,12 +36,12 @@ _BOX = re.compile(r"\((\d+),(\d+)\),\((\d+),(\d+)\)")
 
 @dataclass(frozen=True)
 class Branch:
-    """A conversation behind its pictures.
+    """A conversation behind its images.
 
     Attributes:
-        span: its ids and which of them are learnt.
-        about: for each id the query (over all pictures) in whose cell stands what it speaks of, or ``NOTHING``.
-        named: for each id whether it is a name that only one object in the pictures has.
+        span: its ids and which of them are learned.
+        about: for each id the query (over all images) in whose cell stands what it speaks of, or ``NOTHING``.
+        named: for each id whether it is a name that only one object in the images has.
     """
 
     span: TokenSpan
@@ -75,7 +75,7 @@ class View:
 
 
 def view(scenes: Sequence[Scene], grid: int) -> View:
-    """The view of pictures that are shown together, each encoded by ``grid²`` queries."""
+    """The view of images that are shown together, each encoded by ``grid²`` queries."""
     kinds: dict[int, list[int]] = {}
     boxes, words = {}, {}
     for index, scene in enumerate(scenes):
@@ -90,7 +90,7 @@ def view(scenes: Sequence[Scene], grid: int) -> View:
 
 
 def cell(box: Sequence[float], grid: int) -> int:
-    """The cell of a ``grid`` x ``grid`` raster, row by row, that holds the centre of a box in [0, 1]."""
+    """The cell of a ``grid`` x ``grid`` raster, row by row, that holds the center of a box in [0, 1]."""
     x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
     return min(int(y * grid), grid - 1) * grid + min(int(x * grid), grid - 1)
 
@@ -102,7 +102,7 @@ class ConversationEncoder:
         self.tokenizer = tokenizer
         ranks = tokenizer.mergeable_ranks
         self._kind_of = {token: kind for kind, ids in enumerate(object_token_ids(ranks)) for token in ids}
-        self._colours = frozenset(token for ids in colour_token_ids(ranks) for token in ids)
+        self._colors = frozenset(token for ids in color_token_ids(ranks) for token in ids)
         self._word_of = {ranks[word.encode("utf-8")]: word for word in WORDS}
         self._newline = self._encode("\n")
         self._digits = frozenset(self._encode("0123456789"))
@@ -111,17 +111,17 @@ class ConversationEncoder:
             self._message_start("system") + self._encode(SYSTEM_PROMPT) + [tokenizer.im_end_id] + self._newline
         )
 
-    def shared(self, pictures: int) -> TokenSpan:
-        """What stands before every conversation about ``pictures`` pictures."""
+    def shared(self, images: int) -> TokenSpan:
+        """What stands before every conversation about ``images`` images."""
         ids = self._system + self._message_start("user")
-        for number in range(1, pictures + 1):
+        for number in range(1, images + 1):
             label = f"Picture {number}: " if number == 1 else f"\nPicture {number}: "
             ids = ids + self._encode(label) + self.tokenizer.image_block()
-        return context(ids + self._newline if pictures else ids)
+        return context(ids + self._newline if images else ids)
 
-    def row(self, pictures: int, branches: Sequence[Branch], length: int) -> PointedRow:
+    def row(self, images: int, branches: Sequence[Branch], length: int) -> PointedRow:
         """Pack the branches that fit into ``length`` tokens, in their order; at least the first, however long."""
-        shared = self.shared(pictures)
+        shared = self.shared(images)
         chosen, room = [branches[0]], length - len(shared.ids) - len(branches[0].span.ids)
         for branch in branches[1:]:
             if len(branch.span.ids) <= room:
@@ -171,7 +171,7 @@ class ConversationEncoder:
                 about[index] = grounded
                 if token in self._kind_of:
                     weights[index] = NAME_WEIGHT
-            elif token in self._colours:
+            elif token in self._colors:
                 about[index], weights[index] = last, DECISIVE_WEIGHT
             elif token in self._word_of:
                 about[index] = seen.words.get(self._word_of[token], NOTHING)

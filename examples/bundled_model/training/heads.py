@@ -20,11 +20,11 @@ import paddle.nn.functional as F
 
 from paddlemix.models.qwen_vl.modeling import QWenLMHeadModel
 
-from ..scenes.lexicon import COLOURS, KINDS, WORDS
+from ..scenes.lexicon import COLORS, KINDS, WORDS
 from .pointers import NAMING_LAYER, READING_LAYER, pointer_loss
 
 COORDINATE_DIGITS = 8  # hundreds and tens of four coordinates
-# A coordinate is also learnt as an angle with these periods, in parts of the picture's side. Hundreds can be read off
+# A coordinate is also learned as an angle with these periods, in parts of the image's side. Hundreds can be read off
 # the first and tens off the last by a linear layer; off the number itself they cannot, least of all the tens.
 PERIODS = (1.0, 0.3, 0.1)
 BOX_OUTPUTS = 4 + 4 * 2 * len(PERIODS)
@@ -52,7 +52,7 @@ class TrainingModel(nn.Layer):
         self.box_head = nn.Linear(hidden, BOX_OUTPUTS)
         self.named_box_head = nn.Linear(hidden, BOX_OUTPUTS)
         self.digit_head = nn.Linear(hidden, COORDINATE_DIGITS * 10)
-        self.colour_head = nn.Linear(hidden, len(COLOURS) + 1)
+        self.colour_head = nn.Linear(hidden, len(COLORS) + 1)
         self.word_head = nn.Linear(hidden, len(WORDS) + 1)
         self.patch_word_head = nn.Linear(width, len(WORDS))
         self.parts: dict[str, paddle.Tensor] = {}
@@ -80,7 +80,7 @@ class TrainingModel(nn.Layer):
 
         Args:
             images: float32 ``[n, 3, side, side]``.
-            described: int64 ``[pictures in rows]``, which of the pictures the rows show, in order.
+            described: int64 ``[images in rows]``, which of the images the rows show, in order.
             input_ids, position_ids: int64 ``[rows, length]``; left out in the stage that trains the vision part alone.
             attention_mask: bool ``[rows, length, length]``, who may see whom.
             sources: int64 ``[targets]``, flat indices of the positions that predict.
@@ -125,7 +125,7 @@ class TrainingModel(nn.Layer):
         kinds: paddle.Tensor,
         boxes: paddle.Tensor,
         digits: paddle.Tensor,
-        colours: paddle.Tensor,
+        colors: paddle.Tensor,
         words: paddle.Tensor,
         patches: paddle.Tensor,
         patch_boxes: paddle.Tensor,
@@ -161,7 +161,7 @@ class TrainingModel(nn.Layer):
         found_digits = paddle.gather(digits.reshape([-1, COORDINATE_DIGITS]), index)
         digit_logits = self.digit_head(found).reshape([-1, COORDINATE_DIGITS, 10])
         losses["digit"] = F.cross_entropy(digit_logits, found_digits.unsqueeze(-1))
-        losses["colour"] = F.cross_entropy(self.colour_head(found), paddle.gather(colours.flatten(), index)) * 0.5
+        losses["color"] = F.cross_entropy(self.colour_head(found), paddle.gather(colors.flatten(), index)) * 0.5
         return losses
 
 

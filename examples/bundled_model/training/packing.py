@@ -1,7 +1,7 @@
-"""Several conversations about the same picture in one row, so that the picture is encoded once for all of them.
+"""Several conversations about the same image in one row, so that the image is encoded once for all of them.
 
-The row begins with what they share (system message, picture); each conversation follows as a branch that sees the
-shared part and itself, never its neighbours, and whose positions continue the shared part's. Each branch therefore
+The row begins with what they share (system message, image); each conversation follows as a branch that sees the
+shared part and itself, never its neighbors, and whose positions continue the shared part's. Each branch therefore
 gets exactly the logits that it would get alone.
 """
 
@@ -42,7 +42,7 @@ class PackedRow:
 
 
 def context(ids: Sequence[int]) -> TokenSpan:
-    """Tokens that are given, not learnt."""
+    """Tokens that are given, not learned."""
     return TokenSpan(list(ids), [0.0] * len(ids))
 
 

@@ -1,9 +1,9 @@
 """Where the decoder should look in training: one attention head of two layers is told by its attention weights.
 
-Left to itself, a decoder finds out late that a name belongs to the picture's vector that resembles it: as long as no
+Left to itself, a decoder finds out late that a name belongs to the image's vector that resembles it: as long as no
 head looks there, there is nothing to gain from looking better. Here the first layer's head looks from each name to the
 object that bears it, and a later layer's head looks from each position that is about to say something of an object
-(its name, its box, its colour, its printed word) to that object. Both are ordinary heads of the model.
+(its name, its box, its color, its printed word) to that object. Both are ordinary heads of the model.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ class Stage:
     """One run of the trainer.
 
     Attributes:
-        conversations: conversations about each picture, of which as many are used as fit into a row; 0 trains the
+        conversations: conversations about each image, of which as many are used as fit into a row; 0 trains the
             vision part alone.
         learning_rate: its peak; reached after ``warmup_steps``.
         decay: the learning rate falls linearly to zero over the stage, instead of staying constant.
@@ -53,7 +53,7 @@ def small_config(tokenizer: QWenVLTokenizer) -> QWenVLConfig:
     """The bundled model's configuration: the original's fields, small numbers.
 
     The rotary base is large, so that half of each head's dimensions hardly turn within a prompt: they can compare a
-    word with what a picture shows whatever the distance.
+    word with what an image shows whatever the distance.
     """
     vocab_size = -(-len(tokenizer) // 64) * 64
     return QWenVLConfig(
@@ -86,7 +86,7 @@ def initialize(model: QWenLMHeadModel) -> None:
 
     Linear layers keep the variance of their input (``1 / sqrt(in)``), those that end a residual branch start smaller.
     In all but one head of each decoder layer the query projection starts equal to the key projection: a position then
-    attends a little more to positions that resemble it, which is how a name finds the part of the picture that looks
+    attends a little more to positions that resemble it, which is how a name finds the part of the image that looks
     like it. Their scale is set so that a position does not see itself only.
     """
     depth = model.config.num_hidden_layers + model.config.visual.layers

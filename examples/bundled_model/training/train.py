@@ -77,7 +77,7 @@ class SceneData(TrainingData):
         return range(first, first + self._batch_size)
 
     def tokens(self, step: int) -> int:
-        """Of the pictures alone; how long the texts are is not known before they are drawn."""
+        """Of the images alone; how long the texts are is not known before they are drawn."""
         return self._batch_size * dist.get_world_size() * QUERY_GRID**2
 
     def epochs(self, step: int) -> float:

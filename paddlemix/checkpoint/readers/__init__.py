@@ -30,7 +30,7 @@ class Checkpoint:
     def __init__(
         self, path: Path, files: list[Path], tensors: dict[str, StoredTensor], layout: str, packed: bool = False
     ) -> None:
-        """``packed``: linear weights are our quantised tiles, under the names of the quantised model."""
+        """``packed``: linear weights are our quantized tiles, under the names of the quantized model."""
         self.path, self.files, self.layout, self.packed = path, files, layout, packed
         self._tensors = tensors
         self._paths = {file.name: file for file in files}
@@ -149,7 +149,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         bare = ((name[len(prefix) :], tensor) for name, tensor in tensors.items())
         tensors = {name: replace(tensor, name=name) for name, tensor in bare}
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
-    layout = layouts.recognise(shapes, markers.pop(), str(path))
+    layout = layouts.recognize(shapes, markers.pop(), str(path))
     return Checkpoint(path, files, tensors, layout, packed=packings == {layouts.PACKING})
 
 

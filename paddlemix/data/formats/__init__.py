@@ -92,5 +92,5 @@ def _left_placeholders(read: Conversation) -> Iterator[Fault]:
 def _instead(read: Conversation) -> str:
     if read.foreign:
         return "a placeholder for each image and object that the record lists, and no other"
-    own = "<img>path</img>" if read.labelled else "a part of type 'image'"
+    own = "<img>path</img>" if read.labeled else "a part of type 'image'"
     return f"{own} for an image and <box>(x1,y1),(x2,y2)</box> for a box, or a record in a form that has placeholders"

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ...finetune.configuration import nearest
-from ...models.qwen_vl.messages import Message, Part, split_pictures
+from ...models.qwen_vl.messages import Message, Part, split_images
 
 IMAGE = "<image>"
 
-#: fields of other projects' records that change nothing in what is learnt
+#: fields of other projects' records that change nothing in what is learned
 METADATA = frozenset(
     {
         *("id", "idx", "index", "uid", "question_id", "image_id", "model", "data_source", "source", "dataset"),
@@ -40,7 +40,7 @@ class Conversation:
     Attributes:
         messages: normalized; images as they stand in the file.
         fields: what the file calls the content of each message.
-        labelled: whether the texts hold the ``Picture N: `` of their images already.
+        labeled: whether the texts hold the ``Image N: `` of their images already.
         said: of what the record's digest is.
         foreign: whether the form is another project's.
         clamped: boxes in which 1000 became 999.
@@ -48,7 +48,7 @@ class Conversation:
 
     messages: list[Message]
     fields: list[str]
-    labelled: bool
+    labeled: bool
     said: Any
     foreign: bool = True
     clamped: int = 0
@@ -179,7 +179,7 @@ def conversation(
     for turn in turns:
         parts = _parts(turn.text, waiting, inline) if turn.role == "user" else [{"type": "text", "text": turn.text}]
         messages.append({"role": turn.role, "content": [part for part in parts if part.get("text") != ""]})
-    return Conversation(messages, [turn.field for turn in turns], labelled=False, said=messages)
+    return Conversation(messages, [turn.field for turn in turns], labeled=False, said=messages)
 
 
 def _parts(text: str, images: Iterator[str], inline: bool) -> list[Part]:
@@ -188,7 +188,7 @@ def _parts(text: str, images: Iterator[str], inline: bool) -> list[Part]:
         if index:
             parts.append({"type": "image", "image": next(images)})
             piece = piece.removeprefix("\n")  # rendering ends the line behind an image
-        parts += split_pictures(piece) if inline else [{"type": "text", "text": piece}]
+        parts += split_images(piece) if inline else [{"type": "text", "text": piece}]
     return parts
 
 

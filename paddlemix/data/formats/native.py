@@ -31,10 +31,10 @@ def read(value: Any) -> Conversation | list[Fault]:
     if faults:
         return faults
     name, turns = _turns(value)
-    labelled = name == "conversations"
-    messages = conversation_to_messages(turns) if labelled else normalize_messages(turns)
+    labeled = name == "conversations"
+    messages = conversation_to_messages(turns) if labeled else normalize_messages(turns)
     fields = [f"{name}[{index}].{_SCHEMAS[name].content}" for index in range(len(turns))]
-    return Conversation(messages, fields, labelled, said=turns, foreign=False)
+    return Conversation(messages, fields, labeled, said=turns, foreign=False)
 
 
 def _turns(value: Any) -> tuple[str, Any]:
@@ -101,4 +101,4 @@ def _part_faults(part: Any, role: str, where: str) -> Iterator[Fault]:
     if not isinstance(value, str) or not (value or kind == "text"):
         yield f"{where}.{name}", shown(value), "a text" if kind == "text" else "a path, address or data URL"
     elif kind != "text" and role != "user":
-        yield where, f"a picture in the {role}'s message", "pictures in the user's messages only"
+        yield where, f"an image in the {role}'s message", "images in the user's messages only"

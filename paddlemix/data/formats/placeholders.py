@@ -1,4 +1,4 @@
-"""Placeholders of other models and projects: left in a text, they would be learnt letter by letter."""
+"""Placeholders of other models and projects: left in a text, they would be learned letter by letter."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PLACEHOLDERS = {
     "Gemma 3": r"<start_of_image>|<end_of_image>|<image_soft_token>",
     "Idefics": r"<fake_token_around_image>|<end_of_utterance>",
     "MiniCPM-V": r"</image>|</?image_id>|</?slice>",
-    "MMMU and others that number images": r"(?i:<(?:image|img|picture|video)[ _-]?\d{1,4}>)",
+    "MMMU and others that number images": r"(?i:<(?:image|img|image|video)[ _-]?\d{1,4}>)",
     "other projects": (
         r"(?i:<(?:image|video|audio)(?:_token|_pad|_start|_end|_features|here)?>"
         r"|<\|[a-z_]{0,24}(?:image|img|video|audio|vision|media)[a-z0-9_]{0,24}\|>)"

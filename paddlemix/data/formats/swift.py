@@ -37,7 +37,7 @@ def read(value: Mapping[str, Any]) -> Conversation | list[Fault]:
     """The conversation, or what is wrong with it."""
     if "messages" in value:
         known, turns = "messages", turns_of(value["messages"], "messages", "role", "content", ("loss",))
-        turns = chain(_unlearnt(value["messages"]), system_turn(value), turns)
+        turns = chain(_unlearned(value["messages"]), system_turn(value), turns)
     elif "conversations" in value:
         known, turns = "conversations", turns_of(value["conversations"], "conversations", "from", "value")
         turns = chain(system_turn(value), turns)
@@ -48,10 +48,10 @@ def read(value: Mapping[str, Any]) -> Conversation | list[Fault]:
     return conversation(value, chain(faults, turns), image_fields=_IMAGES, first=True, inline=known == "query")
 
 
-def _unlearnt(messages: Any) -> Iterator[Fault]:
+def _unlearned(messages: Any) -> Iterator[Fault]:
     for index, message in enumerate(messages if isinstance(messages, list) else ()):
         if isinstance(message, Mapping) and message.get("loss", True) not in (True, None):
-            yield f"messages[{index}].loss", shown(message["loss"]), "true: every answer is learnt"
+            yield f"messages[{index}].loss", shown(message["loss"]), "true: every answer is learned"
 
 
 # ---------------------------------------------------------------- objects

@@ -1,4 +1,4 @@
-"""Watching a training: a line of progress, a table, VisualDL, curves, pictures of answers beside the expected ones."""
+"""Watching a training: a line of progress, a table, VisualDL, curves, images of answers beside the expected ones."""
 
 from __future__ import annotations
 

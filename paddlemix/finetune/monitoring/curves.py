@@ -1,4 +1,4 @@
-"""Curves of a training as a picture: losses, scores and learning rate over the steps."""
+"""Curves of a training as an image: losses, scores and learning rate over the steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures of answers: expected and answered boxes in two colours, question and answer under the picture."""
+"""Images of answers: expected and answered boxes in two colors, question and answer under the image."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from PIL import Image, ImageDraw, ImageFont
 from ...models.qwen_vl import grounding
 from ...models.qwen_vl.grounding import FONT_FILE, PALETTE
 
-EXPECTED_COLOUR, ANSWERED_COLOUR = 2, 0  # entries of PALETTE: green, red
+EXPECTED_COLOR, ANSWERED_COLOR = 2, 0  # entries of PALETTE: green, red
 
-_SIDES = 448, 896  # pixels of the longer side: smaller pictures are enlarged, larger ones reduced
+_SIDES = 448, 896  # pixels of the longer side: smaller images are enlarged, larger ones reduced
 _GROUND, _INK, _PALE = (24, 26, 30), (238, 238, 238), (150, 154, 160)
 _FONT_SIZE, _LINE, _MARGIN = 16, 23, 12  # pixels
 _MOST_LINES = 6  # of one text
@@ -21,20 +21,20 @@ _PIECE = re.compile(r"[\u2e80-\uffef][、。，；：！？）”]*|[^\s\u2e80-\
 _TAG = re.compile(r"</?(?:ref|box|quad)>")
 
 
-def draw_sample(picture: Image.Image, title: str, question: str, expected: str, answer: str) -> Image.Image:
-    """The picture with the boxes of both answers, and under it a legend, the title and the three texts.
+def draw_sample(image: Image.Image, title: str, question: str, expected: str, answer: str) -> Image.Image:
+    """The image with the boxes of both answers, and under it a legend, the title and the three texts.
 
-    The texts are as the model reads and writes them; boxes are in thousandths of the picture.
+    The texts are as the model reads and writes them; boxes are in thousandths of the image.
     """
     expected_boxes, answered_boxes = grounding.parse(expected), grounding.parse(answer)
-    colours = [EXPECTED_COLOUR] * len(expected_boxes) + [ANSWERED_COLOUR] * len(answered_boxes)
-    drawn = grounding.draw(_resized(picture.convert("RGB")), expected_boxes + answered_boxes, colours=colours)
+    colors = [EXPECTED_COLOR] * len(expected_boxes) + [ANSWERED_COLOR] * len(answered_boxes)
+    drawn = grounding.draw(_resized(image.convert("RGB")), expected_boxes + answered_boxes, colors=colors)
     width = max(drawn.width, _SIDES[0])
     font = ImageFont.truetype(str(FONT_FILE), _FONT_SIZE, layout_engine=ImageFont.Layout.BASIC)
     texts = [
         (f"?  {_plain(question)}", _INK),
-        (f"■ expected  {_plain(expected)}", PALETTE[EXPECTED_COLOUR]),
-        (f"■ answered  {_plain(answer)}", PALETTE[ANSWERED_COLOUR]),
+        (f"■ expected  {_plain(expected)}", PALETTE[EXPECTED_COLOR]),
+        (f"■ answered  {_plain(answer)}", PALETTE[ANSWERED_COLOR]),
         (title, _PALE),
     ]
     lines = [(line, ink) for text, ink in texts for line in _wrap(text, font, width - 2 * _MARGIN)]
@@ -46,11 +46,11 @@ def draw_sample(picture: Image.Image, title: str, question: str, expected: str, 
     return sheet
 
 
-def _resized(picture: Image.Image) -> Image.Image:
+def _resized(image: Image.Image) -> Image.Image:
     """In proportion, with the longer side within the limits."""
-    side = max(picture.size)
+    side = max(image.size)
     factor = min(max(side, _SIDES[0]), _SIDES[1]) / side
-    return picture.resize([max(1, round(length * factor)) for length in picture.size], Image.Resampling.LANCZOS)
+    return image.resize([max(1, round(length * factor)) for length in image.size], Image.Resampling.LANCZOS)
 
 
 def _plain(text: str) -> str:

@@ -236,7 +236,7 @@ def visible_slots(
 
 
 def dense_mask(length: int, padding_mask: paddle.Tensor | None, dtype: paddle.dtype) -> paddle.Tensor:
-    """The additive float32 mask ``[(batch, 1,) length, length]`` without a cache: causal, pictures included.
+    """The additive float32 mask ``[(batch, 1,) length, length]`` without a cache: causal, images included.
 
     Axes of 1 are left out: Paddle broadcasts several times faster over missing ones on a CPU.
 

@@ -26,7 +26,7 @@ class UnknownChatFormatError(ConfigurationError, NotImplementedError):
 
 
 class RenderedPrompt(NamedTuple):
-    """Ids of a prompt, and the pictures that belong to its blocks of slots, in order of appearance (unopened).
+    """Ids of a prompt, and the images that belong to its blocks of slots, in order of appearance (unopened).
 
     ``dropped_turns`` is how many earlier turns the window left out.
     """
@@ -37,7 +37,7 @@ class RenderedPrompt(NamedTuple):
 
 
 class TrainingExample(NamedTuple):
-    """Ids of a conversation, the label of each id (-100: not trained), and the pictures in order of appearance."""
+    """Ids of a conversation, the label of each id (-100: not trained), and the images in order of appearance."""
 
     input_ids: list[int]
     labels: list[int]
@@ -52,7 +52,7 @@ def render_chatml(
     messages: Sequence[Mapping[str, Any]],
     *,
     trusted_tags: bool = False,
-    picture_labels: bool = True,
+    image_labels: bool = True,
     default_system: str | None = DEFAULT_SYSTEM,
     max_window_size: int | None = None,
     max_window_images: int | None = None,
@@ -63,17 +63,17 @@ def render_chatml(
 
     trusted_tags: read ``<ref> <box> <quad>`` out of system and user text. In the assistant's text they always are read,
         so that an answer goes back into the prompt as the ids it was generated as.
-    picture_labels: put ``Picture N: `` before and a line end after each picture. N counts over the whole conversation.
+    image_labels: put ``Image N: `` before and a line end after each image. N counts over the whole conversation.
     default_system: system text where the messages have none; None for no system message at all.
-    max_window_size: drop the oldest turns, pictures included, until the system message and the turns before the last
+    max_window_size: drop the oldest turns, images included, until the system message and the turns before the last
         question have fewer ids than this. The question itself is not counted, as in the original. None keeps all.
-        The numbers of pictures stay those of the whole conversation.
+        The numbers of images stay those of the whole conversation.
     max_window_images: drop the oldest turns beyond that many images, the question's included.
     keep_last_image: where the question has no image, keep the newest turn that has one.
     add_generation_prompt: end with the start of an assistant message. None: when the last message is the user's.
     Raises PromptError for malformed messages.
     """
-    encoded = _encode_messages(tokenizer, messages, default_system, trusted_tags, picture_labels)
+    encoded = _encode_messages(tokenizer, messages, default_system, trusted_tags, image_labels)
     if add_generation_prompt is None:
         add_generation_prompt = encoded[-1].role == "user"
     newline = tokenizer.encode("\n", allowed_special=())
@@ -93,14 +93,14 @@ def render_raw(
     messages: Sequence[Mapping[str, Any]],
     *,
     trusted_tags: bool = False,
-    picture_labels: bool = True,
+    image_labels: bool = True,
 ) -> RenderedPrompt:
     """The last message alone, without roles: the format of the base model, which knows no chat and no history.
 
-    The arguments are those of :func:`render_chatml`; the pictures of this message count from 1.
+    The arguments are those of :func:`render_chatml`; the images of this message count from 1.
     """
     message = normalize_messages(messages)[-1]
-    content = _ContentEncoder(tokenizer, trusted_tags, picture_labels)(message)
+    content = _ContentEncoder(tokenizer, trusted_tags, image_labels)(message)
     return RenderedPrompt(content.ids, content.images)
 
 
@@ -109,17 +109,17 @@ def render_training(
     messages: Sequence[Mapping[str, Any]],
     *,
     trusted_tags: bool = True,
-    picture_labels: bool = True,
+    image_labels: bool = True,
     default_system: str = DEFAULT_SYSTEM,
 ) -> TrainingExample:
     """Messages in ChatML with labels: what the assistant says is trained, and every message's markers.
 
     Not trained are roles with their line ends, and the text of the system and the user. The example ends with a line
     end. The arguments are those of :func:`render_chatml`. For a fine-tuning record of the original, convert it with
-    :func:`.messages.conversation_to_messages` and pass ``picture_labels=False``: the ids are then the original's, but
-    for the paths in the picture slots.
+    :func:`.messages.conversation_to_messages` and pass ``image_labels=False``: the ids are then the original's, but
+    for the paths in the image slots.
     """
-    encoded = _encode_messages(tokenizer, messages, default_system, trusted_tags, picture_labels)
+    encoded = _encode_messages(tokenizer, messages, default_system, trusted_tags, image_labels)
     newline = tokenizer.encode("\n", allowed_special=())
     ids: list[int] = []
     labels: list[int] = []
@@ -144,28 +144,28 @@ class _Encoded(NamedTuple):
 
 
 class _ContentEncoder:
-    """Encodes the contents of messages, counting their pictures."""
+    """Encodes the contents of messages, counting their images."""
 
-    def __init__(self, tokenizer: QWenVLCodec, trusted_tags: bool, picture_labels: bool) -> None:
+    def __init__(self, tokenizer: QWenVLCodec, trusted_tags: bool, image_labels: bool) -> None:
         self._tokenizer = tokenizer
         self._trusted_tags = trusted_tags
-        self._picture_labels = picture_labels
+        self._image_labels = image_labels
         self._n_images = 0
 
     def __call__(self, message: Message) -> _Content:
         tags = GROUNDING_TAGS if self._trusted_tags or message["role"] == "assistant" else ()
         ids: list[int] = []
         images = []
-        text = ""  # all text up to the next picture is encoded at once, labels and line ends included
+        text = ""  # all text up to the next image is encoded at once, labels and line ends included
         for part in message["content"]:
             if part["type"] == "text":
                 text += part["text"]
                 continue
             self._n_images += 1
-            if self._picture_labels:
+            if self._image_labels:
                 text += f"Picture {self._n_images}: "
             ids += self._tokenizer.encode(text, allowed_special=tags) + self._tokenizer.image_block()
-            text = "\n" if self._picture_labels else ""
+            text = "\n" if self._image_labels else ""
             images.append(part["image"])
         return _Content(ids + self._tokenizer.encode(text, allowed_special=tags), images)
 
@@ -175,12 +175,12 @@ def _encode_messages(
     messages: Sequence[Mapping[str, Any]],
     default_system: str | None,
     trusted_tags: bool,
-    picture_labels: bool,
+    image_labels: bool,
 ) -> list[_Encoded]:
     normal = normalize_messages(messages)
     if default_system is not None and normal[0]["role"] != "system":
         normal = normalize_messages([{"role": "system", "content": default_system}, *normal])
-    encode_content = _ContentEncoder(tokenizer, trusted_tags, picture_labels)
+    encode_content = _ContentEncoder(tokenizer, trusted_tags, image_labels)
     encoded = []
     for message in normal:
         content = encode_content(message)
@@ -246,8 +246,8 @@ def make_context(
     """The prompt for ``query`` after ``history``, as text and as ids.
 
     ``<img>path</img>`` is read out of the queries, which must be trusted; not out of answers and the system text, for
-    an answer is what a picture or a prompt made the model write. The tags of references and boxes are read out of all.
-    For text from strangers, and for paths longer than the picture slots, use messages and :func:`render_chatml`.
+    an answer is what an image or a prompt made the model write. The tags of references and boxes are read out of all.
+    For text from strangers, and for paths longer than the image slots, use messages and :func:`render_chatml`.
     The newest turns are kept while the system message and they have fewer than ``max_window_size`` ids; the query is
     not counted. ``max_window_images`` and ``keep_last_image`` are those of :func:`render_chatml`.
     In the "raw" format the prompt is the query alone, with every special token read out of it.
@@ -285,7 +285,7 @@ def render_conversation(
 ) -> TrainingExample:
     """A fine-tuning record ``[{"from": "user" | "assistant", "value": str}]`` exactly as the original trains on it.
 
-    Every special token is read out of the values; paths stay in the picture slots, so ``images`` is empty. A leading
+    Every special token is read out of the values; paths stay in the image slots, so ``images`` is empty. A leading
     assistant turn is dropped. Nothing is cut or padded. Raises PromptError that names the index and field.
     """
     newline = tokenizer.encode("\n", allowed_special=())

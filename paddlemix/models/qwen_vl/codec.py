@@ -1,6 +1,6 @@
-"""Text to ids and back: byte pairs by tiktoken, special tokens, and picture blocks.
+"""Text to ids and back: byte pairs by tiktoken, special tokens, and image blocks.
 
-A picture in a prompt is ``<img>``, then ``image_slots`` ids that the model overwrites with features, then ``</img>``.
+An image in a prompt is ``<img>``, then ``image_slots`` ids that the model overwrites with features, then ``</img>``.
 In text it is written ``<img>path</img>``: the slots then begin with the UTF-8 bytes of the path, each byte as the id of
 the same number, and are filled up with ``<imgpad>``.
 """
@@ -31,7 +31,7 @@ Piece = Union[int, ImageBlock]
 
 
 class ImageBlockReader:
-    """Finds picture blocks in ids that arrive one at a time.
+    """Finds image blocks in ids that arrive one at a time.
 
     A block is ``<img>``, at most ``max_slots`` ids of which the first are bytes (0..255) that make up UTF-8 and the
     others ``<imgpad>``, and ``</img>``. Ids that turn out to be no block are handed out one by one, unchanged.
@@ -79,7 +79,7 @@ class ImageBlockReader:
 
 
 def split_blocks(ids: Iterable[int], reader: ImageBlockReader) -> list[Piece]:
-    """All ids, with each picture block as one :class:`ImageBlock`."""
+    """All ids, with each image block as one :class:`ImageBlock`."""
     pieces: list[Piece] = []
     for token_id in ids:
         pieces += reader.push(token_id)
@@ -87,7 +87,7 @@ def split_blocks(ids: Iterable[int], reader: ImageBlockReader) -> list[Piece]:
 
 
 def cut_outside_blocks(pieces: Iterable[Piece], length: int) -> int:
-    """The largest number of leading ids that is at most ``length`` and leaves no picture block in two."""
+    """The largest number of leading ids that is at most ``length`` and leaves no image block in two."""
     kept = 0
     for piece in pieces:
         size = len(piece.ids) if isinstance(piece, ImageBlock) else 1
@@ -196,7 +196,7 @@ class QWenVLCodec:
         allowed_special: str | Collection[str] = "all",
         disallowed_special: str | Collection[str] = (),
     ) -> list[int]:
-        """Ids of ``text``, NFC normalised; lone surrogates become U+FFFD.
+        """Ids of ``text``, NFC normalized; lone surrogates become U+FFFD.
 
         allowed_special: special tokens to read out of the text ("all" or a set); the others stay text.
         disallowed_special: special tokens that must not occur ("all": every one that is not allowed).
@@ -216,7 +216,7 @@ class QWenVLCodec:
         done = 0  # the text before is encoded
         for match, following in zip(matches, [*matches[1:], None]):
             if match.start() < done:
-                continue  # the end tag of a picture that is already encoded
+                continue  # the end tag of an image that is already encoded
             tag = match.group()
             if tag == s.IMG_START and (following is None or following.group() != s.IMG_END):
                 continue  # not closed: text
@@ -268,8 +268,8 @@ class QWenVLCodec:
         content = list(normalize_text(path).encode("utf-8")) if path else []
         if len(content) > self.image_slots:
             raise PromptError(
-                f"picture path {path[:40]!r}...: {len(content)} bytes of UTF-8, expected at most {self.image_slots} "
-                "(one per image slot); use a shorter path, or pass the picture itself in a message"
+                f"image path {path[:40]!r}...: {len(content)} bytes of UTF-8, expected at most {self.image_slots} "
+                "(one per image slot); use a shorter path, or pass the image itself in a message"
             )
         pads = [self.img_pad_id] * (self.image_slots - len(content))
         return [self.img_start_id, *content, *pads, self.img_end_id]
@@ -294,10 +294,10 @@ class QWenVLCodec:
     ) -> str:
         """Text of one id or of a row of ids (list, array or tensor).
 
-        skip_special_tokens: leave out every special token; of a picture its path is left. ``keep_image_special`` then
+        skip_special_tokens: leave out every special token; of an image its path is left. ``keep_image_special`` then
             keeps the tags of references, boxes and quadrangles.
         errors: policy for bytes that are not UTF-8; the tokenizer's own when None.
-        A broken picture block is decoded token by token. Raises KeyError for an id beyond the vocabulary.
+        A broken image block is decoded token by token. Raises KeyError for an id beyond the vocabulary.
         """
         ids = _as_ids(token_ids)
         pieces = self._pieces(ids) if self.img_start_id in ids else ids
@@ -309,7 +309,7 @@ class QWenVLCodec:
         return [self.decode(row, **options) for row in sequences]
 
     def piece_bytes(self, piece: Piece, skip_special_tokens: bool = False, keep_image_special: bool = False) -> bytes:
-        """The bytes of one id or picture block under a policy for special tokens (see :meth:`decode`)."""
+        """The bytes of one id or image block under a policy for special tokens (see :meth:`decode`)."""
         if isinstance(piece, ImageBlock):
             text = piece.path if skip_special_tokens else f"{s.IMG_START}{piece.path}{s.IMG_END}"
             return text.encode("utf-8")
@@ -318,18 +318,18 @@ class QWenVLCodec:
         return self.token_bytes(piece)
 
     def block_reader(self) -> ImageBlockReader:
-        """A fresh reader of this vocabulary's picture blocks."""
+        """A fresh reader of this vocabulary's image blocks."""
         return ImageBlockReader(self.img_start_id, self.img_end_id, self.img_pad_id, self.image_slots)
 
     def image_paths(self, ids: Sequence[int]) -> list[str]:
-        """The path in each picture block of a row of ids, in order; empty where the slots hold pads only."""
+        """The path in each image block of a row of ids, in order; empty where the slots hold pads only."""
         return [piece.path for piece in self._pieces(_as_ids(ids)) if isinstance(piece, ImageBlock)]
 
     def _pieces(self, ids: Sequence[int]) -> list[Piece]:
         return split_blocks(ids, self.block_reader())
 
     def truncate(self, ids: Sequence[int], max_length: int) -> list[int]:
-        """The first ``max_length`` ids, or fewer where the cut would fall into a picture."""
+        """The first ``max_length`` ids, or fewer where the cut would fall into an image."""
         if len(ids) <= max_length:
             return list(ids)
         return list(ids[: cut_outside_blocks(self._pieces(ids), max_length)])

@@ -83,13 +83,13 @@ class QWenVLGenerationMixin:
             input_ids: int ``[batch, length]``, shorter prompts padded on the left.
             generation_config: instead of the model's own (``generation_config.json``).
             images: float32 ``[n, 3, side, side]`` for the ``<img>`` spans, in order of appearance over the rows.
-                Where neither these nor ``image_features`` are given, the pictures are read from the paths or
+                Where neither these nor ``image_features`` are given, the images are read from the paths or
                 addresses that the spans hold.
-            image_features: ``[n, n_queries, hidden]``, encoded pictures instead of ``images``.
+            image_features: ``[n, n_queries, hidden]``, encoded images instead of ``images``.
             attention_mask: int ``[batch, length]``, zeros for padding; may be left out where no row is padded, or
                 where the padding id cannot begin a prompt.
             token_type_ids: not used; the tokenizer returns them, as the original's does.
-            past_key_values: a cache that holds a prefix of these prompts already; it is extended in place. The pictures
+            past_key_values: a cache that holds a prefix of these prompts already; it is extended in place. The images
                 in that prefix may be left out of ``images``.
             tokenizer: needed for ``stop_strings``; ids that it does not know are then never chosen.
             streamer: gets the new ids of each step, int64 ``[batch, 1]``, through ``put`` and a last call of ``end``;
@@ -107,7 +107,7 @@ class QWenVLGenerationMixin:
         Raises:
             ConfigurationError: an unknown or impossible option.
             PromptError: the prompts are malformed or leave no room in the model's window.
-            ImageError: a picture named in the prompt cannot be read.
+            ImageError: an image named in the prompt cannot be read.
             NumericalError: the model gave no numbers.
         """
         result = generate_rows(
@@ -264,7 +264,7 @@ def _steps(
         live = np.flatnonzero(~finished[batch])
         if np.isnan(new_log_probs[live]).any():
             raise NumericalError(
-                f"logits: not a number at new token {count}; the weights or the pictures' pixels are damaged, or the "
+                f"logits: not a number at new token {count}; the weights or the images' pixels are damaged, or the "
                 f"dtype {cache.keys[0].dtype} is too narrow for them"
             )
         tokens = np.full(rows, options.pad_token_id or 0, dtype=np.int64)
@@ -302,7 +302,7 @@ def _prefill(
     past = cache.length
     cache.reserve(ids.shape[1])
     wanted = spans_from(ids, past, model.config.visual)
-    images, image_features = (_pictures(given, wanted) for given in (images, image_features))
+    images, image_features = (_images(given, wanted) for given in (images, image_features))
     embeddings = model.transformer.embed(paddle.to_tensor(ids[:, past:]), images, image_features)
     length = embeddings.shape[1]
     step = chunk or length
@@ -323,10 +323,10 @@ def _next_logits(
     return model.lm_head(hidden[:, -1] if hidden.shape[1] > 1 else hidden.squeeze(1))
 
 
-def _pictures(given: paddle.Tensor | None, wanted: np.ndarray) -> paddle.Tensor | None:
-    """The pictures whose spans are still to be fed; ``None`` where there are none.
+def _images(given: paddle.Tensor | None, wanted: np.ndarray) -> paddle.Tensor | None:
+    """The images whose spans are still to be fed; ``None`` where there are none.
 
-    ``given`` holds those alone, or the pictures of all spans.
+    ``given`` holds those alone, or the images of all spans.
     """
     if given is None:
         return None
@@ -378,7 +378,7 @@ def _room(model: QWenLMHeadModel, ids: np.ndarray, options: GenerationOptions) -
     if ids.shape[1] >= window:
         raise PromptError(
             f"input_ids: {ids.shape[1]} tokens leave no room in the model's window of {window}; shorten the prompt or "
-            "send fewer pictures"
+            "send fewer images"
         )
     return min(options.max_new_tokens, window - ids.shape[1])
 

@@ -1,7 +1,7 @@
 """Boxes in the model's answers: reading them, removing them, drawing them.
 
 The model marks a phrase and its places as ``<ref>the bus</ref><box>(178,279),(806,884)</box>``: the upper left and the
-lower right corner, in thousandths of the picture's width and height. Four-cornered places come as ``<quad>``.
+lower right corner, in thousandths of the image's width and height. Four-cornered places come as ``<quad>``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PALETTE = (
     (181, 229, 80),
     (217, 160, 102),
 )
-"""Colours (RGB) of drawn boxes: one per label in order of appearance, starting over after ten."""
+"""Colors (RGB) of drawn boxes: one per label in order of appearance, starting over after ten."""
 
 _SCALE = 1000
 _TAGGED = re.compile(
@@ -47,7 +47,7 @@ _REMOVED = re.compile(
 
 @dataclass(frozen=True)
 class Box:
-    """A place in a picture: corners in thousandths of its width (x) and height (y), x1 <= x2 and y1 <= y2."""
+    """A place in an image: corners in thousandths of its width (x) and height (y), x1 <= x2 and y1 <= y2."""
 
     label: str | None
     x1: int
@@ -56,7 +56,7 @@ class Box:
     y2: int
 
     def pixels(self, width: int, height: int) -> tuple[int, int, int, int]:
-        """(x1, y1, x2, y2) in whole pixels of a picture of that size, rounded down as the original does."""
+        """(x1, y1, x2, y2) in whole pixels of an image of that size, rounded down as the original does."""
         x1, x2 = (int(x / _SCALE * width) for x in (self.x1, self.x2))
         y1, y2 = (int(y / _SCALE * height) for y in (self.y1, self.y2))
         return x1, y1, x2, y2
@@ -108,13 +108,13 @@ def draw(
     boxes: Iterable[Box],
     line_width: int | None = None,
     font_size: int | None = None,
-    colours: Sequence[int] | None = None,
+    colors: Sequence[int] | None = None,
 ) -> Image.Image:
-    """A copy of the picture (RGB, same size) with the boxes and their labels drawn into it.
+    """A copy of the image (RGB, same size) with the boxes and their labels drawn into it.
 
-    Boxes of one label share a colour. Labels stand on dark ground at the upper left corner of their box, moved so that
-    they are wholly inside the picture and, where there is room, off each other; too long ones are cut with an ellipsis.
-    ``line_width`` and ``font_size`` are in pixels, by default in proportion to the picture. ``colours``, one number per
+    Boxes of one label share a color. Labels stand on dark ground at the upper left corner of their box, moved so that
+    they are wholly inside the image and, where there is room, off each other; too long ones are cut with an ellipsis.
+    ``line_width`` and ``font_size`` are in pixels, by default in proportion to the image. ``colors``, one number per
     box, say instead which entry of :data:`PALETTE` it is drawn in.
     """
     result = image.convert("RGB")
@@ -124,17 +124,17 @@ def draw(
     side = math.sqrt(result.width * result.height)
     line_width = line_width if line_width is not None else max(2, round(side / 160))
     font_size = font_size if font_size is not None else max(12, round(side / 30))
-    colours = _numbered([box.label for box in boxes]) if colours is None else colours
-    palette = [PALETTE[number % len(PALETTE)] for number in colours]
+    colors = _numbered([box.label for box in boxes]) if colors is None else colors
+    palette = [PALETTE[number % len(PALETTE)] for number in colors]
     canvas = ImageDraw.Draw(result, "RGBA")
-    for box, colour in zip(boxes, palette):
-        _draw_outline(canvas, _inside(box, result.size), colour, line_width)
+    for box, color in zip(boxes, palette):
+        _draw_outline(canvas, _inside(box, result.size), color, line_width)
     # labels last: no outline runs through them
     placed: list[tuple[int, int, int, int]] = []
-    for box, colour in zip(boxes, palette):
+    for box, color in zip(boxes, palette):
         if box.label:
             corners = _inside(box, result.size)
-            _draw_label(canvas, box.label, corners, colour, font_size, result.size, placed)
+            _draw_label(canvas, box.label, corners, color, font_size, result.size, placed)
     return result
 
 
@@ -145,7 +145,7 @@ def _numbered(labels: Sequence[str | None]) -> list[int]:
 
 
 def _inside(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Pixel corners within the picture, also of boxes made by hand with swapped or too large coordinates."""
+    """Pixel corners within the image, also of boxes made by hand with swapped or too large coordinates."""
     x1, x2 = sorted(min(max(x, 0), _SCALE) for x in (box.x1, box.x2))
     y1, y2 = sorted(min(max(y, 0), _SCALE) for y in (box.y1, box.y2))
     x1, y1, x2, y2 = Box(None, x1, y1, x2, y2).pixels(*size)
@@ -154,20 +154,20 @@ def _inside(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:
 
 
 def _draw_outline(
-    canvas: ImageDraw.ImageDraw, corners: tuple[int, int, int, int], colour: tuple[int, int, int], width: int
+    canvas: ImageDraw.ImageDraw, corners: tuple[int, int, int, int], color: tuple[int, int, int], width: int
 ) -> None:
     x1, y1, x2, y2 = corners
-    # a dark rim outside keeps the line visible on a ground of its own colour
+    # a dark rim outside keeps the line visible on a ground of its own color
     canvas.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline=(0, 0, 0, 160), width=1)
     width = max(1, min(width, (min(x2 - x1, y2 - y1) + 1) // 2))
-    canvas.rectangle(corners, outline=colour, width=width)
+    canvas.rectangle(corners, outline=color, width=width)
 
 
 def _draw_label(
     canvas: ImageDraw.ImageDraw,
     label: str,
     corners: tuple[int, int, int, int],
-    colour: tuple[int, int, int],
+    color: tuple[int, int, int],
     font_size: int,
     size: tuple[int, int],
     placed: list[tuple[int, int, int, int]],
@@ -188,7 +188,7 @@ def _draw_label(
     x, y = next(free, spots[0])
     placed.append((x, y, x + width, y + height))
     canvas.rectangle((x, y, x + width - 1, y + height - 1), fill=(0, 0, 0, 205))
-    canvas.text((x + padding, y + padding - top), text, font=font, fill=colour)
+    canvas.text((x + padding, y + padding - top), text, font=font, fill=color)
 
 
 def _overlap(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool:
@@ -221,5 +221,5 @@ def _line_extent(font: ImageFont.FreeTypeFont) -> tuple[int, int]:
 
 @functools.lru_cache(maxsize=32)
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    # the basic layout engine is in every build of Pillow, so pictures come out the same everywhere
+    # the basic layout engine is in every build of Pillow, so images come out the same everywhere
     return ImageFont.truetype(str(FONT_FILE), size, layout_engine=ImageFont.Layout.BASIC)

@@ -1,4 +1,4 @@
-"""Checking and completing what ``generate`` is given: ids, padding, and pictures that are named in the ids."""
+"""Checking and completing what ``generate`` is given: ids, padding, and images that are named in the ids."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def image_sources_from_ids(ids: np.ndarray, visual: QWenVLVisionConfig) -> list[
         while visual.image_start_id in row[position:]:
             start = row.index(visual.image_start_id, position) + 1
             if visual.image_end_id not in row[start:]:
-                raise PromptError("input_ids: an <img> without its </img>; a picture's span was cut")
+                raise PromptError("input_ids: an <img> without its </img>; an image's span was cut")
             position = row.index(visual.image_end_id, start)
             content = row[start:position]
             path = content[: content.index(visual.image_pad_id)] if visual.image_pad_id in content else content
@@ -113,7 +113,7 @@ def load_images_of_ids(
     policy: ImagePolicy | None = None,
     image_processor: QwenVLImageProcessor | None = None,
 ) -> paddle.Tensor:
-    """Read the pictures named in the ids: float32 ``[n, 3, side, side]``. Each different one is read once.
+    """Read the images named in the ids: float32 ``[n, 3, side, side]``. Each different one is read once.
 
     Args:
         policy: what may be read; ``ImagePolicy.scripts()`` (files and public addresses) by default.

@@ -1,4 +1,4 @@
-"""Where in the token ids the pictures stand."""
+"""Where in the token ids the images stand."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from ...errors import PromptError
 from .configuration import QWenVLVisionConfig
 
 
-def picture_slots(input_ids: np.ndarray, visual: QWenVLVisionConfig) -> np.ndarray:
-    """Flat indices of the placeholders of every picture in ``[batch, length]`` ids: int64 ``[n, n_queries]``.
+def image_slots(input_ids: np.ndarray, visual: QWenVLVisionConfig) -> np.ndarray:
+    """Flat indices of the placeholders of every image in ``[batch, length]`` ids: int64 ``[n, n_queries]``.
 
     Raises:
         PromptError: a ``<img>`` without its ``</img>`` in the same row, or a span that has not ``n_queries``
@@ -20,7 +20,7 @@ def picture_slots(input_ids: np.ndarray, visual: QWenVLVisionConfig) -> np.ndarr
     starts = np.flatnonzero(flat == visual.image_start_id)
     ends = np.flatnonzero(flat == visual.image_end_id)
     if len(starts) != len(ends):
-        raise PromptError(f"input_ids: {len(starts)} <img> but {len(ends)} </img>; a picture's span was cut")
+        raise PromptError(f"input_ids: {len(starts)} <img> but {len(ends)} </img>; an image's span was cut")
     lengths = ends - starts - 1
     crosses_rows = starts // input_ids.shape[-1] != ends // input_ids.shape[-1]
     if (lengths != visual.n_queries).any() or crosses_rows.any():
@@ -32,7 +32,7 @@ def picture_slots(input_ids: np.ndarray, visual: QWenVLVisionConfig) -> np.ndarr
 
 
 def refuse_empty_spans(input_ids: paddle.Tensor, visual: QWenVLVisionConfig) -> None:
-    """Raise PromptError where a whole span waits for a picture; a lone ``<img>`` may be what the model wrote."""
+    """Raise PromptError where a whole span waits for an image; a lone ``<img>`` may be what the model wrote."""
     behind = visual.n_queries + 1
     if input_ids.shape[-1] <= behind:
         return

@@ -1,4 +1,4 @@
-"""Pictures to model input, exactly as the original prepares them, and keys of pictures for caches."""
+"""Images to model input, exactly as the original prepares them, and keys of images for caches."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from .config_schema import VISUAL
 
 logger = logging.getLogger(__name__)
 
-# per channel (red, green, blue) of values 0..1: the statistics of CLIP's training pictures
+# per channel (red, green, blue) of values 0..1: the statistics of CLIP's training images
 _MEAN = np.array((0.48145466, 0.4578275, 0.40821073), dtype=np.float32)
 _STD = np.array((0.26862954, 0.26130258, 0.27577711), dtype=np.float32)
-# part of cache keys: change it when the same picture would give other pixels than before
+# part of cache keys: change it when the same image would give other pixels than before
 _PREPROCESSING = "qwen_vl bicubic clip 1"
 _MOST_NOTES = 1000  # that are remembered, to be told once
 
@@ -62,7 +62,7 @@ _FIXED = {
 
 
 class QwenVLImageProcessor:
-    """Pictures to model input: RGB, squeezed to a square by Pillow's bicubic filter, normalised as for CLIP.
+    """Images to model input: RGB, squeezed to a square by Pillow's bicubic filter, normalized as for CLIP.
 
     :meth:`load` gives the image as the model sees it, before it is squeezed: boxes are places in it, so whatever draws
     or counts pixels uses that image and never the file.
@@ -76,8 +76,8 @@ class QwenVLImageProcessor:
     ) -> None:
         """
         image_size: side of the square in pixels.
-        exif_transpose: turn pictures upright by their EXIF tag. The original ignores it, and so does the default.
-        background: (red, green, blue), 0..255, that transparent pictures are laid upon. None drops the alpha channel,
+        exif_transpose: turn images upright by their EXIF tag. The original ignores it, and so does the default.
+        background: (red, green, blue), 0..255, that transparent images are laid upon. None drops the alpha channel,
             as the original does: transparent parts then show whatever color is stored beneath.
         Raises ConfigurationError.
         """
@@ -135,7 +135,7 @@ class QwenVLImageProcessor:
                 logger.warning(note)
 
     def __call__(self, images: ImageSource | Sequence[ImageSource], policy: ImagePolicy | None = None) -> np.ndarray:
-        """float32 [n, 3, image_size, image_size] of one picture (n = 1) or of a list of pictures.
+        """float32 [n, 3, image_size, image_size] of one image (n = 1) or of a list of images.
 
         images: whatever :func:`paddlemix.media.load_image` takes, under ``policy``. Raises ImageError.
         """
@@ -148,7 +148,7 @@ class QwenVLImageProcessor:
         return pixels
 
     def to_rgb(self, image: Image.Image) -> Image.Image:
-        """A loaded picture in mode RGB at its own size, turned upright and laid on the background where so configured.
+        """A loaded image in mode RGB at its own size, turned upright and laid on the background where so configured.
 
         Metadata is left behind, so that nothing turns it again.
         """
@@ -173,7 +173,7 @@ class QwenVLImageProcessor:
         return result
 
     def resize(self, image: Image.Image) -> Image.Image:
-        """RGB, image_size x image_size: the picture as the model sees it, before normalisation."""
+        """RGB, image_size x image_size: the image as the model sees it, before normalization."""
         return self._squeeze(self.to_rgb(image))
 
     def _squeeze(self, image: Image.Image) -> Image.Image:
@@ -232,9 +232,9 @@ def read_preprocessor_config(directory: Path, image_size: int | None) -> dict[st
 
 
 def image_key(image: Image.Image, image_processor: QwenVLImageProcessor) -> str:
-    """A key for caches of what the model computes from a picture: sha256 over all that the model sees of it.
+    """A key for caches of what the model computes from an image: sha256 over all that the model sees of it.
 
-    Mode, size and pixels are those after conversion and resizing, so pictures share a key exactly if their model input
+    Mode, size and pixels are those after conversion and resizing, so images share a key exactly if their model input
     is the same, whatever file they come from.
     """
     seen = image_processor.resize(image)

@@ -27,7 +27,7 @@ class Linear(nn.Linear):
 def without_bias(layer: nn.Layer, x: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor | None]:
     """``layer(x)`` less its bias, and the bias that is still to be added.
 
-    A layer of another kind than ``Linear`` (quantised, or with an adapter) adds its bias itself; then ``None`` is left
+    A layer of another kind than ``Linear`` (quantized, or with an adapter) adds its bias itself; then ``None`` is left
     to add.
     """
     if type(layer) is Linear:

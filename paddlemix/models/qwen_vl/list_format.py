@@ -1,4 +1,4 @@
-"""The original's text form of pictures and boxes, ``<img>path</img>`` and ``<ref>..</ref><box>..</box>``, as lists.
+"""The original's text form of images and boxes, ``<img>path</img>`` and ``<ref>..</ref><box>..</box>``, as lists.
 
 Everything here works on text alone and needs no vocabulary. Broken tags and boxes are plain text, never an exception.
 """
@@ -36,7 +36,7 @@ _REFUSED = re.compile("|".join(re.escape(t) for t in SPECIAL_TOKENS if t not in 
 def from_list_format(elements: Sequence[dict[str, Any]]) -> str:
     """``[{"image": path}, {"text": str}, {"ref": str, "box": [(x1, y1, x2, y2), ..]}]`` as text of a prompt.
 
-    A picture becomes ``Picture N: <img>path</img>`` and a line end, N counting from 1 within this call. ``ref`` may be
+    An image becomes ``Image N: <img>path</img>`` and a line end, N counting from 1 within this call. ``ref`` may be
     absent. Coordinates are cut to integers. Text is copied as it is, tags in it included.
     Raises PromptError for any other element.
     """
@@ -91,7 +91,7 @@ def _box_text(box: Sequence[float], index: int) -> str:
 def to_list_format(text: str) -> list[dict[str, str]]:
     """The parts of ``text`` in order: {"image" | "ref" | "box" | "quad": contents} for closed tags, else {"text": ..}.
 
-    The text is NFC normalised first. A start tag without its end tag is text, and tags inside a closed tag are
+    The text is NFC normalized first. A start tag without its end tag is text, and tags inside a closed tag are
     contents. Raises PromptError when a control token of the chat format occurs (``<|endoftext|>`` is let through).
     """
     if not isinstance(text, str):
@@ -169,7 +169,7 @@ def history_turns(history: Sequence[tuple[str, str | None]] | None) -> list[tupl
     return turns
 
 
-def latest_picture(response: str, history: Sequence[tuple[str, str | None]] | None) -> str | None:
+def latest_image(response: str, history: Sequence[tuple[str, str | None]] | None) -> str | None:
     """What stands in the last ``<img>..</img>`` of the response, else of the newest query that has one; else None.
 
     As the original looks. To open it, give no response: the model may have written any path into one.
@@ -183,9 +183,9 @@ def latest_picture(response: str, history: Sequence[tuple[str, str | None]] | No
 
 
 def color_groups(boxes: Sequence[dict[str, Any]]) -> list[int]:
-    """For each box of :func:`boxes_with_ref` the number of its colour.
+    """For each box of :func:`boxes_with_ref` the number of its color.
 
-    A box with a phrase and the boxes without one after it share a colour, counted from 1; 0 stands before any phrase.
+    A box with a phrase and the boxes without one after it share a color, counted from 1; 0 stands before any phrase.
     """
     groups = []
     group = 0

@@ -1,9 +1,9 @@
 """The message schema that every entry point shares, and its way from and to the original's forms and JSON.
 
 A conversation is a list of ``{"role": "system" | "user" | "assistant", "content": ...}``; only the first message may be
-the system's, and only the user's hold pictures. Content is a string or a list of parts: ``{"type": "text", "text":
-str}`` and ``{"type": "image", "image": X}``, where X is whatever the picture loader takes (PIL image, path, bytes, data
-URL, array, address). OpenAI's ``{"type": "image_url", "image_url": {"url": ...}}`` is a picture too. Text is only text.
+the system's, and only the user's hold images. Content is a string or a list of parts: ``{"type": "text", "text":
+str}`` and ``{"type": "image", "image": X}``, where X is whatever the image loader takes (PIL image, path, bytes, data
+URL, array, address). OpenAI's ``{"type": "image_url", "image_url": {"url": ...}}`` is an image too. Text is only text.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _LABEL = re.compile(r"Picture \d+: ?\Z")
 def normalize_messages(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
     """``messages`` as fresh ``{"role", "content": [parts]}`` dicts, parts being of type "text" and "image" only.
 
-    Pictures are passed on unopened; empty text parts are dropped. Raises PromptError that names the index and field.
+    Images are passed on unopened; empty text parts are dropped. Raises PromptError that names the index and field.
     """
     if isinstance(messages, (str, Mapping)) or not isinstance(messages, Sequence):
         raise PromptError(f"messages: got {type(messages).__name__}, expected a list of {{'role', 'content'}} dicts")
@@ -64,7 +64,7 @@ def _normalize_message(message: Mapping[str, Any], index: int) -> Message:
         raise PromptError(f"{where}.content: got {type(content).__name__}, expected str or a list of parts")
     parts = [_normalize_part(part, f"{where}.content[{i}]") for i, part in enumerate(content)]
     if role != "user" and any(part["type"] == "image" for part in parts):
-        raise PromptError(f"{where}.content: a picture in a message of role {role!r}, expected role 'user'")
+        raise PromptError(f"{where}.content: an image in a message of role {role!r}, expected role 'user'")
     return {"role": role, "content": [part for part in parts if part.get("text") != ""]}
 
 
@@ -80,7 +80,7 @@ def _normalize_part(part: Any, where: str) -> Part:
         return {"type": "text", "text": part["text"]}
     if kind == "image":
         if part.get("image") is None:
-            raise PromptError(f"{where}.image: got nothing, expected a picture, path, address or data URL")
+            raise PromptError(f"{where}.image: got nothing, expected an image, path, address or data URL")
         return {"type": "image", "image": part["image"]}
     if kind == "image_url":
         url = part.get("image_url")
@@ -97,13 +97,13 @@ def _shown(value: Any) -> str:
 
 
 def user_message(text: str, images: Any = None) -> Message:
-    """A user's message: the pictures (one of them, a list or tuple, or None), then the text."""
-    parts = [{"type": "image", "image": image} for image in picture_list(images)]
+    """A user's message: the images (one of them, a list or tuple, or None), then the text."""
+    parts = [{"type": "image", "image": image} for image in image_list(images)]
     return {"role": "user", "content": [*parts, {"type": "text", "text": text}]}
 
 
-def picture_list(images: Any) -> list[Any]:
-    """The pictures of a question, which may be given as one of them, a list or tuple, or None."""
+def image_list(images: Any) -> list[Any]:
+    """The images of a question, which may be given as one of them, a list or tuple, or None."""
     if images is None:
         return []
     return list(images) if isinstance(images, (list, tuple)) else [images]
@@ -112,7 +112,7 @@ def picture_list(images: Any) -> list[Any]:
 def check_image_count(images: Sequence[Any], most: int = DEFAULT_MAX_IMAGES, name: str = "images") -> None:
     """Raise PromptError for too many images, before any of them is opened. ``name``: what the user calls them."""
     if len(images) > most:
-        raise PromptError(f"{name}: {len(images)} pictures, expected at most {most}")
+        raise PromptError(f"{name}: {len(images)} images, expected at most {most}")
 
 
 def check_question(text: str, images: Sequence[Any], name: str = "text") -> None:
@@ -120,11 +120,11 @@ def check_question(text: str, images: Sequence[Any], name: str = "text") -> None
     if not isinstance(text, str):
         raise PromptError(f"{name}: got {type(text).__name__}, expected a str")
     if not text.strip() and not images:
-        raise PromptError(f"{name}: empty, expected a question or at least one picture")
+        raise PromptError(f"{name}: empty, expected a question or at least one image")
 
 
 def message_images(messages: Sequence[Message]) -> list[Any]:
-    """The pictures of normalised messages, in order."""
+    """The images of normalized messages, in order."""
     return [part["image"] for message in messages for part in message["content"] if part["type"] == "image"]
 
 
@@ -134,11 +134,11 @@ def message_images(messages: Sequence[Message]) -> list[Any]:
 def history_to_messages(
     history: Sequence[tuple[str, str | None]], system: str | None = None, *, keep_labels: bool = False
 ) -> list[Message]:
-    """The original's ``[(query, response)]`` as messages; ``<img>path</img>`` in a query becomes a picture.
+    """The original's ``[(query, response)]`` as messages; ``<img>path</img>`` in a query becomes an image.
 
-    A response of None (not answered yet) gives no message. Rendering puts ``Picture N: `` before and a line end after
-    each picture, so these are taken out of the text here; with ``keep_labels`` the text stays as it is, to be rendered
-    with ``picture_labels=False``: then the prompt is that of the original, whatever the text looks like.
+    A response of None (not answered yet) gives no message. Rendering puts ``Image N: `` before and a line end after
+    each image, so these are taken out of the text here; with ``keep_labels`` the text stays as it is, to be rendered
+    with ``image_labels=False``: then the prompt is that of the original, whatever the text looks like.
     Tags of references and boxes stay in the text; render it with ``trusted_tags=True`` to have them read.
     Raises PromptError that names the index for a turn that is no such pair.
     """
@@ -146,7 +146,7 @@ def history_to_messages(
     if system is not None:
         messages.append({"role": "system", "content": [{"type": "text", "text": system}]})
     for query, response in history_turns(history):
-        messages.append({"role": "user", "content": split_pictures(query, keep_labels=keep_labels)})
+        messages.append({"role": "user", "content": split_images(query, keep_labels=keep_labels)})
         if response is not None:
             messages.append({"role": "assistant", "content": [{"type": "text", "text": response}]})
     return normalize_messages(messages) if messages else []
@@ -155,7 +155,7 @@ def history_to_messages(
 def messages_to_history(messages: Sequence[Mapping[str, Any]]) -> tuple[History, str | None]:
     """Messages as the original's ``[(query, response)]`` and the system text (None without a system message).
 
-    A question without an answer has the response None. Raises PromptError where the form has no room: pictures that
+    A question without an answer has the response None. Raises PromptError where the form has no room: images that
     are not paths or addresses, an answer without a question, text with ``<img>`` or ``</img>`` in it.
     """
     history: History = []
@@ -183,7 +183,7 @@ def _flat_text(message: Message, index: int, n_images: int) -> tuple[str, int]:
             raise PromptError(f"{where}.image: got {type(source).__name__}, expected a path or address in a history")
         source = os.fspath(source)
         if message["role"] == "user" and (IMG_START in source or IMG_END in source):
-            raise PromptError(f"{where}: holds '<img>' or '</img>', which a history would take for a picture")
+            raise PromptError(f"{where}: holds '<img>' or '</img>', which a history would take for an image")
         if part["type"] == "image":
             n_images += 1
             source = f"Picture {n_images}: {IMG_START}{source}{IMG_END}\n"
@@ -199,7 +199,7 @@ def conversation_to_messages(conversations: Sequence[Mapping[str, Any]], *, keep
     messages: list[Message] = []
     for role, value in conversation_turns(conversations):
         text = [{"type": "text", "text": value}]
-        messages.append({"role": role, "content": split_pictures(value, keep_labels) if role == "user" else text})
+        messages.append({"role": role, "content": split_images(value, keep_labels) if role == "user" else text})
     return normalize_messages(messages)
 
 
@@ -224,8 +224,8 @@ def conversation_turns(conversations: Sequence[Mapping[str, Any]]) -> list[tuple
     return turns
 
 
-def split_pictures(text: str, keep_labels: bool = False) -> list[Part]:
-    """``text`` as parts, each ``<img>path</img>`` as a picture, with or without the label and line end around it."""
+def split_images(text: str, keep_labels: bool = False) -> list[Part]:
+    """``text`` as parts, each ``<img>path</img>`` as an image, with or without the label and line end around it."""
     parts: list[Part] = []
     done = 0
     for match in _IMAGE.finditer(text):
@@ -243,9 +243,9 @@ def split_pictures(text: str, keep_labels: bool = False) -> list[Part]:
 
 
 def messages_to_json(messages: Sequence[Mapping[str, Any]]) -> str:
-    """Messages as JSON. Paths, addresses and data URLs stay as they are; pictures in memory become PNG data URLs.
+    """Messages as JSON. Paths, addresses and data URLs stay as they are; images in memory become PNG data URLs.
 
-    Raises PromptError for malformed messages and ImageError for a picture that cannot be read.
+    Raises PromptError for malformed messages and ImageError for an image that cannot be read.
     """
     normal = normalize_messages(messages)
     for message in normal:

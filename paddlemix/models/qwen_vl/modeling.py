@@ -1,4 +1,4 @@
-"""Qwen-VL: the decoder with pictures written over its placeholder tokens, and the language-model head.
+"""Qwen-VL: the decoder with images written over its placeholder tokens, and the language-model head.
 
 Parameter names are exactly the original's (``transformer.h.0.attn.c_attn.weight``, ``transformer.visual.proj`` …);
 linear weights are in Paddle's ``[in, out]`` order.
@@ -20,7 +20,7 @@ from .attention_metadata import AttentionInputs, Span, attention_inputs
 from .batching import IGNORED_LABEL
 from .configuration import QWenVLConfig
 from .generation import QWenVLGenerationMixin
-from .image_placeholders import picture_slots, refuse_empty_spans
+from .image_placeholders import image_slots, refuse_empty_spans
 from .kv_cache import KVCache, cache_dtype, ntk_alpha
 from .language import QWenBlock
 from .layers import Linear, RMSNorm, recomputed
@@ -30,7 +30,7 @@ from .vision import VisionTransformer
 
 
 class QWenModel(nn.Layer):
-    """Embeddings, picture encoder, decoder layers and final norm.
+    """Embeddings, image encoder, decoder layers and final norm.
 
     ``enable_recompute`` trades time for memory in the decoder's training; ``visual`` and its ``transformer`` have
     switches of the same name for the resampler and the ViT.
@@ -52,16 +52,16 @@ class QWenModel(nn.Layer):
         images: paddle.Tensor | None = None,
         image_features: paddle.Tensor | None = None,
     ) -> paddle.Tensor:
-        """Token embeddings ``[batch, length, hidden]`` with the pictures' features in their placeholders.
+        """Token embeddings ``[batch, length, hidden]`` with the images' features in their placeholders.
 
         Args:
-            input_ids: int ``[batch, length]``; each picture is ``<img>``, ``n_queries`` placeholder ids of any value,
+            input_ids: int ``[batch, length]``; each image is ``<img>``, ``n_queries`` placeholder ids of any value,
                 ``</img>``.
             images: float ``[n, 3, side, side]``, in order of appearance over the rows.
             image_features: ``[n, n_queries, hidden]``, what ``visual(images)`` returned, instead of ``images``.
 
         Raises:
-            PromptError: a ``<img>`` without its ``</img>``, a span of the wrong length, or not as many pictures as
+            PromptError: a ``<img>`` without its ``</img>``, a span of the wrong length, or not as many images as
                 spans, none at all included.
         """
         embeddings = self.wte(input_ids)
@@ -71,8 +71,8 @@ class QWenModel(nn.Layer):
             image_features = self.visual(images)
         if image_features is None:
             refuse_empty_spans(input_ids, self.config.visual)
-            return embeddings + self._blank_picture_term() if self._needs_picture_gradients() else embeddings
-        slots = picture_slots(input_ids.numpy(), self.config.visual)
+            return embeddings + self._blank_image_term() if self._needs_image_gradients() else embeddings
+        slots = image_slots(input_ids.numpy(), self.config.visual)
         if len(slots) != image_features.shape[0]:
             raise PromptError(f"images: got {image_features.shape[0]} for {len(slots)} <img> span(s) in input_ids")
         if not len(slots):
@@ -151,11 +151,11 @@ class QWenModel(nn.Layer):
             spans=spans,
         )
 
-    def _needs_picture_gradients(self) -> bool:
+    def _needs_image_gradients(self) -> bool:
         return self.training and any(not parameter.stop_gradient for parameter in self.visual.parameters())
 
-    def _blank_picture_term(self) -> paddle.Tensor:
-        """Zero, but connected to every visual parameter: data-parallel workers without a picture stay in step."""
+    def _blank_image_term(self) -> paddle.Tensor:
+        """Zero, but connected to every visual parameter: data-parallel workers without an image stay in step."""
         return self.visual(self.visual.blank_images()).mean() * 0
 
 
@@ -174,7 +174,7 @@ class QWenLMHeadModel(QWenVLGenerationMixin, QWenVLCheckpointMixin, PretrainedMo
 
     @property
     def visual(self) -> VisionTransformer:
-        """The picture encoder: ``model.visual(images)`` maps ``[n, 3, side, side]`` to ``[n, n_queries, hidden]``."""
+        """The image encoder: ``model.visual(images)`` maps ``[n, 3, side, side]`` to ``[n, n_queries, hidden]``."""
         return self.transformer.visual
 
     def get_input_embeddings(self) -> nn.Embedding:
@@ -228,7 +228,7 @@ class QWenLMHeadModel(QWenVLGenerationMixin, QWenVLCheckpointMixin, PretrainedMo
             position_ids: int ``[batch, length]``; by default the slots are counted from the start, padding included.
             past_key_values: the cache to read and extend; one to many tokens may be fed with it. No gradient passes
                 through it.
-            image_features: ``[n, n_queries, hidden]`` instead of ``images``, for pictures that are encoded already.
+            image_features: ``[n, n_queries, hidden]`` instead of ``images``, for images that are encoded already.
             logits_to_keep: compute logits for so many last positions only; 0 means all.
             use_cache: start a cache where none was given; by default ``config.use_cache`` in evaluation, under
                 ``paddle.no_grad`` and without labels.
@@ -246,7 +246,7 @@ class QWenLMHeadModel(QWenVLGenerationMixin, QWenVLCheckpointMixin, PretrainedMo
         if inputs_embeds is None:
             inputs_embeds = self.transformer.embed(input_ids, images, image_features)
         elif images is not None or image_features is not None:
-            raise PromptError("images: with inputs_embeds the pictures must be in the embeddings already; use embed()")
+            raise PromptError("images: with inputs_embeds the images must be in the embeddings already; use embed()")
         if use_cache is None:
             wanted = not self.training and labels is None and not paddle.is_grad_enabled()
             use_cache = self.config.use_cache and wanted

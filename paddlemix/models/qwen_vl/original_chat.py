@@ -1,4 +1,4 @@
-"""The original's chat calls: a query and a history of texts, in which ``<img>path</img>`` stands for a picture."""
+"""The original's chat calls: a query and a history of texts, in which ``<img>path</img>`` stands for an image."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def chat(
 ) -> tuple[str, History]:
     """Answer ``query`` after ``history``.
 
-    Pictures are named in the queries, as ``from_list_format`` writes them, and read on every call; a
+    Images are named in the queries, as ``from_list_format`` writes them, and read on every call; a
     :class:`ChatSession` keeps them. Queries are trusted: tags in them are read. Out of answers and the system text only
     the tags of references and boxes are. Unlike the original, the caller's lists stay as they are, and no token is lost
     at ``max_new_tokens``.

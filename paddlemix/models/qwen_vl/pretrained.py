@@ -209,7 +209,7 @@ class QWenVLCheckpointMixin:
     def save_pretrained(self, save_directory: str | os.PathLike, *, overwrite: bool = False, **options: Any) -> None:
         """Write weights (sharded safetensors), ``config.json`` and ``generation_config.json`` into a directory.
 
-        Quantised weights are written as they are, and loading them again maps the files instead of reading them. The
+        Quantized weights are written as they are, and loading them again maps the files instead of reading them. The
         tokenizer is no part of the model: ``processor.save_pretrained`` writes it beside them.
 
         Args:
@@ -219,7 +219,7 @@ class QWenVLCheckpointMixin:
 
         Raises:
             AdapterError: the model has an adapter beside its weights.
-            ConfigurationError: a ``dtype`` for a quantised model.
+            ConfigurationError: a ``dtype`` for a quantized model.
             TargetError: the directory holds something else.
             CheckpointError: it cannot be written; the directory is then as it was.
         """

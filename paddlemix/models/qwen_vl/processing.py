@@ -1,6 +1,6 @@
-"""Conversations and pictures to everything the model is called with, and ids back to text.
+"""Conversations and images to everything the model is called with, and ids back to text.
 
-One call checks the messages, renders them to ids with slots for the pictures, and loads and prepares each picture once.
+One call checks the messages, renders them to ids with slots for the images, and loads and prepares each image once.
 Rendering is in ``chat_template``, loading in ``paddlemix.media``; this file puts them together.
 """
 
@@ -52,10 +52,10 @@ class QwenVLProcessor:
         max_length: int | None = None,
     ) -> None:
         """
-        image_processor: for pictures of 448 x 448 when None.
-        policy: what pictures may be read from; ``ImagePolicy()`` (files yes, URLs no) when None.
+        image_processor: for images of 448 x 448 when None.
+        policy: what images may be read from; ``ImagePolicy()`` (files yes, URLs no) when None.
         chat_format: "chatml" or "raw", used where a call names none.
-        max_images: most pictures in one conversation.
+        max_images: most images in one conversation.
         max_length: most ids of one prompt; the tokenizer's ``model_max_length`` when None.
         """
         check_chat_format(chat_format)
@@ -83,8 +83,8 @@ class QwenVLProcessor:
     ) -> QwenVLProcessor:
         """The processor of a directory, or of a model known by name.
 
-        The picture size comes from ``preprocessor_config.json`` or, where there is none, as with the published models,
-        from ``config.json``; the number of picture slots from ``config.json``; the chat format from
+        The image size comes from ``preprocessor_config.json`` or, where there is none, as with the published models,
+        from ``config.json``; the number of image slots from ``config.json``; the chat format from
         ``generation_config.json`` ("chatml" without one).
 
         Args:
@@ -157,18 +157,18 @@ class QwenVLProcessor:
 
         messages: one conversation (a list of messages) or a list of conversations; or a text, or a list of texts, each
             of which is then a user's message.
-        images: with a text, a picture or list of pictures that come before it; with a list of texts, one such entry
+        images: with a text, an image or list of images that come before it; with a list of texts, one such entry
             (or None) per text.
         query: instead of messages, one list or several of ``{"image": X}``, ``{"text": str}`` and ``{"ref": str,
             "box": [..]}`` elements, as in PaddleMIX: a prompt in the raw format (unless ``chat_format`` is given), with
             the tags of references and boxes read out of its text.
         return_tensors: None (lists of ids, NumPy images), "np" or "pd" (int64 ids).
         max_length, policy: for this call, instead of the processor's.
-        rendering: ``chat_format``, ``add_generation_prompt``, ``trusted_tags``, ``picture_labels``, ``system`` and
+        rendering: ``chat_format``, ``add_generation_prompt``, ``trusted_tags``, ``image_labels``, ``system`` and
             the window of :meth:`render`.
 
-        Rows are padded on the left. ``images`` is float32 [n, 3, S, S], the pictures of all rows in order, or None
-        when there are none. Raises PromptError for messages, too many pictures and too long prompts, and ImageError.
+        Rows are padded on the left. ``images`` is float32 [n, 3, S, S], the images of all rows in order, or None
+        when there are none. Raises PromptError for messages, too many images and too long prompts, and ImageError.
         """
         if (messages is None) == (query is None):
             raise PromptError("processor: expected messages (or a text), or query=, and not both")
@@ -176,7 +176,7 @@ class QwenVLProcessor:
             raise ConfigurationError(f"return_tensors: got {return_tensors!r}, expected None, 'np' or 'pd'")
         if query is not None:
             if images is not None:
-                raise PromptError("images: expected only with a text; pictures of a query are elements of it")
+                raise PromptError("images: expected only with a text; images of a query are elements of it")
             conversations = _query_conversations(query)
             rendering = {"chat_format": "raw", "trusted_tags": True, **rendering}
         else:
@@ -197,31 +197,31 @@ class QwenVLProcessor:
         chat_format: str | None = None,
         add_generation_prompt: bool | None = None,
         trusted_tags: bool = False,
-        picture_labels: bool = True,
+        image_labels: bool = True,
         system: str | None = DEFAULT_SYSTEM,
         max_window_size: int | None = None,
         max_window_images: int | None = None,
         keep_last_image: bool = False,
         max_length: int | None = None,
     ) -> RenderedPrompt:
-        """Ids of one conversation, and its pictures, not yet opened, in order of their slots.
+        """Ids of one conversation, and its images, not yet opened, in order of their slots.
 
         chat_format: "chatml", or "raw" for the last message alone; the processor's when None.
         add_generation_prompt: end with the start of an answer; None: when the last message is the user's.
         trusted_tags: read ``<ref> <box> <quad>`` out of the texts; other control tokens always stay text.
-        picture_labels: write ``Picture N: `` before each picture.
+        image_labels: write ``Image N: `` before each image.
         system: the system text where the messages have none; None for no system message.
         max_window_size: drop the oldest turns beyond that many ids, as the original does with 6144; None keeps all.
         max_window_images, keep_last_image: with it, as in :func:`~.chat_template.render_chatml`.
         max_length: most ids, instead of the processor's.
         The raw format has no system message, window or start of an answer.
-        Raises PromptError for malformed messages, too many pictures and too long prompts.
+        Raises PromptError for malformed messages, too many images and too long prompts.
         """
         chat_format = chat_format if chat_format is not None else self.chat_format
         check_chat_format(chat_format)
         normal = normalize_messages(messages)
         check_image_count(message_images(normal[-1:]), self.max_images, "messages")
-        tags = {"trusted_tags": trusted_tags, "picture_labels": picture_labels}
+        tags = {"trusted_tags": trusted_tags, "image_labels": image_labels}
         if chat_format == "raw":
             prompt = render_raw(self.tokenizer, normal, **tags)
         else:
@@ -242,7 +242,7 @@ class QwenVLProcessor:
         if len(prompt.input_ids) > limit:
             raise PromptError(
                 f"messages: {len(prompt.input_ids)} ids, expected at most {limit}; shorten the text, send fewer "
-                f"pictures ({self.tokenizer.image_slots + 2} ids each), or drop old turns with max_window_size"
+                f"images ({self.tokenizer.image_slots + 2} ids each), or drop old turns with max_window_size"
             )
         return prompt
 
@@ -254,9 +254,9 @@ class QwenVLProcessor:
         chat_format: str | None = None,
         **rendering: Any,
     ) -> list[int] | list[list[int]] | str | list[str]:
-        """Ids of a conversation, or of each in a list; with ``tokenize=False`` as text, pictures as ``<img></img>``.
+        """Ids of a conversation, or of each in a list; with ``tokenize=False`` as text, images as ``<img></img>``.
 
-        Pictures are not opened. The text is for reading: in it, control tokens cannot be told from text that looks like
+        Images are not opened. The text is for reading: in it, control tokens cannot be told from text that looks like
         them. rendering: further arguments of :meth:`render`.
         """
         conversations = _conversations(messages, None)
@@ -267,7 +267,7 @@ class QwenVLProcessor:
         return rows if _is_batch(messages) else rows[0]
 
     def _load(self, sources: Sequence[Any], policy: ImagePolicy) -> np.ndarray | None:
-        """Pixels of the pictures; one that stands in several places is opened once."""
+        """Pixels of the images; one that stands in several places is opened once."""
         if not sources:
             return None
         keys = [source if isinstance(source, (str, os.PathLike)) else id(source) for source in sources]
@@ -296,7 +296,7 @@ class QwenVLProcessor:
         history: Sequence[tuple[str, str | None]] | None = None,
         policy: ImagePolicy | None = None,
     ) -> Image | None:
-        """As :meth:`QWenVLTokenizer.draw_bbox_on_latest_picture`, of the picture as this processor shows it."""
+        """As :meth:`QWenVLTokenizer.draw_bbox_on_latest_picture`, of the image as this processor shows it."""
         return self.tokenizer.draw_bbox_on_latest_picture(response, history, policy, self.image_processor)
 
     def batch_decode(self, sequences: Any, **options: Any) -> list[str]:
@@ -314,11 +314,11 @@ def _conversations(messages: Any, images: Any) -> list[Sequence[Mapping[str, Any
         if images is None:
             images = [None] * len(messages)
         if not isinstance(images, (list, tuple)) or len(images) != len(messages):
-            expected = f"a list with one entry (picture, list of pictures or None) for each of {len(messages)} texts"
+            expected = f"a list with one entry (image, list of images or None) for each of {len(messages)} texts"
             raise PromptError(f"images: got {_kind(images)}, expected {expected}")
         return [[user_message(text, entry)] for text, entry in zip(messages, images)]
     if images is not None:
-        raise PromptError("images: expected only with a text; pictures of messages are parts of their content")
+        raise PromptError("images: expected only with a text; images of messages are parts of their content")
     return list(messages) if _is_batch(messages) else [messages]
 
 

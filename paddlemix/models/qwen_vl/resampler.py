@@ -1,4 +1,4 @@
-"""The resampler: learned queries attend to the ViT's patches; a picture of any size becomes ``n_queries`` vectors."""
+"""The resampler: learned queries attend to the ViT's patches; an image of any size becomes ``n_queries`` vectors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LAYER_NORM_EPSILON = 1e-6
 class CrossAttention(nn.Layer):
     """Multi-head attention whose packed projection is ``[q | k | v]``, contiguous, unlike the ViT's interleaved one.
 
-    Quantised, its thirds are three layers, ``in_proj``, in place of the parameters.
+    Quantized, its thirds are three layers, ``in_proj``, in place of the parameters.
     """
 
     def __init__(self, width: int, heads: int) -> None:

@@ -1,4 +1,4 @@
-"""The tokenizer of Qwen-VL: files, batches, and the original's text form of pictures and boxes around the codec."""
+"""The tokenizer of Qwen-VL: files, batches, and the original's text form of images and boxes around the codec."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class QWenVLTokenizer(QWenVLCodec):
     vocab_files_names = {"vocab_file": VOCAB_FILE}
     model_input_names = ("input_ids", "attention_mask")
     image_processor: QwenVLImageProcessor | None = None
-    """That of the processor that this tokenizer was last made a part of: it says how the model sees pictures."""
+    """That of the processor that this tokenizer was last made a part of: it says how the model sees images."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class QWenVLTokenizer(QWenVLCodec):
     ) -> None:
         """
         vocab_file: a tiktoken rank file.
-        image_slots: ids between ``<img>`` and ``</img>``; the model's number of picture queries.
+        image_slots: ids between ``<img>`` and ``</img>``; the model's number of image queries.
         errors: how :meth:`decode` treats bytes that are not UTF-8: "strict", "replace" or "ignore".
         model_max_length: where ``truncation=True`` cuts when no ``max_length`` is given.
         padding_side: "left" or "right".
@@ -156,7 +156,7 @@ class QWenVLTokenizer(QWenVLCodec):
         """Ids of one text or of several, as ``input_ids``, ``token_type_ids`` (zeros) and ``attention_mask``.
 
         padding: False, True or "longest" (to the longest row), "max_length".
-        truncation: cut rows to ``max_length`` ids; a picture that would be cut in two is left out whole.
+        truncation: cut rows to ``max_length`` ids; an image that would be cut in two is left out whole.
         max_length: ``model_max_length`` when None.
         return_tensors: None for lists, "np" or "pd" for int64 arrays [rows, length] (one text: [1, length]).
         The other arguments are those of :meth:`encode` and of the constructor.
@@ -214,7 +214,7 @@ class QWenVLTokenizer(QWenVLCodec):
         check_integer("max_length", max_length)
         return max_length
 
-    # ------------------------------------------------------------------ pictures and boxes in text
+    # ------------------------------------------------------------------ images and boxes in text
 
     def from_list_format(self, elements: Sequence[dict[str, Any]]) -> str:
         """See :func:`.list_format.from_list_format`."""
@@ -228,7 +228,7 @@ class QWenVLTokenizer(QWenVLCodec):
         return list_format.boxes_with_ref(text)
 
     def _fetch_latest_picture(self, response: str, history: Sequence[tuple[str, str | None]] | None) -> str | None:
-        return list_format.latest_picture(response, history)
+        return list_format.latest_image(response, history)
 
     def draw_bbox_on_latest_picture(
         self,
@@ -237,16 +237,16 @@ class QWenVLTokenizer(QWenVLCodec):
         policy: ImagePolicy | None = None,
         image_processor: QwenVLImageProcessor | None = None,
     ) -> Image | None:
-        """The newest picture of a conversation with the boxes of ``response`` drawn into it; save it with ``.save``.
+        """The newest image of a conversation with the boxes of ``response`` drawn into it; save it with ``.save``.
 
-        history: ``(query, response)`` pairs, the last one that of this response, as ``chat`` returns it. Pictures are
+        history: ``(query, response)`` pairs, the last one that of this response, as ``chat`` returns it. Images are
             read out of its queries only, never out of a response, which is the model's.
         policy: what may be read; ``ImagePolicy.scripts()`` when None.
-        image_processor: that of the model that answered, which says whether the picture is turned upright; that of this
+        image_processor: that of the model that answered, which says whether the image is turned upright; that of this
             tokenizer's processor when None.
-        None when no query has a picture or the response no box. Raises ImageError when the picture cannot be read.
+        None when no query has an image or the response no box. Raises ImageError when the image cannot be read.
         """
-        source = list_format.latest_picture("", history)
+        source = list_format.latest_image("", history)
         boxes = list_format.boxes_with_ref(response)
         if source is None or not boxes:
             return None
@@ -258,4 +258,4 @@ class QWenVLTokenizer(QWenVLCodec):
         image = image_processor.without_notes().load(source, policy or ImagePolicy.scripts())
         placed = [Box(box.get("ref"), *box["box"]) for box in boxes]
         groups = list_format.color_groups(boxes)
-        return draw(image, placed, colours=[group - groups[0] for group in groups])
+        return draw(image, placed, colors=[group - groups[0] for group in groups])

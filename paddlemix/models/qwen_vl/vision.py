@@ -1,4 +1,4 @@
-"""The picture encoder: a ViT without class token or final norm, the resampler, and a projection."""
+"""The image encoder: a ViT without class token or final norm, the resampler, and a projection."""
 
 from __future__ import annotations
 
@@ -74,9 +74,9 @@ class VisualTransformer(nn.Layer):
 
 
 class VisionTransformer(nn.Layer):
-    """Pictures to feature vectors in the language model's embedding space.
+    """Images to feature vectors in the language model's embedding space.
 
-    ``forward`` takes float ``[n, 3, side, side]`` (normalised pixels) and returns ``[n, n_queries, output_dim]``.
+    ``forward`` takes float ``[n, 3, side, side]`` (normalized pixels) and returns ``[n, n_queries, output_dim]``.
     ``side`` is any multiple of the patch size; the position tables are resized where the grid differs from theirs.
     ``enable_recompute`` trades time for memory in the resampler's training; the ViT, ``transformer``, has its own.
     """
@@ -102,7 +102,7 @@ class VisionTransformer(nn.Layer):
         else:
             x = self.attn_pool(x)
         x, _ = self.ln_post(x)
-        # quantised, it is a layer
+        # quantized, it is a layer
         return self.proj(x) if isinstance(self.proj, nn.Layer) else x @ self.proj
 
     def embed_patches(self, images: paddle.Tensor) -> paddle.Tensor:
@@ -122,6 +122,6 @@ class VisionTransformer(nn.Layer):
         return x + resize_positions(self.positional_embedding, x.shape[1])
 
     def blank_images(self) -> paddle.Tensor:
-        """One black picture of the size for which no position table is resized; stands in where a batch has none."""
+        """One black image of the size for which no position table is resized; stands in where a batch has none."""
         side = round(self.config.num_positions**0.5) * self.config.patch_size
         return paddle.zeros([1, 3, side, side], dtype=self.conv1.weight.dtype)

@@ -2,7 +2,7 @@
 
 A rank file has one line per token, ``base64(bytes) rank``. Ids are laid out as in the published model, whatever the
 size of the file: the ranks 0 .. n-1, then ``<|endoftext|>`` = n, ``<|im_start|>``, ``<|im_end|>``, 205 extras, and the
-nine tags of pictures and boxes.
+nine tags of images and boxes.
 """
 
 from __future__ import annotations

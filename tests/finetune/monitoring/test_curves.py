@@ -1,4 +1,4 @@
-"""Curves become one picture; panels without anything in them are left out."""
+"""Curves become one image; panels without anything in them are left out."""
 
 import pytest
 from PIL import Image
@@ -28,12 +28,12 @@ def test_any_log_can_be_drawn_and_drawn_again(tmp_path, rows):
     for _ in range(2):
         draw(panels_of_log(rows), tmp_path / "curves.png")
     assert [path.name for path in tmp_path.iterdir()] == ["curves.png"]
-    with Image.open(tmp_path / "curves.png") as picture:
-        assert picture.format == "PNG" and picture.width > 2 * picture.height
+    with Image.open(tmp_path / "curves.png") as image:
+        assert image.format == "PNG" and image.width > 2 * image.height
 
 
 def test_panels_stand_side_by_side(tmp_path):
     curve = Curve("a", [(1, 1.0), (2, 0.5)])
     draw([Panel("one", [curve])] * 4, tmp_path / "curves.png")
-    with Image.open(tmp_path / "curves.png") as picture:
-        assert picture.width == 4 * 400
+    with Image.open(tmp_path / "curves.png") as image:
+        assert image.width == 4 * 400

@@ -1,45 +1,45 @@
-"""Sample pictures: both answers' boxes in two colours, the texts readable under the picture."""
+"""Sample images: both answers' boxes in two colors, the texts readable under the image."""
 
 import pytest
 from PIL import Image, ImageFont
 
-from paddlemix.finetune.monitoring.samples import ANSWERED_COLOUR, EXPECTED_COLOUR, _plain, _wrap, draw_sample
+from paddlemix.finetune.monitoring.samples import ANSWERED_COLOR, EXPECTED_COLOR, _plain, _wrap, draw_sample
 from paddlemix.models.qwen_vl.grounding import FONT_FILE, PALETTE
 
-GREY = Image.new("RGB", (100, 100), (90, 90, 90))
+GRAY = Image.new("RGB", (100, 100), (90, 90, 90))
 EXPECTED = "<ref>公共汽车</ref><box>(100,100),(500,500)</box>"
 ANSWERED = "<ref>公共汽车</ref><box>(600,600),(900,900)</box>"
 
 
-def colours_in(picture, corners):
-    return {colour for _, colour in picture.crop(corners).getcolors(1 << 20)}
+def colors_in(image, corners):
+    return {color for _, color in image.crop(corners).getcolors(1 << 20)}
 
 
-def test_expected_and_answered_boxes_have_their_own_colours():
-    sheet = draw_sample(GREY, "step 5", "公共汽车在哪里?", EXPECTED, ANSWERED)
+def test_expected_and_answered_boxes_have_their_own_colors():
+    sheet = draw_sample(GRAY, "step 5", "公共汽车在哪里?", EXPECTED, ANSWERED)
     assert sheet.width == 448
     upper, lower = (40, 40, 230, 230), (265, 265, 410, 410)
-    assert PALETTE[EXPECTED_COLOUR] in colours_in(sheet, upper) and PALETTE[ANSWERED_COLOUR] in colours_in(sheet, lower)
-    assert PALETTE[ANSWERED_COLOUR] not in colours_in(sheet, upper)
+    assert PALETTE[EXPECTED_COLOR] in colors_in(sheet, upper) and PALETTE[ANSWERED_COLOR] in colors_in(sheet, lower)
+    assert PALETTE[ANSWERED_COLOR] not in colors_in(sheet, upper)
 
 
-def test_an_answer_keeps_its_colour_where_nothing_was_expected():
-    sheet = draw_sample(GREY, "step 5", "?", "There is none.", ANSWERED)
-    assert PALETTE[ANSWERED_COLOUR] in colours_in(sheet, (265, 265, 410, 410))
+def test_an_answer_keeps_its_color_where_nothing_was_expected():
+    sheet = draw_sample(GRAY, "step 5", "?", "There is none.", ANSWERED)
+    assert PALETTE[ANSWERED_COLOR] in colors_in(sheet, (265, 265, 410, 410))
 
 
 @pytest.mark.parametrize(
     ("size", "drawn"), [((100, 50), (448, 224)), ((600, 500), (600, 500)), ((4000, 1000), (896, 224))]
 )
-def test_pictures_are_brought_to_a_size_that_can_be_looked_at(size, drawn):
+def test_images_are_brought_to_a_size_that_can_be_looked_at(size, drawn):
     sheet = draw_sample(Image.new("L", size), "", "", "", "")
     assert (sheet.width, sheet.height > drawn[1]) == (drawn[0], True)
-    # The ground of the texts begins where the picture ends.
+    # The ground of the texts begins where the image ends.
     assert sheet.getpixel((1, drawn[1] - 1)) == (0, 0, 0) and sheet.getpixel((1, drawn[1])) != (0, 0, 0)
 
 
-def test_longer_texts_make_a_higher_picture_up_to_a_limit():
-    heights = [draw_sample(GREY, "t", "word " * n, "a", "b").height for n in (1, 40, 400, 4000)]
+def test_longer_texts_make_a_higher_image_up_to_a_limit():
+    heights = [draw_sample(GRAY, "t", "word " * n, "a", "b").height for n in (1, 40, 400, 4000)]
     assert heights[0] < heights[1] < heights[2] == heights[3]
 
 

@@ -29,12 +29,12 @@ def assert_no_worse_than_the_original(actual, original, exact):
     assert np.quantile(ours, 0.99) <= 2 * np.quantile(theirs, 0.99)
 
 
-@pytest.mark.parametrize("picture", ["a.jpg", "b.png", "c.png", "d.png"])
-def test_features(model, original, picture):
+@pytest.mark.parametrize("image", ["a.jpg", "b.png", "c.png", "d.png"])
+def test_features(model, original, image):
     with paddle.no_grad():
-        features = model.visual(paddle.to_tensor(golden_pixels(picture)[None]))[0].astype("float32").numpy()
-    exact = golden_arrays("vision")[f"vision.{picture[0]}.encode"][::2, ::2]
-    assert_no_worse_than_the_original(features[::2, ::2], original[f"bf16.vision.{picture[0]}.encode"], exact)
+        features = model.visual(paddle.to_tensor(golden_pixels(image)[None]))[0].astype("float32").numpy()
+    exact = golden_arrays("vision")[f"vision.{image[0]}.encode"][::2, ::2]
+    assert_no_worse_than_the_original(features[::2, ::2], original[f"bf16.vision.{image[0]}.encode"], exact)
 
 
 def test_logits(model, original):

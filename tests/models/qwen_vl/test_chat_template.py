@@ -59,7 +59,7 @@ def history_of(case: dict) -> list | None:
 
 
 def blank_paths(tokenizer: QWenVLTokenizer, ids: list[int]) -> list[int]:
-    """The ids with nothing but pads in the picture slots."""
+    """The ids with nothing but pads in the image slots."""
     output, slot = [], False
     for token_id in ids:
         slot = (slot or token_id == tokenizer.img_start_id) and token_id != tokenizer.img_end_id
@@ -143,7 +143,7 @@ def test_messages_give_the_original_prompt_with_empty_slots(published, case):
     history = [*(history_of(case) or []), (case["query"], None)]
     conversation = schema.history_to_messages(history, case["system"], keep_labels=True)
     prompt = render_chatml(
-        published, conversation, trusted_tags=True, picture_labels=False, max_window_size=case["max_window_size"]
+        published, conversation, trusted_tags=True, image_labels=False, max_window_size=case["max_window_size"]
     )
     assert prompt.input_ids == blank_paths(published, case["ids"])
     assert prompt.images == published.image_paths(case["ids"])
@@ -167,9 +167,7 @@ def test_records_give_the_original_training_example_with_empty_slots(published):
         if index in REFUSED_RECORDS or "<|" in json.dumps(case["conversations"]):
             continue
         expected = render_conversation(published, case["conversations"])
-        example = render_training(
-            published, schema.conversation_to_messages(case["conversations"]), picture_labels=False
-        )
+        example = render_training(published, schema.conversation_to_messages(case["conversations"]), image_labels=False)
         assert example.input_ids == blank_paths(published, expected.input_ids)
         assert example.labels == expected.labels
         assert example.images == published.image_paths(expected.input_ids)
@@ -189,7 +187,7 @@ def assistant(text: str) -> dict:
     return {"role": "assistant", "content": text}
 
 
-def test_pictures_are_numbered_over_the_whole_conversation(tiny):
+def test_images_are_numbered_over_the_whole_conversation(tiny):
     prompt = render_chatml(tiny, [user(1, "a"), assistant("b"), user("c", 2, 3)])
     assert tiny.decode(prompt.input_ids) == (
         "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
@@ -259,7 +257,7 @@ def test_tags_are_read_where_they_are_trusted_and_from_the_assistant(tiny):
         assert prompt.input_ids.count(tiny.ref_start_id) == prompt.input_ids.count(tiny.ref_end_id) == 1
 
 
-def test_the_oldest_turns_are_dropped_with_their_pictures(tiny):
+def test_the_oldest_turns_are_dropped_with_their_images(tiny):
     conversation = [user(1, "first"), assistant("a"), user(2, "second"), assistant("b"), user(3, "third")]
     whole = render_chatml(tiny, conversation)
     newest = render_chatml(tiny, conversation, max_window_size=1)
@@ -277,7 +275,7 @@ def test_the_raw_format_is_the_last_message_alone(tiny):
     raw = render_raw(tiny, [user(1, "first"), assistant("a"), user(2, "in the")])
     assert tiny.decode(raw.input_ids) == "Picture 1: <img></img>\nin the"
     assert raw.images == [2]
-    bare = render_raw(tiny, [user(2, "in the")], picture_labels=False)
+    bare = render_raw(tiny, [user(2, "in the")], image_labels=False)
     assert tiny.decode(bare.input_ids) == "<img></img>in the"
 
 

@@ -56,7 +56,7 @@ def test_greedy_equals_the_original_token_for_token(case):
 
 
 @pytest.mark.parametrize("case", ["one_image", "two_images"])
-def test_pictures_may_be_named_in_the_ids(case, monkeypatch):
+def test_images_may_be_named_in_the_ids(case, monkeypatch):
     monkeypatch.chdir(FOLDER / "images")
     ids, _ = golden_model().generate(prompt(case)["input_ids"], GREEDY, max_new_tokens=5)
     np.testing.assert_array_equal(ids.numpy(), golden_tokens(case)[:, :5])
@@ -106,15 +106,15 @@ def test_a_cached_prefix_is_not_fed_again(cut, fed):
     assert cache.length == 37 + 9  # the last token has not been fed
 
 
-@pytest.mark.parametrize("given_pictures", ["all", "missing"])
-def test_pictures_in_a_cached_prefix_are_not_needed_again(given_pictures):
+@pytest.mark.parametrize("given_images", ["all", "missing"])
+def test_images_in_a_cached_prefix_are_not_needed_again(given_images):
     inputs = prompt("two_images")
     ids = inputs["input_ids"]
     second = int(np.flatnonzero(ids[0].numpy() == 300)[1])
     cache = golden_model().new_cache(1, ids.shape[1])
     with paddle.no_grad():
         golden_model()(ids[:, :second], inputs["images"][:1], past_key_values=cache)
-    images = inputs["images"] if given_pictures == "all" else inputs["images"][1:]
+    images = inputs["images"] if given_images == "all" else inputs["images"][1:]
     new, _ = golden_model().generate(ids, GREEDY, images=images, past_key_values=cache, max_new_tokens=6)
     np.testing.assert_array_equal(new.numpy(), golden_tokens("two_images")[:, :6])
 
@@ -284,7 +284,7 @@ def test_sampling_narrowed_to_one_token_is_greedy(options):
     np.testing.assert_array_equal(ids, golden_tokens("text_short")[:, :12])
 
 
-def test_several_answers_share_picture_and_prompt(fed, monkeypatch):
+def test_several_answers_share_image_and_prompt(fed, monkeypatch):
     encoded = []
     visual = golden_model().visual
     forward = visual.forward

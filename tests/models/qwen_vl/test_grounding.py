@@ -149,7 +149,7 @@ def changed(before: Image.Image, after: Image.Image) -> np.ndarray:
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "CMYK"])
-def test_drawing_makes_a_new_rgb_picture_of_the_same_size(mode):
+def test_drawing_makes_a_new_rgb_image_of_the_same_size(mode):
     image = gray(mode=mode)
     before = image.tobytes()
     drawn = draw(image, parse(ANSWER))
@@ -167,7 +167,7 @@ def test_outlines_stand_where_the_box_says():
     assert mask[200, 100:103].all() and not mask[200, 103:298].any()
 
 
-def test_each_label_has_one_colour_and_the_palette_starts_over():
+def test_each_label_has_one_color_and_the_palette_starts_over():
     names = [f"label {i}" for i in range(12)]
     boxes = [Box(name, 80 * i, 500, 80 * i + 60, 900) for i, name in enumerate(names)]
     boxes.append(Box("label 0", 0, 950, 60, 990))
@@ -177,9 +177,9 @@ def test_each_label_has_one_colour_and_the_palette_starts_over():
         x1, _, _, y2 = box.pixels(1200, 600)
         return drawn.getpixel((x1, y2 - 5))
 
-    colours = [outline(box) for box in boxes]
-    assert colours[:10] == list(PALETTE) and len(set(PALETTE)) == 10
-    assert colours[10:] == [PALETTE[0], PALETTE[1], PALETTE[0]]
+    colors = [outline(box) for box in boxes]
+    assert colors[:10] == list(PALETTE) and len(set(PALETTE)) == 10
+    assert colors[10:] == [PALETTE[0], PALETTE[1], PALETTE[0]]
 
 
 def test_drawing_is_deterministic():
@@ -197,13 +197,13 @@ def test_the_shipped_font_has_the_characters_of_labels(character):
 
 
 def test_labels_of_different_text_look_different():
-    pictures = [draw(gray(), [Box(label, 100, 300, 800, 900)]) for label in ("公交车", "自行车", "バス", "bus")]
-    assert len({picture.tobytes() for picture in pictures}) == 4
+    images = [draw(gray(), [Box(label, 100, 300, 800, 900)]) for label in ("公交车", "自行车", "バス", "bus")]
+    assert len({image.tobytes() for image in images}) == 4
 
 
 @pytest.mark.parametrize("corner", [(0, 0, 60, 60), (940, 0, 1000, 60), (0, 940, 60, 1000), (940, 940, 1000, 1000)])
 @pytest.mark.parametrize("label", ["bus", "一辆停在路边的红色公交车 beside a very long wall " * 4])
-def test_labels_stay_wholly_inside_the_picture(corner, label):
+def test_labels_stay_wholly_inside_the_image(corner, label):
     image = gray(200, 150)
     canvas = grounding.ImageDraw.Draw(image, "RGBA")
     placed: list[tuple[int, int, int, int]] = []
@@ -225,7 +225,7 @@ def test_labels_of_boxes_in_one_place_do_not_cover_each_other():
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (4, 4), (12, 12), (30, 9)])
-def test_pictures_too_small_for_labels_still_get_their_boxes(size):
+def test_images_too_small_for_labels_still_get_their_boxes(size):
     drawn = draw(gray(*size), [Box("公交车 the bus", 0, 0, 1000, 1000), Box(None, 500, 500, 500, 500)])
     assert drawn.size == size
     assert changed(gray(*size), drawn).any()

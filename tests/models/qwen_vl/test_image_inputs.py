@@ -56,7 +56,7 @@ def test_spans_without_a_readable_path_are_refused(row, message):
         sources(row)
 
 
-def test_pictures_are_read_under_the_policy(monkeypatch):
+def test_images_are_read_under_the_policy(monkeypatch):
     monkeypatch.chdir(FOLDER / "images")
     ids = np.array([[*span("a.jpg"), *span("b.png"), *span("a.jpg")]])
     pixels = load_images_of_ids(ids, golden_config().visual).numpy()
@@ -66,7 +66,7 @@ def test_pictures_are_read_under_the_policy(monkeypatch):
         load_images_of_ids(ids, golden_config().visual, ImagePolicy.server())
 
 
-def test_a_picture_named_twice_is_read_once(monkeypatch):
+def test_an_image_named_twice_is_read_once(monkeypatch):
     opened = []
 
     def load(source, policy):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from paddlemix.errors import PromptError
-from paddlemix.models.qwen_vl.image_placeholders import picture_slots
+from paddlemix.models.qwen_vl.image_placeholders import image_slots
 from tests.golden_model import golden_config
 
 IMG, END, PAD = 300, 301, 302
@@ -18,17 +18,17 @@ IMG, END, PAD = 300, 301, 302
 )
 def test_a_cut_span_is_refused(row, message):
     with pytest.raises(PromptError, match=message):
-        picture_slots(np.array([row]), golden_config().visual)
+        image_slots(np.array([row]), golden_config().visual)
 
 
 def test_a_span_must_end_in_its_own_row():
     ids = np.array([[5] * 200 + [IMG] + [PAD] * 99, [PAD] * 157 + [END] + [5] * 142])
     with pytest.raises(PromptError, match="256 placeholders"):
-        picture_slots(ids, golden_config().visual)
+        image_slots(ids, golden_config().visual)
 
 
 def test_slots_are_counted_over_the_rows():
     row = [7, IMG, *[PAD] * 256, END]
-    slots = picture_slots(np.array([row, row]), golden_config().visual)
+    slots = image_slots(np.array([row, row]), golden_config().visual)
     assert slots.shape == (2, 256)
     assert slots[:, 0].tolist() == [2, 2 + len(row)]

@@ -1,4 +1,4 @@
-"""Pictures as the model sees them: equal to the original's, pixel for pixel."""
+"""Images as the model sees them: equal to the original's, pixel for pixel."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def golden(golden_dir: Path) -> dict:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_resized_pictures_equal_the_originals(name, golden, golden_dir):
+def test_resized_images_equal_the_originals(name, golden, golden_dir):
     path = golden_dir / "model" / "images" / name
     meta = json.loads((golden_dir / "model" / "meta.json").read_text())
     resized = np.asarray(QwenVLImageProcessor().resize(Image.open(path)))
@@ -40,7 +40,7 @@ def test_resized_pictures_equal_the_originals(name, golden, golden_dir):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_normalised_pixels_equal_the_originals(name, golden, golden_dir):
+def test_normalized_pixels_equal_the_originals(name, golden, golden_dir):
     path = golden_dir / "model" / "images" / name
     pixels = QwenVLImageProcessor()(path)
     assert pixels.shape == (1, 3, 448, 448) and pixels.dtype == np.float32
@@ -50,7 +50,7 @@ def test_normalised_pixels_equal_the_originals(name, golden, golden_dir):
     np.testing.assert_allclose(pixels[0].std(axis=(1, 2)), golden[f"vision.{path.stem}.pixels.std"], atol=2e-6)
 
 
-def test_a_batch_is_its_pictures_in_order(golden_dir):
+def test_a_batch_is_its_images_in_order(golden_dir):
     processor = QwenVLImageProcessor(image_size=56)
     paths = [golden_dir / "model" / "images" / name for name in NAMES]
     batch = processor(paths)
@@ -64,7 +64,7 @@ def half_transparent(mode: str) -> Image.Image:
     """Left half opaque red, right half transparent green."""
     image = Image.new("RGBA", (16, 16), (255, 0, 0, 255))
     image.paste((0, 255, 0, 0), (8, 0, 16, 16))
-    if mode == "RGB with a transparent colour":
+    if mode == "RGB with a transparent color":
         image = image.convert("RGB")
         image.info["transparency"] = (0, 255, 0)
     elif mode == "P":
@@ -74,7 +74,7 @@ def half_transparent(mode: str) -> Image.Image:
     return image
 
 
-@pytest.mark.parametrize("mode", ["RGBA", "RGB with a transparent colour", "P"])
+@pytest.mark.parametrize("mode", ["RGBA", "RGB with a transparent color", "P"])
 def test_transparency_is_dropped_by_default_and_filled_on_request(mode):
     image = half_transparent(mode)
     with warnings.catch_warnings():
@@ -86,7 +86,7 @@ def test_transparency_is_dropped_by_default_and_filled_on_request(mode):
     assert filled.getpixel((12, 4)) == (10, 20, 30)
 
 
-def test_an_opaque_picture_is_the_same_on_any_background():
+def test_an_opaque_image_is_the_same_on_any_background():
     image = Image.linear_gradient("L")
     on_white = QwenVLImageProcessor(background=[255, 255, 255]).to_rgb(image)
     assert on_white.tobytes() == QwenVLImageProcessor().to_rgb(image).tobytes()
@@ -105,7 +105,7 @@ def test_exif_orientation_is_ignored_by_default_and_applied_on_request():
     assert np.array_equal(upright, as_stored[:, :, ::-1, ::-1])
 
 
-def test_broken_exif_data_does_not_keep_a_picture_from_loading():
+def test_broken_exif_data_does_not_keep_an_image_from_loading():
     rng = random.Random(3)
     exif = Image.Exif()
     exif[0x0112], exif[0x010E], exif[0x011A] = 6, "a description" * 5, 72.0
@@ -121,9 +121,9 @@ def test_broken_exif_data_does_not_keep_a_picture_from_loading():
         assert upright(bytes(damaged)).shape == (1, 3, 8, 8)
 
 
-def test_unusable_pictures_raise_image_errors():
+def test_unusable_images_raise_image_errors():
     with pytest.raises(ImageError):
-        QwenVLImageProcessor()([b"not a picture"])
+        QwenVLImageProcessor()([b"not an image"])
 
 
 def test_settings_survive_a_round_trip_through_json():

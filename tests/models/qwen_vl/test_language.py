@@ -22,7 +22,7 @@ def test_hidden_states_of_text_equal_the_original():
     compare(final, "long_a3.hidden.lnf", FINAL_HIDDEN)
 
 
-def test_hidden_states_with_a_picture_equal_the_original():
+def test_hidden_states_with_an_image_equal_the_original():
     states, final = hidden_states("one_image")
     arrays = golden_arrays("language")
     for name, state, tolerance in zip(

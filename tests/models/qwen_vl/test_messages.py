@@ -23,7 +23,7 @@ from paddlemix.models.qwen_vl.messages import (
     messages_to_history,
     messages_to_json,
     normalize_messages,
-    split_pictures,
+    split_images,
 )
 
 
@@ -36,24 +36,24 @@ def image(value: object) -> dict:
 
 
 def test_strings_and_parts_become_lists_of_parts():
-    picture = object()
+    pil_image = object()
     messages = [
         {"role": "system", "content": "s"},
-        {"role": "user", "content": ["a", text(""), image(picture)]},
+        {"role": "user", "content": ["a", text(""), image(pil_image)]},
         {"role": "assistant", "content": (text("b"),)},
     ]
     before = json.dumps(messages, default=id)
     assert normalize_messages(messages) == [
         {"role": "system", "content": [text("s")]},
-        {"role": "user", "content": [text("a"), image(picture)]},
+        {"role": "user", "content": [text("a"), image(pil_image)]},
         {"role": "assistant", "content": [text("b")]},
     ]
     assert json.dumps(messages, default=id) == before
-    assert message_images(normalize_messages(messages)) == [picture]
+    assert message_images(normalize_messages(messages)) == [pil_image]
 
 
 @pytest.mark.parametrize("url", ["https://example.com/a.png", {"url": "data:image/png;base64,AA==", "detail": "low"}])
-def test_the_openai_form_of_a_picture_is_read(url):
+def test_the_openai_form_of_an_image_is_read(url):
     (message,) = normalize_messages([{"role": "user", "content": [{"type": "image_url", "image_url": url}]}])
     assert message["content"] == [image(url if isinstance(url, str) else url["url"])]
 
@@ -79,7 +79,7 @@ def test_the_openai_form_of_a_picture_is_read(url):
         ([{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}], r"content\[0\].image_url"),
         (
             [{"role": "assistant", "content": [image("a.png")]}],
-            r"messages\[0\].content: a picture in a message of role",
+            r"messages\[0\].content: an image in a message of role",
         ),
     ],
 )
@@ -92,7 +92,7 @@ def test_what_is_wrong_is_named(messages, error):
 # ---------------------------------------------------------------- histories
 
 
-def test_a_history_becomes_messages_with_pictures():
+def test_a_history_becomes_messages_with_images():
     history = [("Picture 1: <img>a.png</img>\nPicture 2: <img>b c.png</img>\nwhat?", "<ref>x</ref>"), ("more", None)]
     assert history_to_messages(history, system="s") == [
         {"role": "system", "content": [text("s")]},
@@ -104,7 +104,7 @@ def test_a_history_becomes_messages_with_pictures():
 
 
 def test_labels_are_kept_on_demand():
-    assert split_pictures("Picture 1: <img>a</img>\nq", keep_labels=True) == [
+    assert split_images("Picture 1: <img>a</img>\nq", keep_labels=True) == [
         text("Picture 1: "),
         image("a"),
         text("\nq"),
@@ -121,11 +121,11 @@ def test_labels_are_kept_on_demand():
         ("<img>a\nb</img>", [image("a\nb")]),
     ],
 )
-def test_pictures_are_found_where_the_tokenizer_finds_them(query, parts):
-    assert split_pictures(query) == parts
+def test_images_are_found_where_the_tokenizer_finds_them(query, parts):
+    assert split_images(query) == parts
 
 
-def test_messages_become_a_history_that_counts_pictures_over_all_turns():
+def test_messages_become_a_history_that_counts_images_over_all_turns():
     messages = [
         {"role": "system", "content": "s"},
         {"role": "user", "content": [image(Path("a.png")), text("q")]},
@@ -145,8 +145,8 @@ turns = st.lists(
 @given(turns, st.none() | plain)
 def test_messages_survive_the_way_through_a_history(turns, system):
     messages = [{"role": "system", "content": [text(system)]}] if system else []
-    for pictures, question, answer in turns:
-        messages.append({"role": "user", "content": [*pictures, text(question)]})
+    for images, question, answer in turns:
+        messages.append({"role": "user", "content": [*images, text(question)]})
         messages.append({"role": "assistant", "content": [text(answer)]})
     if messages:
         history, kept_system = messages_to_history(messages)
@@ -157,8 +157,8 @@ def test_messages_survive_the_way_through_a_history(turns, system):
     "messages, error",
     [
         ([{"role": "user", "content": [image(b"...")]}], r"content\[0\].image: got bytes, expected a path"),
-        ([{"role": "user", "content": "<img>/etc/passwd</img>"}], "which a history would take for a picture"),
-        ([{"role": "user", "content": [image("</img>x")]}], "which a history would take for a picture"),
+        ([{"role": "user", "content": "<img>/etc/passwd</img>"}], "which a history would take for an image"),
+        ([{"role": "user", "content": [image("</img>x")]}], "which a history would take for an image"),
         ([{"role": "assistant", "content": "x"}], "an answer without a question"),
     ],
 )
@@ -208,9 +208,9 @@ def noise(shape: tuple) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
 
-def png(picture: Image.Image) -> bytes:
+def png(pil_image: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
+    pil_image.save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -223,28 +223,28 @@ def png(picture: Image.Image) -> bytes:
         noise((5, 7, 3)),
         png(Image.fromarray(noise((5, 7, 3)))),
     ],
-    ids=["rgb", "rgba", "grey", "array", "bytes"],
+    ids=["rgb", "rgba", "gray", "array", "bytes"],
 )
-def test_pictures_in_memory_survive_json(source):
+def test_images_in_memory_survive_json(source):
     saved = messages_to_json([{"role": "user", "content": [image(source)]}])
-    (picture,) = message_images(messages_from_json(saved))
-    expected, loaded = load_image(source), load_image(picture)
+    (pil_image,) = message_images(messages_from_json(saved))
+    expected, loaded = load_image(source), load_image(pil_image)
     assert loaded.mode == expected.mode
     assert (np.asarray(loaded) == np.asarray(expected)).all()
 
 
-def test_the_orientation_of_a_picture_survives_json():
-    picture = Image.fromarray(noise((5, 7, 3)))
+def test_the_orientation_of_an_image_survives_json():
+    pil_image = Image.fromarray(noise((5, 7, 3)))
     exif = Image.Exif()
     exif[0x0112] = 6
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", exif=exif)
+    pil_image.save(buffer, "JPEG", exif=exif)
     saved = messages_to_json([{"role": "user", "content": [image(buffer.getvalue())]}])
     (loaded,) = message_images(messages_from_json(saved))
     assert load_image(loaded).getexif()[0x0112] == 6
 
 
-def test_what_is_no_picture_is_not_written():
+def test_what_is_no_image_is_not_written():
     with pytest.raises(ImageError):
         messages_to_json([{"role": "user", "content": [image(b"nonsense")]}])
 

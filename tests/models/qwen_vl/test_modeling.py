@@ -51,7 +51,7 @@ def test_configured_variants_equal_the_original(variant, case, overrides):
     compare(logits, f"variant.{variant}.last24_logits", LOGITS)
 
 
-def test_features_may_be_given_instead_of_pictures():
+def test_features_may_be_given_instead_of_images():
     inputs = prompt("two_images")
     with paddle.no_grad():
         features = golden_model().visual(inputs["images"])
@@ -80,7 +80,7 @@ def test_what_stands_in_the_placeholders_does_not_matter():
     np.testing.assert_array_equal(blank.numpy(), named.numpy())
 
 
-def test_pictures_go_to_their_spans_in_order():
+def test_images_go_to_their_spans_in_order():
     inputs = prompt("two_images")
     swapped = paddle.flip(inputs["images"], axis=[0])
     with paddle.no_grad():
@@ -132,13 +132,13 @@ def test_recomputation_leaves_a_cache_that_is_asked_for_as_it_is():
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_as_many_pictures_as_spans_are_expected(count):
+def test_as_many_images_as_spans_are_expected(count):
     inputs = prompt("two_images")
     with pytest.raises(PromptError, match=f"got {count} for 2 <img>"):
         golden_model()(inputs["input_ids"], paddle.zeros([count, 3, 56, 56]))
 
 
-def test_spans_without_any_picture_are_refused_and_a_lone_tag_is_not():
+def test_spans_without_any_image_are_refused_and_a_lone_tag_is_not():
     with pytest.raises(PromptError, match="images: missing for 2 <img> span"):
         golden_model()(prompt("two_images")["input_ids"])
     golden_model()(paddle.to_tensor([[IMG, *[5] * 300]]))

@@ -20,8 +20,8 @@ def loaded(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def picture(tmp_path_factory):
-    path = tmp_path_factory.mktemp("pictures") / "p"  # the slots hold four bytes only
+def image(tmp_path_factory):
+    path = tmp_path_factory.mktemp("images") / "p"  # the slots hold four bytes only
     Image.new("RGB", (40, 30), (200, 30, 30)).save(path, format="PNG")
     return path
 
@@ -114,12 +114,12 @@ def test_part_of_a_stop_string_is_never_streamed(loaded):
     assert all(free[: free.index(stop)].startswith(text) for text in texts)
 
 
-def test_a_picture_is_read_from_its_path(loaded, picture, monkeypatch):
+def test_an_image_is_read_from_its_path(loaded, image, monkeypatch):
     model, processor = loaded
-    monkeypatch.chdir(picture.parent)
-    query = processor.tokenizer.from_list_format([{"image": picture.name}, {"text": "what is this"}])
+    monkeypatch.chdir(image.parent)
+    query = processor.tokenizer.from_list_format([{"image": image.name}, {"text": "what is this"}])
     seen = model.chat(processor, query)[0]
-    Image.new("RGB", (40, 30), (20, 200, 30)).save(picture, format="PNG")
+    Image.new("RGB", (40, 30), (20, 200, 30)).save(image, format="PNG")
     assert model.chat(processor, query)[0] != seen
     assert isinstance(model.chat(processor, "and?", [(query, "ok")])[0], str)
     with pytest.raises(ImageError):
@@ -128,11 +128,11 @@ def test_a_picture_is_read_from_its_path(loaded, picture, monkeypatch):
         model.chat(processor, "<img>none</img>")
 
 
-def test_no_image_is_read_out_of_answers_and_the_system_text(loaded, picture, monkeypatch):
+def test_no_image_is_read_out_of_answers_and_the_system_text(loaded, image, monkeypatch):
     model, processor = loaded
-    monkeypatch.chdir(picture.parent)
+    monkeypatch.chdir(image.parent)
     absent = "<img>none</img>"  # an ImageError where it is opened
-    history = [(f"<img>{picture.name}</img>what", f"see {absent} <ref>a</ref>"), ("more", absent)]
+    history = [(f"<img>{image.name}</img>what", f"see {absent} <ref>a</ref>"), ("more", absent)]
     options = {"system": f"look at {absent}", "max_new_tokens": 2}
     assert isinstance(model.chat(processor, "and?", history, **options)[0], str)
     assert list(model.chat_stream(processor, "and?", history, **options))

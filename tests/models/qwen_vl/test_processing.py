@@ -1,4 +1,4 @@
-"""Messages, texts and PaddleMIX queries to ids and pictures."""
+"""Messages, texts and PaddleMIX queries to ids and images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from paddlemix.zoo import DEFAULT_MODEL_DIR
 
 SLOTS = 9
 SIZE = 28
-RED, GREEN, BLUE = (Image.new("RGB", (6, 4), colour) for colour in ("red", "lime", "blue"))
+RED, GREEN, BLUE = (Image.new("RGB", (6, 4), color) for color in ("red", "lime", "blue"))
 
 
 @pytest.fixture(scope="module")
@@ -54,14 +54,14 @@ def test_a_conversation_becomes_ids_with_slots_and_pixels(processor, tokenizer):
     assert processor.decode(ids) == text
 
 
-def test_text_without_pictures_has_no_images(processor):
+def test_text_without_images_has_no_images(processor):
     assert processor([user("hello")]).images is None
     assert processor("hello").input_ids == processor([{"role": "user", "content": "hello"}]).input_ids
 
 
 @pytest.mark.parametrize("kind", ["np", "pd"])
 def test_batches_are_padded_on_the_left(processor, tokenizer, kind):
-    rows = [[user("one")], [user(RED, "a longer question with a picture")], [user(GREEN, BLUE, "two")]]
+    rows = [[user("one")], [user(RED, "a longer question with an image")], [user(GREEN, BLUE, "two")]]
     batch = processor(rows, return_tensors=kind)
     ids, mask, images = (np.asarray(batch[name]) for name in ("input_ids", "attention_mask", "images"))
     assert ids.dtype == mask.dtype == np.int64 and images.dtype == np.float32
@@ -113,7 +113,7 @@ def test_control_tokens_in_text_stay_text(processor, tokenizer):
     assert tokenizer.img_start_id not in trusted
 
 
-def test_each_picture_is_opened_once_and_stands_wherever_it_is_named(processor, tmp_path, monkeypatch):
+def test_each_image_is_opened_once_and_stands_wherever_it_is_named(processor, tmp_path, monkeypatch):
     path = tmp_path / "red.png"
     RED.save(path)
     opened = []
@@ -126,7 +126,7 @@ def test_each_picture_is_opened_once_and_stands_wherever_it_is_named(processor, 
     assert np.array_equal(batch.images, pixels(RED, BLUE, BLUE, RED))
 
 
-def test_pictures_obey_the_policy(processor, tokenizer, tmp_path):
+def test_images_obey_the_policy(processor, tokenizer, tmp_path):
     path = tmp_path / "red.png"
     RED.save(path)
     assert processor("a", path).images.shape == (1, 3, SIZE, SIZE)
@@ -140,10 +140,10 @@ def test_pictures_obey_the_policy(processor, tokenizer, tmp_path):
         processor("a", tmp_path / "missing.png")
 
 
-def test_too_many_pictures_and_too_long_prompts_are_refused(tokenizer):
+def test_too_many_images_and_too_long_prompts_are_refused(tokenizer):
     small = QwenVLProcessor(tokenizer, QwenVLImageProcessor(SIZE), max_images=2, max_length=120)
     assert small("a", [RED, BLUE]).images.shape[0] == 2
-    with pytest.raises(PromptError, match="3 pictures, expected at most 2"):
+    with pytest.raises(PromptError, match="3 images, expected at most 2"):
         small("a", [RED] * 3)
     with pytest.raises(PromptError, match="expected at most 120"):
         small("word " * 200)
@@ -152,14 +152,14 @@ def test_too_many_pictures_and_too_long_prompts_are_refused(tokenizer):
         small("hello", max_length=10)
 
 
-def test_old_turns_are_dropped_with_their_pictures_when_a_window_is_given(processor, tokenizer):
+def test_old_turns_are_dropped_with_their_images_when_a_window_is_given(processor, tokenizer):
     messages = [user(RED, "first"), {"role": "assistant", "content": "one"}, user(BLUE, "second")]
     whole, short = processor(messages), processor(messages, max_window_size=20)
     assert np.array_equal(whole.images, pixels(RED, BLUE)) and np.array_equal(short.images, pixels(BLUE))
     assert short.input_ids[0].count(tokenizer.img_start_id) == 1
 
 
-def test_the_chat_template_gives_ids_or_text_without_opening_pictures(processor, tokenizer):
+def test_the_chat_template_gives_ids_or_text_without_opening_images(processor, tokenizer):
     messages = [user(Path("missing.png"), "What?")]
     ids = processor.apply_chat_template(messages)
     assert processor.apply_chat_template([messages, messages]) == [ids, ids]
@@ -180,9 +180,9 @@ def test_the_real_vocabulary_gives_the_originals_ids(real_vocab_file):
     expected = [151644, 8948, 198, 2610, 525, 264, 10950, 17847, 13, 151645, 198, 151644, 872, 198, 3838, 374, 419, 30]
     expected += [151645, 198, 151644, 77091, 198]
     assert processor("What is this?").input_ids == [expected]
-    picture = [24669, 220, 16, 25, 220, 151857] + [151859] * 256 + [151858, 198]
+    image = [24669, 220, 16, 25, 220, 151857] + [151859] * 256 + [151858, 198]
     (ids,) = processor("What is this?", RED).input_ids
-    assert ids[:14] + ids[14 + len(picture) :] == expected and ids[14 : 14 + len(picture)] == picture
+    assert ids[:14] + ids[14 + len(image) :] == expected and ids[14 : 14 + len(image)] == image
 
 
 def test_answers_are_decoded_with_their_boxes_and_without_control_tokens(processor, tokenizer):

@@ -21,7 +21,7 @@ from tests.tiny_vocabulary import N_RANKS, write_rank_file
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory) -> QWenVLTokenizer:
-    """256 bytes and eight merges, 20 slots a picture."""
+    """256 bytes and eight merges, 20 slots an image."""
     return QWenVLTokenizer(write_rank_file(tmp_path_factory.mktemp("vocab") / "tiny.tiktoken"), image_slots=20)
 
 
@@ -33,7 +33,7 @@ def test_special_ids_follow_from_the_number_of_ranks(tiny):
     assert len(tiny) == tiny.vocab_size == N_RANKS + 217
 
 
-def test_the_number_of_picture_slots_is_that_of_the_config(tiny):
+def test_the_number_of_image_slots_is_that_of_the_config(tiny):
     ids = tiny("<img>a.png</img>").input_ids
     assert ids == [tiny.img_start_id, *b"a.png", *[tiny.img_pad_id] * 15, tiny.img_end_id]
 
@@ -143,7 +143,7 @@ def test_labels_are_padded_with_the_ignored_label(tiny):
     assert batch.labels == [[1, -100], [1, 2]]
 
 
-def test_truncation_never_cuts_a_picture(tiny):
+def test_truncation_never_cuts_an_image(tiny):
     text = "in the<img>a</img>in"
     ids = tiny.encode(text)
     assert len(ids) == 2 + 22 + 1
@@ -245,8 +245,8 @@ def test_a_path_that_does_not_fit_is_refused_at_once(tiny, path):
         tiny(f"<img>{path}</img>")
 
 
-def test_boxes_are_drawn_on_the_latest_picture(tiny, tmp_path):
-    path = tmp_path / "grey.png"
+def test_boxes_are_drawn_on_the_latest_image(tiny, tmp_path):
+    path = tmp_path / "gray.png"
     Image.new("RGB", (80, 60), (128, 128, 128)).save(path)
     history = [(f"<img>{tmp_path / 'absent.png'}</img>", "no"), (f"<img>{path}</img>where?", "there")]
     drawn = tiny.draw_bbox_on_latest_picture("<box>(250,500),(750,900)</box>", history)
@@ -257,8 +257,8 @@ def test_boxes_are_drawn_on_the_latest_picture(tiny, tmp_path):
     assert (pixels[5, 5] == 128).all()
 
 
-def test_the_picture_to_draw_into_is_never_taken_from_an_answer(tiny, tmp_path):
-    path = tmp_path / "grey.png"
+def test_the_image_to_draw_into_is_never_taken_from_an_answer(tiny, tmp_path):
+    path = tmp_path / "gray.png"
     Image.new("RGB", (80, 60), (128, 128, 128)).save(path)
     answer = f"<img>{tmp_path / 'absent.png'}</img><box>(250,500),(750,900)</box>"
     assert tiny.draw_bbox_on_latest_picture(answer) is None
@@ -266,8 +266,8 @@ def test_the_picture_to_draw_into_is_never_taken_from_an_answer(tiny, tmp_path):
     assert tiny.draw_bbox_on_latest_picture(answer, [(f"<img>{path}</img>", answer), ("?", answer)]).size == (80, 60)
 
 
-def test_boxes_after_one_with_a_label_are_drawn_in_its_colour(tiny, tmp_path):
-    path = tmp_path / "grey.png"
+def test_boxes_after_one_with_a_label_are_drawn_in_its_color(tiny, tmp_path):
+    path = tmp_path / "gray.png"
     Image.new("RGB", (100, 100), (128, 128, 128)).save(path)
     answer = "<ref>a</ref><box>(100,100),(300,300)</box><box>(600,600),(900,900)</box>"
     answer += "<ref>b</ref><box>(600,100),(900,300)</box>"
@@ -277,7 +277,7 @@ def test_boxes_after_one_with_a_label_are_drawn_in_its_colour(tiny, tmp_path):
 
 
 @pytest.mark.parametrize("response, history", [("no box", [("<img>a.png</img>", "x")]), ("<box>(1,2),(3,4)</box>", [])])
-def test_nothing_is_drawn_without_a_picture_or_a_box(tiny, response, history):
+def test_nothing_is_drawn_without_an_image_or_a_box(tiny, response, history):
     assert tiny.draw_bbox_on_latest_picture(response, history) is None
 
 

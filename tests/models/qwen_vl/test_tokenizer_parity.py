@@ -20,7 +20,7 @@ CASES = json.loads((Path(__file__).parents[2] / "fixtures/golden/tokenizer/cases
 
 # Where this tokenizer differs from the original on purpose: {section: {golden case: what comes instead}}. The original
 # raises in each of them. Everything that is not listed here must be equal.
-UNCLOSED_OR_BROKEN_PICTURE_IS_TEXT = {
+UNCLOSED_OR_BROKEN_IMAGE_IS_TEXT = {
     "encode": {
         254: "<img>a.png",
         255: "text <img>a.png and more",
@@ -101,7 +101,7 @@ def check(case: dict, key: str, call) -> None:
         assert json.loads(json.dumps(call())) == case[key]
 
 
-@pytest.mark.parametrize("case", golden("encode", UNCLOSED_OR_BROKEN_PICTURE_IS_TEXT))
+@pytest.mark.parametrize("case", golden("encode", UNCLOSED_OR_BROKEN_IMAGE_IS_TEXT))
 def test_text_is_encoded_with_all_special_tokens(published, case):
     check(case, "ids", lambda: published(case["text"]).input_ids)
 
@@ -111,8 +111,8 @@ def test_text_is_encoded_without_special_tokens(published, case):
     check(case, "ids", lambda: published.encode(case["text"], allowed_special=(), disallowed_special=()))
 
 
-@pytest.mark.parametrize("case", golden("encode_image_st", UNCLOSED_OR_BROKEN_PICTURE_IS_TEXT))
-def test_text_is_encoded_with_picture_and_box_tags_only(published, case):
+@pytest.mark.parametrize("case", golden("encode_image_st", UNCLOSED_OR_BROKEN_IMAGE_IS_TEXT))
+def test_text_is_encoded_with_image_and_box_tags_only(published, case):
     check(case, "ids", lambda: published.encode(case["text"], allowed_special=set(published.IMAGE_ST)))
 
 
@@ -122,11 +122,11 @@ def test_disallowed_special_tokens_are_refused(published, case):
 
 
 @pytest.mark.parametrize("case", golden("image_ids"))
-def test_paths_are_written_into_the_picture_slots(published, case):
+def test_paths_are_written_into_the_image_slots(published, case):
     check(case, "ids", lambda: published(f"<img>{case['path']}</img>").input_ids)
 
 
-@pytest.mark.parametrize("case", golden("decode", UNCLOSED_OR_BROKEN_PICTURE_IS_TEXT))
+@pytest.mark.parametrize("case", golden("decode", UNCLOSED_OR_BROKEN_IMAGE_IS_TEXT))
 def test_ids_are_decoded(published, case):
     options = {k: case[k] for k in ("skip_special_tokens", "errors", "keep_image_special") if k in case}
     check(case, "text", lambda: published.decode(case["ids"], **options))
@@ -145,7 +145,7 @@ def test_lists_become_text(published, case):
     check(case, "text", lambda: published.from_list_format(case["input"]))
 
 
-@pytest.mark.parametrize("case", golden("to_list_format", UNCLOSED_OR_BROKEN_PICTURE_IS_TEXT))
+@pytest.mark.parametrize("case", golden("to_list_format", UNCLOSED_OR_BROKEN_IMAGE_IS_TEXT))
 def test_text_becomes_lists(published, case):
     check(case, "output", lambda: published.to_list_format(case["text"]))
 
@@ -155,9 +155,9 @@ def test_boxes_are_found_with_their_phrases(published, case):
     check(case, "output", lambda: published._fetch_all_box_with_ref(case["text"]))
 
 
-@pytest.mark.parametrize("case", golden("fetch_latest_picture", UNCLOSED_OR_BROKEN_PICTURE_IS_TEXT))
-def test_the_latest_picture_is_found(published, case):
-    check(case, "picture", lambda: published._fetch_latest_picture(case["response"], case["history"]))
+@pytest.mark.parametrize("case", golden("fetch_latest_picture", UNCLOSED_OR_BROKEN_IMAGE_IS_TEXT))
+def test_the_latest_image_is_found(published, case):
+    check(case, "image", lambda: published._fetch_latest_picture(case["response"], case["history"]))
 
 
 def test_attributes_are_those_of_the_original(published):
@@ -171,9 +171,9 @@ def test_attributes_are_those_of_the_original(published):
 
 
 @pytest.mark.parametrize("section", ["encode", "encode_image_st"])
-def test_an_unclosed_or_broken_picture_in_text_is_text(published, section):
+def test_an_unclosed_or_broken_image_in_text_is_text(published, section):
     allowed = "all" if section == "encode" else published.IMAGE_ST
-    for index, text in UNCLOSED_OR_BROKEN_PICTURE_IS_TEXT[section].items():
+    for index, text in UNCLOSED_OR_BROKEN_IMAGE_IS_TEXT[section].items():
         case = CASES[section][index]
         assert case["text"] == text and "raises" in case
         ids = published.encode(text, allowed_special=allowed)
@@ -181,14 +181,14 @@ def test_an_unclosed_or_broken_picture_in_text_is_text(published, section):
         assert ids.count(published.img_start_id) == len(published.image_paths(ids))
 
 
-def test_an_unclosed_picture_does_not_spoil_the_one_before_or_after_it(published):
+def test_an_unclosed_image_does_not_spoil_the_one_before_or_after_it(published):
     block = published.image_block("a")
     assert published.encode("<img><img>a</img>") == published.encode("<img>", allowed_special=()) + block
     assert published.encode("<img>a</img><img>b") == block + published.encode("<img>b", allowed_special=())
 
 
-def test_a_broken_picture_in_ids_is_decoded_token_by_token(published):
-    for index, text in UNCLOSED_OR_BROKEN_PICTURE_IS_TEXT["decode"].items():
+def test_a_broken_image_in_ids_is_decoded_token_by_token(published):
+    for index, text in UNCLOSED_OR_BROKEN_IMAGE_IS_TEXT["decode"].items():
         case = CASES["decode"][index]
         assert "raises" in case
         assert published.decode(case["ids"], skip_special_tokens=case.get("skip_special_tokens", False)) == text
@@ -201,7 +201,7 @@ def test_broken_tags_and_boxes_are_text_for_the_list_format(published):
         "fetch_all_box_with_ref": lambda case: published._fetch_all_box_with_ref(case["text"]),
     }
     for section, call in calls.items():
-        for table in (UNCLOSED_OR_BROKEN_PICTURE_IS_TEXT, MALFORMED_BOX_IS_TEXT):
+        for table in (UNCLOSED_OR_BROKEN_IMAGE_IS_TEXT, MALFORMED_BOX_IS_TEXT):
             for index, expected in table.get(section, {}).items():
                 assert "raises" in CASES[section][index]
                 assert call(CASES[section][index]) == expected
@@ -225,10 +225,10 @@ def test_every_path_that_fits_into_the_slots_is_read_back(published, length):
 
 
 @pytest.mark.parametrize("case", golden("draw_boxes"))
-def test_boxes_to_draw_have_the_pixels_labels_and_colours_of_the_original(case):
+def test_boxes_to_draw_have_the_pixels_labels_and_colors_of_the_original(case):
     boxes = list_format.boxes_with_ref(case["response"])
-    picture = list_format.latest_picture(case["response"], case["history"])
-    assert (picture is None or not boxes) == case["returns_none"]
+    image = list_format.latest_image(case["response"], case["history"])
+    assert (image is None or not boxes) == case["returns_none"]
     if not case["returns_none"]:
         pixels = [list(Box(None, *box["box"]).pixels(*case["image_size_wh"])) for box in boxes]
         assert pixels == [call["box"] for call in case["calls"]]

@@ -15,7 +15,7 @@ from tests.golden_model import FOLDER, LOGITS, golden_arrays, images_of, new_gol
 
 pytestmark = pytest.mark.usefixtures("any_backend")
 
-CASES = ("train_a", "train_b")  # with a picture in one of two rows; text only
+CASES = ("train_a", "train_b")  # with an image in one of two rows; text only
 STEPS = 3
 # Gradients below this part of a parameter's largest are rounding: the original's own builds differ by 1.3e-5.
 ROUNDING = 2e-5
@@ -59,7 +59,7 @@ def train_on(backend, case):
 
 
 def training():
-    """The golden model in training, and its optimiser."""
+    """The golden model in training, and its optimizer."""
     model = new_golden_model()
     model.train()
     trained = [p for p in model.parameters() if not p.stop_gradient]

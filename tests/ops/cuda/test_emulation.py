@@ -34,7 +34,7 @@ extern "C" int paddlemix_cuda_sums(int dtype, const float* x, float* y, int64_t 
   return dispatch(dtype, [&](auto) { PADDLEMIX_LAUNCH(sums, 1, static_cast<int>(threads), 0, stream, x, y); });
 }
 
-// Each thread reads what its neighbour in the next warp wrote, without waiting for it.
+// Each thread reads what its neighbor in the next warp wrote, without waiting for it.
 __global__ void race(float* y) {
   PADDLEMIX_DYNAMIC_SHARED(float, values);
   values[threadIdx.x] = 1.f;
@@ -72,7 +72,7 @@ def launchers(tmp_path_factory) -> Launchers:
 @pytest.mark.parametrize("dtype", [FLOAT16, BFLOAT16], ids=lambda dtype: dtype.name)
 def test_every_16_bit_float_is_exact_and_rounding_is_to_nearest_even(launchers, arrays, random, dtype):
     every = np.arange(65536, dtype=np.uint16).view(dtype.storage)
-    # Random bits over the dtype's whole range, its ends, and numbers halfway between two neighbours.
+    # Random bits over the dtype's whole range, its ends, and numbers halfway between two neighbors.
     wide = (random.integers(0, 2**32, 65536, dtype=np.uint32)).view(np.float32)
     small = random.normal(size=32768).astype(np.float32) * np.exp2(random.integers(-26, 17, 32768)).astype(np.float32)
     wide[:32768] = small

@@ -83,12 +83,12 @@ def test_gradient_matches_float64(emulated, arrays, random, dtype, rows, width, 
     )  # fmt: skip
 
     r = inverse.astype(np.float64)[:, None]
-    normalised = (x - mean.astype(np.float64)[:, None]) * r
+    normalized = (x - mean.astype(np.float64)[:, None]) * r
     g = grad_out * weight
-    exact = r * (g - g.mean(-1, keepdims=True) - normalised * (g * normalised).mean(-1, keepdims=True))
+    exact = r * (g - g.mean(-1, keepdims=True) - normalized * (g * normalized).mean(-1, keepdims=True))
     exact = exact + grad_sum if grad_reaches_sum else exact
     assert_accurate(dtype.decode(grad_x), exact, dtype.round(exact), dtype)
-    exact_weight, exact_bias = before[0] + (grad_out * normalised).sum(0), before[1] + grad_out.sum(0)
+    exact_weight, exact_bias = before[0] + (grad_out * normalized).sum(0), before[1] + grad_out.sum(0)
     assert_accurate(grad_weight, exact_weight, exact_weight.astype(np.float32), FLOAT32, scale=4 * rows)
     assert_accurate(grad_bias, exact_bias, exact_bias.astype(np.float32), FLOAT32, scale=4 * rows)
 

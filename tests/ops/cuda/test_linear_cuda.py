@@ -125,7 +125,7 @@ def test_nan_and_infinity_stay_in_their_rows(emulated, arrays, random, dtype, fo
 @pytest.mark.parametrize(
     ("in_features", "out_features", "shift"), [(128, 64, 0), (300, 72, 0), (104, 33, 0), (40, 80, 1)]
 )
-def test_dequantised_weights_are_the_rounded_matrix(
+def test_dequantized_weights_are_the_rounded_matrix(
     emulated, arrays, random, dtype, format_name, in_features, out_features, shift
 ):  # fmt: skip
     weight = make_weight(format_name, arrays, random, in_features, out_features)

@@ -52,11 +52,11 @@ def test_norm_without_residual_matches_float64(emulated, arrays, random, dtype):
     assert_accurate(out, exact_norm(x, weight)[0], plain_norm(dtype, x, weight), dtype)
 
 
-def test_normalised_value_is_rounded_before_the_weight(emulated, arrays, random):
+def test_normalized_value_is_rounded_before_the_weight(emulated, arrays, random):
     x, weight = FLOAT16.round(random.normal(size=(5, 104))), FLOAT16.round(random.normal(size=104))
     out, _, inverse = run(emulated("rms_norm"), arrays, FLOAT16, x, None, weight)
-    normalised = FLOAT16.round(x.astype(np.float32) * inverse[:, None].astype(np.float32))
-    np.testing.assert_array_equal(out, FLOAT16.round(normalised * weight))
+    normalized = FLOAT16.round(x.astype(np.float32) * inverse[:, None].astype(np.float32))
+    np.testing.assert_array_equal(out, FLOAT16.round(normalized * weight))
 
 
 def test_no_rows_is_no_launch(emulated, arrays):

@@ -52,12 +52,12 @@ def model_and_processor():
 
 def test_a_batch_is_answered_as_its_questions_one_by_one(model_and_processor):
     answer = answer_function(*model_and_processor, max_new_tokens=5)
-    pictures = [generate_scene(seed, size=SIZE).pil() for seed in range(2**39, 2**39 + 4)]
+    images = [generate_scene(seed, size=SIZE).pil() for seed in range(2**39, 2**39 + 4)]
     prompts = [
-        Prompt((pictures[0],), "What is this?"),
-        Prompt((pictures[1],), "框出图中公交车的位置"),
-        Prompt((pictures[2],), "Where is it?", (("What colour is the dog?", "The dog is red."),)),
-        Prompt((pictures[2], pictures[3]), "Which picture shows a dog?"),
+        Prompt((images[0],), "What is this?"),
+        Prompt((images[1],), "框出图中公交车的位置"),
+        Prompt((images[2],), "Where is it?", (("What colour is the dog?", "The dog is red."),)),
+        Prompt((images[2], images[3]), "Which picture shows a dog?"),
     ]
     together = answer(prompts)
     assert together == [answer([prompt])[0] for prompt in prompts]
@@ -65,11 +65,11 @@ def test_a_batch_is_answered_as_its_questions_one_by_one(model_and_processor):
 
 
 def test_a_prompt_is_rendered_as_training_writes_it(model_and_processor):
-    """Pictures first and numbered, then the turns; the boxes of earlier answers are tags again."""
+    """Images first and numbered, then the turns; the boxes of earlier answers are tags again."""
     _, processor = model_and_processor
-    picture = generate_scene(1, size=SIZE).pil()
+    image = generate_scene(1, size=SIZE).pil()
     turn = ("Where is the dog?", "<ref>dog</ref><box>(1,2),(3,4)</box>")
-    ids = processor.render(messages(Prompt((picture, picture), "What colour is it?", (turn,)))).input_ids
+    ids = processor.render(messages(Prompt((image, image), "What colour is it?", (turn,)))).input_ids
     text = processor.tokenizer.decode(ids, skip_special_tokens=False)
     first = text.index("Picture 1: ")
     assert first < text.index("Picture 2: ") < text.index("Where is the dog?") < text.index("<ref>dog</ref><box>(1,2)")
@@ -81,5 +81,5 @@ def test_a_model_can_be_evaluated(model_and_processor):
     answer = answer_function(*model_and_processor, max_new_tokens=3)
     results = evaluate.evaluate(answer, count=2, size=SIZE, only=evaluate.TASKS[4:6])
     assert [(result.task, result.language) for result in results] == [
-        ("count", "en"), ("count", "zh"), ("colour", "en"), ("colour", "zh"),
+        ("count", "en"), ("count", "zh"), ("color", "en"), ("color", "zh"),
     ]  # fmt: skip

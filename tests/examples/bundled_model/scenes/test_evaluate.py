@@ -16,7 +16,7 @@ COUNT, SIZE = 20, 48
 
 @pytest.fixture(scope="module")
 def oracle():
-    """Knows the expected answer of every picture and question; about a picture it does not know it says nothing."""
+    """Knows the expected answer of every image and question; about an image it does not know it says nothing."""
     known = {
         (b"".join(scene.image.tobytes() for scene in item.scenes), item.history, item.text): item.expected
         for task in TASKS
@@ -25,8 +25,8 @@ def oracle():
     }
 
     def answer(prompts):
-        pictures = [b"".join(np.asarray(picture).tobytes() for picture in prompt.pictures) for prompt in prompts]
-        return [known.get((seen, prompt.history, prompt.text), "") for seen, prompt in zip(pictures, prompts)]
+        images = [b"".join(np.asarray(image).tobytes() for image in prompt.images) for prompt in prompts]
+        return [known.get((seen, prompt.history, prompt.text), "") for seen, prompt in zip(images, prompts)]
 
     return answer
 
@@ -60,7 +60,7 @@ def test_counts_are_balanced():
 
 
 @pytest.mark.parametrize("task", [task for task in TASKS if task.answers], ids=lambda task: task.name)
-def test_answers_about_two_pictures_are_balanced(task):
+def test_answers_about_two_images_are_balanced(task):
     expected = Counter(item.expected for item in questions(task, "en", COUNT, SIZE))
     assert list(expected.values()) == [COUNT // task.answers] * task.answers
 
@@ -73,12 +73,12 @@ def test_a_question_about_it_comes_after_another_about_the_same_thing(name):
         assert "box" not in before or name == "what colour is it"
 
 
-def test_a_prompt_has_the_pictures_of_all_scenes():
+def test_a_prompt_has_the_images_of_all_scenes():
     (item,) = questions(named("pair: which shows"), "en", 1, SIZE)
-    pictures = evaluate.prompt(item).pictures
-    for picture, scene in zip(pictures, item.scenes):
-        np.testing.assert_array_equal(np.asarray(picture), scene.image)
-    assert len(pictures) == 2
+    images = evaluate.prompt(item).images
+    for image, scene in zip(images, item.scenes):
+        np.testing.assert_array_equal(np.asarray(image), scene.image)
+    assert len(images) == 2
 
 
 def test_a_style_that_training_never_shows_can_be_measured():
@@ -86,10 +86,10 @@ def test_a_style_that_training_never_shows_can_be_measured():
         assert {placed.style for placed in item.scenes[0].objects} == {"fluent"}
 
 
-def test_whoever_knows_everything_scores_one_and_without_a_picture_nothing(oracle):
+def test_whoever_knows_everything_scores_one_and_without_an_image_nothing(oracle):
     results = evaluate.evaluate(oracle, count=COUNT, size=SIZE, batch=7)
     assert {result.task for result in results} == {task.name for task in TASKS}
-    assert all(result.score == 1 and result.no_picture == 0 for result in results)
+    assert all(result.score == 1 and result.no_image == 0 for result in results)
     located = [result for result in results if "IoU" in result.metric or result.task in ("refer", "where is it")]
     assert located and all(result.constant < 0.5 for result in located)
 
@@ -110,13 +110,13 @@ def test_the_constant_baseline_of_lists_is_a_whole_list_where_that_is_better():
     assert constant["precision"] >= 1 / COUNT
 
 
-def test_whoever_ignores_the_picture_scores_as_without_it():
+def test_whoever_ignores_the_image_scores_as_without_it():
     def blind(prompts):
-        sides = [630 if "picture" in prompt.text else 640 + len(prompt.history) for prompt in prompts]
+        sides = [630 if "image" in prompt.text else 640 + len(prompt.history) for prompt in prompts]
         return [f"<ref>dog</ref><box>(370,370),(630,{side})</box>" for side in sides]
 
     results = evaluate.evaluate(blind, count=COUNT, size=SIZE, only=[*TASKS[:2], named("where is it")])
-    assert all(result.score == result.no_picture for result in results)
+    assert all(result.score == result.no_image for result in results)
 
 
 def test_batches_keep_to_their_limit_and_cover_every_question(oracle):
@@ -133,7 +133,7 @@ def test_batches_keep_to_their_limit_and_cover_every_question(oracle):
 def test_the_report_has_a_line_per_metric_and_reads_back(oracle):
     results = evaluate.evaluate(oracle, count=COUNT, size=SIZE, only=TASKS[:2])
     table = evaluate.markdown_table(results).splitlines()
-    assert table[0].startswith("| task | metric | score en | score zh | no picture en")
+    assert table[0].startswith("| task | metric | score en | score zh | no image en")
     assert len(table) == 2 + 7 + 4
     assert [line.split("|")[2].strip() for line in table[2:9]] == [
         "1 object", "2 objects", "3 objects", "4 objects", "5 objects", "1–3 objects", "1–5 objects",

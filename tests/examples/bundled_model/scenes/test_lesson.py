@@ -1,4 +1,4 @@
-"""Lessons: files that can be learnt from, and a model that learns from them, by the config of the example."""
+"""Lessons: files that can be learned from, and a model that learns from them, by the config of the example."""
 
 import csv
 import errno
@@ -25,11 +25,11 @@ CONFIG = Path(__file__).resolve().parents[4] / "examples" / "qwen_vl" / "teach_o
 
 @pytest.fixture(scope="module")
 def robots(tmp_path_factory):
-    return write_lesson("robot", tmp_path_factory.mktemp("robots"), pictures=10, test_pictures=6)
+    return write_lesson("robot", tmp_path_factory.mktemp("robots"), images=10, test_images=6)
 
 
 def turns(record):
-    """(speaker, text without pictures) of a record."""
+    """(speaker, text without images) of a record."""
     return [
         (message["role"], "".join(part["text"] for part in message["content"] if part["type"] == "text"))
         for message in record.messages
@@ -41,12 +41,12 @@ def answers(record):
     return [text for speaker, text in turns(record) if speaker == "assistant"]
 
 
-def test_every_record_is_about_one_picture_that_is_there(robots):
+def test_every_record_is_about_one_image_that_is_there(robots):
     for path in (robots.train, robots.test):
         for record in read_records(path):
-            (picture,) = record.images
-            with Image.open(picture) as opened:
-                assert opened.size == (lesson.PICTURE_SIZE, lesson.PICTURE_SIZE)
+            (image,) = record.images
+            with Image.open(image) as opened:
+                assert opened.size == (lesson.IMAGE_SIZE, lesson.IMAGE_SIZE)
 
 
 def test_the_numbers_told_are_those_of_the_files(robots):
@@ -55,7 +55,7 @@ def test_the_numbers_told_are_those_of_the_files(robots):
     assert len({record.images[0] for record in train}) == 20  # with the object and without it
 
 
-def test_the_object_is_asked_for_in_both_languages_about_half_of_the_training_pictures(robots):
+def test_the_object_is_asked_for_in_both_languages_about_half_of_the_training_images(robots):
     labels = {}
     for record in read_records(robots.train):
         for answer in answers(record):
@@ -64,7 +64,7 @@ def test_the_object_is_asked_for_in_both_languages_about_half_of_the_training_pi
     assert sum(not {"robot", "a robot", "机器人"} & found for found in labels.values()) == 10
 
 
-def test_what_was_learnt_before_is_asked_as_well(robots):
+def test_what_was_learned_before_is_asked_as_well(robots):
     said = " ".join(answer for record in read_records(robots.train) for answer in answers(record))
     known = [kind for kind in ALL_KINDS if kind not in NEW_KINDS and (kind.en in said or kind.zh in said)]
     assert len(known) >= 5
@@ -72,7 +72,7 @@ def test_what_was_learnt_before_is_asked_as_well(robots):
 
 def test_boxes_are_those_of_the_scenes(robots):
     first = read_records(robots.train)[0]
-    scene = generate_scene(_first_seed("robot"), size=lesson.PICTURE_SIZE, kinds=("robot",), num_objects=1)
+    scene = generate_scene(_first_seed("robot"), size=lesson.IMAGE_SIZE, kinds=("robot",), num_objects=1)
     with Image.open(first.images[0]) as opened:
         np.testing.assert_array_equal(np.asarray(opened), scene.image)
     (box,) = grounding.parse(answers(first)[0])
@@ -92,7 +92,7 @@ def test_the_test_asks_where_the_object_is_and_what_it_is_when_alone(robots):
     assert len(named) == 2 and all("robot" in answer or "机器人" in answer for answer in named)
 
 
-def test_no_test_picture_is_learnt_from(robots):
+def test_no_test_image_is_learned_from(robots):
     train, test = (
         {Path(record.images[0]).read_bytes() for record in read_records(path)} for path in (robots.train, robots.test)
     )
@@ -112,7 +112,7 @@ def test_seeds_lie_apart_from_those_of_training_and_evaluation():
 
 def test_the_same_seed_writes_the_same_files_and_another_one_others(tmp_path):
     def files(folder, **options):
-        write_lesson("penguin", folder, pictures=2, test_pictures=1, **options)
+        write_lesson("penguin", folder, images=2, test_images=1, **options)
         return {
             str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
         }
@@ -126,8 +126,8 @@ def test_the_same_seed_writes_the_same_files_and_another_one_others(tmp_path):
     ("kind", "options", "said"),
     [
         ("bus", {}, "kind: got 'bus', new objects are robot"),
-        ("robot", {"pictures": 0}, "^pictures: got 0, expected 1 to "),
-        ("robot", {"test_pictures": lesson.SEEDS_PER_PART + 1}, "^test_pictures: got "),
+        ("robot", {"images": 0}, "^images: got 0, expected 1 to "),
+        ("robot", {"test_images": lesson.SEEDS_PER_PART + 1}, "^test_images: got "),
         ("robot", {"seed": -1}, "seed: got -1"),
     ],
 )
@@ -140,7 +140,7 @@ def test_what_cannot_be_drawn_is_refused(tmp_path, kind, options, said):
 def test_a_folder_that_cannot_be_written_is_told(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigurationError, match="file: cannot be written: is a file"):
-        write_lesson("robot", tmp_path / "file", pictures=1, test_pictures=1)
+        write_lesson("robot", tmp_path / "file", images=1, test_images=1)
 
 
 def stamps(folder):
@@ -148,21 +148,21 @@ def stamps(folder):
 
 
 def test_a_lesson_replaces_only_another_lesson_and_only_when_asked(tmp_path):
-    folder, small = tmp_path / "lesson", {"pictures": 2, "test_pictures": 1}
+    folder, small = tmp_path / "lesson", {"images": 2, "test_images": 1}
     first = write_lesson("penguin", folder, **small)
     before = stamps(folder)
     assert write_lesson("penguin", folder, **small) == first and stamps(folder) == before
     with pytest.raises(TargetError, match="holds a finished result"):
         write_lesson("penguin", folder, **small, seed=1)
-    write_lesson("penguin", folder, pictures=1, test_pictures=1, overwrite=True)
-    assert len(list((folder / "pictures").iterdir())) == 3
-    (folder / "pictures" / "mine.png").touch()
+    write_lesson("penguin", folder, images=1, test_images=1, overwrite=True)
+    assert len(list((folder / "images").iterdir())) == 3
+    (folder / "images" / "mine.png").touch()
     with pytest.raises(TargetError, match="did not write .pictures/mine.png"):
         write_lesson("penguin", folder, **small, overwrite=True)
 
 
 def test_a_lesson_that_was_interrupted_is_drawn_again(tmp_path, monkeypatch):
-    small = {"pictures": 2, "test_pictures": 1}
+    small = {"images": 2, "test_images": 1}
     with monkeypatch.context() as patch:
         patch.setattr(lesson, "publish", lambda *arguments, **options: os._exit(7))
         child = os.fork()
@@ -181,7 +181,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Image.Image, "save", full)
     with pytest.raises(CheckpointError, match="lesson: cannot be written: No space left on device"):
-        write_lesson("penguin", tmp_path / "lesson", pictures=1, test_pictures=1)
+        write_lesson("penguin", tmp_path / "lesson", images=1, test_images=1)
     assert not (tmp_path / "lesson").exists()
     with pytest.raises(CheckpointError, match="p.png: cannot be written: No space left on device"):
         demo.main([str(tmp_path / "p.png")])
@@ -198,7 +198,7 @@ def test_the_bundled_model_learns_the_object_and_its_adapter_can_be_loaded(tmp_p
     from paddlemix.finetune.run import finetune
     from paddlemix.inference import load_model
 
-    files = write_lesson("robot", tmp_path / "robots", pictures=4, test_pictures=2)
+    files = write_lesson("robot", tmp_path / "robots", images=4, test_images=2)
     where = {"data": str(files.train), "eval_data": str(files.test), "output_dir": str(tmp_path / "out")}
     shorter = {"max_steps": 40, "per_device_train_batch_size": 8, "learning_rate": 3e-3, "dataloader_num_workers": 0}
     finetune(FinetuneConfig.from_file(CONFIG, {**where, **shorter}))
@@ -208,9 +208,9 @@ def test_the_bundled_model_learns_the_object_and_its_adapter_can_be_loaded(tmp_p
     assert len(losses) == 2 and losses[1] < losses[0] / 2
     assert (tmp_path / "out" / "samples" / "step-0-1.png").is_file()
 
-    picture = read_records(files.test)[0].images[0]
+    image = read_records(files.test)[0].images[0]
     before, after = (
-        load_model(DEFAULT_MODEL, adapter=adapter).new_session().ask("Where is the robot?", images=[picture])
+        load_model(DEFAULT_MODEL, adapter=adapter).new_session().ask("Where is the robot?", images=[image])
         for adapter in (None, tmp_path / "out")
     )
     assert "robot" not in before.text  # it says where something is that it knows

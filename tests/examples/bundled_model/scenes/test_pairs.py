@@ -53,7 +53,7 @@ def test_more_is_asked_of_different_numbers_only():
     assert pairs.more(scene("dog"), scene("cat"), "en", np.random.default_rng(0)) is None
 
 
-def test_which_picture_shows_a_kind_has_all_four_answers():
+def test_which_image_shows_a_kind_has_all_four_answers():
     found = answers(pairs.which, scene("dog", "apple"), scene("dog", "cup"))
     for question, answer in found.items():
         (kind,) = names_in(question)
@@ -71,7 +71,7 @@ def test_what_is_in_both_is_named_once_or_nothing():
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
-def test_one_of_the_pictures_is_asked_for_by_its_number(language):
+def test_one_of_the_images_is_asked_for_by_its_number(language):
     first, second = scene("dog"), scene("cat", "cup")
     for question, answer in answers(pairs.what, first, second, language).items():
         is_first = any(form in question for form in ("1", "first", "一"))

@@ -43,7 +43,7 @@ def test_objects_lie_inside_and_have_the_promised_sizes(scenes):
 
 def test_objects_keep_apart(scenes):
     for scene in scenes:
-        cells = [(int(GRID * x), int(GRID * y)) for x, y in (placed.centre for placed in scene.objects)]
+        cells = [(int(GRID * x), int(GRID * y)) for x, y in (placed.center for placed in scene.objects)]
         assert len(set(cells)) == len(cells)
         for a, b in combinations(scene.objects, 2):
             assert iou(a.box, b.box) < 0.15
@@ -57,7 +57,7 @@ def test_all_numbers_of_objects_signs_tints_and_repetitions_occur(scenes):
     assert counts[0] == 0 and (counts[1:] >= 20).all()
     assert 30 <= sum(scene.sign is not None for scene in scenes) <= 70
     objects = [placed for scene in scenes for placed in scene.objects]
-    assert 0.4 < np.mean([placed.colour is not None for placed in objects]) < 0.6
+    assert 0.4 < np.mean([placed.color is not None for placed in objects]) < 0.6
     assert {placed.style for placed in objects} == set(STYLES)
     assert {placed.kind for placed in objects} == set(range(len(KINDS)))
     assert 5 <= sum(len(scene.unique()) < len(scene.objects) for scene in scenes) <= 50
@@ -66,7 +66,7 @@ def test_all_numbers_of_objects_signs_tints_and_repetitions_occur(scenes):
 
 @pytest.mark.parametrize("style", ALL_STYLES)
 def test_boxes_are_tight_around_what_is_drawn(style):
-    """What the object changes in the picture lies inside its box, and reaches the edges of it."""
+    """What the object changes in the image lies inside its box, and reaches the edges of it."""
     for seed in range(2**36, 2**36 + 12):
         scene = generate_scene(seed, size=336, num_objects=1, style=style, sign=False)
         empty = _background_of(seed, 336)

@@ -6,20 +6,20 @@ import numpy as np
 import pytest
 
 from examples.bundled_model.scenes import tasks
-from examples.bundled_model.scenes.lexicon import COLOURS, KINDS
+from examples.bundled_model.scenes.lexicon import COLORS, KINDS
 from examples.bundled_model.scenes.phrases import QUESTIONS
 from examples.bundled_model.scenes.scene import PlacedObject, Scene, Sign, generate_scene
 from examples.bundled_model.scenes.scoring import names_in
 
 
-def place(kind: str, box, colour=None) -> PlacedObject:
+def place(kind: str, box, color=None) -> PlacedObject:
     index = next(i for i, k in enumerate(KINDS) if k.en == kind)
-    return PlacedObject(index, box, colour, "noto", 0.0, False)
+    return PlacedObject(index, box, color, "noto", 0.0, False)
 
 
 @pytest.fixture
 def scene() -> Scene:
-    objects = (place("cup", (0.6, 0.1, 0.9, 0.35), colour=0), place("bus", (0.178, 0.28, 0.503, 0.894)))
+    objects = (place("cup", (0.6, 0.1, 0.9, 0.35), color=0), place("bus", (0.178, 0.28, 0.503, 0.894)))
     return Scene(0, np.zeros((32, 32, 3), np.uint8), objects, Sign("STOP", (0.1, 0.0, 0.4, 0.15)))
 
 
@@ -46,8 +46,8 @@ def test_the_other_answers_say_what_is_in_the_scene(scene, rng):
     assert answers("what", "zh") == {"这是公交车和杯子。"}
     assert answers("describe", "en") == {"The picture shows a bus and a cup."}
     assert answers("count", "en") == {"There are 2 objects."}
-    assert answers("colour", "en") == {f"The cup is {COLOURS[0].en}."}
-    assert answers("colour", "zh") == {"杯子是红色的。"}
+    assert answers("color", "en") == {f"The cup is {COLORS[0].en}."}
+    assert answers("color", "zh") == {"杯子是红色的。"}
     assert answers("relation", "en") == {"The bus is to the left of the cup.", "The cup is to the right of the bus."}
     assert answers("relation", "zh") == {"公交车在杯子的左边。", "杯子在公交车的右边。"}
     assert answers("word", "zh") == {"STOP"}
@@ -70,7 +70,7 @@ def test_coordinates_stay_below_a_thousand():
 def test_questions_without_a_single_answer_are_not_asked(rng):
     twins = (place("dog", (0.1, 0.1, 0.3, 0.3), 1), place("dog", (0.5, 0.5, 0.8, 0.8), 2))
     scene = Scene(0, np.zeros((32, 32, 3), np.uint8), twins, None)
-    for task in ("refer", "colour", "relation", "word"):
+    for task in ("refer", "color", "relation", "word"):
         assert tasks.TASKS[task](scene, "en", rng) is None
     counted = {tasks.count_kind(scene, "en", rng).turns[0][1] for _ in range(60)}
     assert "There are 2 dogs." in counted
@@ -102,7 +102,7 @@ def test_it_is_the_thing_that_the_turn_before_was_about():
     seen = set()
     for seed in range(2**37, 2**37 + 150):
         scene = generate_scene(seed, size=32)
-        for task in (tasks.where_is_it, tasks.what_colour_is_it):
+        for task in (tasks.where_is_it, tasks.what_color_is_it):
             conversation = task(scene, "en", rng)
             if conversation is None:
                 continue
@@ -112,9 +112,9 @@ def test_it_is_the_thing_that_the_turn_before_was_about():
             if task is tasks.where_is_it:
                 assert "box" not in before and answer == tasks.grounded(placed, "en")
             else:
-                assert answer == f"It is {COLOURS[placed.colour].en}."
+                assert answer == f"It is {COLORS[placed.color].en}."
             seen.add((task, len(scene.objects)))
-    assert seen == {(task, n) for task in (tasks.where_is_it, tasks.what_colour_is_it) for n in range(1, 6)}
+    assert seen == {(task, n) for task in (tasks.where_is_it, tasks.what_color_is_it) for n in range(1, 6)}
 
 
 def test_the_turns_of_a_dialogue_do_not_repeat_themselves():
@@ -138,7 +138,7 @@ def test_many_conversations_can_be_had_of_the_emptiest_scene():
     assert len(tasks.make_conversations(scene, np.random.default_rng(0), 40)) == 40
 
 
-def test_without_a_picture_no_box_and_no_colour_is_claimed():
+def test_without_an_image_no_box_and_no_color_is_claimed():
     rng = np.random.default_rng(1)
     for _ in range(200):
         conversation = tasks.make_text_conversation(rng)

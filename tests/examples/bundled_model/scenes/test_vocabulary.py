@@ -5,10 +5,10 @@ import pytest
 import tiktoken
 
 from examples.bundled_model.scenes import pairs, tasks
-from examples.bundled_model.scenes.lexicon import COLOURS, KINDS, NEW_KINDS, WORDS
+from examples.bundled_model.scenes.lexicon import COLORS, KINDS, NEW_KINDS, WORDS
 from examples.bundled_model.scenes.phrases import OTHER_TEXT
 from examples.bundled_model.scenes.scene import generate_scene
-from examples.bundled_model.scenes.vocabulary import build_ranks, colour_token_ids, object_token_ids, write_tokenizer
+from examples.bundled_model.scenes.vocabulary import build_ranks, color_token_ids, object_token_ids, write_tokenizer
 from paddlemix import zoo
 from paddlemix.utils.files import VOCAB_FILE
 
@@ -48,8 +48,8 @@ def test_every_name_is_one_token(ranks, encoding):
         assert [encoding.encode(form) for form in (kind.en, " " + kind.en, kind.zh)] == [[token] for token in ids]
         assert len(encoding.encode(" " + kind.plural)) == 1
     assert len({token for ids in object_token_ids(ranks) for token in ids}) == 3 * len(KINDS)
-    for colour, ids in zip(COLOURS, colour_token_ids(ranks)):
-        assert [encoding.encode(form) for form in (colour.en, " " + colour.en, colour.zh)] == [[token] for token in ids]
+    for color, ids in zip(COLORS, color_token_ids(ranks)):
+        assert [encoding.encode(form) for form in (color.en, " " + color.en, color.zh)] == [[token] for token in ids]
     assert all(len(encoding.encode(word)) == 1 for word in WORDS)
 
 

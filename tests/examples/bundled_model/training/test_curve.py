@@ -1,4 +1,4 @@
-"""Curves are read with repeated steps counted once, and drawn as a picture."""
+"""Curves are read with repeated steps counted once, and drawn as an image."""
 
 import json
 
@@ -23,12 +23,12 @@ def test_a_step_repeated_after_an_interruption_counts_once_as_it_was_last(tmp_pa
     assert [(record["step"], record["time"]) for record in records] == [(10, 0), (20, 3), (30, 4), (40, 5)]
 
 
-def test_the_curves_of_several_runs_become_one_picture(tmp_path):
+def test_the_curves_of_several_runs_become_one_image(tmp_path):
     runs = [write_run(tmp_path / name, [10, 20, 30]) for name in ("first", "second")]
     draw(runs, tmp_path / "curve.png")
-    with Image.open(tmp_path / "curve.png") as picture:
-        assert picture.width > 3 * picture.height
-        assert len(set(picture.convert("RGB").getdata())) > 100
+    with Image.open(tmp_path / "curve.png") as image:
+        assert image.width > 3 * image.height
+        assert len(set(image.convert("RGB").getdata())) > 100
 
 
 @pytest.mark.parametrize("arguments", [[], ["curve.png"], ["curve.png", "absent"]])

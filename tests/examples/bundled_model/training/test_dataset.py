@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from examples.bundled_model.scenes.lexicon import COLOURS, KINDS, WORDS
+from examples.bundled_model.scenes.lexicon import COLORS, KINDS, WORDS
 from examples.bundled_model.scenes.pairs import generate_pair
 from examples.bundled_model.scenes.scene import generate_scene
 from examples.bundled_model.scenes.tasks import Conversation, coordinates, grounded, make_conversations
@@ -48,8 +48,8 @@ def chat_prompt(tokenizer: QWenVLTokenizer, conversation: Conversation, scenes) 
     """What the chat sends before the last answer, and the answer with its end."""
     messages = []
     for turn, (question, answer) in enumerate(conversation.turns):
-        pictures = [{"type": "image", "image": scene.pil()} for scene in scenes] if turn == 0 else []
-        messages.append({"role": "user", "content": [*pictures, {"type": "text", "text": question}]})
+        images = [{"type": "image", "image": scene.pil()} for scene in scenes] if turn == 0 else []
+        messages.append({"role": "user", "content": [*images, {"type": "text", "text": question}]})
         messages.append({"role": "assistant", "content": answer})
     prompt = render_chatml(tokenizer, messages[:-1]).input_ids
     return list(prompt) + tokenizer(conversation.turns[-1][1]).input_ids + [tokenizer.im_end_id]
@@ -63,7 +63,7 @@ def test_a_branch_behind_the_shared_part_is_the_chat_prompt_with_its_answer(toke
         assert ids == chat_prompt(tokenizer, conversation, [scene])
 
 
-def test_two_pictures_stand_in_the_row_as_the_chat_shows_them(tokenizer):
+def test_two_images_stand_in_the_row_as_the_chat_shows_them(tokenizer):
     encoder = ConversationEncoder(tokenizer)
     scenes = generate_pair(6)
     for conversation in pair_conversations(*scenes, np.random.default_rng(6), 4):
@@ -71,10 +71,10 @@ def test_two_pictures_stand_in_the_row_as_the_chat_shows_them(tokenizer):
         assert ids == chat_prompt(tokenizer, conversation, scenes)
 
 
-def test_only_answers_and_their_ends_are_learnt(tokenizer):
+def test_only_answers_and_their_ends_are_learned(tokenizer):
     span = branch_of(tokenizer, ("What is this?", "This is a bus.")).span
-    learnt = [token for token, weight in zip(span.ids, span.weights) if weight]
-    assert tokenizer.decode(learnt) == "This is a bus.<|im_end|>"
+    learned = [token for token, weight in zip(span.ids, span.weights) if weight]
+    assert tokenizer.decode(learned) == "This is a bus.<|im_end|>"
 
 
 def test_last_digits_of_coordinates_count_for_less(tokenizer):
@@ -125,7 +125,7 @@ def test_a_name_that_two_objects_share_points_nowhere(tokenizer):
     assert not any(branch.named)
 
 
-def test_columns_of_a_row_are_the_slots_of_the_picture_that_shows_the_object(tokenizer):
+def test_columns_of_a_row_are_the_slots_of_the_image_that_shows_the_object(tokenizer):
     scenes = generate_pair(6)
     encoder = ConversationEncoder(tokenizer)
     seen = view(scenes, GRID)
@@ -143,10 +143,10 @@ def test_head_targets_stand_where_the_objects_are():
     targets = head_targets(scene, grid=6, patch_grid=12)
     assert (targets.kinds != NOTHING).sum() == 4
     for placed in scene.objects:
-        x, y = placed.centre
+        x, y = placed.center
         cell = int(y * 6) * 6 + int(x * 6)
         assert targets.kinds[cell] == placed.kind
-        assert targets.colours[cell] == (len(COLOURS) if placed.colour is None else placed.colour)
+        assert targets.colors[cell] == (len(COLORS) if placed.color is None else placed.color)
         np.testing.assert_allclose(targets.boxes[cell], placed.box, atol=1e-6)
         hundreds_and_tens = [[value // 100, value // 10 % 10] for value in coordinates(placed.box)]
         assert targets.digits[cell].reshape(4, 2).tolist() == hundreds_and_tens
@@ -160,8 +160,8 @@ def test_samples_depend_on_their_index_alone(tokenizer):
     np.testing.assert_array_equal(first.row.row.input_ids, second.row.row.input_ids)
 
 
-def test_every_second_picture_has_a_row_and_now_and_then_there_are_two_pictures_or_none(tokenizer):
-    samples = dataset(tokenizer, 3)[range(4)]  # index 0 has two pictures, and brings a row without any
+def test_every_second_image_has_a_row_and_now_and_then_there_are_two_images_or_none(tokenizer):
+    samples = dataset(tokenizer, 3)[range(4)]  # index 0 has two images, and brings a row without any
     batch = SceneCollator(QwenVLImageProcessor(image_size=168), tokenizer.eod_id)(samples)
     assert batch["images"].shape == (5, 3, 168, 168)
     assert batch["images"].dtype == np.float32
@@ -186,7 +186,7 @@ def test_pointers_of_a_batch_lead_from_a_name_to_a_slot_of_its_own_row(tokenizer
     assert len(batch["read_weights"]) == len(batch["read_positions"])
 
 
-def test_the_vision_stage_has_pictures_and_head_targets_only(tokenizer):
+def test_the_vision_stage_has_images_and_head_targets_only(tokenizer):
     samples = dataset(tokenizer, 0)[range(2)]
     batch = SceneCollator(QwenVLImageProcessor(image_size=168), tokenizer.eod_id)(samples)
     assert "input_ids" not in batch

@@ -44,13 +44,13 @@ def test_some_steps_on_one_batch_lower_every_loss(training_model, batch):
         optimizer.step()
         optimizer.clear_grad()
     after = {name: float(value) for name, value in training_model.parts.items()}
-    vision = {"patch", "patch_box", "patch_word", "object", "word", "read_word", "kind", "box", "digit", "colour"}
+    vision = {"patch", "patch_box", "patch_word", "object", "word", "read_word", "kind", "box", "digit", "color"}
     assert set(after) == vision | {"text", "naming", "reading", "named_box"}
     assert all(after[name] < before[name] for name in before), (before, after)
 
 
 def test_the_vision_stage_needs_no_text(training_model, batch):
-    vision = ("images", "kinds", "boxes", "digits", "colours", "words", "patches", "patch_boxes", "patch_words")
+    vision = ("images", "kinds", "boxes", "digits", "colors", "words", "patches", "patch_boxes", "patch_words")
     training_model(**{name: batch[name] for name in vision})["loss"].backward()
     assert "text" not in training_model.parts
     assert training_model.model.lm_head.weight.grad is None

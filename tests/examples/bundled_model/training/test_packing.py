@@ -72,9 +72,9 @@ def test_a_packed_batch_has_the_loss_of_its_conversations(model):
         ids = SHARED.ids + branch.ids
         weights = SHARED.weights + branch.weights
         labels = [token if weight else IGNORED_LABEL for token, weight in zip(ids, weights)]
-        learnt = sum(map(bool, weights))
-        total += float(model(paddle.to_tensor([ids]), labels=paddle.to_tensor([labels])).loss) * learnt
-        count += learnt
+        learned = sum(map(bool, weights))
+        total += float(model(paddle.to_tensor([ids]), labels=paddle.to_tensor([labels])).loss) * learned
+        count += learned
     assert float(packed) == pytest.approx(total / count, abs=1e-5)
 
 
