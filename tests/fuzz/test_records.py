@@ -269,7 +269,7 @@ TARGETED = {
     "long names": json.dumps([{"\x1b]0;pwned\x07" * 10_000: 1, "query": "a", "response": "b"}]),
     "long role": json.dumps([{"conversations": [{"from": "x" * 1_000_000, "value": "a"}]}]),
     "empty": "", "blank": " " * 1000, "no records": "[]", "nul": "\0", "comma": "[,]", "bom": "\ufeff[]",
-    "bad lines": "{\n" * 2_000,
+    "bad lines": "{\n" * 1_000,
 }  # fmt: skip
 
 

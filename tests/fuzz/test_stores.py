@@ -58,7 +58,7 @@ def changed(path: tuple, value: Any) -> Any:
 
 
 def test_any_listing_is_read_or_refused() -> None:
-    cases = 100 * FACTOR
+    cases = 60 * FACTOR
 
     def use(path: tuple, value: Any, store: str) -> None:
         with pytest.MonkeyPatch.context() as patch:

@@ -43,6 +43,8 @@ PIECES = [bytes([opcode]) for opcode in OPCODES] + [
     b"ctorch._tensor\n_rebuild_from_type_v2\n", b"cbuiltins\nset\n",
 ]  # fmt: skip
 MEGABYTE = 1 << 20
+#: how far the bombs are blown up: wholly in a longer run
+SIXTEENTHS = min(16, FACTOR)
 
 
 def read_all(path: Path) -> None:
@@ -76,7 +78,7 @@ def originals(tmp_path: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("suffix", READERS)
 def test_damaged_files(tmp_path: Path, originals: dict[str, bytes], suffix: str) -> None:
-    rng, whole, cases = Random(1), originals[suffix], 120 * FACTOR
+    rng, whole, cases = Random(1), originals[suffix], 80 * FACTOR
     # of safetensors, the header: any byte of a value is a value
     limit = 8 + struct.unpack("<Q", whole[:8])[0] if suffix == ".safetensors" else None
     assert try_file(tmp_path / f"b{suffix}", whole, "whole") == "ok"
@@ -175,24 +177,26 @@ PLACES = {
 
 
 def test_values_that_are_too_much_for_careless_hands(tmp_path: Path) -> None:
-    cases = 0
-    for place, around in PLACES.items():
-        for kind, value in foreign_values().items():
-            program = b"\x80\x02" + around.replace(b"%s", value) + b"."
-            for content, suffix in ((program, ".pdparams"), (archive(program), ".bin")):
-                try_file(tmp_path / f"b{suffix}", content, f"{kind} as {place} in {suffix}")
-                cases += 1
-    record("hostile values in pickles", cases)
+    values = foreign_values()
+    cases = [(place, kind, suffix) for place in PLACES for kind in values for suffix in (".pdparams", ".bin")]
+    cases = Random(6).sample(cases, min(len(cases), 250 * FACTOR))
+    for place, kind, suffix in cases:
+        program = b"\x80\x02" + PLACES[place].replace(b"%s", values[kind]) + b"."
+        content = archive(program) if suffix == ".bin" else program
+        try_file(tmp_path / f"b{suffix}", content, f"{kind} as {place} in {suffix}")
+    record("hostile values in pickles", len(cases))
 
 
 BOMBS: dict[str, tuple[str, Any]] = {
-    "dicts": (".bin", lambda: archive(b"\x80\x02" + b"}" * (16 << 20) + b".", zipfile.ZIP_DEFLATED)),
-    "dicts within the limit": (".bin", lambda: archive(b"\x80\x02" + b"}" * (2 << 20) + b".", zipfile.ZIP_DEFLATED)),
-    "dicts in .pdparams": (".pdparams", lambda: b"\x80\x02" + b"}" * (1 << 20) + b"."),
-    "short strings": (".pdparams", lambda: b"\x80\x02" + (b"T\0\4\0\0" + bytes(1024)) * 20_000 + b"."),
-    "tuples": (".pdparams", lambda: b"\x80\x02" + b"K\1\x85" * (MEGABYTE >> 2) + b"."),
+    "dicts": (".bin", lambda: archive(b"\x80\x02" + b"}" * (9 << 20) + b".", zipfile.ZIP_DEFLATED)),
+    "dicts within the limit": (
+        ".bin", lambda: archive(b"\x80\x02" + b"}" * (SIXTEENTHS * 7 << 16) + b".", zipfile.ZIP_DEFLATED),
+    ),
+    "dicts in .pdparams": (".pdparams", lambda: b"\x80\x02" + b"}" * (SIXTEENTHS << 18) + b"."),
+    "short strings": (".pdparams", lambda: b"\x80\x02" + (b"T\0\4\0\0" + bytes(1024)) * 5000 * min(4, FACTOR) + b"."),
+    "tuples": (".pdparams", lambda: b"\x80\x02" + b"K\1\x85" * (SIXTEENTHS << 16) + b"."),
     "lists in a header": (".safetensors", lambda: safetensors_bytes(b'{"a":[' + b"[]," * (2 << 20) + b"[]]}")),
-    "numbers in a header": (".safetensors", lambda: safetensors_bytes(b'{"a":[' + b"1," * (MEGABYTE >> 1) + b"1]}")),
+    "numbers in a header": (".safetensors", lambda: safetensors_bytes(b'{"a":[' + b"1," * (SIXTEENTHS << 16) + b"1]}")),
     "names in a header": (
         ".safetensors", lambda: safetensors_bytes(b"{" + b",".join(b'"%x":1' % n for n in range(60_000)) + b"}"),
     ),
@@ -215,7 +219,7 @@ def test_memory_is_bounded(tmp_path: Path, kind: str) -> None:
 def members_without_end() -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as file:
-        for n in range(15_000):
+        for n in range(2500 * SIXTEENTHS):
             file.writestr(zipfile.ZipInfo(f"archive/data/{n}" + "x" * 200), b"")
     return buffer.getvalue()
 
