@@ -224,7 +224,11 @@ def _gather_rows(key, value, dtype, kv_lengths, block_table) -> tuple[paddle.Ten
         blocks = block_table.flatten().clip(0, max(key.shape[0] - 1, 0))
         shape = [batch, heads, pages * block_size, head_dim]
         key, value = (
-            cache[blocks].reshape([batch, pages, *cache.shape[1:]]).transpose([0, 2, 1, 3, 4]).reshape(shape)
+            # not cache[blocks], which on a CPU has no bfloat16 where something is differentiated
+            paddle.gather(cache, blocks, axis=0)
+            .reshape([batch, pages, *cache.shape[1:]])
+            .transpose([0, 2, 1, 3, 4])
+            .reshape(shape)
             for cache in (key, value)
         )
     return key[:, :, :slots].astype(dtype), value[:, :, :slots].astype(dtype), slots
