@@ -17,6 +17,7 @@ from paddlemix.finetune import merge_adapter
 from paddlemix.models.qwen_vl.modeling import QWenLMHeadModel
 from paddlemix.models.qwen_vl.processing import QwenVLProcessor
 from tests.adapters.building import disturb, image_ids, images, tiny_model
+from tests.checkpoint.killing import KilledError, killing
 from tests.quantization.building import write_gptq_model
 from tests.tiny_model import write_tiny_model
 
@@ -230,6 +231,32 @@ def test_an_interrupted_merge_goes_on_where_it_stopped(folders, tmp_path):
     assert kept
     merge_adapter(folders / "base", folders / "adapter", tmp_path / "out", max_shard_bytes=4000)
     assert_close(logits(QWenLMHeadModel.from_pretrained(tmp_path / "out")), unmerged(folders), 2e-2)
+
+
+def test_wherever_a_merge_is_killed_the_same_command_goes_on(folders, tmp_path, monkeypatch):
+    target, fresh = tmp_path / "out", tmp_path / "fresh"
+    options = {"max_shard_bytes": 8_000}
+    merge_adapter(folders / "base", folders / "adapter", fresh, **options)
+    expected = {path.name: path.read_bytes() for path in fresh.iterdir() if not path.name.startswith(".")}
+    for point in range(1, 1000, 3):
+        shutil.rmtree(target, ignore_errors=True)
+        with monkeypatch.context() as patch:
+            killing(patch, point)
+            try:
+                merge_adapter(folders / "base", folders / "adapter", target, **options)
+                break
+            except KilledError:
+                pass
+        try:
+            open_checkpoint(target)
+        except CheckpointError:
+            pass
+        else:
+            names = {path.name for path in target.glob("*.safetensors")}
+            assert names == {name for name in expected if name.endswith(".safetensors")}
+        merge_adapter(folders / "base", folders / "adapter", target, **options)
+        assert {path.name: path.read_bytes() for path in target.iterdir() if path.name in expected} == expected
+    assert 10 < point < 999
 
 
 def retyped(folder: Path, source: Path, change) -> Path:

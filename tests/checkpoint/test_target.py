@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import builtins
-import io
 import json
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +14,7 @@ from paddlemix.checkpoint.target import check_target, require_free, survey
 from paddlemix.checkpoint.writer import TensorSource, write_safetensors
 from paddlemix.errors import AdapterError, CheckpointError, ConfigurationError, TargetError
 from tests.checkpoint.building import random_weights, write_model
+from tests.checkpoint.killing import KilledError, killing
 
 SHARD = 5000
 
@@ -229,36 +227,6 @@ def test_a_folder_that_cannot_be_removed_does_not_hide_the_reason(
 def without_syncing(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is synced is slow, and of no effect unless the machine fails."""
     monkeypatch.setattr(os, "fsync", lambda handle: None)
-
-
-class KilledError(BaseException):
-    """The process has ended: nothing that it does from here on has an effect."""
-
-
-def killing(monkeypatch: pytest.MonkeyPatch, point: int) -> None:
-    """Let the process end before its change number ``point`` of the file system, and all that follow it."""
-    steps = [0]
-
-    def wrapped(function: Callable, changes: Callable[..., bool] = lambda *a, **k: True) -> Callable:
-        def call(*arguments: object, **options: object) -> object:
-            if changes(*arguments, **options):
-                steps[0] += 1
-                if steps[0] >= point:
-                    raise KilledError
-            return function(*arguments, **options)
-
-        return call
-
-    def writes(path: object, mode: str = "r", *arguments: object, **options: object) -> bool:
-        return any(letter in mode for letter in "wax+")
-
-    for name in ("replace", "rename", "unlink", "mkdir", "rmdir"):
-        monkeypatch.setattr(os, name, wrapped(getattr(os, name)))
-    monkeypatch.setattr(os, "fsync", wrapped(lambda handle: None))
-    monkeypatch.setattr(shutil, "rmtree", wrapped(shutil.rmtree))
-    opening = wrapped(builtins.open, writes)
-    monkeypatch.setattr(builtins, "open", opening)
-    monkeypatch.setattr(io, "open", opening)
 
 
 @pytest.mark.usefixtures("without_syncing")
