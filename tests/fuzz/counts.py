@@ -33,6 +33,8 @@ def begin() -> None:
 
 def note(outcome: str) -> None:
     """Count one case by what came of it, one of ``OUTCOMES``; what fails is written at once."""
+    if outcome in OUTCOMES[2:]:
+        _outcomes.clear()
     _outcomes[outcome] += 1
     if outcome in OUTCOMES[2:]:
         record("failed", 1)
