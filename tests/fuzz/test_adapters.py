@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.finetune.adapters.building import disturb, tiny_model
 
 from paddlemix.adapters import LoRAConfig, inject, save_adapter
 from paddlemix.adapters.merging import merge_adapter
 from paddlemix.adapters.stored import convert_adapter, read_adapter
 from paddlemix.models.qwen_vl.modeling import QWenLMHeadModel
+from tests.adapters.building import disturb, tiny_model
 from tests.fuzz.checking import attempt
 from tests.fuzz.counts import FACTOR, record
 from tests.fuzz.safetensors import joined, split
