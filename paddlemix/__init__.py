@@ -11,12 +11,13 @@ from .utils.dependencies import ignore_import_warnings
 from .utils.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from paddlemix.appflow import Appflow
-    from paddlemix.chat.session import ChatSession
-    from paddlemix.models.qwen_vl.configuration import QWenVLConfig
-    from paddlemix.models.qwen_vl.modeling import QWenLMHeadModel
-    from paddlemix.models.qwen_vl.processing import QwenVLImageProcessor, QwenVLProcessor
-    from paddlemix.models.qwen_vl.tokenization import QWenVLTokenizer
+    from .appflow import Appflow as Appflow
+    from .chat.session import ChatSession as ChatSession
+    from .models.qwen_vl.configuration import QWenVLConfig as QWenVLConfig
+    from .models.qwen_vl.modeling import QWenLMHeadModel as QWenLMHeadModel
+    from .models.qwen_vl.processing import QwenVLImageProcessor as QwenVLImageProcessor
+    from .models.qwen_vl.processing import QwenVLProcessor as QwenVLProcessor
+    from .models.qwen_vl.tokenization import QWenVLTokenizer as QWenVLTokenizer
 
 __version__ = "0.1.0"
 

@@ -10,7 +10,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ..utils.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from .config import LoRAConfig as LoRAConfig
+    from .files import load_adapter as load_adapter
+    from .files import save_adapter as save_adapter
+    from .injection import inject as inject
+    from .injection import merge as merge
+    from .lora import LoRALinear as LoRALinear
+    from .merging import merge_adapter as merge_adapter
+    from .stored import convert_adapter as convert_adapter
 
 _HOME = {
     "LoRAConfig": "config",

@@ -5,7 +5,27 @@ The public names are imported on first use, so that reading or rendering message
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ..utils.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from ..models.qwen_vl.chat_template import RenderedPrompt as RenderedPrompt
+    from ..models.qwen_vl.chat_template import TrainingExample as TrainingExample
+    from ..models.qwen_vl.chat_template import decode_tokens as decode_tokens
+    from ..models.qwen_vl.chat_template import get_stop_words_ids as get_stop_words_ids
+    from ..models.qwen_vl.chat_template import make_context as make_context
+    from ..models.qwen_vl.chat_template import render_chatml as render_chatml
+    from ..models.qwen_vl.chat_template import render_conversation as render_conversation
+    from ..models.qwen_vl.chat_template import render_raw as render_raw
+    from ..models.qwen_vl.chat_template import render_training as render_training
+    from ..models.qwen_vl.messages import conversation_to_messages as conversation_to_messages
+    from ..models.qwen_vl.messages import history_to_messages as history_to_messages
+    from ..models.qwen_vl.messages import messages_from_json as messages_from_json
+    from ..models.qwen_vl.messages import messages_to_history as messages_to_history
+    from ..models.qwen_vl.messages import messages_to_json as messages_to_json
+    from ..models.qwen_vl.messages import normalize_messages as normalize_messages
+    from .session import ChatSession as ChatSession
 
 _HOME = {
     "ChatSession": "session",

@@ -12,7 +12,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ..utils.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from .convert import convert_checkpoint as convert_checkpoint
+    from .hub import resolve as resolve
+    from .loading import load_into as load_into
+    from .loading import save_model as save_model
+    from .readers import open_checkpoint as open_checkpoint
 
 _HOME = {
     "open_checkpoint": "readers",

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ..utils.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from ..adapters.config import LoRAConfig as LoRAConfig
+    from ..adapters.files import load_adapter as load_adapter
+    from ..adapters.files import save_adapter as save_adapter
+    from ..adapters.merging import merge_adapter as merge_adapter
+    from .configuration import FinetuneConfig as FinetuneConfig
+    from .freezing import freeze as freeze
+    from .run import FinetuneResult as FinetuneResult
+    from .run import finetune as finetune
 
 _HOME = {
     "FinetuneConfig": "configuration",

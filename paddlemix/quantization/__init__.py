@@ -13,7 +13,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ..utils.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from .export import save_gptq as save_gptq
+    from .gptq import calibrate as calibrate
+    from .layers import QuantizedLinear as QuantizedLinear
+    from .plan import QuantizationPlan as QuantizationPlan
 
 _HOME = {
     "QuantizationPlan": "plan",

@@ -5,7 +5,24 @@ The public names are imported on first use, so the tokenizer, the processor and 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ...utils.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from ...engine.detokenizer import IncrementalDecoder as IncrementalDecoder
+    from ...engine.detokenizer import StopStringMatcher as StopStringMatcher
+    from .configuration import QWenVLConfig as QWenVLConfig
+    from .configuration import QWenVLVisionConfig as QWenVLVisionConfig
+    from .grounding import Box as Box
+    from .kv_cache import KVCache as KVCache
+    from .modeling import QWenLMHeadModel as QWenLMHeadModel
+    from .modeling import QWenModel as QWenModel
+    from .processing import QwenVLImageProcessor as QwenVLImageProcessor
+    from .processing import QwenVLProcessor as QwenVLProcessor
+    from .resampler import Resampler as Resampler
+    from .tokenization import QWenVLTokenizer as QWenVLTokenizer
+    from .vision import VisionTransformer as VisionTransformer
 
 _HOME = {
     "Box": "grounding",
