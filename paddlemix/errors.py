@@ -81,6 +81,10 @@ class OperatorError(PaddleMixError, RuntimeError):
     """A fused operator was asked for that is not there, or was called with shapes or dtypes it cannot take."""
 
 
+class EngineError(PaddleMixError, RuntimeError):
+    """The engine could not go on with a request: a step failed, or it is being stopped."""
+
+
 class TrainingError(PaddleMixError, RuntimeError):
     """A training cannot start, go on or be resumed as it is: its loss is not finite, its checkpoint is another's."""
 

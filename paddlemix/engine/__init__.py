@@ -1,5 +1,7 @@
-"""Generation, without knowledge of any model: options, sampling, stopping, incremental detokenization.
+"""Generation, without knowledge of any model.
 
+``request``      what goes into the engine and comes out of it
+``thread``       the engine in a thread of its own
 ``options``      what a caller may ask of generation, checked
 ``sampling``     from logits to tokens
 ``stopping``     when an answer ends: stop ids, sequences, strings
