@@ -13,6 +13,7 @@ from ..checkpoint.dtypes import KV_CACHE_DTYPES, TARGETS
 from ..errors import OutputError, PaddleMixError
 from ..inference import GENERATION_OPTIONS, check_generation_options, cut_off_words
 from ..quantization.plan import QUANTIZATIONS, VISION_QUANTIZATIONS
+from ..utils.arguments import boolean
 from ..utils.dependencies import INSTALL, ignore_import_warnings
 from ..zoo import DEFAULT_MODEL
 from .console import abandon_output, error_line, note, output, output_json, prepare_streams, write
@@ -31,14 +32,6 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message} (--help lists the options)\n")
-
-
-def boolean(text: str) -> bool:
-    """``True``, ``False`` and their usual other spellings."""
-    values = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-    if text.lower() not in values:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected True or False")
-    return values[text.lower()]
 
 
 def positive(text: str) -> int:

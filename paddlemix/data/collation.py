@@ -13,7 +13,9 @@ from ..models.qwen_vl.batching import IGNORED_LABEL
 from ..models.qwen_vl.image_processing import QwenVLImageProcessor
 from ..models.qwen_vl.processing import QwenVLProcessor
 from .encoding import Example
-from .segments import PADDING
+
+PADDING_SEGMENT = -1
+"""Segment id of padding; the examples of a row have ids from 1."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def collate_ids(rows: Sequence[Sequence[Example]], pad_id: int) -> dict[str, np.
     arrays = {"input_ids": np.full(shape, pad_id, np.int64), "labels": np.full(shape, IGNORED_LABEL, np.int64)}
     packed = any(len(row) > 1 for row in rows)
     if packed:
-        arrays["attention_mask"] = np.full(shape, PADDING, np.int64)
+        arrays["attention_mask"] = np.full(shape, PADDING_SEGMENT, np.int64)
         arrays["position_ids"] = np.zeros(shape, np.int64)
     for index, row in enumerate(rows):
         start = 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
@@ -14,16 +13,12 @@ from ..adapters.config import DEFAULT_TARGETS
 from ..data.boxes import BOX_FORMATS, BoxOptions
 from ..errors import ConfigurationError
 from ..models.qwen_vl.image_processing import parse_color
-from ..utils.display import escape_controls, quoted, shorten
+from ..utils.display import did_you_mean, quoted, readable_name
 from ..utils.files import read_json
 from ..zoo import DEFAULT_MODEL
 from .options import FLAG, NAMES, TEXT, Kind, as_number, as_text, choice, integer, number, option
 
 FULL, LORA, QLORA = "full", "lora", "qlora"
-
-#: most characters of a name that came from outside, in a message
-#: most characters of a name that came from outside, in a message
-_NAME_LENGTH = 60
 
 
 @dataclass(frozen=True)
@@ -244,7 +239,7 @@ class FinetuneConfig:
         known = [item.name for item in fields(cls)]
         for name in values:
             if name not in known:
-                raise ConfigurationError(f"{_readable(name)}: unknown option{nearest(name, known)}")
+                raise ConfigurationError(f"{readable_name(name)}: unknown option{_suggestion(name, known)}")
         for name in ("data", "output_dir"):
             if name not in values:
                 raise ConfigurationError(f"{name}: missing; give it in the config file or as --{name}")
@@ -274,15 +269,8 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
-def _readable(name: object) -> str:
-    """A name that came from outside, for a message."""
-    return escape_controls(shorten(str(name), _NAME_LENGTH))
-
-
-def nearest(name: str, known: Sequence[str]) -> str:
-    """Words for a message: which known name was probably meant; all of them where none is near."""
-    found = difflib.get_close_matches(_readable(name), known, n=1)
-    return f"; did you mean {found[0]}?" if found else f"; known: {', '.join(known)}"
+def _suggestion(name: str, known: Sequence[str]) -> str:
+    return did_you_mean(name, known) or f"; known: {', '.join(known)}"
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -323,7 +311,7 @@ def unknown_argument(argument: str) -> str:
     if not argument.startswith("--"):
         return f"{quoted(argument)}: unexpected on the command line; options begin with --"
     name = argument[2:].partition("=")[0]
-    return f"--{_readable(name)}: unknown option{nearest(name, [item.name for item in fields(FinetuneConfig)])}"
+    return f"--{readable_name(name)}: unknown option{_suggestion(name, [item.name for item in fields(FinetuneConfig)])}"
 
 
 def _or_none(convert: Callable[[str], Any]) -> Callable[[str], Any]:

@@ -6,7 +6,7 @@ import numpy as np
 import paddle
 import paddle.nn as nn
 
-from ..data.segments import SHARED, visibility
+from ..data.collation import PADDING_SEGMENT
 from ..errors import PromptError
 from ..models.qwen_vl.attention_metadata import Span
 from ..models.qwen_vl.batching import IGNORED_LABEL
@@ -52,9 +52,9 @@ class FinetuneModel(nn.Layer):
             labels: int64 ``[batch, length]``, aligned with the ids; −100 is no target. Of several conversations in a
                 row the first token of each is none.
             position_ids: int64 ``[batch, length]``; by default slots are counted from the row's start.
-            attention_mask: who may see whom, causality aside: int64 segments ``[batch, length]`` as
-                ``packing.visibility`` reads them, or bool ``[batch, length, length]``. Rows of one conversation need
-                none.
+            attention_mask: which positions may attend to which, causality aside: int64 segments ``[batch, length]``
+                as :func:`packed_sequences` reads them, or bool ``[batch, length, length]``. Rows of one conversation
+                need none.
             images: float32 ``[n, 3, side, side]``, in order of appearance over the rows.
             target_count: float32 ``[1]``, what the summed loss is divided by; by default the targets of this batch.
 
@@ -69,7 +69,7 @@ class FinetuneModel(nn.Layer):
         visual = self.model.config.visual
         features = paddle.zeros([0, visual.n_queries, visual.output_dim]) if images is None else None
         embeddings = transformer.embed(input_ids, images, features)
-        mask, spans = _who_sees_whom(attention_mask, input_ids)
+        mask, spans = _attention_arguments(attention_mask, input_ids)
         hidden, _ = transformer(embeddings, mask, position_ids, spans=spans)
         following = paddle.concat(
             [labels[:, 1:], paddle.full([labels.shape[0], 1], IGNORED_LABEL, labels.dtype)], axis=1
@@ -87,35 +87,47 @@ class FinetuneModel(nn.Layer):
         return {"loss": total / target_count.reshape([])}
 
 
-def _who_sees_whom(
+def _attention_arguments(
     mask: paddle.Tensor | None, input_ids: paddle.Tensor
 ) -> tuple[paddle.Tensor | None, list[Span] | None]:
-    """A bool mask ``[batch, length, length]``, or spans where these can say it, or neither."""
+    """The bool mask or the packed sequences that ``mask`` stands for; neither for rows of one conversation.
+
+    Packed sequences are attended to one by one, so no ``[length, length]`` mask is ever in memory.
+    """
     if mask is None:
         return None, None
     batch, length = input_ids.shape
     if mask.dtype == paddle.bool and mask.shape == [batch, length, length]:
         return mask, None
     if mask.dtype in (paddle.int32, paddle.int64) and mask.shape == [batch, length]:
-        segments = mask.numpy()
-        spans = conversation_spans(segments)
-        return (paddle.to_tensor(visibility(segments)), None) if spans is None else (None, spans)
+        return None, packed_sequences(mask.numpy())
     raise PromptError(
         f"attention_mask: got {str(mask.dtype).rpartition('.')[2]} {list(mask.shape)}, expected int64 segments "
         f"{[batch, length]} or bool {[batch, length, length]}"
     )
 
 
-def conversation_spans(segments: np.ndarray) -> list[Span] | None:
-    """Spans of equal segments; ``None`` where a segment is shared or stands in several places, which spans cannot say.
+def packed_sequences(segments: np.ndarray) -> list[Span]:
+    """The packed sequences of a batch: where each segment begins and ends.
 
     Args:
-        segments: int64 ``[batch, length]``.
+        segments: int64 ``[batch, length]``; the conversations of a row have different ids from 1 on, padding at its
+            end has -1.
+
+    Returns:
+        One span for each conversation and each run of padding, row by row.
+
+    Raises:
+        PromptError: a segment is 0 or stands in several places of a row.
     """
     spans = []
     for row, line in enumerate(segments):
         ends = np.append(np.flatnonzero(line[1:] != line[:-1]) + 1, len(line))
-        if SHARED in line or len(np.unique(line)) < len(ends):
-            return None
+        ids = line[ends - 1]
+        if 0 in ids or len(np.unique(ids)) < len(ids) or PADDING_SEGMENT in ids[:-1]:
+            raise PromptError(
+                f"attention_mask: got segments {ids[:8].tolist()} in row {row}, expected a different id from 1 on for "
+                f"each conversation and {PADDING_SEGMENT} for padding at the end; pass a bool mask for other layouts"
+            )
         spans += [Span(row, int(start), int(end)) for start, end in zip([0, *ends[:-1]], ends)]
     return spans

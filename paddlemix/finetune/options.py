@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..cli.common import boolean
 from ..errors import ConfigurationError
+from ..utils.arguments import boolean
 from ..utils.schema import shown
 
 

@@ -6,10 +6,9 @@ import numpy as np
 import paddle
 import pytest
 
-from paddlemix.data.collation import Collator, ExampleBatch, collate_ids
+from paddlemix.data.collation import PADDING_SEGMENT, Collator, ExampleBatch, collate_ids
 from paddlemix.data.encoding import encode
 from paddlemix.data.records import read_records
-from paddlemix.data.segments import PADDING, visibility
 from paddlemix.models.qwen_vl.batching import IGNORED_LABEL
 from tests.data.building import talk, write_image, write_json
 from tests.random_model import random_model
@@ -73,19 +72,19 @@ def test_examples_that_share_a_row_start_at_position_0_and_do_not_see_each_other
     first, second, other = (len(examples[index]) for index in (0, 1, 3))
     segments, positions = arrays["attention_mask"], arrays["position_ids"]
     assert segments[0].tolist() == [1] * first + [2] * second
-    assert segments[1].tolist() == [1] * other + [PADDING] * (first + second - other)
+    assert segments[1].tolist() == [1] * other + [PADDING_SEGMENT] * (first + second - other)
     assert positions[0].tolist() == [*range(first), *range(second)]
     assert arrays["labels"][0, [0, first]].tolist() == [IGNORED_LABEL] * 2
-    seen = visibility(segments)
-    assert not seen[0, first:, :first].any() and not seen[0, :first, first:].any()
-    assert seen[0, :first, :first].all() and seen[0, first:, first:].all()
-    np.testing.assert_array_equal(visibility(paddle.to_tensor(segments)).numpy(), seen)
 
 
 def test_no_rows_are_one_padding_id():
     arrays = collate_ids([], pad_id=9)
     assert arrays["input_ids"].tolist() == [[9]] and arrays["labels"].tolist() == [[IGNORED_LABEL]]
     assert sorted(arrays) == ["input_ids", "labels"]
+
+
+def _mask_of(segments):
+    return segments[:, :, None] == segments[:, None, :]
 
 
 def loss_and_gradients(model, collator, batches, targets):
@@ -98,7 +97,7 @@ def loss_and_gradients(model, collator, batches, targets):
         for name in ("target_count", "record_ids"):
             del inputs[name]
         if "attention_mask" in inputs:
-            inputs["attention_mask"] = visibility(inputs["attention_mask"])
+            inputs["attention_mask"] = _mask_of(inputs["attention_mask"])
         counted = int((arrays["labels"][:, 1:] != IGNORED_LABEL).sum())
         loss = model(**inputs).loss * (counted / targets)
         loss.backward()
@@ -134,7 +133,7 @@ def test_the_loss_would_tell_if_examples_saw_each_other(examples, tmp_path, proc
     arrays = Collator.of(processor)(batch_of([examples]))
     names = ("input_ids", "labels", "images", "position_ids", "attention_mask")
     inputs = {name: paddle.to_tensor(arrays[name]) for name in names}
-    inputs["attention_mask"] = visibility(inputs["attention_mask"])
+    inputs["attention_mask"] = _mask_of(inputs["attention_mask"])
     right = float(model(**inputs).loss)
     del inputs["attention_mask"]
     assert abs(float(model(**inputs).loss) - right) > 0.01

@@ -10,9 +10,9 @@ from PIL import Image
 from paddlemix import ops
 from paddlemix.adapters import LoRAConfig, inject
 from paddlemix.adapters.lora import LoRALinear
-from paddlemix.data.segments import PADDING
+from paddlemix.data.collation import PADDING_SEGMENT
 from paddlemix.errors import PromptError
-from paddlemix.finetune.model import FinetuneModel, conversation_spans
+from paddlemix.finetune.model import FinetuneModel, packed_sequences
 from paddlemix.models.qwen_vl import attention_metadata as attention_inputs
 from paddlemix.models.qwen_vl import modeling, vision
 from tests.golden_model import golden_arrays, images_of, new_golden_model
@@ -194,7 +194,8 @@ def test_several_packed_rows_with_padding_equal_their_conversations(make, monkey
         ([t for ids, _, _ in row for t in ids], [t for _, labels, _ in row for t in labels], None) for row in rows
     ]
     batch = batch_of(joined)
-    positions, segments = np.zeros(batch["input_ids"].shape, np.int64), np.full(batch["input_ids"].shape, PADDING)
+    shape = batch["input_ids"].shape
+    positions, segments = np.zeros(shape, np.int64), np.full(shape, PADDING_SEGMENT)
     for number, row in enumerate(rows):
         lengths = [len(ids) for ids, _, _ in row]
         positions[number, : sum(lengths)] = np.concatenate([np.arange(length) for length in lengths])
@@ -205,13 +206,14 @@ def test_several_packed_rows_with_padding_equal_their_conversations(make, monkey
     assert_equal(packed_gradients, gradients, 1e-5)
 
 
-@pytest.mark.parametrize("segments", [[[0, 0, 1, 1, 2]], [[1, 2, 1, 2, 2]]])
-def test_segments_that_are_shared_or_scattered_are_a_mask(segments):
-    assert conversation_spans(np.array(segments)) is None
+@pytest.mark.parametrize("segments", [[[0, 0, 1, 1, 2]], [[1, 2, 1, 2, 2]], [[1, -1, 2]]])
+def test_segments_that_are_shared_or_scattered_are_refused(segments):
+    with pytest.raises(PromptError, match=r"attention_mask: got segments .* in row 0, expected"):
+        packed_sequences(np.array(segments))
 
 
-def test_segments_in_a_row_are_spans():
-    assert conversation_spans(np.array([[3, 3, 5], [1, -1, -1]])) == [(0, 0, 2), (0, 2, 3), (1, 0, 1), (1, 1, 3)]
+def test_segments_in_a_row_are_packed_sequences():
+    assert packed_sequences(np.array([[3, 3, 5], [1, -1, -1]])) == [(0, 0, 2), (0, 2, 3), (1, 0, 1), (1, 1, 3)]
 
 
 def test_a_process_that_has_nothing_left_to_do_computes_zeros_for_all(make):

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from paddlemix.data.segments import visibility
 from paddlemix.models.qwen_vl.processing import QwenVLImageProcessor
 from paddlemix.models.qwen_vl.tokenization import QWenVLTokenizer
 
@@ -17,6 +16,7 @@ from ..scenes.scene import Scene, generate_scene
 from ..scenes.tasks import LANGUAGES, Conversation, coordinates, make_conversations, make_text_conversation
 from .encoding import NOTHING, ConversationEncoder, PointedRow, cell, view
 from .packing import pad_rows, predicting_positions
+from .segments import visibility
 
 # Rows of one length waste nothing on padding: as many of an image's conversations as fit.
 ROW_LENGTH = 256

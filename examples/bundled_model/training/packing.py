@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from paddlemix.data.segments import PADDING, SHARED
 from paddlemix.models.qwen_vl.batching import IGNORED_LABEL
+
+from .segments import PADDING, SHARED
 
 
 @dataclass(frozen=True)

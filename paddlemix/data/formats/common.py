@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ...finetune.configuration import nearest
 from ...models.qwen_vl.messages import Message, Part, split_images
+from ...utils.display import did_you_mean
 
 IMAGE = "<image>"
 
@@ -238,13 +238,7 @@ def unknown_fields(
     for name in value:
         if name not in known and name not in passed_over:
             field = f"{where}.{name}" if where else name
-            yield field, "an unknown field", f"only {', '.join(known)}{nearest_known(name, known)}"
-
-
-def nearest_known(name: str, known: Sequence[str]) -> str:
-    """ "; did you mean X?" where a known name is near, else nothing."""
-    words = nearest(name, known)
-    return words if "did you mean" in words else ""
+            yield field, "an unknown field", f"only {', '.join(known)}{did_you_mean(name, known)}"
 
 
 def shown(value: Any) -> str:

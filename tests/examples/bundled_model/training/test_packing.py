@@ -12,7 +12,7 @@ from examples.bundled_model.training.packing import (
     pad_rows,
     predicting_positions,
 )
-from paddlemix.data.segments import PADDING, visibility
+from examples.bundled_model.training.segments import PADDING, visibility
 from paddlemix.models.qwen_vl.configuration import QWenVLConfig
 from paddlemix.models.qwen_vl.modeling import QWenLMHeadModel
 

@@ -1,0 +1,20 @@
+"""Command-line values that several packages parse."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def boolean(text: str) -> bool:
+    """Parse a command-line boolean.
+
+    Args:
+        text: ``True``, ``False``, or ``yes``, ``no``, ``1``, ``0``, in any case.
+
+    Raises:
+        argparse.ArgumentTypeError: anything else.
+    """
+    values = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    if text.lower() not in values:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected True or False")
+    return values[text.lower()]
