@@ -7,14 +7,6 @@ to do.
 
 from __future__ import annotations
 
-from .utils.display import escape_controls
-
-
-def one_line(error: BaseException) -> str:
-    """The message of an error, to be quoted in another one: on one line, cut short and without
-    what a terminal would obey; its type where it has none."""
-    return escape_controls((" ".join(str(error).split()) or type(error).__name__)[:200])
-
 
 class PaddleMixError(Exception):
     """Base of all errors raised on purpose by this package."""

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Callable, Optional
 
-from ..errors import CheckpointError, one_line
+from ..errors import CheckpointError
+from ..utils.display import one_line
 from ..utils.files import (
     CONFIG_FILE,
     GENERATION_CONFIG_FILE,

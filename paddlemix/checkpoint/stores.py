@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from typing import Any, Callable, Union
 from urllib.parse import quote, urlsplit
 
-from ..errors import ConfigurationError, UnsafeCheckpointError, one_line
+from ..errors import ConfigurationError, UnsafeCheckpointError
 from ..utils.dependencies import require
-from ..utils.display import quoted
+from ..utils.display import one_line, quoted
 from ..utils.files import (
     CONFIG_FILE,
     GENERATION_CONFIG_FILE,

@@ -18,8 +18,8 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote, urljoin, urlsplit
 
-from ..errors import PaddleMixError, one_line
-from ..utils.display import escape_controls, shorten
+from ..errors import PaddleMixError
+from ..utils.display import escape_controls, one_line, shorten
 
 #: seconds in which at least ``WINDOW_BYTES`` have to arrive, unless the answer is complete before
 WINDOW_SECONDS = 30.0

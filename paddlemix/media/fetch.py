@@ -19,8 +19,8 @@ import time
 from typing import Callable
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
-from ..errors import FetchError, one_line
-from ..utils.display import escape_controls
+from ..errors import FetchError
+from ..utils.display import escape_controls, one_line
 from .policy import ImagePolicy
 
 Resolver = Callable[[str, int], list[str]]

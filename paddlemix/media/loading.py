@@ -15,7 +15,8 @@ from typing import Union
 import numpy as np
 from PIL import Image
 
-from ..errors import FetchError, ImageError, one_line
+from ..errors import FetchError, ImageError
+from ..utils.display import one_line
 from .fetch import fetch, shorten
 from .formats import kind_of
 from .orientation import orientation

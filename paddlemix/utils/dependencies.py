@@ -6,7 +6,8 @@ import importlib
 import warnings
 from types import ModuleType
 
-from ..errors import MissingDependencyError, one_line
+from ..errors import MissingDependencyError
+from .display import one_line
 
 INSTALL = "pip install -e '.[cpu]' in the checkout of paddlemix"
 """How to install what paddlemix needs. It is not on the package index, where other packages go by such a name."""

@@ -49,3 +49,9 @@ def did_you_mean(name: str, known: Sequence[str]) -> str:
     """``"; did you mean X?"`` with the known name most similar to ``name``, or ``""`` if none is similar."""
     found = difflib.get_close_matches(readable_name(name), known, n=1)
     return f"; did you mean {found[0]}?" if found else ""
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message, to be quoted in another one: on one line, at most 200 characters before controls are escaped;
+    the name of its type where it has none."""
+    return escape_controls((" ".join(str(error).split()) or type(error).__name__)[:200])

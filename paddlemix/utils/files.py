@@ -19,7 +19,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..errors import CheckpointError, PaddleMixError, one_line
+from ..errors import CheckpointError, PaddleMixError
+from .display import one_line
 from .foreign_file import foreign_content
 from .json_text import JSONError, parse_json
 

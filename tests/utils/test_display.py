@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from paddlemix.errors import one_line
-from paddlemix.utils.display import escape_controls, quoted, shorten
+from paddlemix.utils.display import escape_controls, one_line, quoted, shorten
 
 FAMILY = "公交车 é \U0001f468\u200d\U0001f469\u200d\U0001f467 C:\\new"
 

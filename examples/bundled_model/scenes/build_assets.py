@@ -22,7 +22,8 @@ from typing import Callable
 from PIL import Image, ImageDraw, ImageFont
 
 from paddlemix.cli import common as cli
-from paddlemix.errors import ConfigurationError, one_line
+from paddlemix.errors import ConfigurationError
+from paddlemix.utils.display import one_line
 from paddlemix.utils.files import read_json
 
 from .glyphs import ASSETS

@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 
-from ...errors import CheckpointError, PaddleMixError, one_line
-from ...utils.display import escape_controls
+from ...errors import CheckpointError, PaddleMixError
+from ...utils.display import escape_controls, one_line
 
 
 @contextlib.contextmanager

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import CheckpointError, one_line
-from ...utils.display import quoted
+from ...errors import CheckpointError
+from ...utils.display import one_line, quoted
 from ..dtypes import FROM_SAFETENSORS, STORAGE
 from .guard import reading
 from .tensor import MappedFile, StoredTensor, element_count, is_shape

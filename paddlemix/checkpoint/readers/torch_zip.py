@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import CheckpointError, one_line
-from ...utils.display import quoted
+from ...errors import CheckpointError
+from ...utils.display import one_line, quoted
 from ..dtypes import STORAGE
 from . import pickle_machine
 from .guard import reading

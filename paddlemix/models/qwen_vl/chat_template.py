@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ...chat.window import DEFAULT_WINDOW, ChatWindow, kept_turns
 from ...errors import ConfigurationError
 from .batching import IGNORED_LABEL
+from .chat_window import DEFAULT_WINDOW, ChatWindow, kept_turns
 from .codec import QWenVLCodec
 from .list_format import history_turns
 from .messages import Message, conversation_turns, normalize_messages

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import paddle
 
-from ...chat.window import DEFAULT_WINDOW, ChatWindow
 from ...engine.detokenizer import IncrementalDecoder
 from ...engine.options import GenerationOptions, resolve_options
 from ...engine.stopping import LENGTH, STOP, answer_end_ids
 from ...errors import ConfigurationError, PromptError
 from ...utils.validation import check_integer
 from .chat_template import DEFAULT_SYSTEM, make_context
+from .chat_window import DEFAULT_WINDOW, ChatWindow
 from .generation import generation_steps
 from .image_inputs import id_array, load_images_of_ids
 from .kv_cache import KVCache

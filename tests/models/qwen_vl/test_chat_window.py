@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import pytest
 
 from examples.bundled_model.scenes.scene import generate_scene
 from examples.bundled_model.scenes.tasks import coordinates
-from paddlemix.chat.window import ChatWindow, kept_turns
 from paddlemix.cli.terminal import TerminalChat
 from paddlemix.errors import ConfigurationError
 from paddlemix.inference import load_model
 from paddlemix.models.qwen_vl import grounding
 from paddlemix.models.qwen_vl.chat_template import make_context, render_chatml
+from paddlemix.models.qwen_vl.chat_window import ChatWindow, kept_turns
 from paddlemix.models.qwen_vl.original_chat import chat_settings
 from paddlemix.models.qwen_vl.tokenization import QWenVLTokenizer
 from paddlemix.zoo import DEFAULT_MODEL_DIR
 
 SIZES = [10, 20, 30, 40]
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lines of chats are not kept in the home of whoever runs the tests."""
+    monkeypatch.setenv("PADDLEMIX_HOME", str(tmp_path / "home"))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,99 @@
+"""Imports between packages run one way: down the table "Layers" of docs/architecture.md."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+TABLE = re.compile(r"^\| `(?P<layer>[a-z_./]+)` \| (?P<allowed>[^|]*) \|$", re.MULTILINE)
+
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted((ROOT / "paddlemix").rglob("*.py"))
+}
+
+#: Imports against the table, as (importing module, imported layer): to be mended, never to be added to.
+VIOLATIONS = {
+    ("checkpoint.convert", "models/qwen_vl"),
+    ("engine.detokenizer", "models/qwen_vl"),
+    ("engine.stopping", "models/qwen_vl"),
+    ("quantization.layers", "models/qwen_vl"),
+}
+
+
+def layer_of(module: str, layers: list[str]) -> str:
+    """The layer that a module of the package belongs to: the longest path of the table that it lies under."""
+    path = module.removeprefix("paddlemix").removeprefix(".").replace(".", "/")
+    found = [layer for layer in layers if path == layer or path.startswith(f"{layer}/")]
+    assert path == "" or found, f"{module}: stands in no layer of docs/architecture.md"
+    return max(found, key=len, default="paddlemix")
+
+
+def read_table() -> dict[str, list[str]]:
+    """Layer -> the layers that it may import, both from the bottom up."""
+    section = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").split("\n## Layers\n")[1]
+    section = section.split("\n## ")[0]
+    table: dict[str, list[str]] = {}
+    for row in TABLE.finditer(section):
+        named = re.findall(r"`([^`]+)`", row["allowed"])
+        is_rest = row["allowed"].startswith("all above")
+        table[row["layer"]] = [layer for layer in table if layer not in named] if is_rest else named
+    return table
+
+
+def imports(module: str) -> Iterator[str]:
+    """Modules of this package that one imports: at its top, in functions, for types, and lazily by name."""
+    path = MODULES[module]
+    package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "paddlemix")
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            origin = ".".join([*base, *(node.module or "").split(".")]).rstrip(".")
+            if origin.split(".")[0] == "paddlemix":
+                for alias in node.names:
+                    inner = f"{origin}.{alias.name}"
+                    yield inner if inner in MODULES else origin
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in MODULES:
+            yield node.value  # a public name's home, imported on first use
+
+
+def arrows() -> dict[tuple[str, str], list[str]]:
+    """(importing layer, imported layer) -> the modules that import."""
+    layers, found = list(read_table()), {}
+    for module in MODULES:
+        source = layer_of(module, layers)
+        if module == "paddlemix":  # the public names
+            continue
+        for imported in imports(module):
+            target = layer_of(imported, layers)
+            short = module.removeprefix("paddlemix.")
+            if target not in (source, "paddlemix") and (short, target) not in VIOLATIONS:
+                found.setdefault((source, target), []).append(short)
+    return found
+
+
+def test_every_import_runs_down_the_table() -> None:
+    table = read_table()
+    against = {arrow: sorted(set(by)) for arrow, by in arrows().items() if arrow[1] not in table[arrow[0]]}
+    assert against == {}
+
+
+def test_the_table_has_no_circle() -> None:
+    table = read_table()
+    order = list(table)
+    assert len(order) > 10
+    upward = [(layer, other) for layer in order for other in table[layer] if other not in order[: order.index(layer)]]
+    assert upward == []
+
+
+@pytest.mark.parametrize("module, layer", sorted(VIOLATIONS))
+def test_violations_that_are_mended_leave_the_list(module: str, layer: str) -> None:
+    layers = list(read_table())
+    assert layer in {layer_of(imported, layers) for imported in imports(f"paddlemix.{module}")}
