@@ -13,8 +13,7 @@ from paddlemix.adapters.lora import LoRALinear
 from paddlemix.data.collation import PADDING_SEGMENT
 from paddlemix.errors import PromptError
 from paddlemix.finetune.model import FinetuneModel, packed_sequences
-from paddlemix.models.qwen_vl import attention_metadata as attention_inputs
-from paddlemix.models.qwen_vl import modeling, vision
+from paddlemix.models.qwen_vl import attention_metadata, modeling, vision
 from tests.golden_model import golden_arrays, images_of, new_golden_model
 from tests.models.qwen_vl.test_training_gradients import stored, thinned, torch_layout
 from tests.random_model import random_model
@@ -181,7 +180,7 @@ def test_a_packed_row_has_the_loss_and_gradients_of_its_conversations(make, give
 
 @pytest.mark.parametrize("padded_scores", [0, 40, 1 << 17], ids=["a group each", "some groups", "one group"])
 def test_several_packed_rows_with_padding_equal_their_conversations(make, monkeypatch, padded_scores):
-    monkeypatch.setattr(attention_inputs, "PADDED_SCORES", padded_scores)
+    monkeypatch.setattr(attention_metadata, "PADDED_SCORES", padded_scores)
     model, processor = make(ADAPTER)
     texts = [["one", "and two"], ["three is the longest of them", "four", "five"]]
     rows = [[row_of(processor, text) for text in row] for row in texts]

@@ -48,7 +48,7 @@ def pointer_loss(
     query_columns = slice(HEAD * width, (HEAD + 1) * width)
     key_columns = slice(config.hidden_size + HEAD * width, config.hidden_size + (HEAD + 1) * width)
     place = paddle.get_device()
-    tables = rotary_tensors(config.max_position_embeddings, width, rotary_base(config, 1.0), place)
+    tables = rotary_tensors(config.max_position_embeddings, width, (rotary_base(config, 1.0),), place)
     cos, sin = (
         paddle.gather(table[0], position_ids.reshape([-1])).reshape([*states.shape[:2], width]) for table in tables
     )

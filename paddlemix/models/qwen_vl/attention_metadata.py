@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, wraps
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar, Union
 
 import numpy as np
 import paddle
@@ -42,43 +42,98 @@ class SpanGroup:
 
 
 @dataclass(frozen=True)
-class AttentionInputs:
-    """Where the new positions stand, and what they may see.
+class Rotation:
+    """Rotary tables and query factors, shared by all layers.
+
+    Attributes:
+        cos, sin: float32 ``[tables, table_length, head_dim]``; one table but for pages of several NTK factors.
+        logn: float32 ``[table_length]``, factors for the queries by position; ``None`` where all are 1.
+    """
+
+    cos: paddle.Tensor
+    sin: paddle.Tensor
+    logn: paddle.Tensor | None
+
+
+@dataclass(frozen=True)
+class DenseAttention:
+    """New positions see each other through one mask in memory: the form that has gradients and dropout.
+
+    Attributes:
+        positions: int32 ``[batch, length]``, rows of the rotary tables.
+        mask: additive float32 ``[(batch, 1,) length, length]``, causal.
+    """
+
+    rotation: Rotation
+    positions: paddle.Tensor
+    mask: paddle.Tensor
+
+
+@dataclass(frozen=True)
+class PackedAttention:
+    """Several conversations fill the rows; each is cut out of its row and sees itself only. It has gradients, too.
+
+    Attributes:
+        groups: the conversations, those of about one length together.
+        slots: int64 ``[n]``, flat indices into ``[batch, length]`` for the positions of all groups, a group behind the
+            other; behind a span's end any slot.
+        places: int64 ``[batch * length]``, where each slot stands in ``slots``.
+    """
+
+    rotation: Rotation
+    groups: tuple[SpanGroup, ...]
+    slots: paddle.Tensor
+    places: paddle.Tensor
+
+
+@dataclass(frozen=True)
+class CachedAttention:
+    """New positions behind a contiguous cache, or without one, where it is empty; no gradients.
 
     Query ``t`` of row ``r`` stands at slot ``slots[r] + t``. It sees the slots from ``kv_starts[r]`` to its own, with
     ``mask`` added to the scores where those two cannot say it.
 
     Attributes:
-        cos, sin: float32 ``[1, table_length, head_dim]``, for the rotation.
-        positions: int32 ``[batch, length]``, rows of the tables.
-        logn: float32 ``[table_length]``, factors for the queries by position; ``None`` where all are 1.
+        positions: int32 ``[batch, length]``, rows of the rotary tables.
         slots: int32 ``[batch]``, the cache slot of each row's first new position.
         kv_lengths: int32 ``[batch]``, slots in use, the new ones included.
         kv_starts: int32 ``[batch]``, first slot that is no padding; ``None``: 0.
         mask: additive float32 ``[batch or 1, length, kv_length]`` or ``None``.
-        dense_mask: in place of ``kv_starts`` and ``mask``, all of that as one additive float32 ``[(batch, 1,) length,
-            kv_length]``, for attention with gradients; ``None`` where none are wanted.
-        span_groups: in place of all of them, the spans that fill the rows; a span sees itself only.
-        span_slots: int64 ``[n]``, flat indices into ``[batch, length]`` for the positions of all groups, a group behind
-            the other; behind a span's end any slot.
-        span_places: int64 ``[batch * length]``, where each slot stands in ``span_slots``.
     """
 
-    cos: paddle.Tensor
-    sin: paddle.Tensor
+    rotation: Rotation
     positions: paddle.Tensor
-    logn: paddle.Tensor | None
     slots: paddle.Tensor
     kv_lengths: paddle.Tensor
     kv_starts: paddle.Tensor | None
     mask: paddle.Tensor | None
-    dense_mask: paddle.Tensor | None
-    span_groups: tuple[SpanGroup, ...] | None = None
-    span_slots: paddle.Tensor | None = None
-    span_places: paddle.Tensor | None = None
 
 
-def attention_inputs(
+@dataclass(frozen=True)
+class PagedAttention:
+    """New positions of unrelated rows, whose keys and values lie in blocks of a shared cache; no gradients.
+
+    Attributes:
+        positions: int32 ``[batch, length]``, rows of the rotary tables.
+        slots, kv_lengths: as in :class:`CachedAttention`.
+        lengths: int32 ``[batch]``, how many of a row's new positions are real; ``None``: all of all rows.
+        block_table: int32 ``[batch, width]``, the blocks of each row, in order.
+        table_index: int32 ``[batch]``, the rotary table of each row; ``None``: there is only one.
+    """
+
+    rotation: Rotation
+    positions: paddle.Tensor
+    slots: paddle.Tensor
+    kv_lengths: paddle.Tensor
+    lengths: paddle.Tensor | None
+    block_table: paddle.Tensor
+    table_index: paddle.Tensor | None
+
+
+AttentionMetadata = Union[DenseAttention, PackedAttention, CachedAttention, PagedAttention]
+
+
+def attention_metadata(
     config: QWenVLConfig,
     batch: int,
     length: int,
@@ -90,15 +145,19 @@ def attention_inputs(
     with_gradients: bool,
     dtype: paddle.dtype,
     spans: Sequence[Span] | None = None,
-) -> AttentionInputs:
-    """Inputs for ``length`` new positions of each of ``batch`` rows behind ``past`` cached ones.
+) -> DenseAttention | PackedAttention | CachedAttention:
+    """Metadata for ``length`` new positions of each of ``batch`` rows behind ``past`` cached ones.
 
     Args:
+        config: the model's configuration.
+        batch: number of rows.
+        length: new positions of each.
+        past: cached positions of each.
         alpha: NTK factor of the rotary base.
         scale_queries: whether log-n scaling applies.
         padding_mask: see ``visible_slots``.
         position_ids: int ``[batch, length]``; by default the slots are counted with the padding, as in the original.
-        with_gradients: whether ``dense_mask`` is wanted.
+        with_gradients: whether the form with gradients is wanted.
         dtype: the model's dtype, whose lowest finite value masks.
         spans: of conversations that share rows; they fill all rows, in order, and see themselves only.
     """
@@ -112,37 +171,61 @@ def attention_inputs(
         last = past + length - 1
         counted = np.arange(past, past + length, dtype=np.int32)
         positions = paddle.to_tensor(np.broadcast_to(counted, [batch, length]))
+    rotation = rotation_up_to(last, (alpha,), config, scale_queries)
+    if spans is not None:
+        return PackedAttention(rotation, *span_groups(spans, positions, dtype))
+    if with_gradients:
+        return DenseAttention(rotation, positions, dense_mask(length, padding_mask, dtype))
+    kv_starts, mask = visible_slots(padding_mask, batch, length, past, dtype)
+    return CachedAttention(rotation, positions, slots, slots + length, kv_starts, mask)
+
+
+def paged_attention(
+    config: QWenVLConfig,
+    starts: np.ndarray,
+    lengths: np.ndarray,
+    block_table: np.ndarray,
+    alphas: Sequence[float],
+) -> PagedAttention:
+    """Metadata for new positions of unrelated rows.
+
+    Args:
+        config: the model's configuration.
+        starts: int32 ``[batch]``, cached positions of each row.
+        lengths: int32 ``[batch]``, new positions of each row; the longest is the width of the pass.
+        block_table: int32 ``[batch, width]``.
+        alphas: the NTK factor of each row.
+    """
+    longest = int(lengths.max())
+    positions = starts[:, None] + np.arange(longest, dtype=np.int32)
+    known = sorted(set(alphas))
+    indices = None if len(known) == 1 else np.array([known.index(alpha) for alpha in alphas], dtype=np.int32)
+    return PagedAttention(
+        rotation=rotation_up_to(int(starts.max()) + longest - 1, tuple(known), config, True),
+        positions=paddle.to_tensor(positions),
+        slots=paddle.to_tensor(starts),
+        kv_lengths=paddle.to_tensor(starts + lengths),
+        lengths=None if (lengths == longest).all() else paddle.to_tensor(lengths),
+        block_table=paddle.to_tensor(block_table),
+        table_index=None if indices is None else paddle.to_tensor(indices),
+    )
+
+
+def rotation_up_to(last: int, alphas: Sequence[float], config: QWenVLConfig, scale_queries: bool) -> Rotation:
+    """Tables for positions up to ``last``, one for each of ``alphas``; query factors only where they are needed."""
     # Rounded up, so that a conversation of growing length reuses one table.
-    table_length = -(-(last + 1) // 1024) * 1024
+    length = -(-(last + 1) // 1024) * 1024
     place = paddle.get_device()
-    cos, sin = rotary_tensors(table_length, config.kv_channels, rotary_base(config, alpha), place)
+    bases = tuple(rotary_base(config, alpha) for alpha in alphas)
+    cos, sin = rotary_tensors(length, config.kv_channels, bases, place)
     scaled = scale_queries and config.use_logn_attn and last >= config.seq_length
-    # Attention with gradients reads the dense mask and nothing else of what says who sees whom; spans read their own.
-    dense = with_gradients and spans is None
-    starts, mask = (
-        (None, None) if dense or spans is not None else visible_slots(padding_mask, batch, length, past, dtype)
-    )
-    groups, span_slots, span_places = (None, None, None) if spans is None else span_groups(spans, positions, dtype)
-    return AttentionInputs(
-        cos=cos,
-        sin=sin,
-        positions=positions,
-        logn=logn_tensor(table_length, config.seq_length, place) if scaled else None,
-        slots=slots,
-        kv_lengths=slots + length,
-        kv_starts=starts,
-        mask=mask,
-        dense_mask=dense_mask(length, padding_mask, dtype) if dense else None,
-        span_groups=groups,
-        span_slots=span_slots,
-        span_places=span_places,
-    )
+    return Rotation(cos, sin, logn_tensor(length, config.seq_length, place) if scaled else None)
 
 
 def span_groups(
     spans: Sequence[Span], positions: paddle.Tensor, dtype: paddle.dtype
 ) -> tuple[tuple[SpanGroup, ...], paddle.Tensor, paddle.Tensor]:
-    """``span_groups``, ``span_slots`` and ``span_places`` of ``AttentionInputs``.
+    """``groups``, ``slots`` and ``places`` of ``PackedAttention``.
 
     Args:
         spans: they fill all rows.
@@ -198,9 +281,12 @@ def _kept(make: Callable[..., _Made]) -> Callable[..., _Made]:
 
 
 @_kept
-def rotary_tensors(length: int, head_dim: int, base: float, place: str) -> tuple[paddle.Tensor, paddle.Tensor]:
-    """Cosines and sines on ``place``, two float32 ``[1, length, head_dim]``."""
-    return tuple(paddle.to_tensor(table[None], place=place) for table in ops.rotary_tables(length, head_dim, base))
+def rotary_tensors(
+    length: int, head_dim: int, bases: tuple[float, ...], place: str
+) -> tuple[paddle.Tensor, paddle.Tensor]:
+    """Cosines and sines on ``place``, two float32 ``[len(bases), length, head_dim]``."""
+    tables = zip(*(ops.rotary_tables(length, head_dim, base) for base in bases))
+    return tuple(paddle.to_tensor(np.stack(table), place=place) for table in tables)
 
 
 @_kept
@@ -213,7 +299,7 @@ def logn_tensor(length: int, seq_length: int, place: str) -> paddle.Tensor:
 def visible_slots(
     padding_mask: paddle.Tensor | None, batch: int, length: int, past: int, dtype: paddle.dtype
 ) -> tuple[paddle.Tensor | None, paddle.Tensor | None]:
-    """``kv_starts`` and ``mask`` of ``AttentionInputs``: padding on the left needs only the first of them.
+    """``kv_starts`` and ``mask`` of ``CachedAttention``: padding on the left needs only the first of them.
 
     Args:
         padding_mask: ``[batch, slots]`` of ones and zeros, or bool ``[batch, length, past + length]``

@@ -105,3 +105,29 @@ class KVCache:
         for tensors in (self.keys, self.values):
             for layer, tensor in enumerate(tensors):
                 tensors[layer] = paddle.index_select(tensor, rows, axis=0)
+
+
+class PagedKVCache:
+    """Keys and values of all rows in blocks that any row may hold; the rows' block tables say which.
+
+    Attributes:
+        keys, values: for each layer ``[blocks, heads, block_size, head_dim]``, written in place.
+
+    Args:
+        config: the model's configuration.
+        blocks: number of blocks.
+        block_size: positions of a block. From 32 on attention over blocks has the very numbers of a contiguous cache.
+        dtype: of the stored keys and values.
+    """
+
+    def __init__(self, config: QWenVLConfig, blocks: int, block_size: int, dtype: str | paddle.dtype) -> None:
+        shape = [blocks, config.num_attention_heads, block_size, config.kv_channels]
+        self.block_size = block_size
+        self.keys = [paddle.zeros(shape, dtype=dtype) for _ in range(config.num_hidden_layers)]
+        self.values = [paddle.zeros(shape, dtype=dtype) for _ in range(config.num_hidden_layers)]
+
+
+def position_bytes(config: QWenVLConfig, dtype: str) -> int:
+    """Bytes that one position takes in a cache of ``dtype``, over all layers."""
+    itemsize = {"float32": 4, "float16": 2, "bfloat16": 2}[dtype]
+    return 2 * config.num_hidden_layers * config.num_attention_heads * config.kv_channels * itemsize

@@ -6,9 +6,16 @@ import paddle
 import paddle.nn as nn
 
 from ... import ops
-from .attention_metadata import AttentionInputs
+from .attention_metadata import (
+    AttentionMetadata,
+    CachedAttention,
+    DenseAttention,
+    PackedAttention,
+    PagedAttention,
+    Rotation,
+)
 from .configuration import QWenVLConfig
-from .kv_cache import KVCache
+from .kv_cache import KVCache, PagedKVCache
 from .layers import Linear, RMSNorm, without_bias
 
 
@@ -23,34 +30,67 @@ class QWenAttention(nn.Layer):
         self.c_attn = Linear(config.hidden_size, 3 * config.hidden_size)
         self.c_proj = Linear(config.hidden_size, config.hidden_size, bias_attr=False)
 
-    def forward(self, x: paddle.Tensor, inputs: AttentionInputs, cache: KVCache | None) -> paddle.Tensor:
+    def forward(
+        self, x: paddle.Tensor, metadata: AttentionMetadata, cache: KVCache | PagedKVCache | None
+    ) -> paddle.Tensor:
         """``[batch, length, hidden]`` to the same shape."""
         packed, bias = without_bias(self.c_attn, x)
-        if inputs.span_groups is not None:
-            return self.c_proj(self._attend_in_spans(packed, bias, inputs))
-        rotation = (packed, bias, self.heads, inputs.cos, inputs.sin, inputs.positions)
-        if cache is not None:
-            key, value = cache.keys[self.layer], cache.values[self.layer]
-            query = ops.rotary_qkv_cache(*rotation, key, value, inputs.slots, logn=inputs.logn)
+        if isinstance(metadata, CachedAttention):
+            attended = self._attend_cached(packed, bias, metadata, cache)
+        elif isinstance(metadata, PagedAttention):
+            attended = self._attend_paged(packed, bias, metadata, cache)
+        elif isinstance(metadata, DenseAttention):
+            heads = self._rotate(packed, bias, metadata.rotation, metadata.positions)
+            attended = ops.merge_heads(ops.attention(*heads, metadata.mask, self._dropout()))
         else:
-            query, key, value = ops.rotary_qkv(*rotation, logn=inputs.logn)
-            if inputs.dense_mask is not None:
-                attended = ops.attention(query, key, value, inputs.dense_mask, self._dropout())
-                return self.c_proj(ops.merge_heads(attended))
-        attend = ops.attention_decode if x.shape[1] <= ops.FEW_QUERIES else ops.attention_prefill
-        out = attend(
+            attended = self._attend_packed(packed, bias, metadata)
+        return self.c_proj(attended)
+
+    def _rotate(
+        self, packed: paddle.Tensor, bias: paddle.Tensor | None, rotation: Rotation, positions: paddle.Tensor
+    ) -> tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor]:
+        """Queries, keys and values, each ``[batch, heads, length, head_dim]``."""
+        return ops.rotary_qkv(packed, bias, self.heads, rotation.cos, rotation.sin, positions, logn=rotation.logn)
+
+    def _attend_cached(
+        self, packed: paddle.Tensor, bias: paddle.Tensor | None, metadata: CachedAttention, cache: KVCache | None
+    ) -> paddle.Tensor:
+        """Attention over a contiguous cache, to which the new keys and values are added; without one over these."""
+        rotation, positions = metadata.rotation, metadata.positions
+        if cache is None:
+            query, key, value = self._rotate(packed, bias, rotation, positions)
+        else:
+            key, value = cache.keys[self.layer], cache.values[self.layer]
+            query = ops.rotary_qkv_cache(
+                packed, bias, self.heads, rotation.cos, rotation.sin, positions, key, value, metadata.slots,
+                logn=rotation.logn,
+            )  # fmt: skip
+        attend = ops.attention_decode if packed.shape[1] <= ops.FEW_QUERIES else ops.attention_prefill
+        return attend(
             query,
             key,
             value,
-            kv_lengths=inputs.kv_lengths,
-            query_starts=inputs.slots,
-            kv_starts=inputs.kv_starts,
-            mask=inputs.mask,
+            kv_lengths=metadata.kv_lengths,
+            query_starts=metadata.slots,
+            kv_starts=metadata.kv_starts,
+            mask=metadata.mask,
         )
-        return self.c_proj(out)
 
-    def _attend_in_spans(
-        self, packed: paddle.Tensor, bias: paddle.Tensor | None, inputs: AttentionInputs
+    def _attend_paged(
+        self, packed: paddle.Tensor, bias: paddle.Tensor | None, metadata: PagedAttention, cache: PagedKVCache
+    ) -> paddle.Tensor:
+        """Attention of unrelated rows over the blocks of each, to which the new keys and values are added."""
+        rotation, table = metadata.rotation, metadata.block_table
+        key, value = cache.keys[self.layer], cache.values[self.layer]
+        query = ops.rotary_qkv_cache(
+            packed, bias, self.heads, rotation.cos, rotation.sin, metadata.positions, key, value, metadata.slots,
+            lengths=metadata.lengths, block_table=table, logn=rotation.logn, table_index=metadata.table_index,
+        )  # fmt: skip
+        attend = ops.attention_decode if packed.shape[1] <= ops.FEW_QUERIES else ops.attention_prefill
+        return attend(query, key, value, kv_lengths=metadata.kv_lengths, query_starts=metadata.slots, block_table=table)
+
+    def _attend_packed(
+        self, packed: paddle.Tensor, bias: paddle.Tensor | None, metadata: PackedAttention
     ) -> paddle.Tensor:
         """Attention of each span over itself: ``[batch, length, 3 * hidden]`` to ``[batch, length, hidden]``.
 
@@ -58,16 +98,16 @@ class QWenAttention(nn.Layer):
         """
         batch, length, width = packed.shape
         # Gathered once and split: the gradient of every gathering is as large as the whole.
-        gathered = paddle.gather(packed.reshape([-1, width]), inputs.span_slots)
-        parts = paddle.split(gathered, [group.positions.size for group in inputs.span_groups])
+        gathered = paddle.gather(packed.reshape([-1, width]), metadata.slots)
+        parts = paddle.split(gathered, [group.positions.size for group in metadata.groups])
         attended = []
-        for group, part in zip(inputs.span_groups, parts):
+        for group, part in zip(metadata.groups, parts):
             rows = part.reshape([*group.positions.shape, width])
-            heads = ops.rotary_qkv(rows, bias, self.heads, inputs.cos, inputs.sin, group.positions, logn=inputs.logn)
+            heads = self._rotate(rows, bias, metadata.rotation, group.positions)
             merged = ops.merge_heads(ops.attention(*heads, group.mask, self._dropout()))
             attended.append(merged.reshape([-1, merged.shape[-1]]))
         joined = paddle.concat(attended) if len(attended) > 1 else attended[0]
-        return paddle.gather(joined, inputs.span_places).reshape([batch, length, -1])
+        return paddle.gather(joined, metadata.places).reshape([batch, length, -1])
 
     def _dropout(self) -> float:
         return self.dropout if self.training else 0.0
@@ -104,10 +144,10 @@ class QWenBlock(nn.Layer):
         self,
         x: paddle.Tensor,
         residual: paddle.Tensor | None,
-        inputs: AttentionInputs,
-        cache: KVCache | None = None,
+        metadata: AttentionMetadata,
+        cache: KVCache | PagedKVCache | None = None,
     ) -> tuple[paddle.Tensor, paddle.Tensor]:
         """Output and residual of the block before, to those of this one: ``[batch, length, hidden]`` each."""
         normalized, residual = self.ln_1(x, residual)
-        normalized, residual = self.ln_2(self.attn(normalized, inputs, cache), residual)
+        normalized, residual = self.ln_2(self.attn(normalized, metadata, cache), residual)
         return self.mlp(normalized), residual

@@ -16,7 +16,7 @@ from paddlenlp.transformers.model_outputs import CausalLMOutputWithPast
 from paddlenlp.transformers.model_utils import PretrainedModel
 
 from ...errors import PromptError
-from .attention_metadata import AttentionInputs, Span, attention_inputs
+from .attention_metadata import CachedAttention, DenseAttention, PackedAttention, Span, attention_metadata
 from .batching import IGNORED_LABEL
 from .configuration import QWenVLConfig
 from .generation import QWenVLGenerationMixin
@@ -107,29 +107,29 @@ class QWenModel(nn.Layer):
             beside = "attention_mask" if attention_mask is not None else "past_key_values"
             raise PromptError(f"spans: got them beside {beside}, expected one of them")
         x, residual = self.drop(inputs_embeds), None
-        inputs = self._attention_inputs(x, attention_mask, position_ids, past_key_values, spans)
+        metadata = self._attention_metadata(x, attention_mask, position_ids, past_key_values, spans)
         hidden_states = [x] if output_hidden_states else None
         # Keys and values go into a cache as they are computed, once.
         recompute = self.enable_recompute and self.training and past_key_values is None
         for block in self.h:
             if recompute:
-                x, residual = recomputed(block, block, x, residual, inputs)
+                x, residual = recomputed(block, block, x, residual, metadata)
             else:
-                x, residual = block(x, residual, inputs, past_key_values)
+                x, residual = block(x, residual, metadata, past_key_values)
             if hidden_states is not None:
                 hidden_states.append(x + residual)
         if past_key_values is not None:
             past_key_values.advance(x.shape[1])
         return self.ln_f(x, residual)[0], hidden_states
 
-    def _attention_inputs(
+    def _attention_metadata(
         self,
         x: paddle.Tensor,
         padding_mask: paddle.Tensor | None,
         position_ids: paddle.Tensor | None,
         cache: KVCache | None,
         spans: Sequence[Span] | None,
-    ) -> AttentionInputs:
+    ) -> DenseAttention | PackedAttention | CachedAttention:
         batch, length, _ = x.shape
         if cache is None:
             # Neither scaling exists in training, as in the original.
@@ -137,7 +137,7 @@ class QWenModel(nn.Layer):
         else:
             past, alpha = cache.length, cache.ntk_alpha
             cache.reserve(past + length)
-        return attention_inputs(
+        return attention_metadata(
             self.config,
             batch,
             length,

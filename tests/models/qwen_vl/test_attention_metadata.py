@@ -5,10 +5,14 @@ import pytest
 from paddlemix.errors import PromptError
 from paddlemix.models.qwen_vl.attention_metadata import (
     PADDED_SCORES,
+    CachedAttention,
+    DenseAttention,
+    PackedAttention,
     Span,
-    attention_inputs,
+    attention_metadata,
     dense_mask,
     grouped_by_length,
+    paged_attention,
     rotary_base,
     span_groups,
     visible_slots,
@@ -31,30 +35,30 @@ def test_published_geometry_has_the_published_bases():
         assert rotary_base(Published, alpha) == pytest.approx(base, abs=0.01)
 
 
-def inputs_for(length, past, batch=1, scale_queries=True, position_ids=None):
-    return attention_inputs(
+def metadata_for(length, past, batch=1, scale_queries=True, position_ids=None):
+    return attention_metadata(
         golden_config(), batch, length, past, 1.0, scale_queries, None, position_ids, False, paddle.float32
     )
 
 
 def test_positions_continue_behind_the_cache():
-    inputs = inputs_for(length=2, past=5, batch=2)
-    np.testing.assert_array_equal(inputs.positions.numpy(), [[5, 6], [5, 6]])
-    np.testing.assert_array_equal(inputs.slots.numpy(), [5, 5])
-    np.testing.assert_array_equal(inputs.kv_lengths.numpy(), [7, 7])
+    metadata = metadata_for(length=2, past=5, batch=2)
+    np.testing.assert_array_equal(metadata.positions.numpy(), [[5, 6], [5, 6]])
+    np.testing.assert_array_equal(metadata.slots.numpy(), [5, 5])
+    np.testing.assert_array_equal(metadata.kv_lengths.numpy(), [7, 7])
 
 
 def test_given_positions_move_the_rotation_and_not_the_slots():
-    inputs = inputs_for(length=2, past=5, position_ids=paddle.to_tensor([[1030, 0]]))
-    np.testing.assert_array_equal(inputs.positions.numpy(), [[1030, 0]])
-    assert inputs.cos.shape[1] == 2048
-    np.testing.assert_array_equal(inputs.slots.numpy(), [5])
+    metadata = metadata_for(length=2, past=5, position_ids=paddle.to_tensor([[1030, 0]]))
+    np.testing.assert_array_equal(metadata.positions.numpy(), [[1030, 0]])
+    assert metadata.rotation.cos.shape[1] == 2048
+    np.testing.assert_array_equal(metadata.slots.numpy(), [5])
 
 
 def test_logn_scales_only_queries_beyond_the_trained_length():
-    assert inputs_for(length=128, past=0).logn is None  # seq_length 128
-    assert inputs_for(length=129, past=0, scale_queries=False).logn is None
-    factors = inputs_for(length=129, past=0).logn.numpy()[126:131]
+    assert metadata_for(length=128, past=0).rotation.logn is None  # seq_length 128
+    assert metadata_for(length=129, past=0, scale_queries=False).rotation.logn is None
+    factors = metadata_for(length=129, past=0).rotation.logn.numpy()[126:131]
     expected = [1, 1, np.log(129) / np.log(128), np.log(130) / np.log(128), np.log(131) / np.log(128)]
     np.testing.assert_allclose(factors, expected, rtol=1e-6)
 
@@ -137,3 +141,29 @@ def test_spans_stand_alone(beside):
     ]
     with pytest.raises(PromptError, match=f"spans: got them beside {beside}"):
         model(embeddings, spans=[Span(0, 0, 3)], **{beside: other})
+
+
+def test_each_way_to_attend_has_its_form():
+    def form(with_gradients=False, spans=None):
+        return type(
+            attention_metadata(
+                golden_config(), 1, 4, 0, 1.0, True, None, None, with_gradients, paddle.float32, spans=spans
+            )
+        )
+
+    assert form() is CachedAttention
+    assert form(with_gradients=True) is DenseAttention
+    assert form(spans=[Span(0, 0, 4)]) is PackedAttention
+
+
+def test_rows_of_blocks_have_their_own_places_lengths_and_rotary_tables():
+    starts, lengths = np.array([0, 70], np.int32), np.array([3, 1], np.int32)
+    table = np.array([[4, 0], [2, 5]], np.int32)
+    metadata = paged_attention(golden_config(), starts, lengths, table, [3.0, 1.0])
+    np.testing.assert_array_equal(metadata.positions.numpy(), [[0, 1, 2], [70, 71, 72]])
+    np.testing.assert_array_equal(metadata.lengths.numpy(), lengths)
+    np.testing.assert_array_equal(metadata.kv_lengths.numpy(), [3, 71])
+    np.testing.assert_array_equal(metadata.table_index.numpy(), [1, 0])
+    alone = paged_attention(golden_config(), starts[:1], lengths[:1], table[:1], [3.0])
+    assert alone.lengths is None and alone.table_index is None
+    np.testing.assert_array_equal(alone.rotation.cos.numpy()[0], metadata.rotation.cos.numpy()[1])

@@ -7,7 +7,7 @@ import pytest
 from examples.bundled_model.training.pointers import HEAD, pointer_loss
 from examples.bundled_model.training.train import build_training_model
 from paddlemix import ops
-from paddlemix.models.qwen_vl.attention_metadata import attention_inputs
+from paddlemix.models.qwen_vl.attention_metadata import attention_metadata
 from paddlemix.models.qwen_vl.tokenization import QWenVLTokenizer
 from paddlemix.zoo import DEFAULT_MODEL_DIR
 
@@ -22,14 +22,16 @@ def attention_of_the_head(model, layer: int, states, position_ids, mask) -> np.n
     """``[rows, length, length]``, from the model's own rotation of queries and keys."""
     block = model.transformer.h[layer]
     rows, length, _ = states.shape
-    inputs = attention_inputs(
+    metadata = attention_metadata(
         model.config, rows, length, 0, 1.0, scale_queries=False, padding_mask=mask, position_ids=position_ids,
         with_gradients=True, dtype=states.dtype,
     )  # fmt: skip
     packed = block.attn.c_attn(block.ln_1(states, None)[0])
-    query, key, _ = ops.rotary_qkv(packed, None, block.attn.heads, inputs.cos, inputs.sin, inputs.positions)
+    query, key, _ = ops.rotary_qkv(
+        packed, None, block.attn.heads, metadata.rotation.cos, metadata.rotation.sin, metadata.positions
+    )
     scores = (query[:, HEAD] @ key[:, HEAD].transpose([0, 2, 1])) * model.config.kv_channels**-0.5
-    masked = scores + inputs.dense_mask.reshape(scores.shape)
+    masked = scores + metadata.mask.reshape(scores.shape)
     return paddle.nn.functional.softmax(masked, axis=-1).numpy()
 
 
