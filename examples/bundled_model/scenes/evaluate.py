@@ -85,6 +85,7 @@ TASKS: tuple[Task, ...] = (
     Task("pair: what is in both", pairs.both, scoring.score_shared, generate_pair, objects=()),
     Task("pair: what is in one", pairs.what, scoring.score_what_list, generate_pair, objects=()),
     Task("pair: count in one", pairs.count, scoring.score_count, generate_pair, objects=(), answers=MAX_OBJECTS),
+    Task("absent", tasks.absent, scoring.score_refusal, _one),
 )
 """To be appended to only: a task's place decides its seeds."""
 

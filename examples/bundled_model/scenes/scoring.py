@@ -19,12 +19,14 @@ from .tasks import Turn
 Tallies = dict[str, tuple[float, float]]
 NamedBox = tuple[str, "BoxF | None"]
 MIN_IOU = 0.5
+IOU_STEPS = (0.75, 0.85)  # what is reported beside it
 _ENDS = " .。\n"
 
 _TAGGED = re.compile(r"<ref>(.*?)</ref>((?:<box>\(\d+,\d+\),\(\d+,\d+\)</box>)?)")
 _BOX = re.compile(r"<box>\((\d+),(\d+)\),\((\d+),(\d+)\)</box>")
 _FORMS = {form: kind.en for kind in ALL_KINDS for form in (kind.plural, kind.en, kind.zh)}
 _COLOR_FORMS = {form: color.en for color in COLORS for form in (color.en, color.zh)}
+_REFUSALS = re.compile(r"\b[Tt]here is no\b|没有")
 _SIDES = {"left": "left", "right": "right", "左边": "left", "右边": "right"}
 _CHOICES = {
     "1": "first", "first": "first", "第一": "first",
@@ -95,16 +97,34 @@ def iou(a: BoxF, b: BoxF) -> float:
 
 
 def score_refer(question: Question, answer: str) -> Tallies:
-    """Is the first box of the answer the right one? Told apart by the number of objects in the scene."""
+    """Is the first box of the answer the right one? Told apart by the number of objects in the scene.
+
+    What is not answered with a box is, nearly always, refused: the thing asked for is said not to be there.
+    """
     (scene,) = question.scenes
     target = next(placed.box for placed in scene.objects if placed.kind == question.subject)
     boxes = boxes_in(answer)
-    hit = float(bool(boxes) and iou(boxes[0], target) >= MIN_IOU)
+    overlap = iou(boxes[0], target) if boxes else 0.0
+    hit = float(overlap >= MIN_IOU)
     n = len(scene.objects)
     tallies = {"1–5 objects": (hit, 1.0), f"{n} object{'s' if n > 1 else ''}": (hit, 1.0)}
     if n <= 3:
         tallies["1–3 objects"] = (hit, 1.0)
+    tallies["mean IoU"] = (overlap, 1.0)
+    tallies.update({f"IoU ≥ {step}": (float(overlap >= step), 1.0) for step in IOU_STEPS})
+    tallies["answered with a box"] = (float(bool(boxes)), 1.0)
     return tallies
+
+
+def refuses(answer: str) -> bool:
+    """Whether an answer says that something is not there."""
+    return _REFUSALS.search(answer) is not None
+
+
+def score_refusal(question: Question, answer: str) -> Tallies:
+    """Does the answer say that the thing asked for is not there, and of that very thing?"""
+    named = refuses(answer) and names_in(answer) == names_in(question.expected)
+    return {"right refusals": (float(named), 1.0)}
 
 
 def score_caption(question: Question, answer: str) -> Tallies:

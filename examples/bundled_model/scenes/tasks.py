@@ -187,6 +187,18 @@ def relation(scene: Scene, language: str, rng: np.random.Generator) -> Conversat
     return Conversation("relation", language, (turn,), first.kind)
 
 
+def absent(scene: Scene, language: str, rng: np.random.Generator) -> Conversation | None:
+    """Where something is that is not there, what color it has, or on which side of something else it stands."""
+    present = {placed.kind for placed in scene.objects}
+    missing = [kind for kind in range(len(KINDS)) if kind not in present]
+    kind = missing[int(rng.integers(len(missing)))]
+    other = _pick(rng, scene.objects).kind
+    task = ("refer", "refer", "color", "relation")[int(rng.integers(4))]
+    question = ask(task, language, rng, kind=name(kind, language), other=name(other, language))
+    answer = ANSWERS["absent"][language].format(kind=name(kind, language))
+    return Conversation("absent", language, ((question, answer),))
+
+
 def word(scene: Scene, language: str, rng: np.random.Generator) -> Conversation | None:
     if scene.sign is None:
         return None
@@ -267,6 +279,7 @@ TASKS: dict[str, Callable[[Scene, str, np.random.Generator], Conversation | None
     "count_kind": count_kind,
     "color": color,
     "relation": relation,
+    "absent": absent,
     "word": word,
     "followup": followup,
     "dialogue": dialogue,
@@ -281,7 +294,8 @@ WEIGHTS: dict[str, float] = {
     "count_kind": 0.6,
     "color": 1.2,
     "relation": 1.2,
-    "word": 2.0,
+    "absent": 2.0,
+    "word": 1.6,
     "followup": 1.2,
     "dialogue": 1.6,
 }

@@ -133,6 +133,11 @@ def object_token_ids(ranks: dict[bytes, int]) -> list[list[int]]:
     return [[ranks[form.encode("utf-8")] for form in (kind.en, " " + kind.en, kind.zh)] for kind in KINDS]
 
 
+def digit_token_ids(ranks: dict[bytes, int]) -> list[int]:
+    """The ids of the digits 0 to 9."""
+    return [ranks[str(digit).encode("utf-8")] for digit in range(10)]
+
+
 def color_token_ids(ranks: dict[bytes, int]) -> list[list[int]]:
     """The same for each color."""
     return [[ranks[form.encode("utf-8")] for form in (color.en, " " + color.en, color.zh)] for color in COLORS]

@@ -14,12 +14,14 @@ from ..scenes.lexicon import COLORS, WORDS
 from ..scenes.pairs import generate_pair, pair
 from ..scenes.scene import Scene, generate_scene
 from ..scenes.tasks import LANGUAGES, Conversation, coordinates, make_conversations, make_text_conversation
+from .coordinates import DIGITS, digit_shares
 from .encoding import NOTHING, ConversationEncoder, PointedRow, cell, view
 from .packing import pad_rows, predicting_positions
 from .segments import visibility
 
 # Rows of one length waste nothing on padding: as many of an image's conversations as fit.
 ROW_LENGTH = 256
+CROWD = 4
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class HeadTargets:
     Attributes:
         kinds: int64 ``[queries]``, the object whose center lies in the query's cell.
         boxes: float32 ``[queries, 4]``, its corners in [0, 1].
-        digits: int64 ``[queries, 8]``, hundreds and tens of its four coordinates.
+        digits: float32 ``[queries, 8, 10]``, hundreds and tens of its four coordinates, as shares of 0 to 9.
         colors: int64 ``[queries]``, its tint (``NOTHING``: no object; the last class: an object without tint).
         words: int64 ``[queries]``, the word whose sign has its center in the cell.
         patches: int64 ``[patches]``, the object at the patch's center; 0 is the background, kinds count from 1.
@@ -61,15 +63,16 @@ class SceneDataset:
     """Item ``[i, j, …]`` is a list of the samples of these indices.
 
     Sample ``i`` is the scene of seed ``first_seed + i``, with up to ``conversations`` of them behind its image. Only
-    every second image has conversations: the vision part is the slower learner, and for it alone an image is cheap.
-    Of these, one in ``pair_every`` is shown beside a second one and compared with it. Of all images that stand alone
+    one image in ``conversations_every`` has conversations: the vision part is the slower learner, and for it alone a
+    image is cheap; every second of those without has at least ``CROWD`` objects, for each of them teaches. Of those
+    with, one in ``pair_every`` is shown beside a second one and compared with it. Of all images that stand alone
     one in ``sign_every`` has a sign for sure (seldom otherwise, and words are the hardest to learn). One sample in
     ``talk_every`` has an additional row of conversations without an image. Deterministic in the index, so an
     interrupted training goes on with the same data.
     """
 
-    conversations_every = 2
-    pair_every = 5
+    conversations_every = 3
+    pair_every = 3
     sign_every = 2
     talk_every = 48
 
@@ -98,7 +101,8 @@ class SceneDataset:
         described, turn = divmod(index, self.conversations_every)
         sign = True if described % self.sign_every == 0 else None
         if not self.conversations or turn:
-            return self._sample([generate_scene(seed, size=self.image_size, sign=sign)])
+            crowd = CROWD + index % 2 if self.conversations and turn % 2 else None
+            return self._sample([generate_scene(seed, size=self.image_size, sign=sign, num_objects=crowd)])
         rng = np.random.default_rng([seed, 2])
         if described % self.pair_every == 0:
             scenes = list(generate_pair(seed, size=self.image_size))
@@ -107,12 +111,14 @@ class SceneDataset:
             scenes = [generate_scene(seed, size=self.image_size, sign=sign)]
             conversations = make_conversations(scenes[0], rng, self.conversations)
         seen = view(scenes, self.grid)
-        row = self.encoder.row(len(scenes), [self.encoder.branch(item, seen) for item in conversations], ROW_LENGTH)
+        branches = [self.encoder.branch(item, seen) for item in conversations]
+        row = self.encoder.row(len(scenes), branches, ROW_LENGTH, seen)
         text_row = None
         if index % self.talk_every == 0:
             nothing = view([], self.grid)
             talk = [make_text_conversation(rng) for _ in range(self.conversations)]
-            text_row = self.encoder.row(0, [self.encoder.branch(item, nothing) for item in talk], ROW_LENGTH)
+            branches = [self.encoder.branch(item, nothing) for item in talk]
+            text_row = self.encoder.row(0, branches, ROW_LENGTH, nothing)
         return self._sample(scenes, row, text_row)
 
     def _sample(
@@ -133,7 +139,7 @@ def head_targets(scene: Scene, grid: int, patch_grid: int) -> HeadTargets:
     """The training heads' targets for a scene, for ``grid²`` queries and ``patch_grid²`` patches."""
     queries = grid * grid
     kinds, colors, words = (np.full(queries, NOTHING, np.int64) for _ in range(3))
-    boxes, digits = np.zeros((queries, 4), np.float32), np.zeros((queries, 8), np.int64)
+    boxes, digits = np.zeros((queries, 4), np.float32), np.zeros((queries, 8, 10), np.float32)
     centers = (np.arange(patch_grid) + 0.5) / patch_grid
     patches = np.zeros((patch_grid, patch_grid), np.int64)
     patch_boxes = np.zeros((patch_grid, patch_grid, 4), np.float32)
@@ -148,7 +154,7 @@ def head_targets(scene: Scene, grid: int, patch_grid: int) -> HeadTargets:
         kinds[query] = placed.kind
         colors[query] = len(COLORS) if placed.color is None else placed.color
         boxes[query] = placed.box
-        digits[query] = [value for c in coordinates(placed.box) for value in (c // 100, c // 10 % 10)]
+        digits[query] = digit_shares(padded=True)[list(coordinates(placed.box)), :2].reshape(8, 10)
         inside = covered(placed.box)
         patches[inside] = placed.kind + 1
         patch_boxes[inside] = placed.box
@@ -192,28 +198,79 @@ class SceneCollator:
 def _row_arrays(rows: Sequence[PointedRow], boxes: Sequence[np.ndarray], pad_id: int) -> dict[str, np.ndarray]:
     """``boxes``: float32 ``[queries, 4]`` for each row, the box of the object at each query."""
     padded = pad_rows([row.row for row in rows], pad_id)
-    batch, length = padded.input_ids.shape
-    columns, named = np.full((batch, length), NOTHING), np.zeros((batch, length), bool)
-    told_boxes = np.zeros((batch, length, 4), np.float32)
+    length = padded.input_ids.shape[1]
+    names, reads, twins = Looks(length), Looks(length), Looks(length)
+    boxed, name_boxes, numbered, numbers = [], [], [], []
+    codes = np.full(padded.input_ids.shape, NOTHING)
     for index, (row, row_boxes) in enumerate(zip(rows, boxes)):
-        told = np.flatnonzero(row.about != NOTHING)
-        columns[index, told] = row.slots[row.about[told]]
-        told_boxes[index, told] = row_boxes[row.about[told]]
-        named[index, : len(row)] = row.named
+        codes[index, : len(row)] = row.digits
+        for place in np.flatnonzero(row.named):
+            queries = row.about[place]
+            names.add(index, place, row.slots[list(queries)] if queries else [place])
+            if len(queries) == 1:
+                boxed.append(index * length + place)
+                name_boxes.append(row_boxes[queries[0]])
+        for query, others in row.twins:
+            own = row.slots[query]
+            twins.add(index, own, row.slots[list(others)] if others else [own])
+        if row.twins:
+            numbered.append(index * length + row.slots)
+            numbers.append(np.arange(len(row.slots)) >= len(row.slots) // 2)
     sources, targets = predicting_positions(padded.labels, padded.segments)
-    names = np.flatnonzero(named)
-    reading = columns.reshape(-1)[targets] != NOTHING
+    weights = padded.weights.reshape(-1)[targets]
+    for source, target, weight in zip(sources, targets, weights):
+        index, place = divmod(int(target), length)
+        row = rows[index]
+        if queries := row.about[place]:
+            reads.add(index, int(source) % length, row.slots[list(queries)], float(weight))
+    codes = codes.reshape(-1)[targets]
+    soft = np.flatnonzero(codes != NOTHING)
+    right = np.eye(10, dtype=np.float32)[_digits(codes[soft])]
     return {
         "input_ids": padded.input_ids,
         "position_ids": padded.position_ids,
         "attention_mask": visibility(padded.segments),
         "sources": sources,
         "labels": padded.labels.reshape(-1)[targets],
-        "label_weights": padded.weights.reshape(-1)[targets],
-        "name_positions": names,
-        "name_columns": columns.reshape(-1)[names],
-        "name_boxes": told_boxes.reshape(-1, 4)[names],
-        "read_positions": sources[reading],
-        "read_columns": columns.reshape(-1)[targets][reading],
-        "read_weights": padded.weights.reshape(-1)[targets][reading],
+        "label_weights": weights,
+        "soft_targets": soft,
+        "digit_shifts": right - digit_shares().reshape(-1, 10)[codes[soft]],
+        **names.arrays("name"),
+        **reads.arrays("read"),
+        **twins.arrays("twin"),
+        "boxed_positions": np.asarray(boxed, np.int64),
+        "name_boxes": np.asarray(name_boxes, np.float32).reshape(-1, 4),
+        "numbered_positions": np.concatenate(numbered or [np.zeros(0)]).astype(np.int64),
+        "numbers": np.concatenate(numbers or [np.zeros(0)]).astype(np.int64),
     }
+
+
+def _digits(codes: np.ndarray) -> np.ndarray:
+    """The digits themselves, int64, of ``coordinate * DIGITS + digit``."""
+    return np.asarray([int(str(code // DIGITS)[code % DIGITS]) for code in codes], np.int64)
+
+
+class Looks:
+    """Where positions should look: flat positions, the columns in their rows, and what each counts.
+
+    A position that should look at several columns looks at each as much, and counts once.
+    """
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+        self.positions: list[int] = []
+        self.columns: list[int] = []
+        self.weights: list[float] = []
+
+    def add(self, row: int, place: int, columns: Sequence[int], weight: float = 1.0) -> None:
+        for column in columns:
+            self.positions.append(row * self.length + place)
+            self.columns.append(int(column))
+            self.weights.append(weight / len(columns))
+
+    def arrays(self, name: str) -> dict[str, np.ndarray]:
+        return {
+            f"{name}_positions": np.asarray(self.positions, np.int64),
+            f"{name}_columns": np.asarray(self.columns, np.int64),
+            f"{name}_weights": np.asarray(self.weights, np.float32),
+        }

@@ -21,12 +21,14 @@ import paddle.nn.functional as F
 from paddlemix.models.qwen_vl.modeling import QWenLMHeadModel
 
 from ..scenes.lexicon import COLORS, KINDS, WORDS
-from .pointers import NAMING_LAYER, READING_LAYER, pointer_loss
+from .pointers import NAMING_LAYER, READING_LAYER, TWIN_LAYER, pointer_loss
 
 COORDINATE_DIGITS = 8  # hundreds and tens of four coordinates
 # A coordinate is also learned as an angle with these periods, in parts of the image's side. Hundreds can be read off
 # the first and tens off the last by a linear layer; off the number itself they cannot, least of all the tens.
 PERIODS = (1.0, 0.3, 0.1)
+# Distances teach from afar, IoU what counts in the end: an edge of a small object's box more than one of a large one.
+L1_WEIGHT, ANGLE_WEIGHT, IOU_WEIGHT = 5.0, 2.0, 2.0
 BOX_OUTPUTS = 4 + 4 * 2 * len(PERIODS)
 
 
@@ -36,15 +38,23 @@ class TrainingModel(nn.Layer):
     Args:
         model: the model to train.
         name_ids: for every kind, the ids of its names (one token each, the same number for every kind).
+        digit_ids: of 0 to 9.
         head_weight: what the heads' losses count beside the language-model loss.
     """
 
-    def __init__(self, model: QWenLMHeadModel, name_ids: Sequence[Sequence[int]], head_weight: float) -> None:
+    def __init__(
+        self,
+        model: QWenLMHeadModel,
+        name_ids: Sequence[Sequence[int]],
+        digit_ids: Sequence[int],
+        head_weight: float,
+    ) -> None:
         super().__init__()
         self.model = model
         self.head_weight = head_weight
         width, hidden = model.config.visual.width, model.config.hidden_size
         self.name_ids = [list(ids) for ids in zip(*name_ids)]
+        self.digit_ids = list(digit_ids)
         self.name_scale = self.create_parameter([1], default_initializer=nn.initializer.Constant(1.6 * hidden**-0.5))
         self.patch_head = nn.Linear(width, len(KINDS) + 1)
         self.patch_box_head = nn.Linear(width, BOX_OUTPUTS)
@@ -52,8 +62,9 @@ class TrainingModel(nn.Layer):
         self.box_head = nn.Linear(hidden, BOX_OUTPUTS)
         self.named_box_head = nn.Linear(hidden, BOX_OUTPUTS)
         self.digit_head = nn.Linear(hidden, COORDINATE_DIGITS * 10)
-        self.colour_head = nn.Linear(hidden, len(COLORS) + 1)
+        self.color_head = nn.Linear(hidden, len(COLORS) + 1)
         self.word_head = nn.Linear(hidden, len(WORDS) + 1)
+        self.number_head = nn.Linear(hidden, 2)
         self.patch_word_head = nn.Linear(width, len(WORDS))
         self.parts: dict[str, paddle.Tensor] = {}
 
@@ -68,12 +79,21 @@ class TrainingModel(nn.Layer):
         sources: paddle.Tensor | None = None,
         labels: paddle.Tensor | None = None,
         label_weights: paddle.Tensor | None = None,
+        soft_targets: paddle.Tensor | None = None,
+        digit_shifts: paddle.Tensor | None = None,
         name_positions: paddle.Tensor | None = None,
         name_columns: paddle.Tensor | None = None,
+        name_weights: paddle.Tensor | None = None,
+        boxed_positions: paddle.Tensor | None = None,
         name_boxes: paddle.Tensor | None = None,
         read_positions: paddle.Tensor | None = None,
         read_columns: paddle.Tensor | None = None,
         read_weights: paddle.Tensor | None = None,
+        twin_positions: paddle.Tensor | None = None,
+        twin_columns: paddle.Tensor | None = None,
+        twin_weights: paddle.Tensor | None = None,
+        numbered_positions: paddle.Tensor | None = None,
+        numbers: paddle.Tensor | None = None,
         **targets: paddle.Tensor,
     ) -> dict[str, paddle.Tensor]:
         """The loss of a batch as ``SceneCollator`` makes it.
@@ -85,10 +105,18 @@ class TrainingModel(nn.Layer):
             attention_mask: bool ``[rows, length, length]``, who may see whom.
             sources: int64 ``[targets]``, flat indices of the positions that predict.
             labels, label_weights: ``[targets]``, what they should predict and how much it counts.
-            name_positions, name_columns: int64 ``[names]``, flat indices of the names that one object bears, and the
-                column of its vector in the row. ``name_boxes`` float32 ``[names, 4]``: its corners in [0, 1].
-            read_positions, read_columns: the same for positions that predict something of an object or a sign;
-                ``read_weights`` float32 ``[reads]``: how much each counts.
+            soft_targets: int64 ``[digits]``, which of the targets are digits of coordinates.
+            digit_shifts: float32 ``[digits, 10]``, what to add to the loss of the right digit for each logit of 0 to 9,
+                so that it becomes that of the shares in :mod:`.coordinates`.
+            name_positions, name_columns, name_weights: ``[names]``, flat indices of names, the column in the row where
+                each should look, and how much that counts.
+            boxed_positions: int64 ``[n]``, flat indices of the names that one object bears; ``name_boxes`` float32
+                ``[n, 4]``: its corners in [0, 1].
+            read_positions, read_columns, read_weights: where positions should look that predict something of an object
+                or a sign.
+            twin_positions, twin_columns, twin_weights: where objects of a second image should look.
+            numbered_positions, numbers: int64 ``[slots]``, flat indices of the vectors of two images, and of which
+                image each is, from 0.
             **targets: for the heads, see :class:`~.dataset.HeadTargets`, a batch of them.
         """
         visual = self.model.visual
@@ -101,20 +129,27 @@ class TrainingModel(nn.Layer):
             embeddings = self.model.transformer.embed(input_ids, image_features=shown)
             hidden, states = self.model.transformer(embeddings, attention_mask, position_ids, output_hidden_states=True)
             predicting = paddle.gather(hidden.reshape([-1, hidden.shape[-1]]), sources)
-            token_losses = F.cross_entropy(self.model.lm_head(predicting), labels, reduction="none").reshape([-1])
+            logits = self.model.lm_head(predicting)
+            token_losses = F.cross_entropy(logits, labels, reduction="none").reshape([-1])
+            token_losses = soften(token_losses, logits, self.digit_ids, soft_targets, digit_shifts)
             parts["text"] = (token_losses * label_weights).sum() / label_weights.sum()
             looks = {
-                "naming": (NAMING_LAYER, name_positions, name_columns, paddle.ones_like(name_boxes[:, 0])),
+                "naming": (NAMING_LAYER, name_positions, name_columns, name_weights),
                 "reading": (READING_LAYER, read_positions, read_columns, read_weights),
+                "twin": (TWIN_LAYER, twin_positions, twin_columns, twin_weights),
             }
             for part, (layer, *where) in looks.items():
                 block = self.model.transformer.h[layer]
                 parts[part] = pointer_loss(
                     self.model.config, block, states[layer], position_ids, attention_mask, *where
                 )
-            looked = paddle.gather(states[NAMING_LAYER + 1].reshape([-1, hidden.shape[-1]]), name_positions)
-            parts["named_box"] = box_loss(self.named_box_head(F.layer_norm(looked, looked.shape[-1:])), name_boxes)
-            loss = loss + parts["text"] + (parts["naming"] + parts["reading"] + parts["named_box"]) * self.head_weight
+            parts["named_box"] = box_loss(
+                self.named_box_head(_normalized(states[NAMING_LAYER + 1], boxed_positions)), name_boxes
+            )
+            slots = self.number_head(_normalized(states[TWIN_LAYER], numbered_positions))
+            parts["number"] = F.cross_entropy(slots, numbers) if numbers.shape[0] else slots.sum()
+            guides = sum(parts[part] for part in (*looks, "named_box", "number"))
+            loss = loss + parts["text"] + guides * self.head_weight
         self.parts = {name: value.detach() for name, value in parts.items()}
         return {"loss": loss}
 
@@ -158,11 +193,35 @@ class TrainingModel(nn.Layer):
         ) / len(self.name_ids)
         found_boxes = paddle.gather(boxes.reshape([-1, 4]), index)
         losses["box"] = box_loss(self.box_head(found), found_boxes)
-        found_digits = paddle.gather(digits.reshape([-1, COORDINATE_DIGITS]), index)
+        found_digits = paddle.gather(digits.reshape([-1, COORDINATE_DIGITS, 10]), index)
         digit_logits = self.digit_head(found).reshape([-1, COORDINATE_DIGITS, 10])
-        losses["digit"] = F.cross_entropy(digit_logits, found_digits.unsqueeze(-1))
-        losses["color"] = F.cross_entropy(self.colour_head(found), paddle.gather(colors.flatten(), index)) * 0.5
+        losses["digit"] = F.cross_entropy(digit_logits, found_digits, soft_label=True)
+        losses["color"] = F.cross_entropy(self.color_head(found), paddle.gather(colors.flatten(), index)) * 0.5
         return losses
+
+
+def soften(
+    losses: paddle.Tensor,
+    logits: paddle.Tensor,
+    digit_ids: Sequence[int],
+    soft_targets: paddle.Tensor,
+    digit_shifts: paddle.Tensor,
+) -> paddle.Tensor:
+    """Cross entropies ``[targets]`` of the right tokens, those of ``soft_targets`` turned into those of shares.
+
+    A cross entropy is the logarithm of the sum of all exponentials less the mean logit under the targets' shares: only
+    the latter differs. ``digit_shifts``: the right digit's row of a unit matrix less the shares.
+    """
+    if not soft_targets.shape[0]:
+        return losses
+    digits = paddle.gather(paddle.gather(logits, soft_targets), paddle.to_tensor(digit_ids), axis=1)
+    return paddle.scatter_nd_add(losses, soft_targets.unsqueeze(-1), (digits * digit_shifts).sum(axis=-1))
+
+
+def _normalized(states: paddle.Tensor, positions: paddle.Tensor) -> paddle.Tensor:
+    """States ``[rows, length, hidden]`` at flat positions, each with mean 0 and variance 1: ``[positions, hidden]``."""
+    chosen = paddle.gather(states.reshape([-1, states.shape[-1]]), positions)
+    return F.layer_norm(chosen, chosen.shape[-1:])
 
 
 def class_loss(logits: paddle.Tensor, classes: paddle.Tensor) -> paddle.Tensor:
@@ -174,9 +233,31 @@ def class_loss(logits: paddle.Tensor, classes: paddle.Tensor) -> paddle.Tensor:
 
 
 def box_loss(outputs: paddle.Tensor, boxes: paddle.Tensor) -> paddle.Tensor:
-    """Distance of corners and of their angles: ``[n, BOX_OUTPUTS]`` against ``[n, 4]`` in [0, 1]; 0 of no boxes."""
+    """Distance of corners and of their angles, and generalized IoU: ``[n, BOX_OUTPUTS]`` against ``[n, 4]`` in [0, 1].
+
+    0 of no boxes.
+    """
     if not boxes.shape[0]:
         return outputs.sum()
+    corners = F.sigmoid(outputs[:, :4])
     angles = paddle.concat([boxes * (2 * math.pi / period) for period in PERIODS], axis=-1)
     targets = paddle.concat([paddle.sin(angles), paddle.cos(angles)], axis=-1)
-    return F.l1_loss(F.sigmoid(outputs[:, :4]), boxes) * 5.0 + F.mse_loss(outputs[:, 4:], targets)
+    return (
+        F.l1_loss(corners, boxes) * L1_WEIGHT
+        + F.mse_loss(outputs[:, 4:], targets) * ANGLE_WEIGHT
+        + (1.0 - generalized_iou(corners, boxes).mean()) * IOU_WEIGHT
+    )
+
+
+def generalized_iou(a: paddle.Tensor, b: paddle.Tensor) -> paddle.Tensor:
+    """``[n]`` of boxes ``[n, 4]`` (x1, y1, x2, y2): IoU less the part of the box around both that neither covers."""
+
+    def area(low: paddle.Tensor, high: paddle.Tensor) -> paddle.Tensor:
+        sides = (high - low).clip(min=0.0)
+        return sides[:, 0] * sides[:, 1]
+
+    low_a, high_a, low_b, high_b = a[:, :2], a[:, 2:], b[:, :2], b[:, 2:]
+    both = area(paddle.maximum(low_a, low_b), paddle.minimum(high_a, high_b))
+    either = area(low_a, high_a) + area(low_b, high_b) - both
+    around = area(paddle.minimum(low_a, low_b), paddle.maximum(high_a, high_b)).clip(min=1e-6)
+    return both / either.clip(min=1e-6) - (around - either) / around

@@ -1,9 +1,11 @@
-"""Where the decoder should look in training: one attention head of two layers is told by its attention weights.
+"""Where the decoder should look in training: one attention head of some layers is told by its attention weights.
 
 Left to itself, a decoder finds out late that a name belongs to the image's vector that resembles it: as long as no
 head looks there, there is nothing to gain from looking better. Here the first layer's head looks from each name to the
-object that bears it, and a later layer's head looks from each position that is about to say something of an object
-(its name, its box, its color, its printed word) to that object. Both are ordinary heads of the model.
+objects that bear it, and from a name that none bears to the name itself, which tells that there is none. The second
+layer's looks from each object of a second image to those of its kind in the first, or to itself. The third layer's
+looks from each position that is about to say something of an object (its name, its box, its color, its printed word,
+its image) to that object. All are ordinary heads of the model.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from paddlemix.models.qwen_vl.configuration import QWenVLConfig
 from paddlemix.models.qwen_vl.language import QWenBlock
 
 NAMING_LAYER = 0
+TWIN_LAYER = 1
 READING_LAYER = 2
 HEAD = 0
 

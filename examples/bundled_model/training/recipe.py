@@ -30,6 +30,7 @@ class Stage:
         decay: the learning rate falls linearly to zero over the stage, instead of staying constant.
         head_weight: what the training heads count beside the text.
         first_seed: of the stage's scenes.
+        trains_model: otherwise the training heads alone learn.
     """
 
     conversations: int
@@ -38,14 +39,18 @@ class Stage:
     decay: bool
     head_weight: float
     first_seed: int
+    trains_model: bool = True
 
 
 # The vision part first, alone: cheap steps that teach it what there is to see. Then everything, at a constant rate
-# until the decoder has found out how to look; then a long decay, in which the loss falls fastest.
+# until the decoder has found out how to look; then a long decay, in which the loss falls fastest. A model that is there
+# already has no heads: they learn first, alone, so that they do not spoil it; then follows another decay.
 STAGES: dict[str, Stage] = {
     "vision": Stage(0, 1e-3, 200, False, 1.0, first_seed=0),
     "joint": Stage(7, 1e-3, 200, False, 0.5, first_seed=2**28),
     "anneal": Stage(7, 1e-3, 50, True, 0.5, first_seed=2**29),
+    "heads": Stage(0, 3e-3, 20, True, 1.0, first_seed=2**30, trains_model=False),
+    "refine": Stage(7, 3e-4, 50, True, 0.5, first_seed=2**30 + 2**28),
 }
 
 

@@ -4,6 +4,10 @@
 ``python -m examples.bundled_model.training.train joint --start runs/vision --output_dir runs/joint --max_steps 1500``
 ``python -m examples.bundled_model.training.train anneal --start runs/joint --output_dir runs/anneal --max_steps 6000``
 
+Or from a model that is there:
+``python -m examples.bundled_model.training.train heads --start MODEL_DIR --output_dir runs/heads --max_steps 150``
+``python -m examples.bundled_model.training.train refine --start runs/heads --output_dir runs/refine --max_steps 2000``
+
 The same command again goes on where it was interrupted. ``--export_only`` writes the model directory of the newest
 checkpoint and ends. Under ``python -m paddle.distributed.launch`` it trains on several processes or devices; on CPUs
 add ``--backend gloo``.
@@ -40,7 +44,7 @@ from paddlemix.models.qwen_vl.tokenization import QWenVLTokenizer
 from paddlemix.utils.files import CONFIG_FILE
 from paddlemix.zoo import DEFAULT_MODEL_DIR
 
-from ..scenes.vocabulary import object_token_ids
+from ..scenes.vocabulary import digit_token_ids, object_token_ids
 from .curve import CURVE_FILE
 from .dataset import SceneCollator, SceneDataset
 from .heads import TrainingModel
@@ -106,7 +110,8 @@ class PartsLogger(TrainerCallback):
 def build_training_model(tokenizer: QWenVLTokenizer, head_weight: float) -> TrainingModel:
     model = QWenLMHeadModel(small_config(tokenizer))
     initialize(model)
-    return TrainingModel(model, object_token_ids(tokenizer.mergeable_ranks), head_weight)
+    ranks = tokenizer.mergeable_ranks
+    return TrainingModel(model, object_token_ids(ranks), digit_token_ids(ranks), head_weight)
 
 
 def save_weights(training_model: TrainingModel, folder: Path) -> None:
@@ -143,6 +148,8 @@ def load_weights(training_model: TrainingModel, folder: Path) -> None:
 def start_from(training_model: TrainingModel, tokenizer: QWenVLTokenizer, folder: Path) -> None:
     """Take over what a stage or a checkpoint saved, or the model of a model directory; its heads then begin anew.
 
+    A model directory may have another vocabulary: tokens that it lacks keep their initial values.
+
     Args:
         tokenizer: of ``training_model``.
 
@@ -159,11 +166,32 @@ def start_from(training_model: TrainingModel, tokenizer: QWenVLTokenizer, folder
         )
     model = QWenLMHeadModel.from_pretrained(folder)
     own = training_model.model.config
-    if model.config.to_dict() != {**own.to_dict(), "dtype": model.config.dtype}:
+    if _geometry(model.config) != _geometry(own):
         raise CheckpointError(f"{folder}: a model of another geometry than this training's")
-    if QWenVLTokenizer.from_pretrained(folder).mergeable_ranks != tokenizer.mergeable_ranks:
-        raise CheckpointError(f"{folder}: a model of another vocabulary than this training's")
-    training_model.model.set_state_dict(model.state_dict())
+    state = model.state_dict()
+    known = known_rows(QWenVLTokenizer.from_pretrained(folder), tokenizer, min(model.config.vocab_size, own.vocab_size))
+    for name, axis in (("transformer.wte.weight", 0), ("lm_head.weight", 1)):
+        rows = np.moveaxis(training_model.model.state_dict()[name].numpy(), axis, 0).copy()
+        rows[list(known)] = np.moveaxis(state[name].numpy(), axis, 0)[list(known.values())]
+        state[name] = paddle.to_tensor(np.ascontiguousarray(np.moveaxis(rows, 0, axis)))
+    training_model.model.set_state_dict(state)
+
+
+def _geometry(config: Any) -> dict[str, Any]:
+    """The configuration without what depends on the vocabulary or on how weights are stored."""
+    values = {name: value for name, value in config.to_dict().items() if name not in ("dtype", "vocab_size")}
+    return {**values, "visual": {**values["visual"], "image_start_id": None}}
+
+
+def known_rows(old: QWenVLTokenizer, new: QWenVLTokenizer, rows: int) -> dict[int, int]:
+    """Rows of an embedding for ``new`` -> those of the same token, up to row ``rows`` of an embedding for ``old``.
+
+    Special tokens and rows of no token stand behind the ranks in both.
+    """
+    before = old.mergeable_ranks
+    ranks = {rank: before[token] for token, rank in new.mergeable_ranks.items() if token in before}
+    first, old_first = len(new.mergeable_ranks), len(before)
+    return {**ranks, **{first + place: old_first + place for place in range(rows - max(first, old_first))}}
 
 
 def export(training_model: TrainingModel, tokenizer: QWenVLTokenizer, directory: Path) -> None:
@@ -191,7 +219,7 @@ def parser() -> argparse.ArgumentParser:
         "--start", type=Path, help="output directory of the stage before, one of its checkpoints, or a model directory"
     )
     result.add_argument("--max_steps", type=cli.positive, required=True)
-    result.add_argument("--batch_size", type=cli.positive, default=32, help="pictures for each step and process")
+    result.add_argument("--batch_size", type=cli.positive, default=32, help="images for each step and process")
     result.add_argument("--save_steps", type=cli.positive, default=100)
     result.add_argument("--logging_steps", type=cli.positive, default=20)
     result.add_argument("--learning_rate", type=float, help="instead of the stage's own")
@@ -225,6 +253,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if options.start is not None and checkpoint is None:
         start_from(training_model, tokenizer, options.start)
+    if not stage.trains_model:
+        for parameter in training_model.model.parameters():
+            parameter.stop_gradient = True
     data = SceneData(stage, tokenizer, options.max_steps, options.batch_size, options.workers)
     is_first = dist.get_rank() == 0
     if is_first:

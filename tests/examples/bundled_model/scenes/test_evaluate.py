@@ -89,8 +89,9 @@ def test_a_style_that_training_never_shows_can_be_measured():
 def test_whoever_knows_everything_scores_one_and_without_an_image_nothing(oracle):
     results = evaluate.evaluate(oracle, count=COUNT, size=SIZE, batch=7)
     assert {result.task for result in results} == {task.name for task in TASKS}
-    assert all(result.score == 1 and result.no_image == 0 for result in results)
-    located = [result for result in results if "IoU" in result.metric or result.task in ("refer", "where is it")]
+    assert all(result.score > 0.97 and result.no_image == 0 for result in results)
+    assert {result.metric for result in results if result.score < 1} == {"mean IoU"}  # coordinates are rounded
+    located = [result for result in results if "IoU" in result.metric or "object" in result.metric]
     assert located and all(result.constant < 0.5 for result in located)
 
 
@@ -134,10 +135,10 @@ def test_the_report_has_a_line_per_metric_and_reads_back(oracle):
     results = evaluate.evaluate(oracle, count=COUNT, size=SIZE, only=TASKS[:2])
     table = evaluate.markdown_table(results).splitlines()
     assert table[0].startswith("| task | metric | score en | score zh | no image en")
-    assert len(table) == 2 + 7 + 4
-    assert [line.split("|")[2].strip() for line in table[2:9]] == [
-        "1 object", "2 objects", "3 objects", "4 objects", "5 objects", "1–3 objects", "1–5 objects",
-    ]  # fmt: skip
+    assert len(table) == 2 + 11 + 4
+    assert {"1 object", "5 objects", "1–3 objects", "1–5 objects", "mean IoU", "IoU ≥ 0.75", "IoU ≥ 0.85"} <= {
+        line.split("|")[2].strip() for line in table[2:13]
+    }
     assert json.loads(evaluate.to_json(results))[0]["questions"] == COUNT
 
 

@@ -209,8 +209,9 @@ def test_the_bundled_model_learns_the_object_and_its_adapter_can_be_loaded(tmp_p
     assert (tmp_path / "out" / "samples" / "step-0-1.png").is_file()
 
     image = read_records(files.test)[0].images[0]
+    question = "Show me the robot in the picture."  # as in the lesson
     before, after = (
-        load_model(DEFAULT_MODEL, adapter=adapter).new_session().ask("Where is the robot?", images=[image])
+        load_model(DEFAULT_MODEL, adapter=adapter).new_session().ask(question, images=[image])
         for adapter in (None, tmp_path / "out")
     )
     assert "robot" not in before.text  # it says where something is that it knows

@@ -36,6 +36,31 @@ def test_a_reference_counts_by_its_first_box():
     assert scoring.score_refer(asked, "<box>(100,100),(300")["1–3 objects"] == (0, 1)
 
 
+def test_how_well_the_box_fits_is_told_beside_whether_it_is_right():
+    asked = question(subject="dog", dog=(0.1, 0.1, 0.3, 0.3))
+    tallies = scoring.score_refer(asked, "<ref>dog</ref><box>(100,100),(300,260)</box>")
+    assert tallies["mean IoU"] == (pytest.approx(0.8), 1)
+    assert tallies["IoU ≥ 0.75"] == (1, 1) and tallies["IoU ≥ 0.85"] == (0, 1)
+    assert tallies["answered with a box"] == (1, 1)
+    refused = scoring.score_refer(asked, "There is no dog in the image.")
+    assert refused["mean IoU"] == refused["answered with a box"] == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("answer", "points"),
+    [
+        ("There is no bus in the image.", 1),
+        ("图中没有公交车。", 1),
+        ("There is no dog in the image.", 0),
+        ("<ref>bus</ref><box>(100,100),(300,260)</box>", 0),
+        ("The bus is red.", 0),
+    ],
+)
+def test_a_refusal_says_that_the_thing_asked_for_is_not_there(answer, points):
+    asked = scoring.Question((), "Where is the bus?", "There is no bus in the image.")
+    assert scoring.score_refusal(asked, answer) == {"right refusals": (points, 1)}
+
+
 def test_a_caption_is_scored_by_name_and_by_place():
     asked = question(dog=(0.1, 0.1, 0.3, 0.3), cup=(0.6, 0.6, 0.9, 0.9))
     answer = (

@@ -57,6 +57,16 @@ def test_the_other_answers_say_what_is_in_the_scene(scene, rng):
     }
 
 
+def test_of_what_is_not_there_the_answer_says_so(scene, rng):
+    for _ in range(40):
+        for language, form in (("en", r"There is no (\w+) in the image\."), ("zh", r"图中没有(\w+)。")):
+            conversation = tasks.absent(scene, language, rng)
+            ((question, answer),) = conversation.turns
+            (name,) = re.fullmatch(form, answer).groups()
+            assert name in question and conversation.subject is None
+            assert names_in(answer)[0] not in ("cup", "bus")
+
+
 def test_english_names_get_the_right_article():
     assert tasks.listing([3, 0, 12], "en") == "an airplane, a bus and an apple"
     assert tasks.listing([3, 0, 12], "zh") == "飞机、公交车和苹果"

@@ -6,11 +6,12 @@ import pytest
 from examples.bundled_model.scenes.lexicon import COLORS, KINDS, WORDS
 from examples.bundled_model.scenes.pairs import generate_pair
 from examples.bundled_model.scenes.scene import generate_scene
-from examples.bundled_model.scenes.tasks import Conversation, coordinates, grounded, make_conversations
+from examples.bundled_model.scenes.tasks import Conversation, absent, coordinates, grounded, make_conversations
 from examples.bundled_model.scenes.vocabulary import object_token_ids
 from examples.bundled_model.training.dataset import SceneCollator, SceneDataset, head_targets, pair_conversations
 from examples.bundled_model.training.encoding import (
     DECISIVE_WEIGHT,
+    FIRST_WEIGHT,
     LAST_DIGIT_WEIGHT,
     NOTHING,
     WORD_WEIGHT,
@@ -93,6 +94,9 @@ def test_the_token_that_decides_an_answer_counts_for_more(tokenizer):
     assert weights_of(tokenizer, span, DECISIVE_WEIGHT) == [" red", "3", " left"]
     span = branch_of(tokenizer, ("What does the sign say?", "MARKET")).span
     assert weights_of(tokenizer, span, WORD_WEIGHT) == ["MARKET"]
+    span = branch_of(tokenizer, ("Find the bus.", "There is no bus in the image.")).span
+    assert weights_of(tokenizer, span, DECISIVE_WEIGHT) == [" no"]
+    assert weights_of(tokenizer, span, FIRST_WEIGHT) == ["There"]
 
 
 def scene_with(**wanted):
@@ -108,21 +112,62 @@ def test_a_name_points_to_its_object_and_what_is_said_of_it_too(tokenizer):
     branch = branch_of(
         tokenizer, (f"Where is the {KINDS[first.kind].en}?", tag), ("And?", f"The {name} is red."), scenes=[scene]
     )
-    ids, about = branch.span.ids, np.asarray(branch.about)
-    queries = [cell(placed.box, GRID) for placed in (first, second)]
-    assert tokenizer.decode([ids[index] for index in np.flatnonzero(about == queries[0])]) == (
-        f" {KINDS[first.kind].en}{tag[len('<ref>') :]}"
-    )
-    assert tokenizer.decode([ids[index] for index in np.flatnonzero(about == queries[1])]) == f" {name} red"
+    queries = [(cell(placed.box, GRID),) for placed in (first, second)]
+    assert about(tokenizer, branch, queries[0]) == f" {KINDS[first.kind].en}{tag}"
+    assert about(tokenizer, branch, queries[1]) == f" {name} red"
     assert sum(branch.named) == 3
 
 
-def test_a_name_that_two_objects_share_points_nowhere(tokenizer):
+def about(tokenizer: QWenVLTokenizer, branch, queries: tuple[int, ...]) -> str:
+    return tokenizer.decode([token for token, own in zip(branch.span.ids, branch.about) if own == queries])
+
+
+def test_a_name_that_two_objects_share_points_to_both(tokenizer):
     scenes = (generate_scene(seed, num_objects=2) for seed in range(1000))
     scene = next(scene for scene in scenes if scene.objects[0].kind == scene.objects[1].kind)
-    branch = branch_of(tokenizer, (f"Where is the {KINDS[scene.objects[0].kind].en}?", "There."), scenes=[scene])
-    assert set(branch.about) == {NOTHING}
-    assert not any(branch.named)
+    kind = KINDS[scene.objects[0].kind]
+    both = tuple(cell(placed.box, GRID) for placed in scene.objects)
+    branch = branch_of(tokenizer, (f"Where is the {kind.en}?", "There."), scenes=[scene])
+    assert about(tokenizer, branch, both) == f" {kind.en}There"
+    branch = branch_of(tokenizer, (f"有多少个{kind.zh}？", "图中有2个。"), scenes=[scene])
+    assert about(tokenizer, branch, both) == f"{kind.zh}图中2"
+
+
+def test_a_name_of_what_is_not_there_points_nowhere_and_nothing_that_is_said_of_it(tokenizer):
+    scene = generate_scene(3)
+    conversation = absent(scene, "en", np.random.default_rng(3))
+    branch = ConversationEncoder(tokenizer).branch(conversation, view([scene], GRID))
+    pointing = {query for queries in branch.about for query in queries}
+    spoken_of = {
+        cell(placed.box, GRID) for placed in scene.objects if KINDS[placed.kind].en in conversation.turns[0][0]
+    }
+    assert pointing <= spoken_of
+    row = ConversationEncoder(tokenizer).row(1, [branch], 256, view([scene], GRID))
+    assert sum(row.named) >= 2
+
+
+def test_the_answer_which_picture_shows_a_thing_points_to_it_there(tokenizer):
+    scenes = (generate_scene(1, kinds=("dog",), num_objects=1), generate_scene(2, kinds=("bus",), num_objects=1))
+    (only,) = scenes[1].objects
+    name = KINDS[only.kind].en
+    branch = branch_of(tokenizer, (f"Which picture shows a {name}?", "Picture 2."), scenes=scenes)
+    assert about(tokenizer, branch, (GRID * GRID + cell(only.box, GRID),)) == f" {name}Picture2"
+
+
+def test_objects_of_the_second_picture_know_those_of_their_kind_in_the_first():
+    scenes = next(pair for pair in map(generate_pair, range(100)) if view(pair, GRID).twins(GRID**2)[0][1])
+    twins = dict(view(scenes, GRID).twins(GRID**2))
+    assert len(twins) == len(scenes[1].objects)
+    for placed in scenes[1].objects:
+        same = [other for other in scenes[0].objects if other.kind == placed.kind]
+        assert twins[GRID**2 + cell(placed.box, GRID)] == tuple(cell(other.box, GRID) for other in same)
+
+
+def test_digits_of_coordinates_know_their_place(tokenizer):
+    branch = branch_of(tokenizer, ("Find the bus.", "<ref>bus</ref><box>(7,80),(803,894)</box>"))
+    codes = [code for code in branch.digits if code != NOTHING]
+    assert codes == [7 * 3, 80 * 3, 80 * 3 + 1, *(803 * 3 + k for k in range(3)), *(894 * 3 + k for k in range(3))]
+    assert set(branch_of(tokenizer, ("How many objects are there?", "There are 3 objects.")).digits) == {NOTHING}
 
 
 def test_columns_of_a_row_are_the_slots_of_the_image_that_shows_the_object(tokenizer):
@@ -130,11 +175,11 @@ def test_columns_of_a_row_are_the_slots_of_the_image_that_shows_the_object(token
     encoder = ConversationEncoder(tokenizer)
     seen = view(scenes, GRID)
     branches = [encoder.branch(item, seen) for item in pair_conversations(*scenes, np.random.default_rng(6), 6)]
-    row = encoder.row(2, branches, 400)
+    row = encoder.row(2, branches, 400, seen)
     starts = np.flatnonzero(row.row.input_ids == tokenizer.img_start_id)
     assert row.slots.tolist() == [*range(starts[0] + 1, starts[0] + 37), *range(starts[1] + 1, starts[1] + 37)]
     queries = {query for found in seen.kinds.values() for query in found}
-    pointed = set(row.about[row.about != NOTHING].tolist())
+    pointed = {query for found in row.about for query in found}
     assert pointed and pointed <= queries
 
 
@@ -148,24 +193,25 @@ def test_head_targets_stand_where_the_objects_are():
         assert targets.kinds[cell] == placed.kind
         assert targets.colors[cell] == (len(COLORS) if placed.color is None else placed.color)
         np.testing.assert_allclose(targets.boxes[cell], placed.box, atol=1e-6)
-        hundreds_and_tens = [[value // 100, value // 10 % 10] for value in coordinates(placed.box)]
-        assert targets.digits[cell].reshape(4, 2).tolist() == hundreds_and_tens
+        tens = [value // 10 % 10 for value in coordinates(placed.box)]
+        assert (targets.digits[cell].reshape(4, 2, 10)[range(4), 1, tens] > 0.3).all()
+        np.testing.assert_allclose(targets.digits[cell].sum(axis=-1), 1, atol=1e-6)
         assert targets.patches.reshape(12, 12)[int(y * 12), int(x * 12)] > 0
     assert (targets.words != NOTHING).sum() == 1
 
 
 def test_samples_depend_on_their_index_alone(tokenizer):
-    first, second = dataset(tokenizer, 3).sample(8), dataset(tokenizer, 3)[[3, 8]][1]
+    first, second = dataset(tokenizer, 3).sample(6), dataset(tokenizer, 3)[[3, 6]][1]
     np.testing.assert_array_equal(first.images[0], second.images[0])
     np.testing.assert_array_equal(first.row.row.input_ids, second.row.row.input_ids)
 
 
-def test_every_second_image_has_a_row_and_now_and_then_there_are_two_images_or_none(tokenizer):
+def test_every_third_image_has_a_row_and_now_and_then_there_are_two_images_or_none(tokenizer):
     samples = dataset(tokenizer, 3)[range(4)]  # index 0 has two images, and brings a row without any
     batch = SceneCollator(QwenVLImageProcessor(image_size=168), tokenizer.eod_id)(samples)
     assert batch["images"].shape == (5, 3, 168, 168)
     assert batch["images"].dtype == np.float32
-    assert batch["described"].tolist() == [0, 1, 3]
+    assert batch["described"].tolist() == [0, 1, 4]
     assert (batch["input_ids"] == tokenizer.img_start_id).sum(axis=1).tolist() == [2, 1, 0]
     assert (batch["labels"] != IGNORED_LABEL).all()
     assert len(batch["sources"]) == len(batch["labels"]) == len(batch["label_weights"])
@@ -178,12 +224,25 @@ def test_pointers_of_a_batch_lead_from_a_name_to_a_slot_of_its_own_row(tokenizer
     ids = batch["input_ids"].reshape(-1)
     names = {token for ids in object_token_ids(tokenizer.mergeable_ranks) for token in ids}
     assert set(ids[batch["name_positions"]].tolist()) <= names
-    for positions, columns in (("name_positions", "name_columns"), ("read_positions", "read_columns")):
-        target = batch[positions] // length * length + batch[columns]
-        assert len(target) and (ids[target] == tokenizer.img_pad_id).all()
+    for look in ("name", "read", "twin"):
+        positions, columns, weights = (batch[f"{look}_{part}"] for part in ("positions", "columns", "weights"))
+        target = positions // length * length + columns
+        assert len(target) == len(weights)
+        assert ((ids[target] == tokenizer.img_pad_id) | ((target == positions) & (look == "name"))).all()
+    sums = np.bincount(batch["name_positions"], batch["name_weights"])
+    np.testing.assert_allclose(sums[sums > 0], 1, atol=1e-6)
     sizes = batch["name_boxes"][:, 2:] - batch["name_boxes"][:, :2]
-    assert (sizes > 0).all() and len(sizes) == len(batch["name_positions"])
-    assert len(batch["read_weights"]) == len(batch["read_positions"])
+    assert (sizes > 0).all() and len(sizes) == len(batch["boxed_positions"])
+    assert (ids[batch["numbered_positions"]] == tokenizer.img_pad_id).all()
+    assert batch["numbers"].mean() == 0.5
+
+
+def test_digits_of_a_batch_are_those_that_shares_are_given_for(tokenizer):
+    batch = SceneCollator(QwenVLImageProcessor(image_size=168), tokenizer.eod_id)(dataset(tokenizer, 5)[range(6)])
+    labels = [int(tokenizer.decode([token])) for token in batch["labels"][batch["soft_targets"]].tolist()]
+    right = np.eye(10, dtype=bool)[labels]
+    assert labels and (batch["digit_shifts"][right] >= 0).all() and (batch["digit_shifts"][~right] <= 0).all()
+    np.testing.assert_allclose(batch["digit_shifts"].sum(axis=1), 0, atol=1e-6)
 
 
 def test_the_vision_stage_has_images_and_head_targets_only(tokenizer):

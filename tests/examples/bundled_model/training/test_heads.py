@@ -1,9 +1,13 @@
 """The model in training learns, and its heads leave no trace in it."""
 
+import numpy as np
 import paddle
+import paddle.nn.functional as F
 import pytest
 
+from examples.bundled_model.scenes.scoring import iou
 from examples.bundled_model.training.dataset import SceneCollator, SceneDataset
+from examples.bundled_model.training.heads import generalized_iou, soften
 from examples.bundled_model.training.recipe import IMAGE_SIZE, PATCH_SIZE, QUERY_GRID, small_config
 from examples.bundled_model.training.train import build_training_model
 from paddlemix.models.qwen_vl.image_processing import QwenVLImageProcessor
@@ -45,7 +49,7 @@ def test_some_steps_on_one_batch_lower_every_loss(training_model, batch):
         optimizer.clear_grad()
     after = {name: float(value) for name, value in training_model.parts.items()}
     vision = {"patch", "patch_box", "patch_word", "object", "word", "read_word", "kind", "box", "digit", "color"}
-    assert set(after) == vision | {"text", "naming", "reading", "named_box"}
+    assert set(after) == vision | {"text", "naming", "reading", "twin", "named_box", "number"}
     assert all(after[name] < before[name] for name in before), (before, after)
 
 
@@ -67,3 +71,38 @@ def test_the_configuration_survives_its_file_format():
     again = type(config)(**{**config.to_dict()})
     assert again.visual.to_dict() == config.visual.to_dict()
     assert again.rotary_emb_base == config.rotary_emb_base
+
+
+def test_softened_losses_are_cross_entropies_against_shares():
+    rng = np.random.default_rng(1)
+    logits = paddle.to_tensor(rng.normal(size=(4, 20)).astype(np.float32))
+    labels, digit_ids, soft = paddle.to_tensor([3, 7, 9, 12]), list(range(5, 15)), [1, 3]
+    shares = rng.dirichlet(np.ones(10), size=2).astype(np.float32)
+    shifts = np.eye(10, dtype=np.float32)[[2, 7]] - shares
+    losses = F.cross_entropy(logits, labels, reduction="none").reshape([-1])
+    softened = soften(losses, logits, digit_ids, paddle.to_tensor(soft), paddle.to_tensor(shifts)).numpy()
+    whole = np.zeros((2, 20), np.float32)
+    whole[:, 5:15] = shares
+    expected = F.cross_entropy(logits[soft], paddle.to_tensor(whole), soft_label=True, reduction="none").numpy()
+    np.testing.assert_allclose(softened[soft], expected.reshape(-1), rtol=1e-5)
+    np.testing.assert_array_equal(softened[[0, 2]], losses.numpy()[[0, 2]])
+
+
+@pytest.mark.parametrize("other", [(0.1, 0.1, 0.4, 0.3), (0.2, 0.1, 0.5, 0.4), (0.1, 0.2, 0.3, 0.9)])
+def test_generalized_iou_of_boxes_that_meet_is_their_iou_less_what_is_empty_around_them(other):
+    box = (0.1, 0.1, 0.4, 0.3)
+    value = float(generalized_iou(paddle.to_tensor([box]), paddle.to_tensor([other])))
+    area = [(b[2] - b[0]) * (b[3] - b[1]) for b in (box, other)]
+    overlap = iou(box, other)
+    either = sum(area) / (1 + overlap)
+    low, high = np.minimum(box[:2], other[:2]), np.maximum(box[2:], other[2:])
+    around = float(np.prod(high - low))
+    assert value == pytest.approx(overlap - (around - either) / around, abs=1e-5)
+
+
+def test_generalized_iou_of_boxes_apart_is_below_zero_and_its_gradient_brings_them_nearer():
+    box = paddle.to_tensor([(0.1, 0.1, 0.2, 0.2)], stop_gradient=False)
+    value = generalized_iou(box, paddle.to_tensor([(0.7, 0.1, 0.8, 0.2)]))
+    value.sum().backward()
+    assert float(value) == pytest.approx(-5 / 7, abs=1e-5)
+    assert float(box.grad[0, 2]) > 0

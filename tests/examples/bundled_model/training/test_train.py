@@ -78,7 +78,7 @@ def test_a_model_of_another_geometry_is_refused(whole):
         train.start_from(model, tokenizer, whole / "model")
 
 
-def test_a_model_of_another_vocabulary_is_refused(whole, tmp_path):
+def test_a_model_of_another_vocabulary_gives_what_it_knows_of_each_token(whole, tmp_path):
     tokenizer = QWenVLTokenizer.from_pretrained(DEFAULT_MODEL_DIR)
     model = train.build_training_model(tokenizer, 0.5)
     other = tmp_path / "other"
@@ -87,8 +87,35 @@ def test_a_model_of_another_vocabulary_is_refused(whole, tmp_path):
     first, second = (line.split()[0] for line in ranks[-2:])
     ranks[-2:] = [second + b" " + ranks[-2].split()[1], first + b" " + ranks[-1].split()[1]]
     (other / VOCAB_FILE).write_bytes(b"\n".join(ranks) + b"\n")
-    with pytest.raises(CheckpointError, match="another vocabulary"):
-        train.start_from(model, tokenizer, other)
+    train.start_from(model, tokenizer, other)
+    stored = QWenLMHeadModel.from_pretrained(other)
+    swapped = [*range(len(ranks) - 2), len(ranks) - 1, len(ranks) - 2, *range(len(ranks), 1600)]
+    np.testing.assert_array_equal(model.model.lm_head.weight.numpy(), stored.lm_head.weight.numpy()[:, swapped])
+    wte, own = stored.transformer.wte.weight.numpy(), model.model.transformer.wte.weight.numpy()
+    np.testing.assert_array_equal(own, wte[swapped])
+
+
+def test_a_token_that_the_model_lacks_keeps_its_initial_values(whole, tmp_path):
+    tokenizer = QWenVLTokenizer.from_pretrained(DEFAULT_MODEL_DIR)
+    model = train.build_training_model(tokenizer, 0.5)
+    initial = model.model.transformer.wte.weight.numpy()
+    other = tmp_path / "other"
+    shutil.copytree(whole / "model", other)
+    ranks = (other / VOCAB_FILE).read_bytes().splitlines()
+    (other / VOCAB_FILE).write_bytes(b"\n".join(ranks[:-1]) + b"\n")
+    train.start_from(model, tokenizer, other)
+    stored = QWenLMHeadModel.from_pretrained(other).transformer.wte.weight.numpy()
+    own, new = model.model.transformer.wte.weight.numpy(), len(ranks) - 1
+    np.testing.assert_array_equal(own[new], initial[new])
+    np.testing.assert_array_equal(own[:new], stored[:new])
+    np.testing.assert_array_equal(own[new + 1 :], stored[new:-1])
+
+
+def test_the_stage_of_the_heads_leaves_the_model_as_it_is(whole, tmp_path):
+    arguments = ["heads", "--output_dir", str(tmp_path / "heads"), "--max_steps", "2", "--batch_size", "2"]
+    assert train.main([*arguments, "--workers", "0", "--start", str(whole / "model")]) == 0
+    before, after = (folder / "model" / "model.safetensors" for folder in (whole, tmp_path / "heads"))
+    assert after.read_bytes() == before.read_bytes()
 
 
 def test_a_start_that_is_not_there_is_refused(tmp_path):
