@@ -53,14 +53,16 @@ override export MODEL := $(value MODEL)
 PREDICT_ARGS += --model_name_or_path "$$MODEL"
 endif
 
-.PHONY: help predict test fuzz lint format check-install ops sanitize cuda-check cuda-check-bindings wheel wheel-check clean \
+.PHONY: help predict test test-all fuzz lint format check-install ops sanitize cuda-check cuda-check-bindings wheel wheel-check clean \
         clean-venv no-compiler
 .NOTPARALLEL:
 
 help:
 	@echo "make predict [IMAGE=image] [PROMPT=text] [MODEL=name or directory]"
 	@echo "                     answer about an image; without arguments: the bundled model and the bundled image"
-	@echo "make test [ARGS=…]   ruff, then all tests ($(JOBS) processes, JOBS=n to change); ARGS are passed to pytest"
+	@echo "make test [ARGS=…]   ruff, then the tests that are not marked slow ($(JOBS) processes, JOBS=n to change); ARGS are"
+	@echo "                     passed to pytest"
+	@echo "make test-all        the same with the slow tests"
 	@echo "make fuzz            damaged and hostile inputs, many more than make test tries (FUZZ_FACTOR=n times: $(FUZZ_FACTOR)), and"
 	@echo "                     a table of what came of them (minutes)"
 	@echo "make lint            ruff check and ruff format --check"
@@ -82,8 +84,15 @@ predict: $(RUN_DEPS) $(OPS_IF_POSSIBLE)
 	@echo "Step $(STEPS) of $(STEPS): asking the model" >&2
 	@$(BIN)/python examples/qwen_vl/run_predict.py $(PREDICT_ARGS)
 
+# worksteal gives each process one run of neighboring tests, so that what a file sets up is made once.
+PYTEST = PADDLEMIX_REQUIRE_REAL_VOCAB=1 PADDLEMIX_REQUIRE_OPS=1 $(BIN)/python -m pytest -q --durations=15 -n $(JOBS) \
+         --dist worksteal
+
 test: lint $(OPS)
-	PADDLEMIX_REQUIRE_REAL_VOCAB=1 PADDLEMIX_REQUIRE_OPS=1 $(BIN)/python -m pytest -q --durations=15 -n $(JOBS) $(ARGS)
+	$(PYTEST) -m "not slow" $(ARGS)
+
+test-all: lint $(OPS)
+	$(PYTEST) $(ARGS)
 
 fuzz: $(OPS) $(DEV_DEPS)
 	@$(BIN)/python -m tests.fuzz --factor $(FUZZ_FACTOR) --jobs $(JOBS)

@@ -43,6 +43,21 @@ def any_backend(request: pytest.FixtureRequest) -> Iterator[str]:
         yield request.param
 
 
+def each_instruction_set() -> Iterator[str]:
+    """Limit the kernels to each of the CPU's instruction sets that this machine has, in turn.
+
+    For tests that compute their expectation once and compare all of them with it; needs the fixture ``fused``.
+    """
+    from paddlemix.ops import backend
+
+    try:
+        for name in backend.INSTRUCTION_SETS:
+            if backend.limit_instruction_set(name) == name:
+                yield name
+    finally:
+        backend.limit_instruction_set(backend.INSTRUCTION_SETS[-1])
+
+
 @pytest.fixture(params=["portable", "avx2", "avx512", "amx"])
 def instruction_set(request: pytest.FixtureRequest, fused: None) -> Iterator[str]:
     """The test runs on each of the CPU's instruction sets that this machine has."""

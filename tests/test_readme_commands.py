@@ -62,6 +62,7 @@ def checkout(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_every_command_runs_as_printed(checkout):
     environment = {**os.environ, "PADDLEMIX_HOME": str(checkout / "home"), "PYTHONPATH": str(ROOT)}
     environment["PATH"] = f"{checkout / '.venv' / 'bin'}{os.pathsep}{environment['PATH']}"

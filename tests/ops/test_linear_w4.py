@@ -7,6 +7,7 @@ import pytest
 from paddlemix import ops
 from paddlemix.errors import OperatorError
 from paddlemix.ops.linear_w4 import CLIPPING, dequantize_w4, pack_w4, quantize_w4
+from tests.backends import each_instruction_set
 from tests.ops.exactness import assert_as_exact
 from tests.ops.low_bit_cases import ROWS, SHAPES, largest_rounding, make, rounded_activations
 
@@ -18,17 +19,18 @@ def packed(w):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("rows", ROWS)
-def test_kernel_multiplies_rounded_activations_exactly(instruction_set, rows, shape):
-    x, w, bias = make(rows, *shape)
+def test_kernel_multiplies_rounded_activations_exactly(fused, shape):
+    most, w, bias = make(max(ROWS), *shape)
     weight, scales, meant = packed(w)
-    actual = ops.linear_w4(paddle.to_tensor(x), weight, scales, paddle.to_tensor(bias), shape[1])
-    rounded = rounded_activations(x)
-    with ops.using("reference"):
-        reference = ops.linear_w4(
-            paddle.to_tensor(rounded.astype(np.float32)), weight, scales, paddle.to_tensor(bias), shape[1]
-        )
-    assert_as_exact(actual, reference, rounded @ meant.astype(np.float64) + bias)
+    rounded = rounded_activations(most)
+    exact = rounded @ meant.astype(np.float64) + bias
+    rest = (weight, scales, paddle.to_tensor(bias), shape[1])
+    for rows in ROWS:
+        with ops.using("reference"):
+            reference = ops.linear_w4(paddle.to_tensor(rounded[:rows].astype(np.float32)), *rest)
+        x = paddle.to_tensor(most[:rows])
+        for _ in each_instruction_set():
+            assert_as_exact(ops.linear_w4(x, *rest), reference, exact[:rows])
 
 
 @pytest.mark.parametrize("rows", [1, 20])

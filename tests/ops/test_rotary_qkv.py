@@ -6,6 +6,7 @@ import pytest
 
 from paddlemix import ops
 from paddlemix.errors import OperatorError
+from tests.backends import each_instruction_set
 from tests.ops.exactness import assert_as_exact, check_gradients
 
 BASE = 10000.0
@@ -100,14 +101,16 @@ def test_scores_depend_on_the_distance_alone(any_backend):
 
 @pytest.mark.parametrize("batch, length", [(1, 1), (3, 1), (2, 123)])
 @pytest.mark.parametrize("heads, head_dim", [(1, 2), (5, 6), (4, 104), (3, 128)])
-def test_kernel_gives_the_bits_of_paddle(instruction_set, batch, length, heads, head_dim):
+def test_kernel_gives_the_bits_of_paddle(fused, batch, length, heads, head_dim):
     case = Case(batch, length, heads, head_dim, bases=(BASE, 31000.0))
-    fast = ops.rotary_qkv(*case.arguments(), **case.options())
     with ops.using("reference"):
         reference = ops.rotary_qkv(*case.arguments(), **case.options())
-    for one, other, wanted in zip(fast, reference, case.exact()):
-        np.testing.assert_array_equal(one.numpy(), other.numpy())
-        assert_as_exact(one, other, wanted)
+    expected = case.exact()
+    for _ in each_instruction_set():
+        fast = ops.rotary_qkv(*case.arguments(), **case.options())
+        for one, other, wanted in zip(fast, reference, expected):
+            np.testing.assert_array_equal(one.numpy(), other.numpy())
+            assert_as_exact(one, other, wanted)
 
 
 def test_views_are_read_as_they_are(any_backend):
