@@ -10,7 +10,7 @@ import numpy as np
 import paddle
 
 from paddlemix.models.qwen_vl.configuration import QWenVLConfig
-from paddlemix.models.qwen_vl.image_inputs import image_sources_from_ids
+from paddlemix.models.qwen_vl.image_placeholders import PlaceholderFormat
 from paddlemix.models.qwen_vl.image_processing import QwenVLImageProcessor
 from paddlemix.models.qwen_vl.modeling import QWenLMHeadModel
 
@@ -72,7 +72,7 @@ def prompt(case: str) -> dict[str, Any]:
 
 def images_of(ids: np.ndarray) -> paddle.Tensor | None:
     """Pixels of the images that the ids name, or ``None``."""
-    sources = image_sources_from_ids(ids, golden_config().visual)
+    sources = PlaceholderFormat.of(golden_config().visual).paths(ids)
     return paddle.to_tensor(np.stack([golden_pixels(source) for source in sources])) if sources else None
 
 

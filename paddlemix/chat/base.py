@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from ..media import ImagePolicy
+    from ..models.qwen_vl.answer_stream import AnswerStream
     from ..models.qwen_vl.modeling import QWenLMHeadModel
-    from ..models.qwen_vl.original_chat import AnswerStream
     from ..models.qwen_vl.processing import QwenVLProcessor
 
 

@@ -16,6 +16,7 @@ import paddle
 from ..engine.options import GenerationOptions
 from ..errors import ConfigurationError, PromptError
 from ..media import ImagePolicy
+from ..models.qwen_vl.answer_stream import AnswerStream, chat_settings
 from ..models.qwen_vl.chat_template import DEFAULT_SYSTEM, RenderedPrompt
 from ..models.qwen_vl.kv_cache import GROWTH, KVCache, ntk_alpha
 from ..models.qwen_vl.messages import (
@@ -27,7 +28,6 @@ from ..models.qwen_vl.messages import (
     normalize_messages,
     user_message,
 )
-from ..models.qwen_vl.original_chat import AnswerStream, chat_settings
 from ..models.qwen_vl.processing import image_key
 from ..utils.display import quoted, shorten
 from ..utils.files import read_json, reason, write_json

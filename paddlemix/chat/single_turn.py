@@ -9,8 +9,8 @@ import paddle
 
 from ..engine.options import GenerationOptions
 from ..media import ImagePolicy
+from ..models.qwen_vl.answer_stream import AnswerStream
 from ..models.qwen_vl.messages import check_question, image_list, user_message
-from ..models.qwen_vl.original_chat import AnswerStream
 from .base import Reply, ReplyStream, Session, Stopwatch
 
 if TYPE_CHECKING:

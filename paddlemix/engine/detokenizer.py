@@ -93,7 +93,7 @@ class IncrementalDecoder:
         """
         self._tokenizer = tokenizer
         self._options = (skip_special_tokens, keep_image_special)
-        self._blocks = tokenizer.block_reader()
+        self._blocks = tokenizer.placeholder_reader()
         self._utf8 = codecs.getincrementaldecoder("utf-8")(tokenizer.errors if errors is None else errors)
         self._stops = StopStringMatcher(stop_strings)
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from paddlemix.engine.detokenizer import IncrementalDecoder, StopStringMatcher
 from paddlemix.models.qwen_vl import grounding, list_format
-from paddlemix.models.qwen_vl.chat_template import make_context, render_chatml, render_raw, render_training
+from paddlemix.models.qwen_vl.chat_template import render_chatml, render_raw, render_training
 from paddlemix.models.qwen_vl.messages import (
     history_to_messages,
     messages_from_json,
@@ -23,6 +23,7 @@ from paddlemix.models.qwen_vl.messages import (
     normalize_messages,
     split_images,
 )
+from paddlemix.models.qwen_vl.original_chat import make_context
 from paddlemix.models.qwen_vl.text import normalize_text
 from paddlemix.models.qwen_vl.tokenization import QWenVLTokenizer
 from paddlemix.models.qwen_vl.vocabulary import GROUNDING_TAGS

@@ -6,16 +6,15 @@ encoded apart from each other, as in the original, since byte pairs would merge 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ...errors import ConfigurationError
 from .batching import IGNORED_LABEL
-from .chat_window import DEFAULT_WINDOW, ChatWindow, kept_turns
+from .chat_window import ChatWindow, kept_turns
 from .codec import QWenVLCodec
-from .list_format import history_turns
-from .messages import Message, conversation_turns, normalize_messages
-from .vocabulary import ENDOFTEXT, GROUNDING_TAGS, IM_END, IM_START, IMAGE_TAGS
+from .messages import Message, normalize_messages
+from .vocabulary import GROUNDING_TAGS
 
 DEFAULT_SYSTEM = "You are a helpful assistant."
 CHAT_FORMATS = ("chatml", "raw")
@@ -44,7 +43,10 @@ class TrainingExample(NamedTuple):
     images: list[Any]
 
 
-# ---------------------------------------------------------------- messages
+def check_chat_format(chat_format: str) -> None:
+    """Raise UnknownChatFormatError unless ``chat_format`` is one of :data:`CHAT_FORMATS`."""
+    if chat_format not in CHAT_FORMATS:
+        raise UnknownChatFormatError(f"chat_format: got {chat_format!r}, expected one of {', '.join(CHAT_FORMATS)}")
 
 
 def render_chatml(
@@ -125,7 +127,7 @@ def render_training(
     labels: list[int] = []
     for message in encoded:
         ids += message.ids + newline
-        labels += _labels(message, newline)
+        labels += message_labels(message, newline)
     return TrainingExample(ids, labels, [image for message in encoded for image in message.images])
 
 
@@ -134,7 +136,7 @@ class _Content(NamedTuple):
     images: list[Any]
 
 
-class _Encoded(NamedTuple):
+class EncodedMessage(NamedTuple):
     """A message between its markers, both included; the content begins after ``header`` ids."""
 
     role: str
@@ -176,7 +178,7 @@ def _encode_messages(
     default_system: str | None,
     trusted_tags: bool,
     image_labels: bool,
-) -> list[_Encoded]:
+) -> list[EncodedMessage]:
     normal = normalize_messages(messages)
     if default_system is not None and normal[0]["role"] != "system":
         normal = normalize_messages([{"role": "system", "content": default_system}, *normal])
@@ -184,20 +186,20 @@ def _encode_messages(
     encoded = []
     for message in normal:
         content = encode_content(message)
-        encoded.append(_wrap(tokenizer, message["role"], content.ids, content.images))
+        encoded.append(wrap_message(tokenizer, message["role"], content.ids, content.images))
     return encoded
 
 
-def _wrap(tokenizer: QWenVLCodec, role: str, content: list[int], images: Sequence[Any] = ()) -> _Encoded:
+def wrap_message(tokenizer: QWenVLCodec, role: str, content: list[int], images: Sequence[Any] = ()) -> EncodedMessage:
     header = [
         tokenizer.im_start_id,
         *tokenizer.encode(role, allowed_special=()),
         *tokenizer.encode("\n", allowed_special=()),
     ]
-    return _Encoded(role, [*header, *content, tokenizer.im_end_id], len(header), list(images))
+    return EncodedMessage(role, [*header, *content, tokenizer.im_end_id], len(header), list(images))
 
 
-def _labels(message: _Encoded, newline: list[int]) -> list[int]:
+def message_labels(message: EncodedMessage, newline: list[int]) -> list[int]:
     """Labels of a message and the line end after it."""
     content = message.ids[message.header : -1]
     if message.role != "assistant":
@@ -206,12 +208,12 @@ def _labels(message: _Encoded, newline: list[int]) -> list[int]:
 
 
 def _fit(
-    encoded: list[_Encoded], window: ChatWindow, keep_last_image: bool, newline: int
-) -> tuple[list[_Encoded], int]:
+    encoded: list[EncodedMessage], window: ChatWindow, keep_last_image: bool, newline: int
+) -> tuple[list[EncodedMessage], int]:
     """The system message, the turns that stay, and the last question with what follows it; and how many turns went."""
     system = encoded[:1] if encoded[0].role == "system" else []
     # a turn is a user's message with the answers after it; answers before any question are a turn too
-    turns: list[list[_Encoded]] = []
+    turns: list[list[EncodedMessage]] = []
     for message in encoded[len(system) :]:
         if message.role == "user" or not turns:
             turns.append([])
@@ -227,138 +229,3 @@ def _fit(
     )
     shown = [earlier[index] for index in kept] + question
     return system + [message for turn in shown for message in turn], len(earlier) - len(kept)
-
-
-# ---------------------------------------------------------------- text with paths, as the original takes it
-
-
-def make_context(
-    tokenizer: QWenVLCodec,
-    query: str,
-    history: Sequence[tuple[str, str | None]] | None = None,
-    system: str = "",
-    max_window_size: int = DEFAULT_WINDOW,
-    chat_format: str = "chatml",
-    *,
-    max_window_images: int | None = None,
-    keep_last_image: bool = False,
-) -> tuple[str, list[int]]:
-    """The prompt for ``query`` after ``history``, as text and as ids.
-
-    ``<img>path</img>`` is read out of the queries, which must be trusted; not out of answers and the system text, for
-    an answer is what an image or a prompt made the model write. The tags of references and boxes are read out of all.
-    For text from strangers, and for paths longer than the image slots, use messages and :func:`render_chatml`.
-    The newest turns are kept while the system message and they have fewer than ``max_window_size`` ids; the query is
-    not counted. ``max_window_images`` and ``keep_last_image`` are those of :func:`render_chatml`.
-    In the "raw" format the prompt is the query alone, with every special token read out of it.
-    Raises UnknownChatFormatError, and PromptError for a path that does not fit or a turn that is no pair of texts.
-    """
-    if chat_format == "raw":
-        return query, tokenizer.encode(query)
-    check_chat_format(chat_format)
-    newline = tokenizer.encode("\n", allowed_special=())
-    system_ids = _wrap_text(tokenizer, "system", system).ids
-    query_ids = _wrap_text(tokenizer, "user", query).ids
-    texts: list[str] = []
-    rows: list[list[int]] = []
-    for turn_query, turn_response in history_turns(history):
-        text = f"\n{_markup('user', turn_query)}\n"
-        ids = newline + _wrap_text(tokenizer, "user", turn_query).ids + newline
-        if turn_response is not None:
-            text += _markup("assistant", turn_response)
-            ids += _wrap_text(tokenizer, "assistant", turn_response).ids
-        texts.append(text)
-        rows.append(ids)
-    images = [row.count(tokenizer.img_start_id) for row in rows]
-    window = ChatWindow(max_window_size, max_window_images)
-    question_images = query_ids.count(tokenizer.img_start_id)
-    kept = kept_turns(window, len(system_ids), list(map(len, rows)), images, question_images, keep_last_image)
-    raw_text = "".join([_markup("system", system), *(texts[index] for index in kept)])
-    raw_text += f"\n{_markup('user', query)}\n{IM_START}assistant\n"
-    prompt_start = [tokenizer.im_start_id, *tokenizer.encode("assistant", allowed_special=()), *newline]
-    earlier = [token for index in kept for token in rows[index]]
-    return raw_text, [*system_ids, *earlier, *newline, *query_ids, *newline, *prompt_start]
-
-
-def render_conversation(
-    tokenizer: QWenVLCodec, conversations: Sequence[Mapping[str, Any]], system: str = DEFAULT_SYSTEM
-) -> TrainingExample:
-    """A fine-tuning record ``[{"from": "user" | "assistant", "value": str}]`` exactly as the original trains on it.
-
-    Every special token is read out of the values; paths stay in the image slots, so ``images`` is empty. A leading
-    assistant turn is dropped. Nothing is cut or padded. Raises PromptError that names the index and field.
-    """
-    newline = tokenizer.encode("\n", allowed_special=())
-    ids: list[int] = []
-    labels: list[int] = []
-    for role, value in [("system", system), *conversation_turns(conversations)]:
-        message = _wrap_text(tokenizer, role, value, allowed_special="all")
-        ids += message.ids + newline
-        labels += _labels(message, newline)
-    return TrainingExample(ids, labels, [])
-
-
-def _wrap_text(
-    tokenizer: QWenVLCodec, role: str, text: str, allowed_special: str | Collection[str] | None = None
-) -> _Encoded:
-    """A message of trusted text: by default with images in what the user says, and marks of places in all."""
-    if allowed_special is None:
-        allowed_special = IMAGE_TAGS if role == "user" else GROUNDING_TAGS
-    return _wrap(tokenizer, role, tokenizer.encode(text, allowed_special=allowed_special))
-
-
-def _markup(role: str, text: str) -> str:
-    return f"{IM_START}{role}\n{text}{IM_END}"
-
-
-# ---------------------------------------------------------------- the end of an answer
-
-
-def get_stop_words_ids(chat_format: str, tokenizer: QWenVLCodec) -> list[list[int]]:
-    """The sequences of ids that end an answer. Raises UnknownChatFormatError."""
-    check_chat_format(chat_format)
-    if chat_format == "raw":
-        return [tokenizer.encode("Human:"), [tokenizer.eod_id]]
-    return [[tokenizer.im_end_id], [tokenizer.im_start_id]]
-
-
-def decode_tokens(
-    tokens: Sequence[int],
-    tokenizer: QWenVLCodec,
-    raw_text_len: int,
-    context_length: int,
-    chat_format: str,
-    return_end_reason: bool = False,
-    errors: str = "replace",
-) -> str | tuple[str, str]:
-    """The answer in a row of ids that begins with its prompt, stripped of surrounding space.
-
-    raw_text_len: characters of the prompt's text, which are cut off the decoded text. As in the original this is off
-        where NFC changes the length of the prompt; decoding only the new ids is the better way.
-    context_length: ids of the prompt.
-    return_end_reason: return (answer, reason) with the original's wording of the reason.
-    In ChatML the answer ends before the first ``<|im_end|>`` or ``<|im_start|>``. Without one it is the whole rest but
-    for ``<|endoftext|>`` at its end: no token is lost at the length limit. Raises UnknownChatFormatError.
-    """
-    check_chat_format(chat_format)
-    tokens = [int(token) for token in tokens]
-    end = len(tokens)
-    reason = f"Gen length {len(tokens)}"
-    if chat_format == "chatml":
-        stops = (tokenizer.im_end_id, tokenizer.im_start_id)
-        stop = next((i for i in range(context_length, len(tokens)) if tokens[i] in stops), None)
-        if stop is not None:
-            end = stop
-            reason = f"Gen {tokenizer.decode(tokens[stop])!r}"
-        while stop is None and end > context_length and tokens[end - 1] == tokenizer.eod_id:
-            end -= 1
-    text = tokenizer.decode(tokens[:end], errors=errors)[raw_text_len:]
-    if chat_format == "raw":
-        text = text.replace(ENDOFTEXT, "")
-    return (text.strip(), reason) if return_end_reason else text.strip()
-
-
-def check_chat_format(chat_format: str) -> None:
-    """Raise UnknownChatFormatError unless ``chat_format`` is one of :data:`CHAT_FORMATS`."""
-    if chat_format not in CHAT_FORMATS:
-        raise UnknownChatFormatError(f"chat_format: got {chat_format!r}, expected one of {', '.join(CHAT_FORMATS)}")

@@ -10,92 +10,22 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any, NamedTuple, Union
+from typing import Any
 
 from ...errors import ConfigurationError, PromptError
 from ...utils.schema import check_kind, shown
 from . import vocabulary as s
 from .config_schema import VISUAL
+from .image_placeholders import (
+    ImagePlaceholder,
+    Piece,
+    PlaceholderFormat,
+    PlaceholderReader,
+    cut_outside_placeholders,
+    split_ids,
+)
 from .text import normalize_text
 from .vocabulary import load_vocabulary
-
-
-class ImageBlock(NamedTuple):
-    """A complete block. ``path`` is empty when the slots hold pads only."""
-
-    ids: tuple[int, ...]
-    path: str
-
-
-Piece = Union[int, ImageBlock]
-
-
-class ImageBlockReader:
-    """Finds image blocks in ids that arrive one at a time.
-
-    A block is ``<img>``, at most ``max_slots`` ids of which the first are bytes (0..255) that make up UTF-8 and the
-    others ``<imgpad>``, and ``</img>``. Ids that turn out to be no block are handed out one by one, unchanged.
-    """
-
-    def __init__(self, start_id: int, end_id: int, pad_id: int, max_slots: int) -> None:
-        self._start_id, self._end_id, self._pad_id = start_id, end_id, pad_id
-        self._max_slots = max_slots
-        self._held: list[int] = []
-
-    def push(self, token_id: int) -> list[Piece]:
-        """What is certain now that ``token_id`` has come; nothing while a block is open."""
-        if self._held and self._continues(token_id):
-            self._held.append(token_id)
-            return [] if token_id != self._end_id else self._closed()
-        released = self.finish()
-        if token_id == self._start_id:
-            self._held = [token_id]
-        else:
-            released.append(token_id)
-        return released
-
-    def finish(self) -> list[Piece]:
-        """The ids held back, which are no block since no more will come."""
-        released: list[Piece] = list(self._held)
-        self._held = []
-        return released
-
-    def _continues(self, token_id: int) -> bool:
-        if token_id == self._end_id:
-            return True
-        if len(self._held) > self._max_slots:
-            return False
-        return token_id == self._pad_id or (0 <= token_id < 256 and self._held[-1] != self._pad_id)
-
-    def _closed(self) -> list[Piece]:
-        content = [i for i in self._held[1:-1] if i != self._pad_id]
-        try:
-            path = bytes(content).decode("utf-8")
-        except UnicodeDecodeError:
-            return self.finish()
-        block = ImageBlock(tuple(self._held), path)
-        self._held = []
-        return [block]
-
-
-def split_blocks(ids: Iterable[int], reader: ImageBlockReader) -> list[Piece]:
-    """All ids, with each image block as one :class:`ImageBlock`."""
-    pieces: list[Piece] = []
-    for token_id in ids:
-        pieces += reader.push(token_id)
-    return pieces + reader.finish()
-
-
-def cut_outside_blocks(pieces: Iterable[Piece], length: int) -> int:
-    """The largest number of leading ids that is at most ``length`` and leaves no image block in two."""
-    kept = 0
-    for piece in pieces:
-        size = len(piece.ids) if isinstance(piece, ImageBlock) else 1
-        if kept + size > length:
-            break
-        kept += size
-    return kept
-
 
 DEFAULT_IMAGE_SLOTS = 256
 
@@ -133,6 +63,7 @@ class QWenVLCodec:
         self.box_start_id, self.box_end_id = ids[s.BOX_START], ids[s.BOX_END]
         self.quad_start_id, self.quad_end_id = ids[s.QUAD_START], ids[s.QUAD_END]
         self.img_start_id, self.img_end_id, self.img_pad_id = ids[s.IMG_START], ids[s.IMG_END], ids[s.IMG_PAD]
+        self.placeholder = PlaceholderFormat(self.img_start_id, self.img_end_id, self.img_pad_id, image_slots)
         self.grounding_ids = frozenset(ids[tag] for tag in s.GROUNDING_TAGS)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -261,18 +192,12 @@ class QWenVLCodec:
                 )
 
     def image_block(self, path: str | None = None) -> list[int]:
-        """``<img>``, ``image_slots`` ids, ``</img>``. The slots hold the UTF-8 bytes of ``path``, if given, then pads.
+        """The ids of an image placeholder; see :meth:`.PlaceholderFormat.encode`.
 
-        Raises PromptError when the path does not fit into the slots.
+        Raises:
+            PromptError: the path has more bytes than there are image tokens.
         """
-        content = list(normalize_text(path).encode("utf-8")) if path else []
-        if len(content) > self.image_slots:
-            raise PromptError(
-                f"image path {path[:40]!r}...: {len(content)} bytes of UTF-8, expected at most {self.image_slots} "
-                "(one per image slot); use a shorter path, or pass the image itself in a message"
-            )
-        pads = [self.img_pad_id] * (self.image_slots - len(content))
-        return [self.img_start_id, *content, *pads, self.img_end_id]
+        return self.placeholder.encode(normalize_text(path) if path else "")
 
     def tokenize(
         self,
@@ -310,29 +235,29 @@ class QWenVLCodec:
 
     def piece_bytes(self, piece: Piece, skip_special_tokens: bool = False, keep_image_special: bool = False) -> bytes:
         """The bytes of one id or image block under a policy for special tokens (see :meth:`decode`)."""
-        if isinstance(piece, ImageBlock):
+        if isinstance(piece, ImagePlaceholder):
             text = piece.path if skip_special_tokens else f"{s.IMG_START}{piece.path}{s.IMG_END}"
             return text.encode("utf-8")
         if skip_special_tokens and piece >= self.eod_id and not (keep_image_special and piece in self.grounding_ids):
             return b""
         return self.token_bytes(piece)
 
-    def block_reader(self) -> ImageBlockReader:
-        """A fresh reader of this vocabulary's image blocks."""
-        return ImageBlockReader(self.img_start_id, self.img_end_id, self.img_pad_id, self.image_slots)
+    def placeholder_reader(self) -> PlaceholderReader:
+        """A fresh reader of image placeholders in ids."""
+        return PlaceholderReader(self.placeholder)
 
     def image_paths(self, ids: Sequence[int]) -> list[str]:
-        """The path in each image block of a row of ids, in order; empty where the slots hold pads only."""
-        return [piece.path for piece in self._pieces(_as_ids(ids)) if isinstance(piece, ImageBlock)]
+        """The path in each image placeholder of a row of ids, in order; empty where there are pads only."""
+        return [piece.path for piece in self._pieces(_as_ids(ids)) if isinstance(piece, ImagePlaceholder)]
 
     def _pieces(self, ids: Sequence[int]) -> list[Piece]:
-        return split_blocks(ids, self.block_reader())
+        return split_ids(ids, self.placeholder_reader())
 
     def truncate(self, ids: Sequence[int], max_length: int) -> list[int]:
         """The first ``max_length`` ids, or fewer where the cut would fall into an image."""
         if len(ids) <= max_length:
             return list(ids)
-        return list(ids[: cut_outside_blocks(self._pieces(ids), max_length)])
+        return list(ids[: cut_outside_placeholders(self._pieces(ids), max_length)])
 
 
 def _as_ids(token_ids: Any) -> list[int]:

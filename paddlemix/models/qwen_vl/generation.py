@@ -11,11 +11,13 @@ import paddle
 from paddlenlp.generation import LogitsProcessorList
 from paddlenlp.generation.logits_process import MinLengthLogitsProcessor, RepetitionPenaltyLogitsProcessor
 
+from ...engine.inputs import IdsLike, id_array, left_padding
 from ...engine.options import GenerationOptions, resolve_options
 from ...engine.sampling import fetch_choice, greedy, row_generators, sample
 from ...engine.stopping import StopChecker, finish_reason
 from ...errors import ConfigurationError, NumericalError, PromptError
-from .image_inputs import IdsLike, id_array, left_padding, load_images_of_ids, spans_from
+from .image_placeholders import PlaceholderFormat
+from .image_processing import load_images_of_ids
 from .kv_cache import GROWTH, KVCache, ntk_alpha
 
 if TYPE_CHECKING:
@@ -159,7 +161,7 @@ def generate_rows(
     **options: Any,
 ) -> GeneratedRows:
     """What ``generate`` does, with the reason why each row ended. Arguments and errors are those of ``generate``."""
-    ids = id_array(input_ids, model.config)
+    ids = id_array(input_ids, model.config.vocab_size)
     resolved = resolve_options(model.generation_config, generation_config, options)
     past = 0 if past_key_values is None else past_key_values.length
     if images is None and image_features is None and (ids[:, past:] == model.config.visual.image_start_id).any():
@@ -301,7 +303,7 @@ def _prefill(
     """Feed the part of the prompt that the cache lacks; logits ``[batch, vocab]`` of the last position."""
     past = cache.length
     cache.reserve(ids.shape[1])
-    wanted = spans_from(ids, past, model.config.visual)
+    wanted = PlaceholderFormat.of(model.config.visual).starts_from(ids, past)
     images, image_features = (_images(given, wanted) for given in (images, image_features))
     embeddings = model.transformer.embed(paddle.to_tensor(ids[:, past:]), images, image_features)
     length = embeddings.shape[1]
@@ -334,7 +336,7 @@ def _images(given: paddle.Tensor | None, wanted: np.ndarray) -> paddle.Tensor | 
     if given.shape[0] == wanted.sum():
         return given if wanted.any() else None
     if given.shape[0] != len(wanted):
-        raise PromptError(f"images: got {given.shape[0]} for {len(wanted)} <img> span(s) in input_ids")
+        raise PromptError(f"images: got {given.shape[0]} for {len(wanted)} <img> placeholder(s) in input_ids")
     if not wanted.any():
         return None
     return given[paddle.to_tensor(np.flatnonzero(wanted))]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import hashlib
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageColor
@@ -16,10 +17,17 @@ from ...errors import ConfigurationError
 from ...media import ImagePolicy, load_image
 from ...media.loading import ImageSource, full_size, image_name, is_from_file, mark_full_size
 from ...media.orientation import orientation, upright, upright_size
+from ...utils.dependencies import require
 from ...utils.display import quoted
 from ...utils.files import CONFIG_FILE, PREPROCESSOR_CONFIG_FILE, read_json_object
 from ...utils.schema import Kind, check_kind, number, one_of, shown
 from .config_schema import VISUAL
+from .image_placeholders import PlaceholderFormat
+
+if TYPE_CHECKING:
+    import paddle
+
+    from .configuration import QWenVLVisionConfig
 
 logger = logging.getLogger(__name__)
 
@@ -135,16 +143,25 @@ class QwenVLImageProcessor:
                 logger.warning(note)
 
     def __call__(self, images: ImageSource | Sequence[ImageSource], policy: ImagePolicy | None = None) -> np.ndarray:
-        """float32 [n, 3, image_size, image_size] of one image (n = 1) or of a list of images.
+        """Pixels of one image (n = 1) or of a list of images; one that stands in several places is opened once.
 
-        images: whatever :func:`paddlemix.media.load_image` takes, under ``policy``. Raises ImageError.
+        Args:
+            images: whatever :func:`paddlemix.media.load_image` takes.
+            policy: what may be read.
+
+        Returns:
+            float32 ``[n, 3, image_size, image_size]``.
+
+        Raises:
+            ImageError: an image cannot be read, or may not.
         """
-        if not isinstance(images, (list, tuple)):
-            images = [images]
+        sources: Sequence[Any] = images if isinstance(images, (list, tuple)) else [images]
         size = self.image_size
-        pixels = np.empty((len(images), 3, size, size), dtype=np.float32)
-        for index, source in enumerate(images):
-            pixels[index] = self._normalize(self._squeeze(self.load(source, policy)))
+        pixels = np.empty((len(sources), 3, size, size), dtype=np.float32)
+        rows: dict[Any, int] = {}
+        for index, source in enumerate(sources):
+            row = rows.setdefault(source if isinstance(source, (str, os.PathLike)) else id(source), index)
+            pixels[index] = pixels[row] if row < index else self._normalize(self._squeeze(self.load(source, policy)))
         return pixels
 
     def to_rgb(self, image: Image.Image) -> Image.Image:
@@ -205,6 +222,34 @@ class QwenVLImageProcessor:
             listed = ", ".join(quoted(name) for name in unknown[:5])
             raise ConfigurationError(f"unknown field(s) {listed}; remove them or correct the spelling")
         return cls(**{name: value for name, value in settings.items() if name in _OWN})
+
+
+def load_images_of_ids(
+    ids: np.ndarray,
+    visual: QWenVLVisionConfig,
+    policy: ImagePolicy | None = None,
+    image_processor: QwenVLImageProcessor | None = None,
+) -> paddle.Tensor:
+    """Read the images whose paths or URLs stand in the image placeholders of ``ids``.
+
+    Args:
+        ids: int ``[batch, length]``.
+        visual: the vision part of the model's configuration.
+        policy: what may be read; ``ImagePolicy.scripts()`` (files and public URLs) by default.
+        image_processor: turns them into pixels; by default one of the model's size with the original's choices.
+
+    Returns:
+        float32 ``[n, 3, side, side]``, in order of appearance over the rows.
+
+    Raises:
+        PromptError: a placeholder is cut or holds no path.
+        ImageError: an image cannot be read, or may not.
+    """
+    paddle = require("paddle", "reading images out of ids")
+    policy = ImagePolicy.scripts() if policy is None else policy
+    if image_processor is None:
+        image_processor = QwenVLImageProcessor(image_size=visual.image_size)
+    return paddle.to_tensor(image_processor(PlaceholderFormat.of(visual).paths(ids), policy))
 
 
 def read_preprocessor_config(directory: Path, image_size: int | None) -> dict[str, Any]:

@@ -19,8 +19,9 @@ from typing import Any, Optional
 from ...errors import PromptError
 from ...utils.display import quoted
 from ...utils.json_text import JSONError, parse_json
+from .image_placeholders import split_text
 from .list_format import history_turns
-from .vocabulary import IMAGE_TAGS, IMG_END, IMG_START
+from .vocabulary import IMG_END, IMG_START
 
 DEFAULT_MAX_IMAGES = 32
 """Most images of one conversation, unless its processor says otherwise."""
@@ -31,8 +32,6 @@ Message = dict[str, Any]
 Part = dict[str, Any]
 History = list[tuple[str, Optional[str]]]
 
-# As the tokenizer reads it: closed, and with no other tag inside.
-_IMAGE = re.compile(f"{IMG_START}((?:(?!{'|'.join(IMAGE_TAGS)}).)*){IMG_END}", re.DOTALL)
 _LABEL = re.compile(r"Picture \d+: ?\Z")
 
 
@@ -227,15 +226,15 @@ def conversation_turns(conversations: Sequence[Mapping[str, Any]]) -> list[tuple
 def split_images(text: str, keep_labels: bool = False) -> list[Part]:
     """``text`` as parts, each ``<img>path</img>`` as an image, with or without the label and line end around it."""
     parts: list[Part] = []
-    done = 0
-    for match in _IMAGE.finditer(text):
-        before = text[done : match.start()]
-        parts.append({"type": "text", "text": before if keep_labels else _LABEL.sub("", before)})
-        parts.append({"type": "image", "image": match.group(1)})
-        done = match.end()
-        if not keep_labels and text.startswith("\n", done):
-            done += 1
-    parts.append({"type": "text", "text": text[done:]})
+    follows_image = False
+    for before, path in split_text(text):
+        if not keep_labels:
+            before = before.removeprefix("\n") if follows_image else before
+            before = before if path is None else _LABEL.sub("", before)
+        parts.append({"type": "text", "text": before})
+        if path is not None:
+            parts.append({"type": "image", "image": path})
+        follows_image = True
     return [part for part in parts if part.get("text") != ""]
 
 

@@ -20,7 +20,7 @@ from .attention_metadata import CachedAttention, DenseAttention, PackedAttention
 from .batching import IGNORED_LABEL
 from .configuration import QWenVLConfig
 from .generation import QWenVLGenerationMixin
-from .image_placeholders import image_slots, refuse_empty_spans
+from .image_placeholders import PlaceholderFormat
 from .kv_cache import KVCache, cache_dtype, ntk_alpha
 from .language import QWenBlock
 from .layers import Linear, RMSNorm, recomputed
@@ -56,31 +56,39 @@ class QWenModel(nn.Layer):
 
         Args:
             input_ids: int ``[batch, length]``; each image is ``<img>``, ``n_queries`` placeholder ids of any value,
-                ``</img>``.
+                and ``</img>``.
             images: float ``[n, 3, side, side]``, in order of appearance over the rows.
             image_features: ``[n, n_queries, hidden]``, what ``visual(images)`` returned, instead of ``images``.
 
         Raises:
-            PromptError: a ``<img>`` without its ``</img>``, a span of the wrong length, or not as many images as
-                spans, none at all included.
+            PromptError: a ``<img>`` without its ``</img>``, a placeholder of the wrong length, or not as many images
+                as placeholders, none at all included.
         """
         embeddings = self.wte(input_ids)
+        placeholder = PlaceholderFormat.of(self.config.visual)
         if images is not None:
             if image_features is not None:
                 raise PromptError("images, image_features: give one of them, not both")
             image_features = self.visual(images)
         if image_features is None:
-            refuse_empty_spans(input_ids, self.config.visual)
+            empty = placeholder.count_complete(input_ids.numpy())
+            if empty:
+                raise PromptError(
+                    f"images: missing for {empty} <img> placeholder(s) in input_ids; the model itself reads no paths, "
+                    "generate and chat do"
+                )
             return embeddings + self._blank_image_term() if self._needs_image_gradients() else embeddings
-        slots = image_slots(input_ids.numpy(), self.config.visual)
-        if len(slots) != image_features.shape[0]:
-            raise PromptError(f"images: got {image_features.shape[0]} for {len(slots)} <img> span(s) in input_ids")
-        if not len(slots):
+        indices = placeholder.indices(input_ids.numpy())
+        if len(indices) != image_features.shape[0]:
+            raise PromptError(
+                f"images: got {image_features.shape[0]} for {len(indices)} <img> placeholder(s) in input_ids"
+            )
+        if not len(indices):
             return embeddings
         hidden = embeddings.shape[-1]
         flat = paddle.scatter(
             embeddings.reshape([-1, hidden]),
-            paddle.to_tensor(slots.reshape(-1)),
+            paddle.to_tensor(indices.reshape(-1)),
             image_features.reshape([-1, hidden]).astype(embeddings.dtype),
         )
         return flat.reshape(embeddings.shape)
@@ -221,7 +229,7 @@ class QWenLMHeadModel(QWenVLGenerationMixin, QWenVLCheckpointMixin, PretrainedMo
 
         Args:
             input_ids: int ``[batch, length]``; or give ``inputs_embeds`` ``[batch, length, hidden]`` (from ``embed``).
-            images: float32 ``[n, 3, side, side]`` for the ``<img>`` spans, in order of appearance over the rows.
+            images: float32 ``[n, 3, side, side]`` for the image placeholders, in order of appearance over the rows.
             attention_mask: ``[batch, past + length]`` of ones and zeros, padding on the left when a cache is used; or
                 bool ``[batch, length, past + length]`` (true: may be seen), always combined with the causal mask.
             labels: int ``[batch, length]``, not shifted; −100 is ignored. The loss is a float32 mean.

@@ -1,92 +1,44 @@
-"""The original's chat calls: a query and a history of texts, in which ``<img>path</img>`` stands for an image."""
+"""The original's chat interface: queries and a history of texts, in which ``<img>path</img>`` stands for an image.
+
+``make_context``, ``decode_tokens``, ``get_stop_words_ids`` and ``render_conversation`` work on ids alone and load no
+Paddle; ``chat`` and ``chat_stream`` are methods of the model.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import paddle
 
-from ...engine.detokenizer import IncrementalDecoder
-from ...engine.options import GenerationOptions, resolve_options
-from ...engine.stopping import LENGTH, STOP, answer_end_ids
-from ...errors import ConfigurationError, PromptError
-from ...utils.validation import check_integer
-from .chat_template import DEFAULT_SYSTEM, make_context
-from .chat_window import DEFAULT_WINDOW, ChatWindow
-from .generation import generation_steps
-from .image_inputs import id_array, load_images_of_ids
-from .kv_cache import KVCache
+from ...engine.options import resolve_options
+from .chat_template import (
+    DEFAULT_SYSTEM,
+    EncodedMessage,
+    TrainingExample,
+    check_chat_format,
+    message_labels,
+    wrap_message,
+)
+from .chat_window import DEFAULT_WINDOW, ChatWindow, kept_turns
+from .codec import QWenVLCodec
+from .image_processing import load_images_of_ids
+from .list_format import history_turns
+from .messages import conversation_turns
+from .vocabulary import ENDOFTEXT, GROUNDING_TAGS, IM_END, IM_START, IMAGE_TAGS
 
 if TYPE_CHECKING:
     from paddlenlp.generation import GenerationConfig
 
     from ...media import ImagePolicy
+    from .answer_stream import AnswerStream
     from .modeling import QWenLMHeadModel
     from .processing import QwenVLProcessor
     from .tokenization import QWenVLTokenizer
 
 History = list[tuple[str, str]]
 
-
-class AnswerStream:
-    """The text of one answer, piece by piece as it is generated.
-
-    The prompt is checked and fed when the object is made. Iterating generates; whoever stops iterating stops the work.
-
-    Args:
-        model, tokenizer: which belong together.
-        input_ids: the prompt.
-        options: how to generate; the answer ends at the ids that end a ChatML message as well.
-        images, image_features, cache: as for ``generate``.
-        **decoding: as for :class:`IncrementalDecoder`.
-
-    Attributes:
-        tokens: the new ids so far, the stop token included.
-        finish_reason: ``"stop"`` or ``"length"`` once the answer is complete, ``None`` before.
-    """
-
-    def __init__(
-        self,
-        model: QWenLMHeadModel,
-        tokenizer: QWenVLTokenizer,
-        input_ids: Sequence[int],
-        options: GenerationOptions,
-        *,
-        images: paddle.Tensor | None = None,
-        image_features: paddle.Tensor | None = None,
-        cache: KVCache | None = None,
-        **decoding: Any,
-    ) -> None:
-        if options.num_return_sequences > 1:
-            raise ConfigurationError("num_return_sequences: a chat has one answer; use generate for several")
-        self.tokens: list[int] = []
-        self.finish_reason: str | None = None
-        self._end_ids = answer_end_ids(options.eos_token_id, tokenizer)
-        self._decoder = IncrementalDecoder(tokenizer, stop_strings=options.stop_strings, **decoding)
-        # The decoder looks for the stop strings, so that the text is decoded once.
-        options = replace(options, eos_token_id=self._end_ids, stop_strings=())
-        ids = id_array([list(input_ids)], model.config)
-        self._steps = generation_steps(model, ids, options, images, image_features, cache=cache, tokenizer=tokenizer)
-
-    def __iter__(self) -> Iterator[str]:
-        for step in self._steps:
-            token = int(step.tokens[0])
-            self.tokens.append(token)
-            piece = "" if token in self._end_ids else self._decoder.push(token)
-            if self._decoder.stopped_by is not None or step.finished[0]:
-                self.finish_reason = STOP
-            if piece:
-                yield piece
-            if self.finish_reason is not None:
-                break
-        else:
-            self.finish_reason = LENGTH
-        rest = self._decoder.finish()
-        if rest:
-            yield rest
+# ---------------------------------------------------------------- with a model
 
 
 def chat(
@@ -156,27 +108,6 @@ def chat_stream(
     return _cumulative(answer)
 
 
-def chat_settings(model: QWenLMHeadModel, generation_config: GenerationConfig | None = None) -> ChatWindow:
-    """Check that the model chats in ChatML; return how much of a conversation it is shown.
-
-    ``max_window_size`` and ``max_window_images`` of the generation config say so, the latter a field of our own.
-
-    Raises:
-        ConfigurationError: the generation config names another chat format, or a window that cannot be.
-    """
-    config = model.generation_config if generation_config is None else generation_config
-    chat_format = getattr(config, "chat_format", "chatml")
-    if chat_format != "chatml":
-        raise ConfigurationError(
-            f"chat_format: the generation config says {chat_format!r}, so this is a base model that knows no chat; "
-            "use generate, or set model.generation_config.chat_format = 'chatml'"
-        )
-    images = getattr(config, "max_window_images", None)
-    if images is not None:
-        check_integer("max_window_images", images, least=0)
-    return ChatWindow(getattr(config, "max_window_size", None) or DEFAULT_WINDOW, images)
-
-
 def _answer(
     model: QWenLMHeadModel,
     processor_or_tokenizer: QwenVLProcessor | QWenVLTokenizer,
@@ -189,12 +120,9 @@ def _answer(
     options: dict[str, Any],
     **decoding: Any,
 ) -> AnswerStream:
+    from .answer_stream import AnswerStream, chat_settings
+
     window = chat_settings(model, generation_config)
-    if not isinstance(history, (list, tuple)):
-        raise PromptError(f"history: got {type(history).__name__}, expected a list of pairs of query and response")
-    for index, turn in enumerate(history):
-        if not isinstance(turn, (list, tuple)) or len(turn) != 2:
-            raise PromptError(f"history[{index}]: got {turn!r:.80}, expected a pair of query and response")
     if stop_words_ids:
         options = {**options, "stop_token_sequences": [*stop_words_ids, *(options.get("stop_token_sequences") or ())]}
     resolved = resolve_options(model.generation_config, generation_config, options)
@@ -215,3 +143,132 @@ def _cumulative(pieces: AnswerStream) -> Iterator[str]:
     for piece in pieces:
         text += piece
         yield text
+
+
+# ---------------------------------------------------------------- prompts
+
+
+def make_context(
+    tokenizer: QWenVLCodec,
+    query: str,
+    history: Sequence[tuple[str, str | None]] | None = None,
+    system: str = "",
+    max_window_size: int = DEFAULT_WINDOW,
+    chat_format: str = "chatml",
+    *,
+    max_window_images: int | None = None,
+    keep_last_image: bool = False,
+) -> tuple[str, list[int]]:
+    """The prompt for ``query`` after ``history``, as text and as ids.
+
+    ``<img>path</img>`` is read out of the queries, which must be trusted; not out of answers and the system text, for
+    an answer is what an image or a prompt made the model write. The tags of references and boxes are read out of all.
+    For text from strangers, and for paths longer than the image slots, use messages and :func:`render_chatml`.
+    The newest turns are kept while the system message and they have fewer than ``max_window_size`` ids; the query is
+    not counted. ``max_window_images`` and ``keep_last_image`` are those of :func:`render_chatml`.
+    In the "raw" format the prompt is the query alone, with every special token read out of it.
+    Raises UnknownChatFormatError, and PromptError for a path that does not fit or a turn that is no pair of texts.
+    """
+    if chat_format == "raw":
+        return query, tokenizer.encode(query)
+    check_chat_format(chat_format)
+    newline = tokenizer.encode("\n", allowed_special=())
+    system_ids = _wrap_text(tokenizer, "system", system).ids
+    query_ids = _wrap_text(tokenizer, "user", query).ids
+    texts: list[str] = []
+    rows: list[list[int]] = []
+    for turn_query, turn_response in history_turns(history):
+        text = f"\n{_markup('user', turn_query)}\n"
+        ids = newline + _wrap_text(tokenizer, "user", turn_query).ids + newline
+        if turn_response is not None:
+            text += _markup("assistant", turn_response)
+            ids += _wrap_text(tokenizer, "assistant", turn_response).ids
+        texts.append(text)
+        rows.append(ids)
+    images = [row.count(tokenizer.img_start_id) for row in rows]
+    window = ChatWindow(max_window_size, max_window_images)
+    question_images = query_ids.count(tokenizer.img_start_id)
+    kept = kept_turns(window, len(system_ids), list(map(len, rows)), images, question_images, keep_last_image)
+    raw_text = "".join([_markup("system", system), *(texts[index] for index in kept)])
+    raw_text += f"\n{_markup('user', query)}\n{IM_START}assistant\n"
+    prompt_start = [tokenizer.im_start_id, *tokenizer.encode("assistant", allowed_special=()), *newline]
+    earlier = [token for index in kept for token in rows[index]]
+    return raw_text, [*system_ids, *earlier, *newline, *query_ids, *newline, *prompt_start]
+
+
+def render_conversation(
+    tokenizer: QWenVLCodec, conversations: Sequence[Mapping[str, Any]], system: str = DEFAULT_SYSTEM
+) -> TrainingExample:
+    """A fine-tuning record ``[{"from": "user" | "assistant", "value": str}]`` exactly as the original trains on it.
+
+    Every special token is read out of the values; paths stay in the image slots, so ``images`` is empty. A leading
+    assistant turn is dropped. Nothing is cut or padded. Raises PromptError that names the index and field.
+    """
+    newline = tokenizer.encode("\n", allowed_special=())
+    ids: list[int] = []
+    labels: list[int] = []
+    for role, value in [("system", system), *conversation_turns(conversations)]:
+        message = _wrap_text(tokenizer, role, value, allowed_special="all")
+        ids += message.ids + newline
+        labels += message_labels(message, newline)
+    return TrainingExample(ids, labels, [])
+
+
+def _wrap_text(
+    tokenizer: QWenVLCodec, role: str, text: str, allowed_special: str | Collection[str] | None = None
+) -> EncodedMessage:
+    """A message of trusted text: by default with images in what the user says, and marks of places in all."""
+    if allowed_special is None:
+        allowed_special = IMAGE_TAGS if role == "user" else GROUNDING_TAGS
+    return wrap_message(tokenizer, role, tokenizer.encode(text, allowed_special=allowed_special))
+
+
+def _markup(role: str, text: str) -> str:
+    return f"{IM_START}{role}\n{text}{IM_END}"
+
+
+# ---------------------------------------------------------------- the end of an answer
+
+
+def get_stop_words_ids(chat_format: str, tokenizer: QWenVLCodec) -> list[list[int]]:
+    """The sequences of ids that end an answer. Raises UnknownChatFormatError."""
+    check_chat_format(chat_format)
+    if chat_format == "raw":
+        return [tokenizer.encode("Human:"), [tokenizer.eod_id]]
+    return [[tokenizer.im_end_id], [tokenizer.im_start_id]]
+
+
+def decode_tokens(
+    tokens: Sequence[int],
+    tokenizer: QWenVLCodec,
+    raw_text_len: int,
+    context_length: int,
+    chat_format: str,
+    return_end_reason: bool = False,
+    errors: str = "replace",
+) -> str | tuple[str, str]:
+    """The answer in a row of ids that begins with its prompt, stripped of surrounding space.
+
+    raw_text_len: characters of the prompt's text, which are cut off the decoded text. As in the original this is off
+        where NFC changes the length of the prompt; decoding only the new ids is the better way.
+    context_length: ids of the prompt.
+    return_end_reason: return (answer, reason) with the original's wording of the reason.
+    In ChatML the answer ends before the first ``<|im_end|>`` or ``<|im_start|>``. Without one it is the whole rest but
+    for ``<|endoftext|>`` at its end: no token is lost at the length limit. Raises UnknownChatFormatError.
+    """
+    check_chat_format(chat_format)
+    tokens = [int(token) for token in tokens]
+    end = len(tokens)
+    reason = f"Gen length {len(tokens)}"
+    if chat_format == "chatml":
+        stops = (tokenizer.im_end_id, tokenizer.im_start_id)
+        stop = next((i for i in range(context_length, len(tokens)) if tokens[i] in stops), None)
+        if stop is not None:
+            end = stop
+            reason = f"Gen {tokenizer.decode(tokens[stop])!r}"
+        while stop is None and end > context_length and tokens[end - 1] == tokenizer.eod_id:
+            end -= 1
+    text = tokenizer.decode(tokens[:end], errors=errors)[raw_text_len:]
+    if chat_format == "raw":
+        text = text.replace(ENDOFTEXT, "")
+    return (text.strip(), reason) if return_end_reason else text.strip()

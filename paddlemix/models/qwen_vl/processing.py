@@ -267,16 +267,7 @@ class QwenVLProcessor:
         return rows if _is_batch(messages) else rows[0]
 
     def _load(self, sources: Sequence[Any], policy: ImagePolicy) -> np.ndarray | None:
-        """Pixels of the images; one that stands in several places is opened once."""
-        if not sources:
-            return None
-        keys = [source if isinstance(source, (str, os.PathLike)) else id(source) for source in sources]
-        distinct = dict(zip(keys, sources))
-        pixels = self.image_processor(list(distinct.values()), policy)
-        if len(distinct) == len(sources):
-            return pixels
-        rows = {key: row for row, key in enumerate(distinct)}
-        return pixels[[rows[key] for key in keys]]
+        return self.image_processor(sources, policy) if sources else None
 
     # ------------------------------------------------------------------ from the model
 

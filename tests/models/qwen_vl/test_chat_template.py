@@ -14,13 +14,15 @@ from paddlemix.models.qwen_vl import messages as schema
 from paddlemix.models.qwen_vl.chat_template import (
     DEFAULT_SYSTEM,
     UnknownChatFormatError,
+    render_chatml,
+    render_raw,
+    render_training,
+)
+from paddlemix.models.qwen_vl.original_chat import (
     decode_tokens,
     get_stop_words_ids,
     make_context,
-    render_chatml,
     render_conversation,
-    render_raw,
-    render_training,
 )
 from paddlemix.models.qwen_vl.tokenization import QWenVLTokenizer
 from paddlemix.models.qwen_vl.vocabulary import IMAGE_TAGS

@@ -14,9 +14,13 @@ import pytest
 from PIL import Image
 
 from paddlemix.errors import ConfigurationError, ImageError
-from paddlemix.models.qwen_vl.image_processing import QwenVLImageProcessor, image_key
+from paddlemix.media import ImagePolicy
+from paddlemix.models.qwen_vl.image_placeholders import PlaceholderFormat
+from paddlemix.models.qwen_vl.image_processing import QwenVLImageProcessor, image_key, load_images_of_ids
+from tests.golden_model import FOLDER, golden_config, golden_pixels
 
 NAMES = ["a.jpg", "b.png", "c.png", "d.png"]
+FORM = PlaceholderFormat.of(golden_config().visual)
 
 
 @pytest.fixture(scope="module")
@@ -166,3 +170,26 @@ def test_keys_are_equal_exactly_when_the_model_input_is():
         image_key(transparent, QwenVLImageProcessor(image_size=56, background=(255, 255, 255))),
     ]
     assert len(set(keys)) == 5 and all(len(key) == 64 for key in keys)
+
+
+def test_images_are_read_under_the_policy(monkeypatch):
+    monkeypatch.chdir(FOLDER / "images")
+    ids = np.array([[*FORM.encode("a.jpg"), *FORM.encode("b.png"), *FORM.encode("a.jpg")]])
+    pixels = load_images_of_ids(ids, golden_config().visual).numpy()
+    for row, name in enumerate(("a.jpg", "b.png", "a.jpg")):
+        np.testing.assert_array_equal(pixels[row], golden_pixels(name))
+    with pytest.raises(ImageError):
+        load_images_of_ids(ids, golden_config().visual, ImagePolicy.server())
+
+
+def test_an_image_named_twice_is_read_once(monkeypatch):
+    opened = []
+
+    def load(source, policy):
+        opened.append(source)
+        return Image.new("RGB", (8, 8))
+
+    monkeypatch.setattr("paddlemix.models.qwen_vl.image_processing.load_image", load)
+    ids = np.array([[*FORM.encode("x"), *FORM.encode("y"), *FORM.encode("x")]])
+    assert load_images_of_ids(ids, golden_config().visual).shape == [3, 3, 448, 448]
+    assert opened == ["x", "y"]

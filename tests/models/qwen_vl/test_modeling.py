@@ -139,7 +139,7 @@ def test_as_many_images_as_spans_are_expected(count):
 
 
 def test_spans_without_any_image_are_refused_and_a_lone_tag_is_not():
-    with pytest.raises(PromptError, match="images: missing for 2 <img> span"):
+    with pytest.raises(PromptError, match="images: missing for 2 <img> placeholder"):
         golden_model()(prompt("two_images")["input_ids"])
     golden_model()(paddle.to_tensor([[IMG, *[5] * 300]]))
 

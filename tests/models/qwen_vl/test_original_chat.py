@@ -8,9 +8,10 @@ from PIL import Image
 from paddlemix.engine.options import GenerationOptions
 from paddlemix.errors import ConfigurationError, ImageError, PromptError
 from paddlemix.media import ImagePolicy
-from paddlemix.models.qwen_vl.chat_template import DEFAULT_SYSTEM, make_context
+from paddlemix.models.qwen_vl.answer_stream import AnswerStream
+from paddlemix.models.qwen_vl.chat_template import DEFAULT_SYSTEM
 from paddlemix.models.qwen_vl.generation import GenerationStep
-from paddlemix.models.qwen_vl.original_chat import AnswerStream
+from paddlemix.models.qwen_vl.original_chat import make_context
 from tests.random_model import random_model
 
 
@@ -172,7 +173,7 @@ def test_broken_tags_in_an_answer_raise_nothing(loaded, monkeypatch, answer):
     tokens = processor.tokenizer.encode(answer.replace("</img>", ""))
     tokens += [processor.tokenizer.img_end_id] if "</img>" in answer else []
     steps = [GenerationStep(np.array([token]), np.zeros(1), np.array([False])) for token in tokens]
-    monkeypatch.setattr("paddlemix.models.qwen_vl.original_chat.generation_steps", lambda *args, **kwargs: iter(steps))
+    monkeypatch.setattr("paddlemix.models.qwen_vl.answer_stream.generation_steps", lambda *args, **kwargs: iter(steps))
     texts = list(model.chat_stream(processor, "hello"))
     response, _ = model.chat(processor, "hello")
     if "img" not in answer:
