@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..errors import ImageError
+from ..models.qwen_vl.grounding import POINTS, SCALE, box_text
 
 THOUSANDTHS, NORM1000, UNIT, PIXELS = "thousandths", "norm1000", "unit", "pixels"
 BOX_FORMATS = (THOUSANDTHS, NORM1000, UNIT, PIXELS)
 
-_SCALE = 1000
 _RANGES = {
     THOUSANDTHS: "whole coordinates from 0 to 999",
     NORM1000: "coordinates from 0 to 1000",
@@ -25,7 +25,6 @@ _TAGGED = re.compile(r"<(?P<tag>box|quad)>(?P<content>[^<]*)</(?P=tag)>")
 _TAGGED_OR_LIST = re.compile(rf"{_TAGGED.pattern}|(?P<list>{_LIST})")
 _NUMBERS = re.compile(_NUMBER)
 _ONLY_NUMBERS = re.compile(r"[\[\](),\s]*")
-_COUNTS = {"box": 4, "quad": 8}
 
 
 class BoxFault(NamedTuple):
@@ -93,23 +92,18 @@ def to_thousandths(
         unit: of ``values``.
         size: width and height of the image, for pixels.
     """
-    limits = {THOUSANDTHS: (999 + clamp,) * 2, NORM1000: (_SCALE,) * 2, UNIT: (1, 1), PIXELS: size}[unit]
+    limits = {THOUSANDTHS: (999 + clamp,) * 2, NORM1000: (SCALE,) * 2, UNIT: (1, 1), PIXELS: size}[unit]
     in_range = all(math.isfinite(value) and 0 <= value <= limits[index % 2] for index, value in enumerate(values))
     if not in_range or (unit == THOUSANDTHS and not all(float(value).is_integer() for value in values)):
         came = _shown(values) + (f" in an image of {size[0]} x {size[1]} pixels" if size else "")
-        hint = "; clamp_boxes makes 999 of 1000" if unit == THOUSANDTHS and max(values) == _SCALE else ""
+        hint = "; clamp_boxes makes 999 of 1000" if unit == THOUSANDTHS and max(values) == SCALE else ""
         return BoxFault(came, _RANGES.get(unit, "x from 0 to its width, y from 0 to its height") + hint)
     if len(values) == 4 and (values[2] < values[0] or values[3] < values[1]):
         return BoxFault(_shown(values), "x1 <= x2 and y1 <= y2")
-    scales = (1, 1) if unit in (THOUSANDTHS, NORM1000) else tuple(_SCALE / limit for limit in limits)
+    scales = (1, 1) if unit in (THOUSANDTHS, NORM1000) else tuple(SCALE / limit for limit in limits)
     whole = [math.floor(value * scales[index % 2] + 0.5) for index, value in enumerate(values)]
     # The other conventions have a coordinate for the far edge, thousandths do not.
-    return [min(value, _SCALE - 1) for value in whole], unit == THOUSANDTHS and max(whole) >= _SCALE
-
-
-def box_text(points: Sequence[int], tag: str = "box") -> str:
-    """``<box>(x1,y1),(x2,y2)</box>``, or with another tag."""
-    return f"<{tag}>{','.join(f'({x},{y})' for x, y in zip(points[::2], points[1::2]))}</{tag}>"
+    return [min(value, SCALE - 1) for value in whole], unit == THOUSANDTHS and max(whole) >= SCALE
 
 
 def convert_text(text: str, reader: BoxReader, image: str | None, *, lists: bool) -> tuple[str, int, list[BoxFault]]:
@@ -131,7 +125,7 @@ def convert_text(text: str, reader: BoxReader, image: str | None, *, lists: bool
         tag = match["tag"] or "box"
         content = match["content"] if match["tag"] else match["list"]
         values = [float(number) for number in _NUMBERS.findall(content)]
-        if len(values) != _COUNTS[tag] or not _ONLY_NUMBERS.fullmatch(_NUMBERS.sub("", content)):
+        if len(values) != 2 * POINTS[tag] or not _ONLY_NUMBERS.fullmatch(_NUMBERS.sub("", content)):
             return match.group()  # told by the check of tags
         found = reader.points(values, unit, image)
         if isinstance(found, BoxFault):

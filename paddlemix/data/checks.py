@@ -14,6 +14,7 @@ from ..errors import ConfigurationError, RecordError, RecordTooLongError
 from ..media import ImagePolicy
 from ..media.sources import short
 from ..models.qwen_vl.codec import QWenVLCodec
+from ..models.qwen_vl.grounding import POINTS, SCALE, exact_points
 from ..models.qwen_vl.messages import Message, message_images
 from ..models.qwen_vl.processing import QwenVLProcessor
 from ..models.qwen_vl.vocabulary import GROUNDING_TAGS, IMAGE_TAGS, SPECIAL_TOKENS
@@ -30,8 +31,6 @@ _TABLE_ROWS = 50
 _NAMED_IMAGES = 5
 _TAG = re.compile("|".join(map(re.escape, IMAGE_TAGS)))
 _CONTROL = re.compile("|".join(re.escape(token) for token in SPECIAL_TOKENS if token not in IMAGE_TAGS))
-_POINT = re.compile(r"\((-?\d+),(-?\d+)\)")
-_POINTS = {"<box>": 2, "<quad>": 4}
 
 
 @dataclass(frozen=True)
@@ -273,14 +272,15 @@ def _excerpt(text: str, start: int) -> str:
 
 def _place_faults(tag: str, content: str) -> Iterator[_Fault]:
     """What is wrong between ``<box>`` or ``<quad>`` and its end; nothing where it is another tag."""
-    if tag not in _POINTS:
+    kind = tag.strip("<>")
+    if kind not in POINTS:
         return
-    points = [(int(x), int(y)) for x, y in _POINT.findall(content)]
-    form = ",".join(f"(x{n},y{n})" for n in range(1, _POINTS[tag] + 1))
-    if len(points) != _POINTS[tag] or content != ",".join(f"({x},{y})" for x, y in points):
+    points = exact_points(content, kind)
+    if points is None:
+        form = ",".join(f"(x{n},y{n})" for n in range(1, POINTS[kind] + 1))
         yield repr(tag + content[:40]), f"{form} in whole numbers, without spaces"
-    elif not all(0 <= value < 1000 for point in points for value in point):
-        hint = "; clamp_boxes makes 999 of 1000" if max(map(max, points)) == 1000 else ""
+    elif not all(0 <= value < SCALE for point in points for value in point):
+        hint = "; clamp_boxes makes 999 of 1000" if max(map(max, points)) == SCALE else ""
         yield repr(tag + content), "coordinates from 0 to 999" + hint
     elif tag == "<box>" and (points[1][0] < points[0][0] or points[1][1] < points[0][1]):
         yield repr(tag + content), "x1 <= x2 and y1 <= y2"

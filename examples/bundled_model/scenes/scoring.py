@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from paddlemix.models.qwen_vl.grounding import BOX_PATTERN, SCALE, exact_boxes, iou
+
 from .lexicon import ALL_KINDS, COLORS
 from .scene import BoxF, Scene
 from .tasks import Turn
@@ -22,8 +24,7 @@ MIN_IOU = 0.5
 IOU_STEPS = (0.75, 0.85)  # what is reported beside it
 _ENDS = " .。\n"
 
-_TAGGED = re.compile(r"<ref>(.*?)</ref>((?:<box>\(\d+,\d+\),\(\d+,\d+\)</box>)?)")
-_BOX = re.compile(r"<box>\((\d+),(\d+)\),\((\d+),(\d+)\)</box>")
+_TAGGED = re.compile(rf"<ref>(?P<label>.*?)</ref>(?P<box>(?:{BOX_PATTERN})?)")
 _FORMS = {form: kind.en for kind in ALL_KINDS for form in (kind.plural, kind.en, kind.zh)}
 _COLOR_FORMS = {form: color.en for color in COLORS for form in (color.en, color.zh)}
 _REFUSALS = re.compile(r"\b[Tt]here is no\b|没有")
@@ -72,25 +73,17 @@ def _names_in(text: str) -> tuple[str, ...]:
 
 def boxes_in(text: str) -> list[BoxF]:
     """The boxes of a text in [0, 1]."""
-    return [tuple(int(number) / 1000 for number in match.groups()) for match in _BOX.finditer(text)]
+    return [(x1 / SCALE, y1 / SCALE, x2 / SCALE, y2 / SCALE) for x1, y1, x2, y2 in exact_boxes(text)]
 
 
 def named_boxes_in(text: str) -> list[NamedBox]:
     """(name, box) of each ``<ref>`` that names a known kind; None where no whole box follows."""
     found: list[NamedBox] = []
-    for label, box in _TAGGED.findall(text):
+    for match in _TAGGED.finditer(text):
+        label, box = match["label"], match["box"]
         names = names_in(label)
         found += [(names[0], (boxes_in(box) or [None])[0])] if names else [(label, None)]
     return found
-
-
-def iou(a: BoxF, b: BoxF) -> float:
-    """Intersection over union; 0 if a box is turned inside out."""
-    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
-    if width <= 0 or height <= 0:
-        return 0.0
-    both = width * height
-    return both / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - both)
 
 
 # --- scorers

@@ -6,12 +6,12 @@ says its word. In training the decoder is told to look there (:mod:`.pointers`).
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from paddlemix.models.qwen_vl.grounding import exact_boxes
 from paddlemix.models.qwen_vl.tokenization import QWenVLTokenizer
 
 from ..scenes.lexicon import WORDS
@@ -39,7 +39,6 @@ Queries = tuple[int, ...]
 DECIDING_WORDS = (" left", " right", "左边", "右边", " no", "没有", "有")
 """Words that decide an answer, beside numbers, colors and printed words."""
 
-_BOX = re.compile(r"\((\d+),(\d+)\),\((\d+),(\d+)\)")
 
 
 @dataclass(frozen=True)
@@ -187,13 +186,13 @@ class ConversationEncoder:
         """``asked``: of the first thing that the question names; ``last``: of what was spoken of last before."""
         ids = self._encode(text)
         about, named = self._names(ids, seen)
-        boxes = iter(_BOX.findall(text))
+        boxes = iter(exact_boxes(text))
         grounded: Queries = ()
         inside_box = False
         weights = [1.0] * len(ids)
         for index, token in enumerate(ids):
             if token == self.tokenizer.ref_start_id:
-                query = seen.boxes.get(tuple(int(value) for value in next(boxes, ())))
+                query = seen.boxes.get(next(boxes, None))
                 grounded = () if query is None else (query,)
                 continue
             if grounded:

@@ -15,7 +15,8 @@ from dataclasses import replace
 from itertools import chain
 from typing import Any, NamedTuple
 
-from ..boxes import NORM1000, PIXELS, UNIT, BoxFault, BoxReader, box_text
+from ...models.qwen_vl.grounding import box_text
+from ..boxes import NORM1000, PIXELS, UNIT, BoxFault, BoxReader
 from .common import Conversation, Fault, conversation, foreign_fields, pairs_of, shown, system_turn, turns_of
 
 REF, BOX = "<ref-object>", "<bbox>"

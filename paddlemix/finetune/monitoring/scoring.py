@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...models.qwen_vl import grounding
-from ...models.qwen_vl.grounding import Box
+from ...models.qwen_vl.grounding import Box, iou
 
 LEAST_IOU = 0.5
 """Overlap from which a box counts as found."""
@@ -44,7 +44,12 @@ def boxes_found(expected: Sequence[Box], answered: Sequence[Box], least_iou: flo
 
     Pairs are made greedily, the greatest overlap first. Labels of a pair must agree where both boxes have one.
     """
-    pairs = [(iou(a, b), i, j) for i, a in enumerate(expected) for j, b in enumerate(answered) if _may_be_same(a, b)]
+    pairs = [
+        (iou(a.corners, b.corners), i, j)
+        for i, a in enumerate(expected)
+        for j, b in enumerate(answered)
+        if _may_be_same(a, b)
+    ]
     taken: tuple[set[int], set[int]] = set(), set()
     for overlap, i, j in sorted(pairs, key=lambda pair: -pair[0]):
         if overlap >= least_iou and i not in taken[0] and j not in taken[1]:
@@ -55,12 +60,3 @@ def boxes_found(expected: Sequence[Box], answered: Sequence[Box], least_iou: flo
 
 def _may_be_same(a: Box, b: Box) -> bool:
     return a.label is None or b.label is None or a.label.casefold() == b.label.casefold()
-
-
-def iou(a: Box, b: Box) -> float:
-    """Area of the overlap over that of the union, 0 to 1; 0 where both boxes are empty."""
-    width = min(a.x2, b.x2) - max(a.x1, b.x1)
-    height = min(a.y2, b.y2) - max(a.y1, b.y1)
-    overlap = max(width, 0) * max(height, 0)
-    union = (a.x2 - a.x1) * (a.y2 - a.y1) + (b.x2 - b.x1) * (b.y2 - b.y1) - overlap
-    return overlap / union if union else 0.0

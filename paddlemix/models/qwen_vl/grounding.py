@@ -1,7 +1,11 @@
-"""Boxes in the model's answers: reading them, removing them, drawing them.
+"""Grounding boxes: their grammar, intersection over union, and drawing.
 
-The model marks a phrase and its places as ``<ref>the bus</ref><box>(178,279),(806,884)</box>``: the upper left and the
-lower right corner, in thousandths of the image's width and height. Four-cornered places come as ``<quad>``.
+The model marks a phrase and its boxes as ``<ref>the bus</ref><box>(178,279),(806,884)</box>``: the upper left and the
+lower right corner, in thousandths of the image's width and height. Four-cornered regions come as ``<quad>``.
+
+Three readers share the grammar: :func:`parse` for answers (lenient, puts right what it can), :func:`exact_points` and
+:func:`exact_boxes` for records and scores (the published form and no other), :func:`original_corners` for what the
+original's tokenizer accepts. :func:`box_text` writes.
 """
 
 from __future__ import annotations
@@ -32,7 +36,18 @@ PALETTE = (
 )
 """Colors (RGB) of drawn boxes: one per label in order of appearance, starting over after ten."""
 
-_SCALE = 1000
+SCALE = 1000
+"""Coordinates are in this many parts of the image's width or height."""
+
+POINTS = {"box": 2, "quad": 4}
+"""Number of points of each kind of region."""
+
+_POINT = r"\((-?\d{1,99}),(-?\d{1,99})\)"  # int() refuses thousands of digits
+BOX_PATTERN = r"<box>\((\d{1,99}),(\d{1,99})\),\((\d{1,99}),(\d{1,99})\)</box>"
+"""A box as the model was taught to write it; four groups."""
+
+_EXACT = {count: re.compile(",".join([_POINT] * count)) for count in POINTS.values()}
+_EXACT_BOX = re.compile(BOX_PATTERN)
 _TAGGED = re.compile(
     r"<ref>(?P<ref>[^<]*(?:<(?!/?(?:ref|box|quad)>)[^<]*)*)</ref>"
     r"|<(?P<kind>box|quad)>(?P<place>[^<]*)(?P<end></(?P=kind)>|(?:<(?:/[a-z]*)?)?$)"
@@ -47,7 +62,15 @@ _REMOVED = re.compile(
 
 @dataclass(frozen=True)
 class Box:
-    """A place in an image: corners in thousandths of its width (x) and height (y), x1 <= x2 and y1 <= y2."""
+    """A region of an image: corners in thousandths of its width (x) and height (y).
+
+    Attributes:
+        label: the phrase that it belongs to, if any.
+        x1: left side.
+        y1: upper side.
+        x2: right side, at least ``x1``.
+        y2: lower side, at least ``y1``.
+    """
 
     label: str | None
     x1: int
@@ -55,10 +78,15 @@ class Box:
     x2: int
     y2: int
 
+    @property
+    def corners(self) -> tuple[int, int, int, int]:
+        """(x1, y1, x2, y2) in thousandths."""
+        return self.x1, self.y1, self.x2, self.y2
+
     def pixels(self, width: int, height: int) -> tuple[int, int, int, int]:
         """(x1, y1, x2, y2) in whole pixels of an image of that size, rounded down as the original does."""
-        x1, x2 = (int(x / _SCALE * width) for x in (self.x1, self.x2))
-        y1, y2 = (int(y / _SCALE * height) for y in (self.y1, self.y2))
+        x1, x2 = (int(x / SCALE * width) for x in (self.x1, self.x2))
+        y1, y2 = (int(y / SCALE * height) for y in (self.y1, self.y2))
         return x1, y1, x2, y2
 
 
@@ -82,7 +110,7 @@ def parse(text: str) -> list[Box]:
             continue
         # without its end tag the last number may have been cut short, unless its bracket is closed
         complete = match["end"].endswith(">") or match["place"].rstrip().endswith((")", "）"))
-        corners = _corners(match["place"], points=2 if match["kind"] == "box" else 4)
+        corners = _corners(match["place"], points=POINTS[match["kind"]])
         if complete and corners is not None:
             boxes.append(Box(label, *corners))
     return boxes
@@ -91,11 +119,61 @@ def parse(text: str) -> list[Box]:
 def _corners(place: str, points: int) -> tuple[int, int, int, int] | None:
     """The box around ``(x,y),(x,y)..``; None unless there are exactly that many points."""
     # float, not int: it takes numbers of any length
-    values = [round(min(max(float(number), 0.0), _SCALE)) for number in _NUMBER.findall(place)]
+    values = [round(min(max(float(number), 0.0), SCALE)) for number in _NUMBER.findall(place)]
     if len(values) != 2 * points or not _PLACE.fullmatch(place):
         return None
     xs, ys = values[0::2], values[1::2]
     return min(xs), min(ys), max(xs), max(ys)
+
+
+def exact_points(content: str, kind: str) -> list[tuple[int, int]] | None:
+    """The points of ``(x1,y1),(x2,y2)..`` in exactly that form, whole numbers without spaces; None for anything else.
+
+    Args:
+        content: what stands between the tags.
+        kind: ``"box"`` (two points) or ``"quad"`` (four).
+    """
+    match = _EXACT[POINTS[kind]].fullmatch(content)
+    if match is None:
+        return None
+    values = [int(value) for value in match.groups()]
+    points = list(zip(values[::2], values[1::2]))
+    # Not (007,1), (-0,1) or digits of another script.
+    return points if content == points_text(points) else None
+
+
+def exact_boxes(text: str) -> list[tuple[int, int, int, int]]:
+    """The corners (x1, y1, x2, y2), as written, of every ``<box>`` of a text in the published form."""
+    found = (tuple(map(int, match.groups())) for match in _EXACT_BOX.finditer(text))
+    return [(x1, y1, x2, y2) for x1, y1, x2, y2 in found]
+
+
+def original_corners(content: str) -> tuple[int, int, int, int] | None:
+    """What the original's tokenizer reads between ``<box>`` and ``</box>``: four integers; None for anything else."""
+    try:
+        x1, y1, x2, y2 = (int(value) for value in content.replace("(", "").replace(")", "").split(","))
+    except ValueError:
+        return None
+    return x1, y1, x2, y2
+
+
+def points_text(points: Iterable[tuple[int, int]]) -> str:
+    """``(x1,y1),(x2,y2)``."""
+    return ",".join(f"({x},{y})" for x, y in points)
+
+
+def box_text(coordinates: Sequence[int], tag: str = "box") -> str:
+    """``<box>(x1,y1),(x2,y2)</box>`` of x and y in turn; a ``<quad>`` takes eight coordinates."""
+    return f"<{tag}>{points_text(zip(coordinates[::2], coordinates[1::2]))}</{tag}>"
+
+
+def iou(a: Sequence[float], b: Sequence[float]) -> float:
+    """Intersection over union of two boxes (x1, y1, x2, y2), 0 to 1; 0 for empty ones and swapped corners."""
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    overlap = width * height
+    return overlap / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - overlap)
 
 
 def strip(text: str) -> str:
@@ -146,8 +224,8 @@ def _numbered(labels: Sequence[str | None]) -> list[int]:
 
 def _inside(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:
     """Pixel corners within the image, also of boxes made by hand with swapped or too large coordinates."""
-    x1, x2 = sorted(min(max(x, 0), _SCALE) for x in (box.x1, box.x2))
-    y1, y2 = sorted(min(max(y, 0), _SCALE) for y in (box.y1, box.y2))
+    x1, x2 = sorted(min(max(x, 0), SCALE) for x in (box.x1, box.x2))
+    y1, y2 = sorted(min(max(y, 0), SCALE) for y in (box.y1, box.y2))
     x1, y1, x2, y2 = Box(None, x1, y1, x2, y2).pixels(*size)
     right, bottom = size[0] - 1, size[1] - 1
     return min(x1, right), min(y1, bottom), min(x2, right), min(y2, bottom)

@@ -12,6 +12,7 @@ from typing import Any
 
 from ...errors import PromptError
 from ...utils.display import quoted, shorten
+from .grounding import box_text, original_corners
 from .text import normalize_text
 from .vocabulary import (
     BOX_END,
@@ -85,7 +86,7 @@ def _box_text(box: Sequence[float], index: int) -> str:
         raise PromptError(
             f"element {index}, box: got {shorten(repr(box), 80)}, expected four numbers (x1, y1, x2, y2)"
         ) from error
-    return f"{BOX_START}({x1},{y1}),({x2},{y2}){BOX_END}"
+    return box_text((x1, y1, x2, y2))
 
 
 def to_list_format(text: str) -> list[dict[str, str]]:
@@ -134,21 +135,13 @@ def boxes_with_ref(text: str) -> list[dict[str, Any]]:
     for previous, element in zip([{}, *elements], elements):
         if "box" not in element:
             continue
-        box = _parse_box(element["box"])
+        box = original_corners(element["box"])
         if box is None:
             continue
         output.append({"box": box})
         if "ref" in previous:
             output[-1]["ref"] = previous["ref"].strip()
     return output
-
-
-def _parse_box(text: str) -> tuple[int, ...] | None:
-    try:
-        box = tuple(int(value) for value in text.replace("(", "").replace(")", "").split(","))
-    except ValueError:
-        return None
-    return box if len(box) == 4 else None
 
 
 def history_turns(history: Sequence[tuple[str, str | None]] | None) -> list[tuple[str, str | None]]:

@@ -2,26 +2,12 @@
 
 import pytest
 
-from paddlemix.finetune.monitoring.scoring import Score, boxes_found, iou, score
+from paddlemix.finetune.monitoring.scoring import Score, boxes_found, score
 from paddlemix.models.qwen_vl.grounding import Box
 
 
 def box(x1, y1, x2, y2, label=None):
     return Box(label, x1, y1, x2, y2)
-
-
-@pytest.mark.parametrize(
-    ("a", "b", "expected"),
-    [
-        (box(0, 0, 10, 10), box(0, 0, 10, 10), 1.0),
-        (box(0, 0, 10, 10), box(5, 0, 15, 10), 1 / 3),
-        (box(0, 0, 10, 10), box(10, 0, 20, 10), 0.0),
-        (box(0, 0, 10, 10), box(30, 30, 40, 40), 0.0),
-        (box(5, 5, 5, 5), box(5, 5, 5, 5), 0.0),
-    ],
-)
-def test_iou(a, b, expected):
-    assert iou(a, b) == iou(b, a) == pytest.approx(expected)
 
 
 def test_an_answered_box_counts_for_one_expected_box_only():

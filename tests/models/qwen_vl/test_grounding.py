@@ -234,3 +234,49 @@ def test_images_too_small_for_labels_still_get_their_boxes(size):
 def test_boxes_made_by_hand_are_drawn_inside_whatever_they_say():
     drawn = draw(gray(), [Box("a\nb\t\x07", 900, 2000, -50, 10**400), Box("", 5, 5, 1, 1)])
     assert drawn.size == (320, 240)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "expected"),
+    [
+        ((0, 0, 10, 10), (0, 0, 10, 10), 1.0),
+        ((0, 0, 10, 10), (5, 0, 15, 10), 1 / 3),
+        ((0, 0, 10, 10), (10, 0, 20, 10), 0.0),
+        ((0, 0, 10, 10), (30, 30, 40, 40), 0.0),
+        ((5, 5, 5, 5), (5, 5, 5, 5), 0.0),
+        ((0.9, 0.9, 0.1, 0.1), (0, 0, 1, 1), 0.0),
+    ],
+)
+def test_iou(a, b, expected):
+    assert grounding.iou(a, b) == grounding.iou(b, a) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "points"),
+    [
+        ("(1,2),(30,999)", "box", [(1, 2), (30, 999)]),
+        ("(-1,2),(3,1000)", "box", [(-1, 2), (3, 1000)]),
+        ("(1,2),(3,4),(5,6),(7,8)", "quad", [(1, 2), (3, 4), (5, 6), (7, 8)]),
+        ("(1,2),(3,4)", "quad", None),
+        ("(1, 2),(3,4)", "box", None),
+        ("(1.0,2),(3,4)", "box", None),
+        ("(01,2),(3,4)", "box", None),
+        ("(1,2)(3,4)", "box", None),
+        ("", "box", None),
+    ],
+)
+def test_exact_points_are_of_the_published_form(content, kind, points):
+    assert grounding.exact_points(content, kind) == points
+    if points is not None:
+        assert grounding.box_text([value for point in points for value in point], kind) == f"<{kind}>{content}</{kind}>"
+
+
+def test_exact_boxes_leave_out_other_forms():
+    text = "<box>(1,2),(3,4)</box> <box>(1, 2),(3,4)</box> <box>(-1,2),(3,4)</box> <quad>(1,2),(3,4)</quad> (5,6),(7,8)"
+    assert grounding.exact_boxes(text) == [(1, 2, 3, 4)]
+
+
+@pytest.mark.parametrize("content", ["(1,2),(3,4)", "1,2,3,4", " ( 1 , 2 ) , ( 3 , 4 ) "])
+def test_the_original_reads_four_integers_whatever_the_brackets(content):
+    assert grounding.original_corners(content) == (1, 2, 3, 4)
+    assert grounding.original_corners(content + ",5") is None
