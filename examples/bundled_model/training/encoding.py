@@ -40,7 +40,6 @@ DECIDING_WORDS = (" left", " right", "左边", "右边", " no", "没有", "有")
 """Words that decide an answer, beside numbers, colors and printed words."""
 
 
-
 @dataclass(frozen=True)
 class Branch:
     """A conversation behind its images.
