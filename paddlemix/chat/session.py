@@ -18,7 +18,7 @@ from ..errors import ConfigurationError, PromptError
 from ..media import ImagePolicy
 from ..models.qwen_vl.answer_stream import AnswerStream, chat_settings
 from ..models.qwen_vl.chat_template import DEFAULT_SYSTEM, RenderedPrompt
-from ..models.qwen_vl.kv_cache import GROWTH, KVCache, ntk_alpha
+from ..models.qwen_vl.kv_cache import CACHE_BLOCK, KVCache, ntk_alpha
 from ..models.qwen_vl.messages import (
     Message,
     check_question,
@@ -253,7 +253,7 @@ class ChatSession(Session):
                 old.cache.truncate(shared)
                 return CachedPrefix(old.cache, ids, keys)
         self._prefix = old = None  # frees the old cache before a new one is made
-        capacity = len(ids) + min(options.max_new_tokens, GROWTH)
+        capacity = len(ids) + min(options.max_new_tokens, CACHE_BLOCK)
         cache: KVCache = self._model.new_cache(1, len(ids), capacity)
         return CachedPrefix(cache, ids, keys)
 

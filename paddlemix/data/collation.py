@@ -9,9 +9,9 @@ import numpy as np
 
 from ..errors import ImageError
 from ..media import ImagePolicy
-from ..models.qwen_vl.batching import IGNORED_LABEL
 from ..models.qwen_vl.image_processing import QwenVLImageProcessor
 from ..models.qwen_vl.processing import QwenVLProcessor
+from ..models.qwen_vl.vocabulary import IGNORE_INDEX
 from .encoding import Example
 
 PADDING_SEGMENT = -1
@@ -89,7 +89,7 @@ def collate_ids(rows: Sequence[Sequence[Example]], pad_id: int) -> dict[str, np.
     No rows at all give one row of one padding id, of which nothing is learned.
     """
     shape = max(len(rows), 1), max((sum(map(len, row)) for row in rows), default=1)
-    arrays = {"input_ids": np.full(shape, pad_id, np.int64), "labels": np.full(shape, IGNORED_LABEL, np.int64)}
+    arrays = {"input_ids": np.full(shape, pad_id, np.int64), "labels": np.full(shape, IGNORE_INDEX, np.int64)}
     packed = any(len(row) > 1 for row in rows)
     if packed:
         arrays["attention_mask"] = np.full(shape, PADDING_SEGMENT, np.int64)
@@ -100,7 +100,7 @@ def collate_ids(rows: Sequence[Sequence[Example]], pad_id: int) -> dict[str, np.
             place = index, slice(start, start + len(example))
             arrays["input_ids"][place] = example.input_ids
             arrays["labels"][place] = example.labels
-            arrays["labels"][index, start] = IGNORED_LABEL
+            arrays["labels"][index, start] = IGNORE_INDEX
             if packed:
                 arrays["attention_mask"][place] = segment
                 arrays["position_ids"][place] = np.arange(len(example))

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import RecordTooLongError
-from ..models.qwen_vl.batching import IGNORED_LABEL
 from ..models.qwen_vl.chat_template import render_training
 from ..models.qwen_vl.codec import QWenVLCodec
+from ..models.qwen_vl.vocabulary import IGNORE_INDEX
 from .problems import Problem, RecordLocation
 from .records import Record
 
@@ -41,7 +41,7 @@ class Example:
     @property
     def targets(self) -> int:
         """Labels that are learned; the first id is predicted by nothing."""
-        return int((self.labels[1:] != IGNORED_LABEL).sum())
+        return int((self.labels[1:] != IGNORE_INDEX).sum())
 
 
 def encode(

@@ -17,8 +17,8 @@ import paddle.nn.functional as F
 from paddle.autograd import PyLayer
 
 from ..errors import OperatorError
-from ..models.qwen_vl.batching import IGNORED_LABEL
-from ..models.qwen_vl.layers import Linear, recomputed
+from ..models.qwen_vl.layers import Linear, activation_checkpoint
+from ..models.qwen_vl.vocabulary import IGNORE_INDEX
 
 #: Logits of one chunk where no chunk size is given: 128 MiB in float32. Products of so few rows of the published width
 #: are some 8 % slower than of all rows at once.
@@ -31,7 +31,7 @@ def linear_cross_entropy(
     labels: paddle.Tensor,
     *,
     chunk_size: int | None = None,
-    ignore_index: int = IGNORED_LABEL,
+    ignore_index: int = IGNORE_INDEX,
 ) -> paddle.Tensor:
     """The sum over all labeled positions of the cross entropy of ``hidden @ weight``.
 
@@ -73,7 +73,7 @@ def head_cross_entropy(
     labels: paddle.Tensor,
     *,
     chunk_size: int | None = None,
-    ignore_index: int = IGNORED_LABEL,
+    ignore_index: int = IGNORE_INDEX,
 ) -> paddle.Tensor:
     """:func:`linear_cross_entropy` with any layer that maps ``[n, width]`` to ``[n, vocabulary]``.
 
@@ -93,7 +93,7 @@ def head_cross_entropy(
     losses = []
     for start in range(0, len(rows), size):
         part = paddle.gather(hidden, rows[start : start + size])
-        losses.append(recomputed(chunk_loss, head, part, targets[start : start + size]))
+        losses.append(activation_checkpoint(chunk_loss, head, part, targets[start : start + size]))
     return paddle.add_n(losses)
 
 

@@ -9,8 +9,8 @@ import paddle.nn as nn
 from ..data.collation import PADDING_SEGMENT
 from ..errors import PromptError
 from ..models.qwen_vl.attention_metadata import Span
-from ..models.qwen_vl.batching import IGNORED_LABEL
 from ..models.qwen_vl.modeling import QWenLMHeadModel
+from ..models.qwen_vl.vocabulary import IGNORE_INDEX
 from .linear_cross_entropy import head_cross_entropy
 
 
@@ -72,7 +72,7 @@ class FinetuneModel(nn.Layer):
         mask, spans = _attention_arguments(attention_mask, input_ids)
         hidden, _ = transformer(embeddings, mask, position_ids, spans=spans)
         following = paddle.concat(
-            [labels[:, 1:], paddle.full([labels.shape[0], 1], IGNORED_LABEL, labels.dtype)], axis=1
+            [labels[:, 1:], paddle.full([labels.shape[0], 1], IGNORE_INDEX, labels.dtype)], axis=1
         )
         following = following.flatten()
         total = head_cross_entropy(
@@ -83,7 +83,7 @@ class FinetuneModel(nn.Layer):
             chunk_size=self.loss_chunk_size,
         )
         if target_count is None:
-            target_count = (following != IGNORED_LABEL).astype("float32").sum().clip(min=1.0)
+            target_count = (following != IGNORE_INDEX).astype("float32").sum().clip(min=1.0)
         return {"loss": total / target_count.reshape([])}
 
 

@@ -7,7 +7,7 @@ import paddle
 from . import backend
 from .attention_prefill import attention_reference, check_attention, wants_gradient
 
-FEW_QUERIES = 8
+DECODE_MAX_QUERIES = 8
 """Up to so many queries per row ``attention_decode`` is the faster of the two."""
 
 

@@ -9,7 +9,7 @@ import pytest
 from paddlemix.data.collation import PADDING_SEGMENT, Collator, ExampleBatch, collate_ids
 from paddlemix.data.encoding import encode
 from paddlemix.data.records import read_records
-from paddlemix.models.qwen_vl.batching import IGNORED_LABEL
+from paddlemix.models.qwen_vl.vocabulary import IGNORE_INDEX
 from tests.data.building import talk, write_image, write_json
 from tests.random_model import random_model
 
@@ -41,7 +41,7 @@ def test_single_examples_are_padded_on_the_right_and_need_no_mask(examples, proc
     for row, example in enumerate(examples):
         padding = longest - len(example)
         assert batch["input_ids"][row].tolist() == [*example.input_ids, *[processor.tokenizer.eod_id] * padding]
-        assert batch["labels"][row].tolist() == [IGNORED_LABEL, *example.labels[1:], *[IGNORED_LABEL] * padding]
+        assert batch["labels"][row].tolist() == [IGNORE_INDEX, *example.labels[1:], *[IGNORE_INDEX] * padding]
     assert batch["target_count"].tolist() == [7.5] and batch["record_ids"].tolist() == [0, 1, 2, 3]
     assert {batch[name].dtype.name for name in ("input_ids", "labels", "record_ids")} == {"int64"}
 
@@ -74,12 +74,12 @@ def test_examples_that_share_a_row_start_at_position_0_and_do_not_see_each_other
     assert segments[0].tolist() == [1] * first + [2] * second
     assert segments[1].tolist() == [1] * other + [PADDING_SEGMENT] * (first + second - other)
     assert positions[0].tolist() == [*range(first), *range(second)]
-    assert arrays["labels"][0, [0, first]].tolist() == [IGNORED_LABEL] * 2
+    assert arrays["labels"][0, [0, first]].tolist() == [IGNORE_INDEX] * 2
 
 
 def test_no_rows_are_one_padding_id():
     arrays = collate_ids([], pad_id=9)
-    assert arrays["input_ids"].tolist() == [[9]] and arrays["labels"].tolist() == [[IGNORED_LABEL]]
+    assert arrays["input_ids"].tolist() == [[9]] and arrays["labels"].tolist() == [[IGNORE_INDEX]]
     assert sorted(arrays) == ["input_ids", "labels"]
 
 
@@ -98,7 +98,7 @@ def loss_and_gradients(model, collator, batches, targets):
             del inputs[name]
         if "attention_mask" in inputs:
             inputs["attention_mask"] = _mask_of(inputs["attention_mask"])
-        counted = int((arrays["labels"][:, 1:] != IGNORED_LABEL).sum())
+        counted = int((arrays["labels"][:, 1:] != IGNORE_INDEX).sum())
         loss = model(**inputs).loss * (counted / targets)
         loss.backward()
         total += float(loss)

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from paddlemix.data.encoding import encode
 from paddlemix.data.records import read_records
 from paddlemix.errors import RecordTooLongError
-from paddlemix.models.qwen_vl.batching import IGNORED_LABEL
 from paddlemix.models.qwen_vl.tokenization import QWenVLTokenizer
+from paddlemix.models.qwen_vl.vocabulary import IGNORE_INDEX
 from tests.data.building import image_part, talk, write_json
 
 GOLDEN = Path(__file__).parents[1] / "fixtures/golden/tokenizer/cases.json"
@@ -35,7 +35,7 @@ def test_labels_are_the_original_s(real_vocab_file, tmp_path):
         example = encode(record_of({"conversations": turns}, tmp_path), published)
         length = min(len(example), case["max_len"])
         assert example.labels[:length].tolist() == case["labels"][:length]
-        assert set(case["labels"][length:]) <= {IGNORED_LABEL}
+        assert set(case["labels"][length:]) <= {IGNORE_INDEX}
         # the original writes the path into the slots
         slots = [i for i, token in enumerate(example.input_ids[:length]) if token == published.img_pad_id]
         ids = list(case["input_ids"][:length])
@@ -90,4 +90,4 @@ def test_refusing_leaves_nothing_out(processor, tmp_path):
 def test_the_first_id_is_no_target(processor, tmp_path):
     example = encode(record_of(talk("a", "b"), tmp_path), processor.tokenizer)
     assert example.labels[0] == example.input_ids[0]
-    assert example.targets == (example.labels != IGNORED_LABEL).sum() - 1
+    assert example.targets == (example.labels != IGNORE_INDEX).sum() - 1

@@ -253,9 +253,11 @@ def test_recomputation_is_for_decoder_vit_and_resampler_and_for_training_only(ma
         parameter.stop_gradient = False
     layers = []
     for module in (modeling, vision):
-        plain = module.recomputed
+        plain = module.activation_checkpoint
         monkeypatch.setattr(
-            module, "recomputed", lambda f, layer, *x, plain=plain: (layers.append(layer), plain(f, layer, *x))[1]
+            module,
+            "activation_checkpoint",
+            lambda f, layer, *x, plain=plain: (layers.append(layer), plain(f, layer, *x))[1],
         )
     training_model, batch = FinetuneModel(model, recompute=True), two_rows(processor)
     step(training_model, batch)

@@ -15,6 +15,7 @@ from PIL import Image
 from paddlemix.engine.detokenizer import IncrementalDecoder, StopStringMatcher
 from paddlemix.models.qwen_vl import grounding, list_format
 from paddlemix.models.qwen_vl.chat_template import render_chatml, render_raw, render_training
+from paddlemix.models.qwen_vl.codec import normalize_text
 from paddlemix.models.qwen_vl.messages import (
     history_to_messages,
     messages_from_json,
@@ -24,7 +25,6 @@ from paddlemix.models.qwen_vl.messages import (
     split_images,
 )
 from paddlemix.models.qwen_vl.original_chat import make_context
-from paddlemix.models.qwen_vl.text import normalize_text
 from paddlemix.models.qwen_vl.tokenization import QWenVLTokenizer
 from paddlemix.models.qwen_vl.vocabulary import GROUNDING_TAGS
 from tests.fuzz.checking import attempt

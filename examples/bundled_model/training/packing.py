@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from paddlemix.models.qwen_vl.batching import IGNORED_LABEL
+from paddlemix.models.qwen_vl.vocabulary import IGNORE_INDEX
 
 from .segments import PADDING, SHARED
 
@@ -55,7 +55,7 @@ def pack_branches(shared: TokenSpan, branches: Sequence[TokenSpan]) -> PackedRow
     segments = np.concatenate([np.full(len(span.ids), index, np.int64) for index, span in enumerate(spans)])
     start = len(shared.ids)
     positions = np.concatenate([np.arange(start), *(start + np.arange(len(branch.ids)) for branch in branches)])
-    labels = np.where(weights > 0, ids, IGNORED_LABEL)
+    labels = np.where(weights > 0, ids, IGNORE_INDEX)
     return PackedRow(ids, labels, weights, positions.astype(np.int64), segments)
 
 
@@ -69,7 +69,7 @@ def pad_rows(rows: Sequence[PackedRow], pad_id: int) -> PackedRow:
 
     return PackedRow(
         stack("input_ids", pad_id),
-        stack("labels", IGNORED_LABEL),
+        stack("labels", IGNORE_INDEX),
         stack("weights", 0.0),
         stack("position_ids", 0),
         stack("segments", PADDING),
@@ -82,7 +82,7 @@ def predicting_positions(labels: np.ndarray, segments: np.ndarray) -> tuple[np.n
     A target at column ``t`` of ``[batch, length]`` is predicted at ``t - 1``, except for a branch's first token, whose
     predecessor in the conversation is the last shared token.
     """
-    batch, target = np.nonzero(labels != IGNORED_LABEL)
+    batch, target = np.nonzero(labels != IGNORE_INDEX)
     source = target - 1
     first = segments[batch, target] != segments[batch, np.maximum(source, 0)]
     last_shared = (segments == SHARED).sum(axis=1) - 1

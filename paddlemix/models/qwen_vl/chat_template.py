@@ -10,11 +10,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ...errors import ConfigurationError
-from .batching import IGNORED_LABEL
 from .chat_window import ChatWindow, kept_turns
 from .codec import QWenVLCodec
 from .messages import Message, normalize_messages
-from .vocabulary import GROUNDING_TAGS
+from .vocabulary import GROUNDING_TAGS, IGNORE_INDEX
 
 DEFAULT_SYSTEM = "You are a helpful assistant."
 CHAT_FORMATS = ("chatml", "raw")
@@ -203,8 +202,8 @@ def message_labels(message: EncodedMessage, newline: list[int]) -> list[int]:
     """Labels of a message and the line end after it."""
     content = message.ids[message.header : -1]
     if message.role != "assistant":
-        content = [IGNORED_LABEL] * len(content)
-    return [message.ids[0], *[IGNORED_LABEL] * (message.header - 1), *content, message.ids[-1], *newline]
+        content = [IGNORE_INDEX] * len(content)
+    return [message.ids[0], *[IGNORE_INDEX] * (message.header - 1), *content, message.ids[-1], *newline]
 
 
 def _fit(

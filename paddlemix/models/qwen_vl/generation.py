@@ -18,7 +18,7 @@ from ...engine.stopping import StopChecker, finish_reason
 from ...errors import ConfigurationError, NumericalError, PromptError
 from .image_placeholders import PlaceholderFormat
 from .image_processing import load_images_of_ids
-from .kv_cache import GROWTH, KVCache, ntk_alpha
+from .kv_cache import CACHE_BLOCK, KVCache, ntk_alpha
 
 if TYPE_CHECKING:
     from paddlenlp.generation import GenerationConfig
@@ -211,7 +211,7 @@ def generation_steps(
         _check(model, rows, options, tokenizer)
         own_cache = cache is None
         if own_cache:
-            capacity = ids.shape[1] + min(limit, GROWTH)
+            capacity = ids.shape[1] + min(limit, CACHE_BLOCK)
             cache = model.new_cache(ids.shape[0], ids.shape[1], capacity)
         else:
             _check_cache(cache, ids, options, model)

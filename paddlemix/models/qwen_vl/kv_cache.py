@@ -10,7 +10,7 @@ from ...errors import ConfigurationError
 from .configuration import QWenVLConfig
 
 # Positions by which a full cache grows. Copying it then costs about one decode step in this many.
-GROWTH = 256
+CACHE_BLOCK = 256
 
 
 def ntk_alpha(length: int, config: QWenVLConfig) -> float:
@@ -81,10 +81,10 @@ class KVCache:
         return self.keys[0].shape[2]
 
     def reserve(self, length: int) -> None:
-        """Make room for ``length`` positions in all, in steps of ``GROWTH``."""
+        """Make room for ``length`` positions in all, in steps of ``CACHE_BLOCK``."""
         if length <= self.capacity:
             return
-        missing = -(-(length - self.capacity) // GROWTH) * GROWTH
+        missing = -(-(length - self.capacity) // CACHE_BLOCK) * CACHE_BLOCK
         for tensors in (self.keys, self.values):
             for layer, tensor in enumerate(tensors):
                 shape = [tensor.shape[0], tensor.shape[1], missing, tensor.shape[3]]

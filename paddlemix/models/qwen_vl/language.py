@@ -65,7 +65,7 @@ class QWenAttention(nn.Layer):
                 packed, bias, self.heads, rotation.cos, rotation.sin, positions, key, value, metadata.slots,
                 logn=rotation.logn,
             )  # fmt: skip
-        attend = ops.attention_decode if packed.shape[1] <= ops.FEW_QUERIES else ops.attention_prefill
+        attend = ops.attention_decode if packed.shape[1] <= ops.DECODE_MAX_QUERIES else ops.attention_prefill
         return attend(
             query,
             key,
@@ -86,7 +86,7 @@ class QWenAttention(nn.Layer):
             packed, bias, self.heads, rotation.cos, rotation.sin, metadata.positions, key, value, metadata.slots,
             lengths=metadata.lengths, block_table=table, logn=rotation.logn, table_index=metadata.table_index,
         )  # fmt: skip
-        attend = ops.attention_decode if packed.shape[1] <= ops.FEW_QUERIES else ops.attention_prefill
+        attend = ops.attention_decode if packed.shape[1] <= ops.DECODE_MAX_QUERIES else ops.attention_prefill
         return attend(query, key, value, kv_lengths=metadata.kv_lengths, query_starts=metadata.slots, block_table=table)
 
     def _attend_packed(

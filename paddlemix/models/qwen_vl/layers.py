@@ -64,7 +64,7 @@ class LayerNorm(nn.Layer):
         return ops.layer_norm(x, self.weight, self.bias, self.epsilon, residual)
 
 
-def recomputed(function: Callable[..., Any], layer: nn.Layer, *inputs: Any) -> Any:
+def activation_checkpoint(function: Callable[..., Any], layer: nn.Layer, *inputs: Any) -> Any:
     """``function(*inputs)``, of whose activations only the inputs are kept.
 
     Random numbers, as of dropout, are the same in both passes.

@@ -12,8 +12,8 @@ from typing import Any
 
 from ...errors import PromptError
 from ...utils.display import quoted, shorten
+from .codec import normalize_text
 from .grounding import box_text, original_corners
-from .text import normalize_text
 from .vocabulary import (
     BOX_END,
     BOX_START,

@@ -17,16 +17,16 @@ from paddlenlp.transformers.model_utils import PretrainedModel
 
 from ...errors import PromptError
 from .attention_metadata import CachedAttention, DenseAttention, PackedAttention, Span, attention_metadata
-from .batching import IGNORED_LABEL
 from .configuration import QWenVLConfig
 from .generation import QWenVLGenerationMixin
 from .image_placeholders import PlaceholderFormat
 from .kv_cache import KVCache, cache_dtype, ntk_alpha
 from .language import QWenBlock
-from .layers import Linear, RMSNorm, recomputed
+from .layers import Linear, RMSNorm, activation_checkpoint
 from .pretrained import QWenVLCheckpointMixin
 from .resampler import CrossAttention, Resampler, sine_positions
 from .vision import VisionTransformer
+from .vocabulary import IGNORE_INDEX
 
 
 class QWenModel(nn.Layer):
@@ -121,7 +121,7 @@ class QWenModel(nn.Layer):
         recompute = self.enable_recompute and self.training and past_key_values is None
         for block in self.h:
             if recompute:
-                x, residual = recomputed(block, block, x, residual, metadata)
+                x, residual = activation_checkpoint(block, block, x, residual, metadata)
             else:
                 x, residual = block(x, residual, metadata, past_key_values)
             if hidden_states is not None:
@@ -306,6 +306,6 @@ def next_token_loss(logits: paddle.Tensor, labels: paddle.Tensor) -> paddle.Tens
     """
     predicted = logits[:, :-1].reshape([-1, logits.shape[-1]]).astype("float32")
     following = labels[:, 1:].reshape([-1])
-    total = F.cross_entropy(predicted, following, ignore_index=IGNORED_LABEL, reduction="sum")
+    total = F.cross_entropy(predicted, following, ignore_index=IGNORE_INDEX, reduction="sum")
     # Paddle's own mean would divide by the ignored positions as well: it leaves them out for non-negative ids only.
-    return total / (following != IGNORED_LABEL).astype("float32").sum().clip(min=1.0)
+    return total / (following != IGNORE_INDEX).astype("float32").sum().clip(min=1.0)

@@ -18,7 +18,6 @@ from ...media import ImagePolicy
 from ...utils.dependencies import require
 from ...utils.files import PREPROCESSOR_CONFIG_FILE, told_as_checkpoint_error, write_json
 from ...utils.validation import check_integer
-from .batching import TokenizedBatch
 from .chat_template import DEFAULT_SYSTEM, RenderedPrompt, check_chat_format, render_chatml, render_raw
 from .config_schema import read_visual
 from .generation_file import read_generation_config
@@ -26,7 +25,7 @@ from .image_processing import QwenVLImageProcessor, image_key, parse_color, read
 from .list_format import from_list_format
 from .messages import DEFAULT_MAX_IMAGES, check_image_count, message_images, normalize_messages, user_message
 from .pretrained_arguments import split_arguments
-from .tokenization import QWenVLTokenizer
+from .tokenization import QWenVLTokenizer, TokenizedBatch
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -8,7 +8,7 @@ import paddle.nn as nn
 from ... import ops
 from ...errors import ImageError
 from .configuration import QWenVLVisionConfig
-from .layers import LayerNorm, Linear, recomputed, without_bias
+from .layers import LayerNorm, Linear, activation_checkpoint, without_bias
 from .resampler import LAYER_NORM_EPSILON, Resampler, resize_positions
 
 
@@ -67,7 +67,7 @@ class VisualTransformer(nn.Layer):
         residual = None
         for block in self.resblocks:
             if self.enable_recompute and self.training:
-                x, residual = recomputed(block, block, x, residual)
+                x, residual = activation_checkpoint(block, block, x, residual)
             else:
                 x, residual = block(x, residual)
         return x if residual is None else x + residual
@@ -98,7 +98,7 @@ class VisionTransformer(nn.Layer):
         x, _ = self.ln_pre(self.embed_patches(images))
         x = self.transformer(x)
         if self.enable_recompute and self.training:
-            x = recomputed(self.attn_pool, self.attn_pool, x)
+            x = activation_checkpoint(self.attn_pool, self.attn_pool, x)
         else:
             x = self.attn_pool(x)
         x, _ = self.ln_post(x)

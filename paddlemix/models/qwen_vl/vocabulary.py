@@ -39,6 +39,9 @@ IMAGE_TAGS = (*GROUNDING_TAGS, IMG_START, IMG_END, IMG_PAD)
 SPECIAL_TOKENS = (ENDOFTEXT, IM_START, IM_END, *EXTRAS, *IMAGE_TAGS)
 """In the order of their ids."""
 
+IGNORE_INDEX = -100
+"""The label of a position that does not count in the loss."""
+
 
 # How text is cut before byte pairs are merged: contractions, words, single digits, punctuation, line ends, spaces.
 SPLIT_PATTERN = (

@@ -3,7 +3,7 @@ import paddle
 import pytest
 
 from paddlemix.errors import ConfigurationError
-from paddlemix.models.qwen_vl.kv_cache import GROWTH, KVCache, cache_dtype, ntk_alpha
+from paddlemix.models.qwen_vl.kv_cache import CACHE_BLOCK, KVCache, cache_dtype, ntk_alpha
 from tests.golden_model import (
     CACHES,
     LANGUAGE_CASES,
@@ -132,10 +132,10 @@ def test_grows_in_steps_and_keeps_what_it_holds():
             tensor.set_value(key)
     cache.advance(4)
     cache.reserve(5)
-    assert cache.capacity == 4 + GROWTH
+    assert cache.capacity == 4 + CACHE_BLOCK
     np.testing.assert_array_equal(cache.keys[1][:, :, :4].numpy(), key.numpy())
     cache.reserve(6)
-    assert cache.capacity == 4 + GROWTH
+    assert cache.capacity == 4 + CACHE_BLOCK
 
 
 def test_holds_no_more_than_was_asked_for():

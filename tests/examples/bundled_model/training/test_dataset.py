@@ -19,7 +19,7 @@ from examples.bundled_model.training.encoding import (
     cell,
     view,
 )
-from examples.bundled_model.training.packing import IGNORED_LABEL
+from examples.bundled_model.training.packing import IGNORE_INDEX
 from paddlemix.models.qwen_vl.chat_template import render_chatml
 from paddlemix.models.qwen_vl.image_processing import QwenVLImageProcessor
 from paddlemix.models.qwen_vl.tokenization import QWenVLTokenizer
@@ -213,7 +213,7 @@ def test_every_third_image_has_a_row_and_now_and_then_there_are_two_images_or_no
     assert batch["images"].dtype == np.float32
     assert batch["described"].tolist() == [0, 1, 4]
     assert (batch["input_ids"] == tokenizer.img_start_id).sum(axis=1).tolist() == [2, 1, 0]
-    assert (batch["labels"] != IGNORED_LABEL).all()
+    assert (batch["labels"] != IGNORE_INDEX).all()
     assert len(batch["sources"]) == len(batch["labels"]) == len(batch["label_weights"])
 
 

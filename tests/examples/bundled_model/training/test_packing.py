@@ -5,7 +5,7 @@ import paddle
 import pytest
 
 from examples.bundled_model.training.packing import (
-    IGNORED_LABEL,
+    IGNORE_INDEX,
     TokenSpan,
     context,
     pack_branches,
@@ -71,7 +71,7 @@ def test_a_packed_batch_has_the_loss_of_its_conversations(model):
     for branch in BRANCHES:
         ids = SHARED.ids + branch.ids
         weights = SHARED.weights + branch.weights
-        labels = [token if weight else IGNORED_LABEL for token, weight in zip(ids, weights)]
+        labels = [token if weight else IGNORE_INDEX for token, weight in zip(ids, weights)]
         learned = sum(map(bool, weights))
         total += float(model(paddle.to_tensor([ids]), labels=paddle.to_tensor([labels])).loss) * learned
         count += learned
@@ -99,4 +99,4 @@ def test_padding_is_seen_by_nobody_and_sees_only_itself():
     assert padding.sum() == 5
     assert not seen[1][~padding][:, padding].any()
     assert not seen[1][padding][:, ~padding].any()
-    assert row.labels[1][padding].tolist() == [IGNORED_LABEL] * 5
+    assert row.labels[1][padding].tolist() == [IGNORE_INDEX] * 5

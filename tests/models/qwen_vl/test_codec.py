@@ -7,8 +7,8 @@ import unicodedata
 
 import pytest
 
-from paddlemix.models.qwen_vl import text as normalization
-from paddlemix.models.qwen_vl.text import nfc, normalize_text
+from paddlemix.models.qwen_vl import codec as normalization
+from paddlemix.models.qwen_vl.codec import nfc, normalize_text
 
 MARKS = [chr(code) for code in range(0x300, 0x20000) if unicodedata.combining(chr(code))]
 STARTERS = "aeiouAÅ\u1100\u1161\u11a8가각你\u09c7\u0b47 \u0958\u2126\ufb1d"
