@@ -9,24 +9,33 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .checkpoint import dtypes
+from .chat.reply import Reply, Usage
 from .errors import ConfigurationError
-from .quantization.plan import check_options
+from .models.qwen_vl import grounding
+from .options import GENERATION_OPTIONS, ModelOptions, check_generation_options
 from .utils.allocator import keep_freed_memory
 from .utils.dependencies import require
 from .utils.device import resolve_device
 from .utils.progress import ProgressBar
-from .utils.validation import check_path
 from .zoo import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from PIL import Image
 
+    from .adapters.stored import Adapter
     from .chat.base import Session
+    from .chat.session import ChatSession
     from .media import ImagePolicy
     from .models.qwen_vl.grounding import Box
     from .models.qwen_vl.modeling import QWenLMHeadModel
     from .models.qwen_vl.processing import QwenVLProcessor
+
+__all__ = [
+    "Answer", "CAPTION", "GENERATION_OPTIONS", "LoadedModel", "answer_all", "batches", "check_generation_options",
+    "load_model", "resolve_device", "with_seed",
+]  # fmt: skip
+
+Answer = Reply
 
 DEFAULT_DTYPE = "bfloat16"
 
@@ -37,19 +46,6 @@ BATCH_ROWS = 32
 """Most questions that :func:`answer_all` computes at once."""
 BATCH_POSITIONS = 16_384
 """Most positions of their prompts and answers together: 8 GB of keys and values in bfloat16 at the published size."""
-
-# What is not said comes from the model's generation_config.json.
-GENERATION_OPTIONS: Mapping[str, tuple[type, str]] = {
-    "max_new_tokens": (int, "most tokens of one answer"),
-    "min_new_tokens": (int, "so many tokens come before the answer may end"),
-    "do_sample": (bool, "draw tokens at random instead of taking the likeliest"),
-    "temperature": (float, "sampling: above 1 bolder, below 1 safer"),
-    "top_k": (int, "sampling: among the k likeliest tokens; 0 is all"),
-    "top_p": (float, "sampling: among the likeliest tokens that add up to this probability"),
-    "repetition_penalty": (float, "above 1: fewer repetitions"),
-    "stop_strings": (str, "end the answer at this text"),
-}
-"""What a user of the scripts and of Appflow may say about generation: name -> type and help. ``seed`` comes on top."""
 
 
 @dataclass(frozen=True)
@@ -79,55 +75,53 @@ class LoadedModel:
             from .chat.single_turn import SingleTurnSession
 
             return SingleTurnSession(self.model, self.processor, policy=policy, trusted_tags=trusted_tags)
+        return self.new_chat(system, policy, trusted_tags)
+
+    def new_chat(
+        self, system: str | None = None, policy: ImagePolicy | None = None, trusted_tags: bool = False
+    ) -> ChatSession:
+        """A conversation with a chat model. Raises ConfigurationError for a base model."""
         from .chat.session import ChatSession
 
         return ChatSession(self.model, self.processor, system=system, policy=policy, trusted_tags=trusted_tags)
 
 
 def load_model(
-    name_or_dir: str | os.PathLike[str] = DEFAULT_MODEL,
+    name_or_dir: str | os.PathLike[str] | ModelOptions = DEFAULT_MODEL,
     dtype: str | None = None,
     device: str | None = None,
     from_hf_hub: bool = False,
-    *,
-    quantization: str | None = None,
-    vision_quantization: str | None = None,
-    kv_cache_dtype: str | None = None,
-    adapter: str | os.PathLike[str] | None = None,
-    exif_transpose: bool | None = None,
-    background: Sequence[int] | str | None = None,
+    **options: Any,
 ) -> LoadedModel:
     """Load a model and its processor. On a terminal a bar on stderr shows how far it is.
 
     Args:
-        name_or_dir: a directory, a known name, or a name in a public store.
-        dtype: one of ``checkpoint.dtypes.TARGETS``. ``None`` is bfloat16, or float32 on a CPU; asked for another by
-            name, a CPU answers with float32 as well, and says so.
-        device: see :func:`resolve_device`; Paddle's current device is set to it.
-        from_hf_hub: take the name as one of the Hugging Face hub.
-        quantization, vision_quantization: formats of the linear weights, of ``quantization.plan.QUANTIZATIONS`` and
-            ``VISION_QUANTIZATIONS``; see ``QWenLMHeadModel.from_pretrained``.
-        kv_cache_dtype: of cached keys and values; ``None``: that of the activations.
-        adapter: directory of a LoRA adapter for this model, which is put beside its weights. A base model with one
-            converses.
-        exif_transpose, background: how the model sees photos with an EXIF orientation and transparent images, see
-            :class:`QwenVLImageProcessor`; ``None``: as the model's ``preprocessor_config.json`` says.
+        name_or_dir: a directory, a known name, or a name in a public store; or all options in one object.
+        dtype: field of :class:`ModelOptions`.
+        device: field of :class:`ModelOptions`.
+        from_hf_hub: field of :class:`ModelOptions`.
+        **options: its other fields: ``adapter``, ``quantization``, ``vision_quantization``, ``kv_cache_dtype``,
+            ``exif_transpose``, ``background``.
 
     Raises:
         AdapterError, ConfigurationError, ModelNotFoundError, CheckpointError, NotEnoughMemoryError,
         MissingDependencyError.
     """
+    if not isinstance(name_or_dir, ModelOptions):
+        given = {**options, "dtype": dtype, "device": device, "from_hf_hub": from_hf_hub}
+        return _load(ModelOptions.of(name_or_dir, given))
+    if options or dtype is not None or device is not None or from_hf_hub:
+        raise ConfigurationError("name_or_dir: got ModelOptions beside other options; put them all into the object")
+    return _load(name_or_dir)
+
+
+def _load(options: ModelOptions) -> LoadedModel:
     start = time.perf_counter()
-    if dtype is not None:
-        dtypes.check_target(dtype)
-    check_options(quantization, vision_quantization)
-    check_image_options(exif_transpose, background)
-    if adapter is not None:
-        check_path("adapter", adapter)
-    device = resolve_device(device)
+    device = resolve_device(options.device)
     from .checkpoint import hub
 
-    directory = hub.resolve(name_or_dir, store="huggingface") if from_hf_hub else hub.resolve(name_or_dir)
+    store = {"store": "huggingface"} if options.from_hf_hub else {}
+    directory = hub.resolve(options.model, **store)
     require("paddlenlp", "running a model")
     from . import ops
     from .models.qwen_vl.modeling import QWenLMHeadModel
@@ -136,58 +130,42 @@ def load_model(
     # A wrong PADDLEMIX_OPS, PADDLEMIX_NUM_THREADS or adapter is told before the weights are read.
     ops.mode()
     ops.default_threads()
-    if adapter is not None:
-        from .adapters.files import attach_adapter
-        from .adapters.stored import read_adapter
-
-        adapter = read_adapter(adapter)
+    adapter = _read_adapter(options.adapter)
     require("paddle", "running a model").set_device(device)
-    if dtype is None and device.startswith("gpu"):
-        dtype = DEFAULT_DTYPE
+    dtype = DEFAULT_DTYPE if options.dtype is None and device.startswith("gpu") else options.dtype
     # before the weights: a missing vocabulary is told at once
-    processor = QwenVLProcessor.from_directory(directory, exif_transpose=exif_transpose, background=background)
+    processor = QwenVLProcessor.from_directory(
+        directory, exif_transpose=options.exif_transpose, background=options.background
+    )
+    cache = {} if options.kv_cache_dtype is None else {"kv_cache_dtype": options.kv_cache_dtype}
     with ProgressBar("loading") as advance:
         model = QWenLMHeadModel.from_directory(
             directory,
             dtype=dtype,
-            quantization=quantization,
-            vision_quantization=vision_quantization,
+            quantization=options.quantization,
+            vision_quantization=options.vision_quantization,
             progress=advance,
-            **({} if kv_cache_dtype is None else {"kv_cache_dtype": kv_cache_dtype}),
+            **cache,
         )
     if adapter is not None:
-        attach_adapter(model, adapter)
-        if processor.chat_format == "raw":  # adapters learn from conversations, also those of base models
-            processor.chat_format = model.generation_config.chat_format = "chatml"
+        _attach(adapter, model, processor)
     if device == "cpu":
         keep_freed_memory()
     return LoadedModel(Path(directory), model, processor, time.perf_counter() - start)
 
 
-def check_image_options(exif_transpose: bool | None, background: Sequence[int] | str | None) -> None:
-    """Raises ConfigurationError for what no image processor takes; None is fine."""
-    from .models.qwen_vl.image_processing import QwenVLImageProcessor, parse_color
+def _read_adapter(folder: str | os.PathLike[str] | None) -> Adapter | None:
+    from .adapters.stored import read_adapter
 
-    if isinstance(background, str):
-        background = parse_color(background)
-    QwenVLImageProcessor(exif_transpose=False if exif_transpose is None else exif_transpose, background=background)
+    return None if folder is None else read_adapter(folder)
 
 
-def check_generation_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that are set (not None; a seed of -1 is none either), checked early, as loading may take minutes.
+def _attach(adapter: Adapter, model: QWenLMHeadModel, processor: QwenVLProcessor) -> None:
+    from .adapters.files import attach_adapter
 
-    Raises:
-        ConfigurationError: an unknown name, or a value of the wrong type or range.
-    """
-    from .engine.options import check_given
-
-    for name in options:
-        if name not in GENERATION_OPTIONS and name != "seed":
-            known = ", ".join([*GENERATION_OPTIONS, "seed"])
-            raise ConfigurationError(f"{name}: unknown generation option; known: {known}")
-    given = {name: value for name, value in options.items() if value is not None and (name, value) != ("seed", -1)}
-    check_given(given)
-    return given
+    attach_adapter(model, adapter)
+    if processor.chat_format == "raw":  # adapters learn from conversations, also those of base models
+        processor.chat_format = model.generation_config.chat_format = "chatml"
 
 
 def with_seed(generation: Mapping[str, Any]) -> dict[str, Any]:
@@ -198,17 +176,6 @@ def with_seed(generation: Mapping[str, Any]) -> dict[str, Any]:
     return {**generation, "seed": int(paddle.randint(0, 2**31 - 1, [1]))}
 
 
-@dataclass(frozen=True)
-class Answer:
-    """text: as the model wrote it; boxes: places in the question's last image; image: a copy of that image with the
-    boxes drawn in, None without boxes or image; finish_reason: ``"stop"``, or ``"length"`` where it was cut off."""
-
-    text: str
-    boxes: list[Box]
-    image: Image.Image | None
-    finish_reason: str
-
-
 def answer_all(
     loaded: LoadedModel,
     questions: Sequence[tuple[str, Sequence[Any]]],
@@ -217,7 +184,7 @@ def answer_all(
     trusted_tags: bool = False,
     policy: ImagePolicy | None = None,
     **generation: Any,
-) -> list[Answer]:
+) -> list[Reply]:
     """Answer questions that have nothing to do with each other, in batches of bounded size.
 
     All texts, and the number and headers of all images, are checked before the first is answered; an image is decoded
@@ -229,7 +196,7 @@ def answer_all(
         system: system text of chat models; None is their usual one.
         trusted_tags: read ``<ref> <box> <quad>`` out of the prompts; otherwise text is only text.
         policy: what images may be read from; the processor's where it is None.
-        **generation: entries of :data:`GENERATION_OPTIONS`, and ``seed``.
+        **generation: entries of :data:`GENERATION_OPTIONS`.
 
     Raises:
         PromptError: an empty prompt, one longer than the model's window, or too many images in one question.
@@ -249,7 +216,7 @@ def answer_all(
     prompts = [loaded.processor.render(messages, trusted_tags=trusted_tags) for messages in conversations]
     for source in (source for _, images in questions for source in images if not is_address(source)):
         check_header(source, policy)
-    answers: list[Answer] = []
+    answers: list[Reply] = []
     for rows in batches([len(prompt.input_ids) + options.max_new_tokens for prompt in prompts]):
         answers += _answer_batch(
             loaded,
@@ -258,6 +225,7 @@ def answer_all(
             trusted_tags,
             policy,
             {**generation, "seed": generation["seed"] + rows.start},
+            [len(prompts[row].input_ids) for row in rows],
         )
     return answers
 
@@ -283,7 +251,8 @@ def _answer_batch(
     trusted_tags: bool,
     policy: ImagePolicy,
     generation: Mapping[str, Any],
-) -> list[Answer]:
+    prompt_lengths: Sequence[int],
+) -> list[Reply]:
     from .engine.detokenizer import answer_text
     from .engine.options import resolve_options
     from .engine.stopping import answer_end_ids
@@ -303,18 +272,13 @@ def _answer_batch(
     end_ids = answer_end_ids(options.eos_token_id, tokenizer)
     rows = generate_rows(model, **inputs, tokenizer=tokenizer, eos_token_id=end_ids, **generation)
     texts = [answer_text(tokenizer, row, end_ids, options.stop_strings) for row in rows.tokens.tolist()]
+    usages = map(Usage, prompt_lengths, rows.lengths)
     return [
-        _answer(loaded, text, images, policy, reason)
-        for text, reason, (_, images) in zip(texts, rows.finish_reasons, fetched)
+        Reply(text, boxes, reason, usage, source_image=_source_image(loaded, images, policy, boxes))
+        for text, boxes, reason, usage, (_, images) in zip(
+            texts, map(grounding.parse, texts), rows.finish_reasons, usages, fetched
+        )
     ]
-
-
-def cut_off_words(new_tokens: int) -> str:
-    """What to tell a person about an answer that ended with ``"length"`` after so many tokens."""
-    return (
-        f"the answer was cut off after {new_tokens} tokens; --max_new_tokens N allows more, "
-        "as far as the model's window goes"
-    )
 
 
 def refuse_system(system: str | None) -> None:
@@ -331,11 +295,8 @@ def _conversation(prompt: str, images: Sequence[Any], system: str | None) -> lis
     return [*before, user_message(prompt, images)]
 
 
-def _answer(loaded: LoadedModel, text: str, images: Sequence[Any], policy: ImagePolicy, finish_reason: str) -> Answer:
-    from .models.qwen_vl import grounding
-
-    boxes = grounding.parse(text)
-    drawn = None
-    if boxes and images:
-        drawn = grounding.draw(loaded.processor.image_processor.load(images[-1], policy), boxes)
-    return Answer(text, boxes, drawn, finish_reason)
+def _source_image(
+    loaded: LoadedModel, images: Sequence[Any], policy: ImagePolicy, boxes: Sequence[Box]
+) -> Image.Image | None:
+    """The last image again, where there are boxes to be drawn into it."""
+    return loaded.processor.image_processor.load(images[-1], policy) if boxes and images else None

@@ -61,7 +61,7 @@ def seen(transpose, pixels) -> Image.Image:
 
 def test_predict(tiny_model_dir, photo, transpose, seen):
     prediction = predict("where?", [photo], tiny_model_dir, exif_transpose=transpose)
-    assert is_the_drawn(prediction.image, seen)
+    assert is_the_drawn(prediction.image(), seen)
     content = prediction.to_dict()
     assert content["image_size"] == list(seen.size)
     assert content["boxes"][0]["pixels"] == list(BOX.pixels(*seen.size))
@@ -122,7 +122,7 @@ def test_an_ignored_orientation_is_told_once_for_each_image(tiny_model_dir, phot
 
 def test_a_reduced_jpeg_has_the_pixels_of_its_file(tiny_model_dir, photo, caplog):
     prediction = predict("where?", [photo], tiny_model_dir, exif_transpose=True, max_pixels=2400)
-    assert prediction.image.size == (40, 60) and prediction.size == UPRIGHT
+    assert prediction.image().size == (40, 60) and prediction.size == UPRIGHT
     content = prediction.to_dict()
     assert content["image_size"] == [80, 120]
     assert content["boxes"][0]["pixels"] == list(BOX.pixels(80, 120))
@@ -135,7 +135,7 @@ def test_a_background_shows_through_in_what_is_drawn(tiny_model_dir, tmp_path):
     Image.new("RGBA", (40, 40), (0, 0, 0, 0)).save(path)
     for color in ("lime", "#00ff00", "0,255,0", (0, 255, 0)):
         prediction = predict("where?", [path], tiny_model_dir, background=color)
-        assert prediction.image.getpixel((39, 20)) == (0, 255, 0)
+        assert prediction.image().getpixel((39, 20)) == (0, 255, 0)
     with pytest.raises(ConfigurationError, match="background: got 'no color'"):
         predict("where?", [path], tiny_model_dir, background="no color")
 

@@ -31,7 +31,7 @@ def test_an_answer_has_text_boxes_timings_and_a_drawn_image(tiny_model_dir, tmp_
 
 def test_without_an_image_nothing_is_drawn(tiny_model_dir, tmp_path):
     prediction = predict("where?", [], tiny_model_dir)
-    assert prediction.image is None and prediction.save(tmp_path) is None
+    assert prediction.image() is None and prediction.save(tmp_path) is None
     assert prediction.to_dict()["boxes"] == [ANSWER_BOX]
     assert os.listdir(tmp_path) == []
 

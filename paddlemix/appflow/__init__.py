@@ -15,7 +15,8 @@ Importing this package loads no application, and neither Paddle nor PaddleNLP.
 
 from __future__ import annotations
 
-from .appflow import Appflow, TextStream
+from ..chat.stream import TextStream
+from .appflow import Appflow
 from .registry import App, TaskSpec, register
 from .task import AppTask
 

@@ -2,34 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from ..chat.stream import TextStream
 from ..errors import ConfigurationError
 from ..utils.display import quoted, shorten
 from .registry import App, find, known_apps, nearest
 from .task import AppTask
-
-
-class TextStream(Iterator[str]):
-    """The answer as it appears: iterate for pieces of text; afterwards ``result`` is what the plain call returns."""
-
-    def __init__(self, pieces: Generator[str, None, dict[str, Any]]) -> None:
-        self._pieces = pieces
-        self.result: dict[str, Any] | None = None
-        """The dict of results; None until the stream has ended."""
-
-    def __next__(self) -> str:
-        try:
-            return next(self._pieces)
-        except StopIteration as end:
-            if self.result is None:
-                self.result = end.value
-            raise StopIteration from None
-
-    def close(self) -> None:
-        """Stop the answer where it is."""
-        self._pieces.close()
 
 
 class Appflow:
@@ -78,7 +58,7 @@ class Appflow:
             for task, name in zip(classes, names)
         ]
 
-    def __call__(self, *, stream: bool = False, **inputs: Any) -> dict[str, Any] | TextStream:
+    def __call__(self, *, stream: bool = False, **inputs: Any) -> dict[str, Any] | TextStream[dict[str, Any]]:
         """Run all tasks; ``help()`` lists the inputs. Raises what the tasks raise, and for unknown inputs."""
         _refuse_unknown("input", inputs, {name for task in self.chain for name in task.inputs}, self.app)
         *first, last = self.chain

@@ -2,45 +2,36 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigurationError, PromptError
-from ..inference import CAPTION, GENERATION_OPTIONS, answer_all, check_generation_options, load_model, with_seed
-from ..media import ImagePolicy
+from ..errors import PromptError
+from ..inference import CAPTION, answer_all, load_model, with_seed
 from ..models.qwen_vl.messages import check_image_count
-from ..utils.validation import check_boolean, check_text_or_none
+from ..options import GENERATION_OPTIONS, MODEL_OPTIONS, SESSION_OPTIONS, check_generation_options, split_options
 from .task import AppTask
 
 if TYPE_CHECKING:
-    from ..chat.base import Reply, ReplyStream
+    from ..chat.base import ReplyStream
+    from ..chat.reply import Reply
 
-_GENERATION_HELP = {name: text for name, (_, text) in GENERATION_OPTIONS.items()}
-_GENERATION_HELP["seed"] = "sampling: the same seed gives the same answers"
+_OF_APPFLOW = ("model", "device")
+"""Options of the model that Appflow itself takes, as ``models`` and ``device_id``."""
+_GENERATION_HELP = {name: item.text for name, item in GENERATION_OPTIONS.items()}
 
 
 class QwenVLChatTask(AppTask):
     """Each call is the next turn of one conversation; a call with a list of prompts stands outside it."""
 
     options = {
-        "dtype": "bfloat16 (default), float16 or float32; a CPU always computes in float32",
-        "quantization": "int8, int4 or bf16: round the weights to this format while loading (default: as they are)",
-        "vision_quantization": "int8 or bf16: another format for the image encoder",
-        "kv_cache_dtype": "float32 or bfloat16: of cached keys and values (default: as the activations)",
-        "adapter": "directory of a LoRA adapter for the model",
-        "system": "system text of chat models",
-        "trusted_tags": "True reads <ref> <box> <quad> out of prompts; by default text is only text",
-        "image_policy": "a paddlemix.media.ImagePolicy: what may be read (default: files and public addresses)",
-        "exif_transpose": "True turns photos upright by their EXIF orientation (default: as the model's files say)",
-        "background": "color that transparent images are laid upon, such as 'white' (default: alpha is dropped)",
-        "max_pixels": "most pixels of an image, in place of the policy's; larger JPEGs are reduced",
-        **_GENERATION_HELP,
+        name: item.text
+        for name, item in {**MODEL_OPTIONS, **SESSION_OPTIONS, **GENERATION_OPTIONS}.items()
+        if name not in _OF_APPFLOW
     }
     inputs = {
         "prompt": "the question, or a list of independent questions (default with an image: the caption)",
-        "image": "path, http(s) address, PIL image, bytes, data URL, array, or a list of them; with a list of prompts "
+        "image": "path, http(s) URL, PIL image, bytes, data URL, array, or a list of them; with a list of prompts "
         "one entry for each: an image, a list of images, or None",
         **_GENERATION_HELP,
     }
@@ -51,48 +42,12 @@ class QwenVLChatTask(AppTask):
         "finish_reason": "stop, or length where max_new_tokens or the model's window cut the answer off",
     }
 
-    def __init__(
-        self,
-        model: str,
-        *,
-        device: str,
-        from_hf_hub: bool = False,
-        dtype: str | None = None,
-        quantization: str | None = None,
-        vision_quantization: str | None = None,
-        kv_cache_dtype: str | None = None,
-        adapter: str | os.PathLike[str] | None = None,
-        system: str | None = None,
-        trusted_tags: bool = False,
-        image_policy: ImagePolicy | None = None,
-        exif_transpose: bool | None = None,
-        background: Sequence[int] | str | None = None,
-        max_pixels: int | None = None,
-        **generation: Any,
-    ) -> None:
-        if image_policy is not None and not isinstance(image_policy, ImagePolicy):
-            raise ConfigurationError(f"image_policy: got {type(image_policy).__name__}, expected an ImagePolicy")
-        check_text_or_none("system", system)
-        check_boolean("trusted_tags", trusted_tags)
-        self._generation = check_generation_options(generation)
-        self._policy = image_policy or ImagePolicy.scripts()
-        if max_pixels is not None:
-            self._policy = self._policy.replace(max_pixels=max_pixels)
-        self._system = system
-        self._trusted_tags = trusted_tags
-        self._loaded = load_model(
-            model,
-            dtype,
-            device,
-            from_hf_hub,
-            quantization=quantization,
-            vision_quantization=vision_quantization,
-            kv_cache_dtype=kv_cache_dtype,
-            adapter=adapter,
-            exif_transpose=exif_transpose,
-            background=background,
+    def __init__(self, model: str, *, device: str, from_hf_hub: bool = False, **options: Any) -> None:
+        of_model, self._options, self._generation = split_options(
+            options, model=model, device=device, from_hf_hub=from_hf_hub
         )
-        self._session = self._loaded.new_session(system, self._policy, trusted_tags)
+        self._loaded = load_model(of_model)
+        self._session = self._loaded.new_session(self._options.system, self._options.policy, self._options.trusted_tags)
 
     @property
     def directory(self) -> Path:
@@ -137,15 +92,15 @@ class QwenVLChatTask(AppTask):
         answers = answer_all(
             self._loaded,
             questions,
-            system=self._system,
-            trusted_tags=self._trusted_tags,
-            policy=self._policy,
+            system=self._options.system,
+            trusted_tags=self._options.trusted_tags,
+            policy=self._options.policy,
             **generation,
         )
         return {
             "result": [answer.text for answer in answers],
             "boxes": [answer.boxes for answer in answers],
-            "image": [answer.image for answer in answers],
+            "image": [answer.image() for answer in answers],
             "finish_reason": [answer.finish_reason for answer in answers],
         }
 
@@ -167,7 +122,7 @@ def _stream(inputs: dict[str, Any], pieces: ReplyStream) -> Generator[str, None,
         yield from pieces
     finally:
         pieces.close()
-    return _turn_result(inputs, pieces.reply)
+    return _turn_result(inputs, pieces.wait())
 
 
 def _turn_result(inputs: dict[str, Any], reply: Reply) -> dict[str, Any]:

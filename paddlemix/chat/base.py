@@ -1,21 +1,19 @@
-"""What all sessions share: how a question is asked and checked, and the reply."""
+"""What all sessions share: how a question is asked and checked."""
 
 from __future__ import annotations
 
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..engine.options import GenerationOptions, resolve_options
-from ..errors import ConfigurationError, PaddleMixError
 from ..models.qwen_vl import grounding
-from ..models.qwen_vl.grounding import Box
 from ..models.qwen_vl.messages import check_image_count
 from ..utils.validation import check_boolean
+from .reply import Reply, Usage
+from .stream import TextStream
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -26,95 +24,8 @@ if TYPE_CHECKING:
     from ..models.qwen_vl.processing import QwenVLProcessor
 
 
-@dataclass(frozen=True)
-class Reply:
-    """An answer.
-
-    Attributes:
-        text: as the model wrote it, tags of boxes included, without surrounding space.
-        boxes: the places that the text names.
-        finish_reason: ``"stop"``, or ``"length"`` where ``max_new_tokens`` or the model's window cut it off.
-        timings: seconds: ``load`` (opening images), ``encode`` (the ViT), ``prefill``, ``decode``, ``total``.
-        prompt_tokens, reused_tokens, new_tokens: ids of the prompt, those of them that the cache held, and new ids.
-        source_image: the newest image as the model saw it, RGB, or ``None``; boxes are places in it.
-        dropped_turns: earlier turns that the model was not shown, because its window ends before.
-    """
-
-    text: str
-    boxes: list[Box]
-    finish_reason: str
-    timings: dict[str, float]
-    prompt_tokens: int
-    reused_tokens: int
-    new_tokens: int
-    source_image: Image | None
-    dropped_turns: int = 0
-
-    def image(self) -> Image | None:
-        """The newest image with the boxes drawn in; ``None`` where there is no image or no box."""
-        if self.source_image is None or not self.boxes:
-            return None
-        return grounding.draw(self.source_image, self.boxes)
-
-
-class ReplyStream:
-    """An answer as it is generated: iterate for pieces of text; ``reply`` has the whole once the iteration ended.
-
-    One step runs at a time of all streams that share a ``lock``, and none holds it between its steps: a stream that
-    nobody reads to its end keeps nobody waiting.
-    """
-
-    def __init__(self, pieces: Generator[str, None, Reply], lock: threading.RLock) -> None:
-        self._pieces = pieces
-        self._lock = lock
-        self._made_by = threading.current_thread()
-        self._ready: deque[str] = deque()  # what another thread had generated
-        self._error: PaddleMixError | None = None
-        self._ended = False
-        self.reply: Reply | None = None
-
-    def __iter__(self) -> ReplyStream:
-        return self
-
-    def __next__(self) -> str:
-        with self._lock:
-            if not self._ready and not self._ended:
-                self._advance()
-            if self._ready:
-                return self._ready.popleft()
-            if self._error is not None:
-                error, self._error = self._error, None
-                raise error
-        raise StopIteration
-
-    def close(self) -> None:
-        """Break the answer off."""
-        with self._lock:
-            self._pieces.close()
-            self._ready.clear()
-            self._ended = True
-
-    def complete(self) -> None:
-        """Generate the rest, to be read later; nothing where it is this very thread that turned to something else."""
-        with self._lock:
-            if self._made_by is threading.current_thread():
-                return
-            try:
-                while not self._ended:
-                    self._advance()
-            except PaddleMixError as error:  # its reader's affair
-                self._error = error
-            finally:
-                if not self._ended and self._error is None:
-                    self._error = ConfigurationError("stream: the answer was interrupted; ask again")
-                self._ended = True
-
-    def _advance(self) -> None:
-        try:
-            self._ready.append(next(self._pieces))
-        except StopIteration as end:
-            self._ended = True
-            self.reply = end.value
+ReplyStream = TextStream[Reply]
+"""The stream of an answer."""
 
 
 class Stopwatch:
@@ -186,7 +97,7 @@ class Session(ABC):
             for piece in pieces:
                 if stream:
                     stream(piece)
-            return pieces.reply
+            return pieces.wait()
 
     @abstractmethod
     def stream(self, text: str, images: Sequence[Any] = (), **options: Any) -> ReplyStream:
@@ -231,10 +142,8 @@ class Session(ABC):
             text=text,
             boxes=grounding.parse(text),
             finish_reason=answer.finish_reason,
+            usage=Usage(prompt_tokens, len(answer.tokens), reused_tokens),
             timings={**watch.seconds, "total": sum(watch.seconds.values())},
-            prompt_tokens=prompt_tokens,
-            reused_tokens=reused_tokens,
-            new_tokens=len(answer.tokens),
             source_image=image,
             dropped_turns=dropped_turns,
         )

@@ -32,8 +32,9 @@ from ..models.qwen_vl.processing import image_key
 from ..utils.display import quoted, shorten
 from ..utils.files import read_json, reason, write_json
 from ..utils.validation import check_integer, check_path, check_text_or_none
-from .base import Reply, ReplyStream, Session, Stopwatch
+from .base import ReplyStream, Session, Stopwatch
 from .prefix import CachedPrefix
+from .reply import Reply
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -11,7 +11,8 @@ from ..engine.options import GenerationOptions
 from ..media import ImagePolicy
 from ..models.qwen_vl.answer_stream import AnswerStream
 from ..models.qwen_vl.messages import check_question, image_list, user_message
-from .base import Reply, ReplyStream, Session, Stopwatch
+from .base import ReplyStream, Session, Stopwatch
+from .reply import Reply
 
 if TYPE_CHECKING:
     from PIL.Image import Image

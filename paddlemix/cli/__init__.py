@@ -1,1 +1,1 @@
-"""The command line: what programs share, and the chat in a terminal."""
+"""The command line: the command ``paddlemix``, what its subcommands share, and the chat in a terminal."""

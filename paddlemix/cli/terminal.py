@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from ..errors import ConfigurationError, OutputError, PaddleMixError, PromptError
-from ..inference import check_generation_options, cut_off_words, load_model, with_seed
+from ..inference import load_model, with_seed
 from ..media import ImagePolicy
 from ..media.saving import save_image
+from ..options import check_generation_options, split_options
 from ..utils.dependencies import require
 from ..utils.display import escape_controls
 from ..utils.files import read_text, strip_bom
+from ..zoo import DEFAULT_MODEL
+from .common import cut_off_words
 from .console import error_line, write
 from .line_editing import line_editing
 
 if TYPE_CHECKING:
-    from ..chat.base import Reply
+    from ..chat.reply import Reply
     from ..chat.session import ChatSession
 
 COMMANDS = {
@@ -69,49 +72,35 @@ class TerminalChat:
     @classmethod
     def load(
         cls,
-        model: str | os.PathLike[str],
+        model: str | os.PathLike[str] = DEFAULT_MODEL,
         *,
-        dtype: str | None = None,
-        device: str | None = None,
-        quantization: str | None = None,
-        vision_quantization: str | None = None,
-        kv_cache_dtype: str | None = None,
-        adapter: str | os.PathLike[str] | None = None,
-        system: str | None = None,
-        trusted_tags: bool = False,
-        seed: int | None = None,
         output_dir: str | os.PathLike[str] = "output",
-        exif_transpose: bool | None = None,
-        background: Sequence[int] | str | None = None,
-        max_pixels: int | None = None,
-        **generation: Any,
+        seed: int | None = None,
+        **options: Any,
     ) -> TerminalChat:
-        """A chat with a model; see :func:`paddlemix.inference.load_model`.
+        """A chat with a model.
+
+        Args:
+            model: a directory, a known name, or a name in a public store.
+            output_dir: where drawn images go.
+            seed: sets Paddle's random generator, from which the answers' seeds are drawn; ``None`` or -1: a new one.
+            **options: fields of :class:`paddlemix.options.ModelOptions`, :class:`paddlemix.options.SessionOptions` and
+                :class:`paddlemix.engine.options.GenerationOptions`.
 
         Raises:
             ConfigurationError: a base model, which knows no chat; and what loading raises.
         """
-        generation = check_generation_options(generation)
+        model_options, session_options, generation = split_options(options, model=model)
         check_generation_options({"seed": seed})
-        loaded = load_model(
-            model,
-            dtype,
-            device,
-            quantization=quantization,
-            vision_quantization=vision_quantization,
-            kv_cache_dtype=kv_cache_dtype,
-            adapter=adapter,
-            exif_transpose=exif_transpose,
-            background=background,
-        )
+        loaded = load_model(model_options)
         if loaded.is_base:
             raise ConfigurationError(
-                f"model {str(model)!r}: a base model, which knows no chat; use a chat model here, or run_predict.py"
+                f"model {str(model)!r}: a base model, which knows no chat; use a chat model, or paddlemix predict"
             )
         if seed not in (None, -1):
             require("paddle", "running a model").seed(seed)
-        policy = ImagePolicy.scripts(max_pixels)
-        session = loaded.new_session(system, policy, trusted_tags)
+        policy = session_options.policy
+        session = loaded.new_chat(session_options.system, policy, session_options.trusted_tags)
         return cls(session, output_dir, policy, generation=generation)
 
     def handle(self, line: str) -> bool:
@@ -168,11 +157,11 @@ class TerminalChat:
         try:
             for piece in stream:
                 self._write(piece)
+            reply = stream.wait()
         finally:
             stream.close()
         self._write("\n")
         self._images = []
-        reply = stream.reply
         if reply.dropped_turns and not self._told_of_window:
             self._told_of_window = True
             self._write("note: the model's window is full; from here on it is shown the newest turns and image only\n")

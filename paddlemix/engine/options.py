@@ -8,12 +8,14 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError
+from ..utils.option_fields import option
 from ..utils.schema import FLAG, NULL, SOME_TEXT, Kind, check_kind, either, integer, list_of, number, one_of, shown
 
 if TYPE_CHECKING:
     from paddlenlp.generation import GenerationConfig
 
 MAX_TOKEN_ID = (1 << 31) - 1
+_GROUP = "generation"
 # Below, sampling is choosing the most likely token; dividing by it would overflow.
 _GREEDY_TEMPERATURE = 1e-5
 
@@ -98,19 +100,25 @@ class GenerationOptions:
         prefill_chunk_size: feed the prompt in parts of so many positions, which bounds the memory; 0: in one.
     """
 
-    max_new_tokens: int = 20
-    min_new_tokens: int = 0
-    do_sample: bool = False
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    repetition_penalty: float = 1.0
+    max_new_tokens: int = option(20, int, "maximum number of generated tokens", group=_GROUP)
+    min_new_tokens: int = option(0, int, "number of tokens before the answer may end", group=_GROUP)
+    do_sample: bool = option(False, bool, "sample tokens instead of greedy decoding", group=_GROUP)
+    temperature: float = option(1.0, float, "sampling temperature; 0 is greedy decoding", group=_GROUP)
+    top_k: int = option(0, int, "sample among the k most likely tokens; 0 disables", group=_GROUP)
+    top_p: float = option(1.0, float, "nucleus sampling probability; 1 disables", group=_GROUP)
+    repetition_penalty: float = option(
+        1.0, float, "divides the logits of tokens that occurred before; 1 disables", group=_GROUP
+    )
+    stop_strings: tuple[str, ...] = option(
+        (), str, "text that ends the answer", group=_GROUP, metavar="TEXT", repeated=True
+    )
+    seed: int | None = option(
+        None, int, "random seed of sampling; -1 draws a new one", group=_GROUP, default="1234", initial=1234
+    )
     num_return_sequences: int = 1
-    seed: int | None = None
     eos_token_id: tuple[int, ...] = ()
     pad_token_id: int | None = None
     stop_token_sequences: tuple[tuple[int, ...], ...] = ()
-    stop_strings: tuple[str, ...] = ()
     prefill_chunk_size: int = 0
 
     def __post_init__(self) -> None:

@@ -18,3 +18,14 @@ def boolean(text: str) -> bool:
     if text.lower() not in values:
         raise argparse.ArgumentTypeError(f"got {text!r}, expected True or False")
     return values[text.lower()]
+
+
+def positive(text: str) -> int:
+    """An integer of at least 1.
+
+    Raises:
+        argparse.ArgumentTypeError: another text.
+    """
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a number of at least 1")
+    return int(text)

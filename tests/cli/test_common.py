@@ -11,6 +11,7 @@ import pytest
 
 from paddlemix.cli import common as cli
 from paddlemix.errors import ImageError
+from paddlemix.options import GENERATION
 
 
 @pytest.mark.parametrize(("text", "value"), [("True", True), ("false", False), ("1", True), ("no", False)])
@@ -25,12 +26,12 @@ def test_another_word_is_no_boolean():
 
 def test_generation_options_are_those_that_were_given():
     parser = cli.Parser()
-    cli.add_generation_options(parser)
+    cli.add_options(parser, GENERATION)
     arguments = "--do_sample --top_p 0.5 --stop_strings a --stop_strings b".split()
     options = cli.generation_options(parser.parse_args(arguments))
-    assert options == {"do_sample": True, "top_p": 0.5, "stop_strings": ["a", "b"]}
-    assert cli.generation_options(parser.parse_args(["--do_sample", "False"])) == {"do_sample": False}
-    assert cli.generation_options(parser.parse_args([])) == {}
+    assert options == {"do_sample": True, "top_p": 0.5, "stop_strings": ["a", "b"], "seed": 1234}
+    assert cli.generation_options(parser.parse_args(["--do_sample", "False", "--seed", "-1"])) == {"do_sample": False}
+    assert cli.generation_options(parser.parse_args([])) == {"seed": 1234}
 
 
 @pytest.mark.parametrize(

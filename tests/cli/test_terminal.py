@@ -147,8 +147,11 @@ def test_an_answer_that_was_cut_off_is_named(loaded, tmp_path):
 
 
 def test_control_characters_of_answers_names_and_errors_are_shown_escaped(chat, monkeypatch, tmp_path):
+    reply = chat._session.ask("hello")
+
     class Stream:
-        reply = chat._session.ask("hello")
+        def wait(self):
+            return reply
 
         def __iter__(self):
             return iter(["a\n\x1b", "]0;title\x07 \u202e\r"])

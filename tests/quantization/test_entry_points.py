@@ -31,8 +31,8 @@ def test_predict_appflow_and_terminal_hand_it_on(tiny_model_dir, monkeypatch):
     assert flow(prompt="where?")["result"] == ANSWER
     asked = {}
 
-    def load(*arguments, **options):
-        asked.update(options)
+    def load(options):
+        asked.update(vars(options))
         raise ConfigurationError("enough")
 
     monkeypatch.setattr(terminal, "load_model", load)
@@ -54,7 +54,7 @@ def test_unknown_values_are_refused_with_the_choices_before_anything_is_loaded(m
 
 def test_programs_take_both_options(capsys):
     parser = cli.Parser()
-    cli.add_model_options(parser)
+    cli.add_options(parser, "model")
     options = parser.parse_args(["--quantization", "int4", "--vision_quantization", "bf16"])
     assert (options.quantization, options.vision_quantization) == ("int4", "bf16")
     assert parser.parse_args([]).quantization is None

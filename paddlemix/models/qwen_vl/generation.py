@@ -53,11 +53,13 @@ class GeneratedRows:
         tokens: int64 ``[rows, new_length]``, with the stop token, padded behind it.
         scores: float32 ``[rows]``, mean log probability of the row's tokens.
         finish_reasons: for each row why it ended, ``"stop"`` or ``"length"``.
+        lengths: for each row its number of new tokens, without padding.
     """
 
     tokens: np.ndarray
     scores: np.ndarray
     finish_reasons: list[str]
+    lengths: list[int]
 
 
 class QWenVLGenerationMixin:
@@ -184,7 +186,8 @@ def generate_rows(
         streamer.end()
     counts = np.logical_not(np.stack(before)).sum(axis=0)
     scores = np.stack(log_probs).sum(axis=0) / counts
-    return GeneratedRows(np.stack(tokens, axis=1), scores.astype(np.float32), [finish_reason(row) for row in finished])
+    reasons = [finish_reason(row) for row in finished]
+    return GeneratedRows(np.stack(tokens, axis=1), scores.astype(np.float32), reasons, counts.tolist())
 
 
 def generation_steps(
