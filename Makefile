@@ -137,10 +137,9 @@ wheel-check: wheel
 	"$(BIN)/python" -m venv "$$elsewhere/venv"; \
 	echo "Installing the wheel into $$elsewhere/venv"; \
 	"$$elsewhere/venv/bin/python" -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) "$$(ls dist/*.whl)[cpu]"; \
-	cp examples/qwen_vl/run_predict.py "$$elsewhere/"; \
 	cd "$$elsewhere"; \
 	venv/bin/python -c 'import paddlemix, sys; sys.exit(not paddlemix.__file__.startswith(sys.prefix))'; \
-	venv/bin/python run_predict.py --output_dir drawn; \
+	venv/bin/paddlemix predict --output_dir drawn; \
 	echo "The wheel runs the bundled model outside the checkout."
 
 clean:

@@ -38,7 +38,7 @@ EXTRAS_REQUIRE = {
     "dev": ["ruff>=0.6"],
 }
 
-# Weights, tokenizers, fonts, glyphs and the licenses that travel with them.
+# Weights, tokenizers, fonts, glyphs and the licenses that travel with them; py.typed says that annotations count.
 PACKAGE_DATA = [
     "**/*.json",
     "**/*.tiktoken",
@@ -48,6 +48,7 @@ PACKAGE_DATA = [
     "**/*.otf",
     "**/*.txt",
     "**/*.md",
+    "py.typed",
 ]
 
 
@@ -73,6 +74,7 @@ if __name__ == "__main__":
         license_files=["LICENSE", "NOTICE"],
         python_requires=">=3.9,<3.13",
         packages=find_packages(include=["paddlemix", "paddlemix.*"]),
+        entry_points={"console_scripts": ["paddlemix = paddlemix.cli.main:console_script"]},
         package_data={"paddlemix": PACKAGE_DATA},
         install_requires=INSTALL_REQUIRES,
         extras_require=EXTRAS_REQUIRE,

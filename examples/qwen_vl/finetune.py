@@ -1,69 +1,14 @@
-"""Fine-tune Qwen-VL on conversations of your own: all weights, adapters, or adapters on a quantized model.
+"""Fine-tune Qwen-VL on conversations of your own: the same as ``paddlemix finetune``.
 
-    python finetune.py finetune_lora.json --data talks.json --output_dir talks-lora
-    python finetune.py finetune_lora.json --data talks.json --output_dir talks-lora --check-only
-    python -m paddle.distributed.launch finetune.py finetune_full.json --data talks.json --output_dir talks-full
-
-The options come from a JSON file, the command line, or both; those of the command line count. Started again, an
-interrupted training goes on where its newest checkpoint is. What it writes into OUTPUT_DIR is loaded by the other
-programs: --model_name_or_path OUTPUT_DIR after mode full, --adapter OUTPUT_DIR after the others.
-
-Ctrl-C or SIGTERM ends it with a checkpoint after the step it is in (exit status 130 or 143); a second Ctrl-C at once.
-
-On several CPU processes, launch with --nproc_per_node N --backend gloo. Progress goes to stderr; after an error the
-exit status is 1, after wrong options 2.
+python examples/qwen_vl/finetune.py --help
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
-from collections.abc import Sequence
-from pathlib import Path
+import _checkout  # noqa: F401
 
-# A checkout works without being installed.
-_CHECKOUT = Path(__file__).resolve().parent.parent.parent
-if (_CHECKOUT / "paddlemix" / "errors.py").is_file():
-    sys.path.insert(0, str(_CHECKOUT))
-
-from paddlemix.cli import common as cli  # noqa: E402
-from paddlemix.errors import TrainingInterruptedError  # noqa: E402
-from paddlemix.finetune.configuration import FinetuneConfig, add_options, given_options, unknown_argument  # noqa: E402
-
-
-def parser() -> argparse.ArgumentParser:
-    result = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    result.add_argument("config", nargs="?", metavar="CONFIG.json", help="file with the options")
-    result.add_argument(
-        "--check-only", "--check_only", action="store_true", help="check the records, list what is wrong, and end"
-    )
-    add_options(result)
-    return result
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    command_line = parser()
-    options, unknown = command_line.parse_known_args(arguments)
-    if unknown:
-        command_line.error(unknown_argument(unknown[0]))
-    config = FinetuneConfig.from_file(options.config, given_options(options))
-    # need what --help does not
-    from paddlemix.finetune.run import check, finetune
-
-    if options.check_only:
-        reports = check(config, cli.note)
-        for what, report in zip(("", "evaluation: "), reports):
-            if report.problems:
-                cli.output(report.table(), end="\n\n")
-            cli.output(what + report.summary())
-        return 1 if any(report.problems for report in reports) else 0
-    try:
-        finetune(config, cli.note)
-    except TrainingInterruptedError as interrupted:
-        cli.note(str(interrupted))
-        return 128 + interrupted.signal
-    return 0
-
+from paddlemix.cli.commands.finetune import main
+from paddlemix.cli.program import run
 
 if __name__ == "__main__":
-    cli.run(main)
+    run(main)
