@@ -77,7 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             base.processor,
             max_length=MAX_LENGTH,
         )
-        save_gptq(DEFAULT_MODEL_DIR, calibrate(base.model, samples, progress=note), calibrated)
+        rounded = calibrate(base.model, samples, progress=note)
+        save_gptq(DEFAULT_MODEL_DIR, rounded, calibrated, table=base.model.weight_table)
         kinds = [
             Kind("fp32", DEFAULT_MODEL_DIR, None),
             Kind("bf16", DEFAULT_MODEL_DIR, "bf16"),
@@ -95,7 +96,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             pairs = list(zip(exact, found))
             divergence = np.mean([np.sum(np.exp(e) * (e - f)) for rows in pairs for e, f in zip(*rows)])
             same = np.mean([e.argmax() == f.argmax() for rows in pairs for e, f in zip(*rows)])
-            size = weight_bytes(loaded.model.config, "float32", plan_for(loaded.model.config.quantization, None, None))
+            config = loaded.model.config
+            plan = plan_for(config.quantization, None, None)
+            size = weight_bytes(loaded.model.weight_table, config, "float32", plan)
             cells = [kind.name, f"{size / 1e6:.1f}", f"{1000 * divergence:.2f}", f"{same:.4f}"]
             print(
                 "| " + " | ".join(cells + [f"{score:.3f}" for score in scores(loaded, options.count)]) + " |",

@@ -53,7 +53,7 @@ def random_model(config: QWenVLConfig, plan: QuantizationPlan | None, seed: int 
     with paddle.LazyGuard():
         model = QWenLMHeadModel(config)
     generator = np.random.default_rng(seed)
-    for place in replace_layers(model, plan, dtype):
+    for place in replace_layers(model, plan, dtype, model.weight_table):
         if isinstance(place.layer, QuantizedLinear):
             fill(place.layer, generator)
         else:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .adapters.stored import Adapter
     from .chat.base import Session
     from .chat.session import ChatSession
+    from .checkpoint.layouts import WeightTable
     from .media import ImagePolicy
     from .models.qwen_vl.grounding import Box
     from .models.qwen_vl.modeling import QWenLMHeadModel
@@ -124,22 +125,22 @@ def _load(options: ModelOptions) -> LoadedModel:
     directory = hub.resolve(options.model, **store)
     require("paddlenlp", "running a model")
     from . import ops
-    from .models.qwen_vl.modeling import QWenLMHeadModel
-    from .models.qwen_vl.processing import QwenVLProcessor
+    from .models.registry import family_of
 
+    family = family_of(directory)
     # A wrong PADDLEMIX_OPS, PADDLEMIX_NUM_THREADS or adapter is told before the weights are read.
     ops.mode()
     ops.default_threads()
-    adapter = _read_adapter(options.adapter)
+    adapter = _read_adapter(options.adapter, family.weights)
     require("paddle", "running a model").set_device(device)
     dtype = DEFAULT_DTYPE if options.dtype is None and device.startswith("gpu") else options.dtype
     # before the weights: a missing vocabulary is told at once
-    processor = QwenVLProcessor.from_directory(
+    processor = family.processor_class.from_directory(
         directory, exif_transpose=options.exif_transpose, background=options.background
     )
     cache = {} if options.kv_cache_dtype is None else {"kv_cache_dtype": options.kv_cache_dtype}
     with ProgressBar("loading") as advance:
-        model = QWenLMHeadModel.from_directory(
+        model = family.model_class.from_directory(
             directory,
             dtype=dtype,
             quantization=options.quantization,
@@ -154,10 +155,10 @@ def _load(options: ModelOptions) -> LoadedModel:
     return LoadedModel(Path(directory), model, processor, time.perf_counter() - start)
 
 
-def _read_adapter(folder: str | os.PathLike[str] | None) -> Adapter | None:
+def _read_adapter(folder: str | os.PathLike[str] | None, table: WeightTable) -> Adapter | None:
     from .adapters.stored import read_adapter
 
-    return None if folder is None else read_adapter(folder)
+    return None if folder is None else read_adapter(folder, table)
 
 
 def _attach(adapter: Adapter, model: QWenLMHeadModel, processor: QwenVLProcessor) -> None:

@@ -10,12 +10,11 @@ from math import prod
 import pytest
 
 from examples.bundled_model.scenes.lesson import write_lesson
-from paddlemix.adapters.config import DEFAULT_TARGETS
-from paddlemix.checkpoint import layouts
 from paddlemix.data.records import read_records
 from paddlemix.finetune.configuration import FinetuneConfig, add_options, given_options
-from paddlemix.finetune.freezing import CONSTANT, frozen_names
+from paddlemix.finetune.freezing import frozen_names
 from paddlemix.models.qwen_vl.configuration import QWenVLConfig
+from paddlemix.models.qwen_vl.weights import ADAPTER_TARGETS, FREEZE_PRESETS, WEIGHTS
 from tests.test_readme import _LINK, ROOT, blocks, prose
 
 PAGES = ("docs/finetuning.md", "docs/finetuning_cn.md")
@@ -99,10 +98,11 @@ def test_the_records_can_be_read(tmp_path):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_the_memory_table_follows_from_the_number_of_parameters(page):
-    shapes = layouts.expected_shapes(QWenVLConfig())
+    shapes = WEIGHTS.expected_shapes(QWenVLConfig())
     sizes = {name: prod(shape) for name, shape in shapes.items()}
     total, decoder = sum(sizes.values()), sum(size for name, size in sizes.items() if name.startswith("transformer.h."))
-    without_vit = total - sum(sizes[name] for name in frozen_names(list(sizes), ["freeze_vit"]))
+    frozen = frozen_names(list(sizes), ["freeze_vit"], FREEZE_PRESETS, WEIGHTS)
+    without_vit = total - sum(sizes[name] for name in frozen)
     adapted = [name for name in sizes if name.startswith("transformer.h.") and _is_adapted(name)]
     adapters = sum(RANK * sum(shapes[name]) for name in adapted)
     embeddings = sizes["transformer.wte.weight"] + sizes["lm_head.weight"]
@@ -116,7 +116,7 @@ def test_the_memory_table_follows_from_the_number_of_parameters(page):
     with_adapters = 2 * (total + adapters)
     sharded_weights = 2 * (total - decoder) + 2 * decoder * part
     expected = [
-        row(2 * total, total - sizes[CONSTANT]),
+        row(2 * total, total - sum(sizes[name] for name in sizes if WEIGHTS.is_constant(name))),
         row(2 * total, without_vit),
         row(2 * total, without_vit, optimizer=part),
         row(2 * total, without_vit, gradients=part, optimizer=part),
@@ -133,4 +133,4 @@ def test_the_memory_table_follows_from_the_number_of_parameters(page):
 
 
 def _is_adapted(name):
-    return any(name.endswith(f".{target}.weight") for target in DEFAULT_TARGETS)
+    return any(name.endswith(f".{target}.weight") for target in ADAPTER_TARGETS)

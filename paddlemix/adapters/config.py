@@ -8,9 +8,6 @@ from dataclasses import dataclass
 from ..errors import ConfigurationError
 from ..utils.display import NAME_LIMIT, shorten
 
-#: the layers that the original's fine-tuning adapts
-DEFAULT_TARGETS = ("c_attn", "attn.c_proj", "w1", "w2")
-
 MAX_RANK = 1 << 20
 MAX_ALPHA = 1e30  # beyond it no sum is finite
 
@@ -23,8 +20,8 @@ class LoRAConfig:
         r: the rank, inner width of the two matrices.
         alpha: their product is multiplied with ``alpha / r``.
         dropout: probability with which an input of the adapter is dropped in training.
-        targets: names of linear layers, or ends of names after a dot as in ``peft`` ("c_attn", "attn.c_proj"); ``*``,
-            ``?`` and ``[…]`` stand for parts of a name ("visual.*.in_proj").
+        targets: names of linear layers, or ends of names after a dot as in ``peft``; ``*``, ``?`` and ``[…]`` stand for
+            parts of a name. None: those of the model's family, which its original adapts.
         modules_to_save: layers, named in the same way, whose own weights are trained and saved whole.
         use_rslora: multiply with ``alpha / sqrt(r)`` instead (Kalajdzievski, 2023).
 
@@ -35,7 +32,7 @@ class LoRAConfig:
     r: int = 64
     alpha: float = 16
     dropout: float = 0.05
-    targets: tuple[str, ...] = DEFAULT_TARGETS
+    targets: tuple[str, ...] | None = None
     modules_to_save: tuple[str, ...] = ()
     use_rslora: bool = False
 
@@ -50,6 +47,8 @@ class LoRAConfig:
             raise ConfigurationError(f"lora_dropout: got {_shown(self.dropout)}, expected a number from 0 to below 1")
         for name in ("targets", "modules_to_save"):
             value = getattr(self, name)
+            if name == "targets" and value is None:
+                continue
             if isinstance(value, str) or not all(isinstance(pattern, str) and pattern for pattern in value):
                 raise ConfigurationError(f"{name}: got {_shown(value)}, expected a list of names of layers")
             object.__setattr__(self, name, tuple(value))

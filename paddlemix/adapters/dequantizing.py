@@ -13,7 +13,6 @@ from ..quantization.plan import INT4, INT8, SIXTEEN_BIT, TILE, tile_dtypes, tile
 
 #: elements of a strip
 STRIP = 8 << 20
-_RESAMPLER = "transformer.visual.attn_pool.attn."
 
 
 class DequantizedWeights:
@@ -45,19 +44,19 @@ class DequantizedWeights:
         raise_listed(f"{checkpoint.path}: cannot be merged with", problems)
 
     def _holds(self, name: str) -> bool:
-        return name in self.gptq or all(f"{place}.qweight" in self.checkpoint for place in _places(name))
+        return name in self.gptq or all(f"{place}.qweight" in self.checkpoint for place in self._layers(name))
 
-    def _is_as_expected(self, name: str, theirs: str) -> bool:
-        is_float = self.checkpoint.dtype(theirs) in dtypes.FLOATING
-        return is_float and self.checkpoint.shape(theirs) == self._stored_shape(name)
+    def _layers(self, name: str) -> tuple[str, ...]:
+        """The quantized layers that hold a float parameter."""
+        return self.checkpoint.table.quantized_layers(name)
 
     def _stored_shape(self, name: str) -> tuple[int, ...]:
-        turned = layouts.is_transposed(name, self.checkpoint.layout, layouts.PADDLE)
+        turned = self.checkpoint.table.is_transposed(name, self.checkpoint.layout, layouts.PADDLE)
         return self.shapes[name][::-1] if turned else self.shapes[name]
 
     def _misshapen(self, name: str) -> list[str]:
         """What of a quantized weight or bias has not the shapes that the model asks for."""
-        shape, places = self.shapes[name], _places(name)
+        shape, places = self.shapes[name], self._layers(name)
         if name in self.gptq:
             came = self.gptq[name].in_features, self.gptq[name].out_features
             return [] if came == shape else [f"{name!r} has {came[0]} inputs and {came[1]} outputs, expected {shape}"]
@@ -91,7 +90,7 @@ class DequantizedWeights:
                 yield outputs, self.gptq[name].dequantized(outputs)
             return
         at = 0
-        places = _places(name)
+        places = self._layers(name)
         for place in places:
             width = self.shapes[name][-1] // len(places)
             if len(self.shapes[name]) == 1:
@@ -130,10 +129,3 @@ def _runs(in_features: int, out_features: int) -> Iterator[slice]:
     width = max(1, STRIP // in_features // TILE) * TILE
     for start in range(0, out_features, width):
         yield slice(start, min(start + width, out_features))
-
-
-def _places(name: str) -> list[str]:
-    """The quantized layers that hold a float parameter."""
-    if name in (f"{_RESAMPLER}in_proj_weight", f"{_RESAMPLER}in_proj_bias"):
-        return [f"{_RESAMPLER}in_proj.{third}" for third in range(3)]
-    return [name[: -len(".weight")] if name.endswith(".weight") else name]

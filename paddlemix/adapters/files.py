@@ -10,7 +10,6 @@ import numpy as np
 import paddle
 import paddle.nn as nn
 
-from ..checkpoint import layouts
 from ..checkpoint.readers.tensor import StoredTensor
 from ..checkpoint.target import Guard, check_target, require_free
 from ..errors import AdapterError
@@ -34,14 +33,14 @@ def load_adapter(model: nn.Layer, directory: str | os.PathLike[str], *, trainabl
         AdapterError: another base model, another geometry, or a kind of adapter that is not supported.
         CheckpointError: damaged or unsafe files.
     """
-    return attach_adapter(model, read_adapter(directory), trainable=trainable)
+    return attach_adapter(model, read_adapter(directory, model.weight_table), trainable=trainable)
 
 
 def attach_adapter(model: nn.Layer, adapter: Adapter, *, trainable: bool = False) -> list[str]:
     """As :func:`load_adapter`, with an adapter that was found already."""
     present = attached(model)
     base = present.base if present is not None else model_fingerprint(model)
-    require_fit(adapter, layouts.expected_shapes(model.config), base)
+    require_fit(adapter, model.weight_table.expected_shapes(model.config), base)
     layers, saved = list(adapter.tensors.pairs), whole_layers(adapter)
     if present is None:
         inject_exactly(model, adapter.config, layers, saved)
@@ -100,9 +99,11 @@ def _write(model: nn.Layer, directory: Path, base_name: str | None, guard: Guard
         layer: (_stored(parameters[f"{layer}.lora_A"]), _stored(parameters[f"{layer}.lora_B"]))
         for layer in state.layers
     }
-    tensors = peft.AdapterTensors(pairs, {name: _stored(values) for name, values in saved_parameters(model).items()})
-    linears = [name[: -len(".weight")] for name in layouts.expected_shapes(model.config) if name.endswith(".weight")]
-    targets = peft.peft_targets(state.config.targets, state.layers, filter(peft.is_linear, linears))
+    table = model.weight_table
+    whole = {name: _stored(values) for name, values in saved_parameters(model).items()}
+    tensors = peft.AdapterTensors(table, pairs, whole)
+    names = [name.removesuffix(".weight") for name in table.expected_shapes(model.config)]
+    targets = peft.peft_targets(state.config.targets or (), state.layers, filter(table.is_linear_layer, names))
     settings = peft.config_to_peft(state.config, targets, state.saved, base_name)
     write_adapter(directory, settings, tensors, state.base, guard=guard)
 

@@ -9,22 +9,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..checkpoint import dtypes
+from ..checkpoint.layouts import WeightTable
 from ..checkpoint.readers import Checkpoint
 
 if TYPE_CHECKING:
     import paddle.nn as nn
 
-_PREFIXES, _ENDS = ("transformer.h.", "transformer.ln_f."), (".ln_1.weight", ".ln_2.weight", ".ln_f.weight")
-
 
 def model_fingerprint(model: nn.Layer) -> str:
-    """sha256, in hexadecimal, of the weights of the decoder's norms, rounded to bfloat16."""
+    """sha256, in hexadecimal, of the weights in ``fingerprint`` of the model's table, rounded to bfloat16."""
     parameters = dict(model.named_parameters())
 
     def read(name: str) -> np.ndarray:
         return parameters[name].astype("float32").numpy()
 
-    return _digest(parameters, read)
+    return _digest(parameters, read, model.weight_table)
 
 
 def checkpoint_fingerprint(checkpoint: Checkpoint) -> str:
@@ -34,12 +33,13 @@ def checkpoint_fingerprint(checkpoint: Checkpoint) -> str:
     def read(name: str) -> np.ndarray:
         return dtypes.to_float32(checkpoint.read(names[name]), checkpoint.dtype(names[name]))
 
-    return _digest(names, read)
+    return _digest(names, read, checkpoint.table)
 
 
-def _digest(names: Iterable[str], read: Callable[[str], np.ndarray]) -> str:
+def _digest(names: Iterable[str], read: Callable[[str], np.ndarray], table: WeightTable) -> str:
     digest = hashlib.sha256()
-    for name in sorted(name for name in names if name.startswith(_PREFIXES) and name.endswith(_ENDS)):
+    found = {name: table.find_rule(name) for name in names}
+    for name in sorted(name for name, rule in found.items() if rule and rule[0].name in table.fingerprint):
         digest.update(name.encode())
         digest.update(dtypes.from_float32(read(name), "bfloat16").tobytes())
     return digest.hexdigest()

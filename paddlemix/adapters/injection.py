@@ -1,8 +1,8 @@
-"""Adapters into a model: which layers get one, which are trained whole, that nothing else is trained; and out again,
-added to the weights."""
+"""Adapters into a model: which layers get one, which are trained whole; and out again, added to the weights."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -17,7 +17,6 @@ from ..quantization.layers import QuantizedLinear, SixteenBitEmbedding
 from ..quantization.memory import available_memory
 from ..quantization.tiles import dequantized
 from ..utils import parameter_names as naming
-from . import peft
 from .config import LoRAConfig
 from .fingerprint import model_fingerprint
 from .lora import LoRALinear, linear_shape
@@ -69,9 +68,11 @@ def inject(model: nn.Layer, config: LoRAConfig, dtype: str | None = None) -> lis
         NotEnoughMemoryError: the adapter is larger than what is available.
     """
     _refuse_attached(model)
+    if config.targets is None:
+        config = dataclasses.replace(config, targets=model.adapter_targets)
     layers = select(adaptable_layers(model), config.targets, "lora_targets", "linear layer")
     saved = select(_trainable_layers(model), config.modules_to_save, "modules_to_save", "layer")
-    _require_memory(model, config, layers, dtype or activation_dtype(model), _TRAINED_COPIES)
+    _require_memory(model, config, layers, dtype or model.activation_dtype, _TRAINED_COPIES)
     return inject_exactly(model, config, layers, saved, dtype)
 
 
@@ -82,9 +83,9 @@ def inject_exactly(
     _refuse_attached(model)
     layers, saved = tuple(layers), tuple(saved)
     _refuse_overlap(layers, saved)
-    _require_memory(model, config, layers, dtype or activation_dtype(model))
+    _require_memory(model, config, layers, dtype or model.activation_dtype)
     found = Attached(config, layers, saved, model_fingerprint(model))
-    dtype = dtype or activation_dtype(model)
+    dtype = dtype or model.activation_dtype
     for parameter in model.parameters():
         parameter.stop_gradient = True
     tree = dict(model.named_sublayers())
@@ -99,7 +100,7 @@ def inject_exactly(
 
 
 def adaptable_layers(model: nn.Layer) -> dict[str, nn.Linear | QuantizedLinear]:
-    """The linear layers of Qwen-VL by name, the same in float and quantized models.
+    """The linear layers of the original by name, the same in float and quantized models.
 
     What is a bare parameter in the original (``visual.proj``, the resampler's packed projection) is none. The output
     projection of the resampler's attention is one; in PyTorch, where ``peft`` wraps it as well, its adapter has no
@@ -108,7 +109,7 @@ def adaptable_layers(model: nn.Layer) -> dict[str, nn.Linear | QuantizedLinear]:
     return {
         name: layer
         for name, layer in model.named_sublayers()
-        if isinstance(layer, (nn.Linear, QuantizedLinear)) and peft.is_linear(name)
+        if isinstance(layer, (nn.Linear, QuantizedLinear)) and model.weight_table.is_linear_layer(name)
     }
 
 
@@ -131,11 +132,6 @@ def select(known: Iterable[str], patterns: Iterable[str], field: str, what: str)
 def _refuse_attached(model: nn.Layer) -> None:
     if attached(model) is not None:
         raise AdapterError("model: has an adapter already; load the base model again, or merge the adapter first")
-
-
-def activation_dtype(model: nn.Layer) -> str:
-    """The dtype that a model computes in, also where its linear layers are quantized."""
-    return str(model.transformer.ln_f.weight.dtype).rpartition(".")[2]
 
 
 def replace(model: nn.Layer, name: str, layer: nn.Layer) -> None:
@@ -226,9 +222,9 @@ def _require_memory(model: nn.Layer, config: LoRAConfig, layers: Sequence[str], 
 def _train_whole(model: nn.Layer, tree: dict[str, nn.Layer], name: str) -> None:
     layer = tree[name]
     if isinstance(layer, (QuantizedLinear, SixteenBitEmbedding)):
-        if isinstance(layer, QuantizedLinear) and not peft.is_linear(name):
+        if isinstance(layer, QuantizedLinear) and not model.weight_table.is_linear_layer(name):
             raise AdapterError(f"modules_to_save: {name!r} is quantized and no layer of the float model; name another")
-        layer = float_layer(layer, activation_dtype(model))
+        layer = float_layer(layer, model.activation_dtype)
         replace(model, name, layer)
     elif any(isinstance(inner, (QuantizedLinear, SixteenBitEmbedding)) for inner in layer.sublayers()):
         raise AdapterError(
@@ -236,7 +232,7 @@ def _train_whole(model: nn.Layer, tree: dict[str, nn.Layer], name: str) -> None:
         )
     for parameter_name, parameter in layer.named_parameters():
         # a constant that checkpoints carry along
-        parameter.stop_gradient = f"{name}.{parameter_name}".endswith("attn_pool.pos_embed")
+        parameter.stop_gradient = model.weight_table.is_constant(f"{name}.{parameter_name}")
 
 
 def float_layer(layer: QuantizedLinear | SixteenBitEmbedding, dtype: str) -> nn.Layer:

@@ -15,6 +15,7 @@ from ..checkpoint.convert import Conversion, file_metadata, files_identity, json
 from ..checkpoint.readers import Checkpoint
 from ..checkpoint.readers.tensor import StoredTensor
 from ..checkpoint.target import check_target, require_free
+from ..models.registry import family_of
 from ..utils.files import CONFIG_FILE, GENERATION_CONFIG_FILE, read_json_object
 from ..utils.progress import Progress
 from .dequantizing import DequantizedWeights
@@ -55,14 +56,15 @@ def merge_adapter(
     if dtype is not None:
         dtypes.check_target(dtype)
     check_target(output, "output", {"the adapter": Path(adapter)})
-    read, directory = read_adapter(adapter), hub.resolve(base)
+    directory = hub.resolve(base)
+    read = read_adapter(adapter, family_of(directory).weights)
     target = check_target(output, "output", {"the base model": directory})
     checkpoint, config = open_base(directory)
-    shapes = layouts.expected_shapes(config)
+    shapes = checkpoint.table.expected_shapes(config)
     require_fit(read, shapes, checkpoint_fingerprint(checkpoint))
     quantized = DequantizedWeights(checkpoint, shapes)
     if quantized.names and dtype is None:
-        dtype = checkpoint.dtype(checkpoint.our_names()["transformer.wte.weight"])
+        dtype = checkpoint.dtype(checkpoint.our_names()[checkpoint.table.embedding])
     merging = _Merging(checkpoint, quantized, read, dtype)
     writer.write_checkpoint(
         target,
@@ -128,7 +130,7 @@ class _Merging:
     def _sum(self, name: str, layer: str, wanted: str) -> Iterator[np.ndarray]:
         """A float weight with its adapter, a few rows of inputs at a time."""
         theirs, (a, b) = self.names[name], self._pair(layer)
-        turned = layouts.is_transposed(name, self.checkpoint.layout, layouts.PADDLE)
+        turned = self.checkpoint.table.is_transposed(name, self.checkpoint.layout, layouts.PADDLE)
         stored, at = self.checkpoint.dtype(theirs), 0
         for piece in tiles.converted(self.checkpoint.read(theirs), turned, stored, "float32"):
             yield self._cast(name, piece + a[at : at + len(piece)] @ b, wanted)

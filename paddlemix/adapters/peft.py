@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..checkpoint import layouts
+from ..checkpoint.layouts import WeightTable
+from ..checkpoint.readers import raise_listed
 from ..checkpoint.readers.tensor import StoredTensor
 from ..errors import AdapterError, ConfigurationError
 from ..utils import parameter_names as naming
@@ -64,7 +66,7 @@ _REASONS: Mapping[str, str] = {
     "use_dora": "it scales the sums as well",
     "rank_pattern": "layers of different ranks are not read",
     "alpha_pattern": "layers of different scales are not read",
-    "fan_in_fan_out": "no layer of Qwen-VL is stored that way",
+    "fan_in_fan_out": "no layer is stored that way",
     "layer_replication": "it repeats layers of the base model",
     "trainable_token_indices": "single rows of an embedding are not read",
     "target_parameters": "adapters of parameters outside of layers are not read",
@@ -81,17 +83,15 @@ _PADDLENLP_PLAIN: Mapping[str, tuple[Any, ...]] = {"tensor_parallel_degree": (-1
 class AdapterTensors:
     """The tensors of an adapter, named and oriented as in our models, unread.
 
-    pairs: layer -> A ``[in, r]`` and B ``[r, out]``; whole: parameter -> its values.
+    Attributes:
+        table: the weights of the family that the adapter is for.
+        pairs: layer -> A ``[in, r]`` and B ``[r, out]``.
+        whole: parameter -> its values.
     """
 
+    table: WeightTable
     pairs: dict[str, tuple[StoredTensor, StoredTensor]]
     whole: dict[str, StoredTensor]
-
-
-def is_linear(name: str) -> bool:
-    """Whether the original has a linear layer of this name."""
-    found = layouts.find_rule(f"{name}.weight", layouts.PADDLE)
-    return found is not None and found[0].linear
 
 
 def config_from_peft(settings: Mapping[str, Any], where: str) -> LoRAConfig:
@@ -158,12 +158,12 @@ def tensors_to_peft(tensors: AdapterTensors) -> dict[str, tuple[StoredTensor, bo
         result[f"{PREFIX}{layer}.lora_A.weight"] = a, True
         result[f"{PREFIX}{layer}.lora_B.weight"] = b, True
     for name, values in tensors.whole.items():
-        result[PREFIX + name] = values, layouts.is_transposed(name, layouts.PADDLE, layouts.HF)
+        result[PREFIX + name] = values, tensors.table.is_transposed(name, layouts.PADDLE, layouts.HF)
     return result
 
 
-def tensors_from_peft(tensors: Mapping[str, StoredTensor], where: str) -> AdapterTensors:
-    """The tensors of ``adapter_model.*``. Raises AdapterError with all that are none of an adapter of Qwen-VL."""
+def tensors_from_peft(tensors: Mapping[str, StoredTensor], where: str, table: WeightTable) -> AdapterTensors:
+    """The tensors of ``adapter_model.*``. Raises AdapterError with all that are none of an adapter."""
     halves: dict[str, dict[str, StoredTensor]] = {}
     whole: dict[str, StoredTensor] = {}
     problems = []
@@ -173,29 +173,29 @@ def tensors_from_peft(tensors: Mapping[str, StoredTensor], where: str) -> Adapte
         parameter = _WRAPPED.sub("", name)
         if pair is not None:
             halves.setdefault(pair["layer"], {})[pair["part"]] = _transposed(tensor)
-        elif layouts.find_rule(parameter, layouts.HF) is not None:
-            turned = layouts.is_transposed(parameter, layouts.HF, layouts.PADDLE)
+        elif table.find_rule(parameter, layouts.HF) is not None:
+            turned = table.is_transposed(parameter, layouts.HF, layouts.PADDLE)
             whole[parameter] = _transposed(tensor) if turned else tensor
         else:
             problems.append(f"{quoted(theirs)} is not understood")
-    return AdapterTensors(_pairs(halves, problems, where), whole)
+    return AdapterTensors(table, _pairs(halves, problems, where), whole)
 
 
-def tensors_from_paddlenlp(tensors: Mapping[str, StoredTensor], where: str) -> AdapterTensors:
+def tensors_from_paddlenlp(tensors: Mapping[str, StoredTensor], where: str, table: WeightTable) -> AdapterTensors:
     """The tensors of ``lora_model_state.pdparams``. Raises AdapterError as :func:`tensors_from_peft`."""
     halves: dict[str, dict[str, StoredTensor]] = {}
     whole: dict[str, StoredTensor] = {}
     problems = []
     for theirs, tensor in tensors.items():
         pair = _PADDLENLP_PAIR.fullmatch(theirs)
-        parameter = layouts.our_name(f"{pair['layer']}.weight" if pair else theirs, layouts.PADDLEMIX)
+        parameter = table.our_name(f"{pair['layer']}.weight" if pair else theirs, layouts.PADDLEMIX)
         if parameter is None:
             problems.append(f"{quoted(theirs)} is not understood")
         elif pair is not None:
             halves.setdefault(parameter[: -len(".weight")], {})[pair["part"]] = tensor
         else:
             whole[parameter] = tensor
-    return AdapterTensors(_pairs(halves, problems, where), whole)
+    return AdapterTensors(table, _pairs(halves, problems, where), whole)
 
 
 def _pairs(
@@ -206,15 +206,8 @@ def _pairs(
             problems.append(f"{quoted(layer)} has lora_{min(parts)} without its other half")
         elif any(len(part.shape) != 2 for part in parts.values()) or parts["A"].shape[1] != parts["B"].shape[0]:
             problems.append(f"{quoted(layer)} has matrices of {list(parts['A'].shape)} and {list(parts['B'].shape)}")
-    raise_listed(where, problems)
+    raise_listed(where, problems, AdapterError)
     return {layer: (parts["A"], parts["B"]) for layer, parts in halves.items()}
-
-
-def raise_listed(what: str, problems: list[str], limit: int = 8) -> None:
-    """Raise one AdapterError that lists ``problems`` (the first ``limit``, and how many more); none: do nothing."""
-    if problems:
-        more = f"; and {len(problems) - limit} more" if len(problems) > limit else ""
-        raise AdapterError(f"{what}: " + "; ".join(problems[:limit]) + more)
 
 
 def _transposed(tensor: StoredTensor) -> StoredTensor:

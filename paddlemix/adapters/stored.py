@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from ..checkpoint import dtypes, hub, layouts, open_checkpoint, tiles
+from ..checkpoint import dtypes, hub, open_checkpoint, tiles
 from ..checkpoint.convert import check_tensors
+from ..checkpoint.layouts import WeightTable
 from ..checkpoint.loading import check_config
-from ..checkpoint.readers import Checkpoint
+from ..checkpoint.readers import Checkpoint, raise_listed
 from ..checkpoint.readers.pdparams import read_pdparams
 from ..checkpoint.readers.safetensors_file import read_safetensors
 from ..checkpoint.readers.tensor import StoredTensor
@@ -34,7 +35,7 @@ from ..checkpoint.target import (
 )
 from ..checkpoint.writer import TensorSource, write_safetensors
 from ..errors import AdapterError, CheckpointError
-from ..models.qwen_vl.config_schema import read_config
+from ..models.registry import DEFAULT_FAMILY, family_of
 from ..utils import parameter_names as naming
 from ..utils.display import quoted
 from ..utils.files import CONFIG_FILE, read_json_object, write_json
@@ -67,8 +68,12 @@ class Adapter:
 # ---------------------------------------------------------------------------------------------------- reading
 
 
-def read_adapter(directory: str | os.PathLike[str]) -> Adapter:
+def read_adapter(directory: str | os.PathLike[str], table: WeightTable) -> Adapter:
     """The adapter in a directory that ``peft``, PaddleNLP or :func:`save_adapter` wrote.
+
+    Args:
+        directory: with the settings and the weights.
+        table: the weights of the family that the adapter is for.
 
     Raises:
         AdapterError: there is none, or one of a kind that is not supported.
@@ -80,13 +85,13 @@ def read_adapter(directory: str | os.PathLike[str]) -> Adapter:
     if (folder / PADDLENLP_WEIGHTS_FILE).is_file() and not (folder / CONFIG).is_file():
         settings, base = _settings(folder / PADDLENLP_CONFIG), None
         config = peft.config_from_paddlenlp(settings, str(folder))
-        tensors = peft.tensors_from_paddlenlp(read_pdparams(folder / PADDLENLP_WEIGHTS_FILE), str(folder))
+        tensors = peft.tensors_from_paddlenlp(read_pdparams(folder / PADDLENLP_WEIGHTS_FILE), str(folder), table)
         targets = sorted(tensors.pairs)
     else:
         settings = _settings(folder / CONFIG)
         config = peft.config_from_peft(settings, str(folder))
         stored, base = _peft_tensors(folder)
-        tensors = peft.tensors_from_peft(stored, str(folder))
+        tensors = peft.tensors_from_peft(stored, str(folder), table)
         targets = list(config.targets) or sorted(tensors.pairs)
     problems = [
         f"{quoted(layer)} has rank {a.shape[1]}, the settings say {config.r}"
@@ -99,7 +104,7 @@ def read_adapter(directory: str | os.PathLike[str]) -> Adapter:
         for name, tensor in [*parts, *tensors.whole.items()]
         if tensor.dtype not in dtypes.FLOATING
     ]
-    peft.raise_listed(str(folder), problems)
+    raise_listed(str(folder), problems, AdapterError)
     return Adapter(folder, config, tensors, targets, base, _text(settings.get("base_model_name_or_path")))
 
 
@@ -124,12 +129,12 @@ def _text(value: Any) -> str | None:
 
 
 def require_fit(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]], base: str) -> None:
-    """Raise AdapterError unless the adapter is for a model with these weights (``layouts.expected_shapes``) and this
-    fingerprint."""
+    """Raise AdapterError unless the adapter is for a model with weights of these ``shapes`` (by name, as
+    ``WeightTable.expected_shapes`` has them) and the fingerprint ``base``."""
     problems = []
     for layer, (a, b) in adapter.tensors.pairs.items():
         shape, came = shapes.get(f"{layer}.weight"), (a.shape[0], b.shape[1])
-        if shape is None or not peft.is_linear(layer):
+        if shape is None or not adapter.tensors.table.is_linear_layer(layer):
             problems.append(f"{quoted(layer)} is no linear layer of the model")
         elif shape != came:
             problems.append(f"{quoted(layer)} is for {came[0]} inputs and {came[1]} outputs, the model's has {shape}")
@@ -137,7 +142,7 @@ def require_fit(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]], base: s
         if shapes.get(name) != values.shape:
             wanted = f"the model's has {shapes[name]}" if name in shapes else "the model has none"
             problems.append(f"{quoted(name)} has shape {values.shape}, {wanted}")
-    peft.raise_listed(f"{adapter.path}: does not fit the model", problems)
+    raise_listed(f"{adapter.path}: does not fit the model", problems, AdapterError)
     if adapter.base is not None and adapter.base != base:
         trained = f" ({adapter.base_name})" if adapter.base_name else ""
         raise AdapterError(
@@ -199,12 +204,14 @@ def convert_adapter(
     folder = check_target(target, sources={"the source": Path(source)})
     guard = partial(require_free, overwrite=overwrite)
     guard(folder)
-    adapter = read_adapter(source)
+    directory = None if base is None else hub.resolve(base)
+    family = DEFAULT_FAMILY if directory is None else family_of(directory)
+    adapter = read_adapter(source, family.weights)
     fingerprint, base_name = adapter.base, adapter.base_name
-    if base is not None:
-        checkpoint, config = open_base(hub.resolve(base))
+    if directory is not None:
+        checkpoint, config = open_base(directory)
         fingerprint, base_name = checkpoint_fingerprint(checkpoint), str(base)
-        require_fit(adapter, layouts.expected_shapes(config), fingerprint)
+        require_fit(adapter, checkpoint.table.expected_shapes(config), fingerprint)
     settings = peft.config_to_peft(adapter.config, adapter.targets, whole_layers(adapter), base_name)
     for name, (tensor, _) in peft.tensors_to_peft(adapter.tensors).items():
         read_values(adapter, name, tensor, dtype or tensor.dtype)
@@ -219,10 +226,11 @@ def open_base(directory: Path) -> tuple[Checkpoint, dict[str, Any]]:
         CheckpointError: files are missing or damaged, or the weights do not fit the configuration.
         ConfigurationError: a configuration that cannot work.
     """
-    config = read_config(directory)
+    family = family_of(directory)
+    config = family.read_config(directory)
     if config is None:
         raise CheckpointError(f"{directory}: {CONFIG_FILE} is missing; expected the directory of a model")
-    checkpoint = open_checkpoint(directory)
+    checkpoint = open_checkpoint(directory, family.weights)
     if checkpoint.packed or checkpoint.gptq_layers():
         check_config(checkpoint, config)
     else:

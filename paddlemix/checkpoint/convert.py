@@ -8,17 +8,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from ..errors import CheckpointError, ConfigurationError
-from ..models.qwen_vl.config_schema import read_config
-from ..models.qwen_vl.vocabulary import IMG_START, MAX_VOCABULARY_BYTES, SPECIAL_TOKENS, read_ranks
 from ..utils.display import quoted
 from ..utils.files import (
     CONFIG_FILE,
     GENERATION_CONFIG_FILE,
+    MAX_VOCABULARY_BYTES,
     PREPROCESSOR_CONFIG_FILE,
     TOKENIZER_CONFIG_FILE,
     VOCAB_FILE,
@@ -50,6 +49,20 @@ SIDE_FILES = (
 )
 
 
+class ModelFiles(Protocol):
+    """What a converter has to know of a family of models: a :class:`~paddlemix.models.registry.ModelFamily`."""
+
+    @property
+    def weights(self) -> layouts.WeightTable:
+        """Names, shapes and orientation of the weights."""
+
+    def read_config(self, directory: Path) -> Mapping[str, Any] | None:
+        """The checked fields of ``config.json``; None without a file."""
+
+    def check_vocabulary(self, path: Path, config: Mapping[str, Any] | None) -> None:
+        """Raise CheckpointError for a vocabulary that is damaged, or of another size than the model's."""
+
+
 @dataclass(frozen=True)
 class ConversionResult:
     """What :func:`convert_checkpoint` did.
@@ -74,6 +87,7 @@ def convert_checkpoint(
     target: str | os.PathLike[str],
     to: str = layouts.PADDLE,
     *,
+    family: ModelFiles,
     dtype: str | None = None,
     verify: bool = False,
     check_finite: bool = True,
@@ -101,18 +115,18 @@ def convert_checkpoint(
     if max_shard_bytes < 1:
         raise ConfigurationError(f"max_shard_bytes: got {max_shard_bytes}, expected a positive number")
     check_target(target)
-    checkpoint = open_checkpoint(source)
-    folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
+    checkpoint = open_checkpoint(source, family.weights)
+    folder = checkpoint.folder
     if checkpoint.packed or checkpoint.gptq_layers():
         raise CheckpointError(
             f"{checkpoint.path}: is quantized, and read as it is by every program; convert the unquantized weights"
         )
     target_folder = check_target(target, sources={"the source": Path(source)})
-    config = read_config(folder)
+    config = family.read_config(folder)
     check_tensors(checkpoint, config)
     copied = side_files(folder, {} if dtype is None else {"torch_dtype": dtype})
     if verify and VOCAB_FILE in copied:
-        _verify_vocabulary(folder / VOCAB_FILE, config)
+        family.check_vocabulary(folder / VOCAB_FILE, config)
 
     conversion = Conversion(checkpoint, to, dtype, check_finite)
     manifest = writer.write_checkpoint(
@@ -150,7 +164,7 @@ def file_metadata(layout: str) -> dict[str, str]:
 
 
 def verify_conversion(
-    source: Checkpoint | str | os.PathLike[str],
+    source: Checkpoint,
     target: str | os.PathLike[str],
     dtype: str | None = None,
     *,
@@ -159,14 +173,13 @@ def verify_conversion(
     """Compare every tensor of ``target`` with ``source`` bit by bit (after conversion to ``dtype``) and every file with
     its sha256 in the manifest. ``progress`` is called with (bytes compared, bytes in all). Raises CheckpointError with
     the list of differences."""
-    source = source if isinstance(source, Checkpoint) else open_checkpoint(source)
     target = Path(target)
     manifest = writer.read_manifest(target)
     if manifest is None:
         raise CheckpointError(f"{target}: has no {writer.MANIFEST}; convert again")
     counter = Counter(2 * manifest["total_size"], progress)
     problems = writer.damaged_files(target, manifest, counter.add)
-    result = open_checkpoint(target)
+    result = open_checkpoint(target, source.table)
     theirs, ours = source.our_names(), result.our_names()
     problems += [f"{name!r} is missing" for name in theirs if name not in ours]
     problems += [f"{name!r} was not in the source" for name in ours if name not in theirs]
@@ -189,7 +202,7 @@ def _equal(
     wanted = _target_dtype(source.dtype(theirs), dtype)
     if result.dtype(ours) != wanted:
         return False
-    transpose = layouts.is_transposed(name, source.layout, result.layout)
+    transpose = source.table.is_transposed(name, source.layout, result.layout)
     written = result.read(ours).reshape(-1).view(np.uint8)
     at = 0
     for piece in tiles.converted(source.read(theirs), transpose, source.dtype(theirs), wanted):
@@ -214,7 +227,7 @@ class Conversion:
 
     def source(self, ours: str, theirs: str) -> writer.TensorSource:
         """The tensor ``theirs`` of the checkpoint, to be written as our ``ours``."""
-        transpose = layouts.is_transposed(ours, self.checkpoint.layout, self.to)
+        transpose = self.checkpoint.table.is_transposed(ours, self.checkpoint.layout, self.to)
         shape = self.checkpoint.shape(theirs)
         wanted = _target_dtype(self.checkpoint.dtype(theirs), self.dtype)
         return writer.TensorSource(
@@ -248,7 +261,8 @@ def _target_dtype(stored: str, dtype: str | None) -> str:
 def check_tensors(checkpoint: Checkpoint, config: Mapping[str, Any] | None) -> None:
     """Look for unknown tensors of float weights, integers, tensors of other rank than the table says and, given a
     checked config, missing and misshapen ones. Raises CheckpointError that lists them."""
-    problems = [f"{quoted(name)} is not a weight of Qwen-VL" for name in checkpoint.unknown_names()]
+    table = checkpoint.table
+    problems = [f"{quoted(name)} is not a weight of {table.family}" for name in checkpoint.unknown_names()]
     names = checkpoint.our_names()
     problems += [
         f"{quoted(theirs)} holds {checkpoint.dtype(theirs)} values, expected floating-point ones"
@@ -257,13 +271,13 @@ def check_tensors(checkpoint: Checkpoint, config: Mapping[str, Any] | None) -> N
     ]
     if config is None:
         for ours, theirs in names.items():
-            rule, _ = layouts.find_rule(ours, layouts.PADDLE) or (None, "")
+            rule, _ = table.find_rule(ours) or (None, "")
             if rule is not None and len(rule.shape) != len(checkpoint.shape(theirs)):
                 problems.append(
                     f"{quoted(theirs)} has shape {checkpoint.shape(theirs)}, expected {len(rule.shape)} dimensions"
                 )
     else:
-        expected = layouts.expected_shapes(config, checkpoint.layout)
+        expected = table.expected_shapes(config, checkpoint.layout)
         for name, shape in expected.items():
             if name not in checkpoint:
                 problems.append(f"{name!r} is missing")
@@ -271,17 +285,6 @@ def check_tensors(checkpoint: Checkpoint, config: Mapping[str, Any] | None) -> N
                 problems.append(f"{name!r} has shape {checkpoint.shape(name)}, expected {shape}")
         problems += [f"{name!r} is not part of the configured model" for name in names.values() if name not in expected]
     raise_listed(f"{checkpoint.path}: does not fit config.json" if config else f"{checkpoint.path}", problems)
-
-
-def _verify_vocabulary(path: Path, config: Mapping[str, Any] | None) -> None:
-    """Raise CheckpointError for a vocabulary that is damaged, or of another size than the model's."""
-    ranks = len(read_ranks(path))
-    wanted = ranks if config is None else config["visual"]["image_start_id"] - SPECIAL_TOKENS.index(IMG_START)
-    if ranks != wanted:
-        raise CheckpointError(
-            f"vocabulary file {path} has {ranks} ranks, visual.image_start_id of {CONFIG_FILE} asks for {wanted}; the "
-            "file is cut short or another model's: copy or download it again"
-        )
 
 
 def files_identity(files: Iterable[Path]) -> list[list[Any]]:

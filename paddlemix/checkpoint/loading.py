@@ -16,13 +16,13 @@ from ..utils.display import quoted
 from ..utils.progress import Counter
 from . import dtypes, layouts, tiles, writer
 from .convert import file_metadata
-from .readers import Checkpoint, open_checkpoint, raise_listed
+from .readers import Checkpoint, raise_listed
 from .target import PROCESSOR_FILES, Guard, check_target, require_free
 
 
 def load_into(
     model: Any,
-    checkpoint: Checkpoint | str | os.PathLike[str],
+    checkpoint: Checkpoint,
     dtype: str | None = None,
     *,
     strict: bool = True,
@@ -44,7 +44,6 @@ def load_into(
     ``elsewhere``: names of ours for tensors that the caller takes care of, and ``problems``: what it found wrong with
     them, to be listed with the rest. ``counter`` is told how many bytes of the files have been read.
     """
-    checkpoint = checkpoint if isinstance(checkpoint, Checkpoint) else open_checkpoint(checkpoint)
     parameters = model.state_dict()
     found = checkpoint.our_names()
     missing = [name for name in parameters if name not in found]
@@ -54,12 +53,12 @@ def load_into(
         known = {*parameters, *elsewhere}
         problems += [f"{quoted(theirs)} is not in the model" for ours, theirs in found.items() if ours not in known]
         unknown = (name for name in checkpoint.unknown_names() if name not in known)
-        problems += [f"{quoted(name)} is not a weight of Qwen-VL" for name in unknown]
+        problems += [f"{quoted(name)} is not a weight of {checkpoint.table.family}" for name in unknown]
     for ours, parameter in parameters.items():
         if ours not in found:
             continue
         shape = checkpoint.shape(found[ours])
-        transpose = layouts.is_transposed(ours, checkpoint.layout, layouts.PADDLE)
+        transpose = checkpoint.table.is_transposed(ours, checkpoint.layout, layouts.PADDLE)
         if tuple(shape[::-1] if transpose else shape) != tuple(parameter.shape):
             wanted = list(parameter.shape)[::-1] if transpose else list(parameter.shape)
             problems.append(f"{quoted(found[ours])} has shape {list(shape)}, expected {wanted}")
@@ -89,14 +88,14 @@ def check_config(checkpoint: Checkpoint, config: Any) -> None:
     Raises CheckpointError that lists all missing and misshapen float weights, ConfigurationError for fields that are no
     sizes. The weights of quantized layers are compared when they are read.
     """
-    sizes, held = layouts.dimensions(config), layouts.layer_counts(checkpoint.names())
-    fields = {"layers": "num_hidden_layers", "vit_layers": "visual.layers"}
+    table = checkpoint.table
+    sizes, held = table.dimensions(config), table.layer_counts(checkpoint.names())
     problems = [
         f"{field} is {sizes[dimension]}, the weights are of {held[dimension]} layers"
-        for dimension, field in fields.items()
+        for dimension, field in table.layer_fields.items()
         if sizes[dimension] > held[dimension]
     ]
-    expected = {} if checkpoint.packed else layouts.expected_shapes(config, checkpoint.layout)
+    expected = {} if checkpoint.packed else table.expected_shapes(config, checkpoint.layout)
     problems += [
         f"{quoted(name)} has shape {list(checkpoint.shape(name))}, expected {list(shape)}"
         for name, shape in expected.items()
@@ -123,7 +122,7 @@ def _fill(
     """Fill one parameter; True if its values were to be checked and are not finite, or not in its type."""
     _allocate(parameter)
     stored, array = checkpoint.dtype(name), checkpoint.read(name)
-    transpose = layouts.is_transposed(ours, checkpoint.layout, layouts.PADDLE)
+    transpose = checkpoint.table.is_transposed(ours, checkpoint.layout, layouts.PADDLE)
     in_place = _has_memory(parameter)
     values = _memory(parameter, tag) if in_place else np.empty(parameter.shape, dtypes.STORAGE[tag])
     flat, done, damaged = values.reshape(-1), 0, False

@@ -9,10 +9,10 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ..adapters.config import DEFAULT_TARGETS
 from ..data.boxes import BOX_FORMATS, BoxOptions
 from ..errors import ConfigurationError
 from ..models.qwen_vl.image_processing import parse_color
+from ..models.registry import DEFAULT_FAMILY
 from ..utils.display import did_you_mean, quoted, readable_name
 from ..utils.files import read_json
 from ..zoo import DEFAULT_MODEL
@@ -103,7 +103,7 @@ class FinetuneConfig:
     lora_r: int = option(integer(), "rank of the adapters", default=64)
     lora_alpha: float = option(number(above=True), "adapters count alpha / r times", default=16.0)
     lora_dropout: float = option(number(0, 1, below=True), "dropout in front of the adapters", default=0.05)
-    lora_targets: tuple[str, ...] = option(NAMES, "layers that get an adapter", default=DEFAULT_TARGETS)
+    lora_targets: tuple[str, ...] = option(NAMES, "layers that get an adapter", default=DEFAULT_FAMILY.adapter_targets)
     modules_to_save: tuple[str, ...] = option(
         NAMES, "layers trained whole beside the adapters: wte, lm_head", default=()
     )

@@ -17,7 +17,7 @@ import paddle.distributed as dist
 from ..adapters.config import LoRAConfig
 from ..adapters.files import load_adapter, put_adapter
 from ..adapters.injection import inject
-from ..checkpoint import hub, load_into
+from ..checkpoint import hub, load_into, open_checkpoint
 from ..data.batching import BatchLayout, TrainingPlan
 from ..data.checks import CheckReport, check_files
 from ..data.collation import Collator
@@ -335,7 +335,7 @@ def restore(config: FinetuneConfig, model: QWenLMHeadModel, folder: Path) -> Non
         CheckpointError, AdapterError: it is of another model, or damaged.
     """
     if config.mode == FULL:
-        load_into(model, folder)
+        load_into(model, open_checkpoint(folder, model.weight_table))
     else:
         load_adapter(model, folder, trainable=True)
 
@@ -404,7 +404,7 @@ def make_trainer(
         eval_steps=config.eval_steps,
         eval_on_start=config.eval_on_start,
         sharding=config.sharding,
-        sharded_layers=list(model.transformer.h) if sharded else (),
+        sharded_layers=list(model.decoder_blocks[1]) if sharded else (),
     )
     remove_default_callbacks(trainer)
     return trainer

@@ -34,7 +34,7 @@ def plan_of(
             + (f"stored as {stored!r} has them" if stored else "not quantized")
             + "; the two files do not belong together"
         )
-    embedding = checkpoint.our_names().get("transformer.wte.weight")
+    embedding = checkpoint.our_names().get(checkpoint.table.embedding)
     is_half = embedding is not None and checkpoint.dtype(embedding) == "float16"
     exact = all(layer.fits_tiles() for layer in read_layers(checkpoint).values())
     plan = plan_for(

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..checkpoint import layouts, writer
 from ..checkpoint.convert import Conversion, file_metadata, json_bytes, side_files
+from ..checkpoint.layouts import WeightTable
 from ..checkpoint.readers import Checkpoint, open_checkpoint
 from ..checkpoint.readers.tensor import element_count
 from ..checkpoint.target import check_target, require_free
@@ -31,6 +32,7 @@ def save_gptq(
     rounded: Mapping[str, RoundedWeight],
     target: str | os.PathLike[str],
     *,
+    table: WeightTable,
     damping: float = DAMPING,
     max_shard_bytes: int = writer.DEFAULT_SHARD_BYTES,
     overwrite: bool = False,
@@ -50,7 +52,7 @@ def save_gptq(
             written.
     """
     shapes = {name: weight.q.shape for name, weight in rounded.items()}
-    checkpoint, folder = check_export(source, shapes, target, overwrite=overwrite), Path(target)
+    checkpoint, folder = check_export(source, shapes, target, table=table, overwrite=overwrite), Path(target)
     conversion = Conversion(checkpoint, layouts.HF, "float16", check_finite=True)
     settings = quantize_config(damping)
     changes = {
@@ -64,7 +66,7 @@ def save_gptq(
         folder,
         [*_tensors(checkpoint, rounded, conversion)],
         file_metadata(layouts.HF),
-        side_files={**side_files(_folder(checkpoint), changes), QUANTIZE_CONFIG_FILE: json_bytes(settings)},
+        side_files={**side_files(checkpoint.folder, changes), QUANTIZE_CONFIG_FILE: json_bytes(settings)},
         max_shard_bytes=max_shard_bytes,
         check=conversion.raise_problems,
         progress=progress,
@@ -78,6 +80,7 @@ def check_export(
     shapes: Mapping[str, Sequence[int]],
     target: str | os.PathLike[str],
     *,
+    table: WeightTable,
     overwrite: bool = False,
 ) -> Checkpoint:
     """Open ``source``, whose layers of ``shapes`` (name to ``[in, out]``) are to be written to ``target``.
@@ -87,7 +90,7 @@ def check_export(
     """
     folder = check_target(target, sources={"the source": Path(source)})
     require_free(folder, overwrite=overwrite)
-    checkpoint = open_checkpoint(source)
+    checkpoint = open_checkpoint(source, table)
     if checkpoint.packed or checkpoint.gptq_layers():
         raise CheckpointError(f"{checkpoint.path}: is quantized already; give the unquantized weights")
     for name, shape in shapes.items():
@@ -115,10 +118,6 @@ def _written_bytes(checkpoint: Checkpoint, shapes: Mapping[str, Sequence[int]]) 
             total += inputs * outputs // 2 + groups * outputs * 5 // 2 + 4 * inputs
             total += 0 if f"{layer}.bias" in names else 2 * outputs
     return total
-
-
-def _folder(checkpoint: Checkpoint) -> Path:
-    return checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
 
 
 def quantize_config(damping: float = DAMPING) -> dict[str, Any]:

@@ -21,8 +21,6 @@ import paddle.nn as nn
 from ..errors import ConfigurationError, NumericalError
 from .plan import GROUP
 
-#: the linear layers of a block in the order of the computation; those of one stage see the same input
-STAGES = (("attn.c_attn",), ("attn.c_proj",), ("mlp.w1", "mlp.w2"), ("mlp.c_proj",))
 DAMPING = 0.01
 # Shares of a group's largest magnitude that are tried as its range.
 _CLIPPING = np.arange(1.0, 0.59, -0.025, dtype=np.float32)
@@ -49,23 +47,24 @@ def calibrate(
     damping: float = DAMPING,
     progress: Callable[[str], Any] = lambda line: None,
 ) -> dict[str, RoundedWeight]:
-    """Round the linear layers of a float Qwen-VL's decoder blocks to 4 bits.
+    """Round the linear layers of a float model's decoder blocks to 4 bits.
 
     Args:
-        model: a ``QWenLMHeadModel`` in evaluation mode, not quantized. Its weights become the rounded ones.
+        model: in evaluation mode, not quantized, with ``decoder_blocks`` and ``gptq_stages`` as
+            ``QWenLMHeadModel`` has them. Its weights become the rounded ones.
         samples: what the model is called with (``input_ids`` ``[1, length]`` and ``images``), one conversation each.
             What reaches the blocks is held in memory for all of them.
         damping: added to the diagonal of H, as a share of its mean.
         progress: told one line for each block.
 
     Returns:
-        Layer name, such as ``transformer.h.0.attn.c_attn``, to its rounded weight.
+        Layer name to its rounded weight.
 
     Raises:
         ConfigurationError: no samples, or a model that is quantized already.
         NumericalError: activations that are not finite, or too few of them for this damping.
     """
-    blocks = model.transformer.h
+    path, blocks = model.decoder_blocks
     layer_shapes(model)
     rounded: dict[str, RoundedWeight] = {}
     with paddle.no_grad():
@@ -73,14 +72,14 @@ def calibrate(
         if not inputs:
             raise ConfigurationError("samples: got none, expected at least one conversation")
         for number, block in enumerate(blocks):
-            for stage in STAGES:
+            for stage in model.gptq_stages:
                 computations = [partial(block, *arguments) for arguments in inputs]
                 hessian = _hessian(block, stage[0], computations)
                 for name in stage:
-                    path = f"transformer.h.{number}.{name}"
+                    layer = f"{path}.{number}.{name}"
                     weight = attrgetter(name)(block).weight
-                    rounded[path] = round_weight(weight.astype("float32").numpy(), hessian, damping, path)
-                    weight.set_value(paddle.to_tensor(rounded[path].dequantized()).astype(weight.dtype))
+                    rounded[layer] = round_weight(weight.astype("float32").numpy(), hessian, damping, layer)
+                    weight.set_value(paddle.to_tensor(rounded[layer].dequantized()).astype(weight.dtype))
             inputs = [_following(arguments, block(*arguments)) for arguments in inputs]
             progress(f"block {number + 1} of {len(blocks)} is calibrated")
     return rounded
@@ -92,10 +91,11 @@ def layer_shapes(model: nn.Layer) -> dict[str, list[int]]:
     Raises:
         ConfigurationError: a model that is quantized already.
     """
+    path, blocks = model.decoder_blocks
     layers = {
-        f"transformer.h.{number}.{name}": attrgetter(name)(block)
-        for number, block in enumerate(model.transformer.h)
-        for stage in STAGES
+        f"{path}.{number}.{name}": attrgetter(name)(block)
+        for number, block in enumerate(blocks)
+        for stage in model.gptq_stages
         for name in stage
     }
     if not all(isinstance(layer, nn.Linear) for layer in layers.values()):

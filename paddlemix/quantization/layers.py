@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import paddle
 import paddle.nn as nn
 import paddle.nn.functional as F
 
-from ..models.qwen_vl.resampler import CrossAttention
-from ..models.qwen_vl.vision import VisionTransformer
+from ..checkpoint.layouts import WeightTable
 from ..ops.linear_w4 import linear_w4
 from ..ops.linear_w8 import linear_w8
 from ..ops.linear_w16 import linear_w16
@@ -85,16 +85,39 @@ class Place:
     columns: slice | None = None
 
 
-def replace_layers(model: nn.Layer, plan: QuantizationPlan, dtype: str) -> list[Place]:
+class HasLinearParameters(Protocol):
+    """A layer of a model with linear weights that are parameters of its own instead of layers within it."""
+
+    def quantize_parameters(self, format_of: Callable[[str], str]) -> list[Place]:
+        """Replace these parameters by :class:`QuantizedLinear` layers.
+
+        Args:
+            format_of: name of a parameter of this layer -> its format.
+
+        Returns:
+            The new layers, all names relative to this layer.
+        """
+
+
+def replace_layers(model: nn.Layer, plan: QuantizationPlan, dtype: str, table: WeightTable) -> list[Place]:
     """Put the layers that ``plan`` asks for in the place of a model's float ones, whose weights are dropped.
 
-    ``dtype`` is the model's. Returns the new layers, in the order of the model; all wait for their weights.
+    Layers with linear parameters of their own replace them themselves, see :class:`HasLinearParameters`.
+
+    Args:
+        model: in ``dtype``, with the weights of ``table``.
+        plan: the formats.
+        dtype: the model's.
+        table: the weights of the model's family.
+
+    Returns:
+        The new layers, in the order of the model; all wait for their weights.
     """
     places: list[Place] = []
     for parent, prefix in [*_layers(model)]:
         for name, child in [*parent.named_children()]:
             path = f"{prefix}{name}"
-            kind = plan.format_of(f"{path}.weight")
+            kind = plan.format_of(f"{path}.weight", table)
             if kind is None:
                 continue
             if isinstance(child, nn.Linear):
@@ -105,10 +128,8 @@ def replace_layers(model: nn.Layer, plan: QuantizationPlan, dtype: str) -> list[
                 continue
             setattr(parent, name, new)
             places.append(Place(new, path, f"{path}.weight", f"{path}.bias"))
-        if isinstance(parent, CrossAttention):
-            places += _replace_thirds(parent, prefix, plan)
-        elif isinstance(parent, VisionTransformer):
-            places.append(_replace_projection(parent, prefix, plan))
+        if hasattr(parent, "quantize_parameters"):
+            places += _replace_parameters(parent, prefix, plan, table)
     return places
 
 
@@ -118,19 +139,16 @@ def _layers(model: nn.Layer) -> Iterator[tuple[nn.Layer, str]]:
         yield layer, f"{path}."
 
 
-def _replace_thirds(parent: CrossAttention, prefix: str, plan: QuantizationPlan) -> list[Place]:
-    weight, bias = f"{prefix}in_proj_weight", f"{prefix}in_proj_bias"
-    width = parent.in_proj_weight.shape[0]
-    del parent.in_proj_weight, parent.in_proj_bias
-    parent.in_proj = nn.LayerList([QuantizedLinear(width, width, plan.format_of(weight)) for _ in range(3)])
+def _replace_parameters(
+    layer: HasLinearParameters, prefix: str, plan: QuantizationPlan, table: WeightTable
+) -> list[Place]:
+    def format_of(name: str) -> str:
+        kind = plan.format_of(f"{prefix}{name}", table)
+        if kind is None:
+            raise KeyError(f"{prefix}{name}: is no linear weight of {table.family}")
+        return kind
+
     return [
-        Place(layer, f"{prefix}in_proj.{i}", weight, bias, slice(i * width, (i + 1) * width))
-        for i, layer in enumerate(parent.in_proj)
+        replace(place, path=prefix + place.path, weight=prefix + place.weight, bias=prefix + place.bias)
+        for place in layer.quantize_parameters(format_of)
     ]
-
-
-def _replace_projection(parent: VisionTransformer, prefix: str, plan: QuantizationPlan) -> Place:
-    shape, path = parent.proj.shape, f"{prefix}proj"
-    del parent.proj
-    parent.proj = QuantizedLinear(*shape, plan.format_of(path))
-    return Place(parent.proj, path, path, f"{path}.bias")

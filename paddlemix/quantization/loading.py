@@ -9,6 +9,7 @@ import paddle
 import paddle.nn as nn
 
 from ..checkpoint import dtypes, layouts, load_into
+from ..checkpoint.layouts import WeightTable
 from ..checkpoint.readers import Checkpoint, raise_listed
 from ..errors import ConfigurationError
 from ..utils.display import quoted
@@ -41,7 +42,7 @@ def load_quantized(
         raise ConfigurationError(
             f"{_VIEWS}: is switched off, and quantized weights are views of integers; unset the environment variable"
         )
-    places = replace_layers(model, plan, dtype)
+    places = replace_layers(model, plan, dtype, checkpoint.table)
     if checkpoint.packed:
         names = {f"{place.path}.{part}" for place in places for part in ("qweight", "scales", "bias", "weight")}
         load_into(
@@ -83,14 +84,14 @@ def _packed_problems(places: list[Place], checkpoint: Checkpoint) -> list[str]:
             wanted = [place.layer.out_features]
             if list(checkpoint.shape(bias)) != wanted:
                 problems.append(f"{bias!r} has shape {list(checkpoint.shape(bias))}, expected {wanted}")
-        elif needs_bias(place):
+        elif needs_bias(place, checkpoint.table):
             problems.append(f"{bias!r} is missing")
     return problems
 
 
-def needs_bias(place: Place) -> bool:
+def needs_bias(place: Place, table: WeightTable) -> bool:
     """Whether the layer has a bias in the float model. (GPTQ's layers have more.)"""
-    found = layouts.find_rule(place.bias, layouts.PADDLE)
+    found = table.find_rule(place.bias)
     return found is not None and not found[0].optional_bias
 
 
@@ -158,7 +159,7 @@ class _FloatSource:
                 if self.checkpoint.shape(name) != wanted:
                     came = list(self.checkpoint.shape(name))
                     found.append(f"{quoted(name)} has shape {came}, expected {list(wanted)}")
-            if needs_bias(place) or place.bias in self.names:
+            if needs_bias(place, self.checkpoint.table) or place.bias in self.names:
                 found += self._bias_problems(place, shape[1])
         return list(dict.fromkeys(found))
 
@@ -227,7 +228,7 @@ class _FloatSource:
                 self.damaged.append(problem)
 
     def _transposed(self, weight: str) -> bool:
-        return layouts.is_transposed(weight, self.checkpoint.layout, layouts.PADDLE)
+        return self.checkpoint.table.is_transposed(weight, self.checkpoint.layout, layouts.PADDLE)
 
 
 def _transpose(rows: np.ndarray) -> np.ndarray:

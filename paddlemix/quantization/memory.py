@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoint import dtypes
+from ..checkpoint.layouts import WeightTable
 from ..errors import NotEnoughMemoryError
 from .plan import QUANTIZATIONS, QuantizationPlan, plan_for, weight_bytes
 
 
 def check_memory(
+    table: WeightTable,
     config: Any,
     dtype: str,
     available: int | None = None,
@@ -23,12 +25,12 @@ def check_memory(
     ``dtype``, or, those that it names, in the formats of ``plan``. ``available`` is in bytes; without it, the machine's
     available memory and the limit of the control group, if there is one, count. ``stored_quantized``: the files hold
     the formats of ``plan``, and cannot be quantized again."""
-    needed = weight_bytes(config, dtypes.check_target(dtype), plan)
+    needed = weight_bytes(table, config, dtypes.check_target(dtype), plan)
     if available is None:
         available = available_memory()
     if available is None or needed <= available:
         return
-    smaller = {name: weight_bytes(config, dtype, plan_for(None, name, None)) for name in QUANTIZATIONS}
+    smaller = {name: weight_bytes(table, config, dtype, plan_for(None, name, None)) for name in QUANTIZATIONS}
     fitting = [f"{name!r} ({size / 1e9:.1f} GB)" for name, size in smaller.items() if size <= available]
     advice = f"quantization= {' or '.join(fitting)} would fit" if fitting else "use a larger machine"
     if fitting and stored_quantized:

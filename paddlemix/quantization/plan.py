@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..checkpoint import dtypes, layouts
+from ..checkpoint import dtypes
+from ..checkpoint.layouts import WeightTable
 from ..errors import ConfigurationError
 from ..utils.schema import shown
 
@@ -41,16 +42,15 @@ class QuantizationPlan:
     visual: str
     embeddings: str
 
-    def format_of(self, name: str) -> str | None:
-        """The format of the weight that is called ``name`` in our layout; None: it keeps the model's dtype."""
-        if name == "transformer.wte.weight":
-            return self.embeddings
-        found = layouts.find_rule(name, layouts.PADDLE)
-        if found is None or not (found[0].linear or name == layouts.IMAGE_PROJECTION):
-            return None
-        if name.startswith("transformer.visual."):
-            return self.visual
-        return self.head if name.startswith("lm_head.") else self.blocks
+    def format_of(self, name: str, table: WeightTable) -> str | None:
+        """The format of a weight; None: it keeps the model's dtype.
+
+        Args:
+            name: of the weight in our layout.
+            table: the weights of the model's family.
+        """
+        found = table.find_rule(name)
+        return None if found is None or found[0].part is None else getattr(self, found[0].part)
 
     def to_config(self) -> dict[str, Any]:
         """The ``quantization_config`` of a checkpoint whose weights are in these formats."""
@@ -200,14 +200,21 @@ def tile_dtypes(kind: str) -> tuple[str, str | None]:
     return {INT4: ("uint8", "float16"), INT8: ("uint8", "float32")}.get(kind, (kind, None))
 
 
-def weight_bytes(config: Any, dtype: str, plan: QuantizationPlan | None = None) -> int:
-    """Bytes of all weights of a model with ``config`` in memory, those that ``plan`` leaves alone in ``dtype``."""
+def weight_bytes(table: WeightTable, config: Any, dtype: str, plan: QuantizationPlan | None = None) -> int:
+    """Bytes of all weights of a model in memory.
+
+    Args:
+        table: the weights of the model's family.
+        config: the model's configuration.
+        dtype: of the weights that ``plan`` leaves alone.
+        plan: the formats of the others; None: nothing is quantized.
+    """
     total = 0
-    for name, shape in layouts.expected_shapes(config).items():
-        kind = plan.format_of(name) if plan is not None else None
+    for name, shape in table.expected_shapes(config).items():
+        kind = plan.format_of(name, table) if plan is not None else None
         if kind is None:
             total += _bytes(shape, dtype)
-        elif name == "transformer.wte.weight":
+        elif name == table.embedding:
             total += _bytes(shape, kind)
         else:
             for array, element in zip(tile_shapes(kind, *shape), tile_dtypes(kind)):

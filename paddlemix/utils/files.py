@@ -29,6 +29,7 @@ GENERATION_CONFIG_FILE = "generation_config.json"
 PREPROCESSOR_CONFIG_FILE = "preprocessor_config.json"
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 VOCAB_FILE = "qwen.tiktoken"
+MAX_VOCABULARY_BYTES = 16 << 20  # the published file has 2.5 MB
 QUANTIZE_CONFIG_FILE = "quantize_config.json"  # of AutoGPTQ
 RUN_FILE = "finetune.json"  # of a training of one's own
 _ASIDE = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.tmp")

@@ -28,15 +28,14 @@ def tiny_model() -> Any:
     """A model of this geometry with these weights, in evaluation mode."""
     import paddle
 
-    from paddlemix.checkpoint import layouts
     from paddlemix.models.qwen_vl.configuration import QWenVLConfig
     from paddlemix.models.qwen_vl.modeling import QWenLMHeadModel
 
     model = QWenLMHeadModel(QWenVLConfig(**GEOMETRY))
-    shapes = layouts.expected_shapes(model.config, layouts.HF)
+    shapes = model.weight_table.expected_shapes(model.config, "hf")
     for name, parameter in model.named_parameters():
         weight = torch_weight(name, shapes[name])
-        is_turned = layouts.is_transposed(name, layouts.HF, layouts.PADDLE)
+        is_turned = model.weight_table.is_transposed(name, "hf", "paddle")
         parameter.set_value(paddle.to_tensor(np.ascontiguousarray(weight.T if is_turned else weight)))
     model.eval()
     return model

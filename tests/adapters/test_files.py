@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,16 @@ from paddlenlp.peft.lora.lora_layers import LoRALinear as PaddleNLPLinear
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from paddlemix.adapters import LoRAConfig, convert_adapter, inject, load_adapter, merge, save_adapter
+from paddlemix.adapters import LoRAConfig, convert_adapter, inject, load_adapter, merge, save_adapter, stored
 from paddlemix.adapters.injection import attached
-from paddlemix.adapters.stored import read_adapter
 from paddlemix.checkpoint import layouts
 from paddlemix.errors import AdapterError, CheckpointError, TargetError
 from paddlemix.models.qwen_vl.modeling import QWenLMHeadModel
+from paddlemix.models.qwen_vl.weights import ADAPTER_TARGETS, WEIGHTS
 from tests.adapters.building import disturb, image_ids, images, tiny_model
+from tests.checkpoint.building import name_in
+
+read_adapter = partial(stored.read_adapter, table=WEIGHTS)
 
 PEFT = Path(__file__).resolve().parents[1] / "fixtures" / "peft_adapter"
 
@@ -115,7 +119,8 @@ def test_a_loaded_adapter_can_be_trained_further_with_its_settings(tmp_path):
     load_adapter(other, tmp_path, trainable=True)
     names = [{n for n, p in model.named_parameters() if not p.stop_gradient} for model in (one, other)]
     assert names[0] == names[1]
-    assert attached(other).config == LoRAConfig(r=2, dropout=0.25, modules_to_save=("transformer.wte",))
+    expected = LoRAConfig(r=2, dropout=0.25, targets=ADAPTER_TARGETS, modules_to_save=("transformer.wte",))
+    assert attached(other).config == expected
     assert other.transformer.h[0].attn.c_attn.dropout == 0.25
 
 
@@ -322,7 +327,7 @@ def paddlenlp_adapter(folder: Path) -> dict[str, PaddleNLPLinear]:
             adapted.bias.set_value(layer.bias if layer.bias is not None else paddle.zeros_like(adapted.bias))
             adapted.lora_B.set_value(paddle.randn(adapted.lora_B.shape))
             layers[path] = adapted
-            theirs = layouts.name_in(layouts.PADDLEMIX, f"{path}.weight")[: -len(".weight")]
+            theirs = name_in(layouts.PADDLEMIX, f"{path}.weight")[: -len(".weight")]
             state.update({f"{theirs}.lora_A": adapted.lora_A, f"{theirs}.lora_B": adapted.lora_B})
     state["transformer.llm.wte.weight"] = model.transformer.wte.weight + 1
     folder.mkdir()

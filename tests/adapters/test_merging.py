@@ -11,12 +11,13 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from paddlemix.adapters import LoRAConfig, LoRALinear, inject, load_adapter, merge, save_adapter
-from paddlemix.checkpoint import convert_checkpoint, open_checkpoint, writer
+from paddlemix.checkpoint import writer
 from paddlemix.errors import AdapterError, CheckpointError
 from paddlemix.finetune import merge_adapter
 from paddlemix.models.qwen_vl.modeling import QWenLMHeadModel
 from paddlemix.models.qwen_vl.processing import QwenVLProcessor
 from tests.adapters.building import disturb, image_ids, images, tiny_model
+from tests.checkpoint.building import convert_checkpoint, open_checkpoint
 from tests.checkpoint.killing import KilledError, killing
 from tests.quantization.building import write_gptq_model
 from tests.tiny_model import write_tiny_model

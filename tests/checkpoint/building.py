@@ -8,12 +8,16 @@ import pickle
 import struct
 import zipfile
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from paddlemix import checkpoint
 from paddlemix.checkpoint import layouts
+from paddlemix.models.qwen_vl.weights import WEIGHTS
+from paddlemix.models.registry import DEFAULT_FAMILY
 
 #: the smallest configuration that has every kind of weight, and no two dimensions alike
 CONFIG = {
@@ -37,13 +41,28 @@ CONFIG = {
         "image_start_id": 8,
     },
 }
+open_checkpoint = partial(checkpoint.open_checkpoint, table=WEIGHTS)
+convert_checkpoint = partial(checkpoint.convert_checkpoint, family=DEFAULT_FAMILY)
 _CODES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "int32": "I32"}
+
+
+def name_in(layout: str, ours: str) -> str:
+    """What a checkpoint of ``layout`` calls a parameter of ours."""
+    found = WEIGHTS.find_rule(ours)
+    assert found is not None, ours
+    rule, number = found
+    return (rule.paddlemix if layout == layouts.PADDLEMIX else rule.name).replace("{n}", number)
+
+
+def load_into(model: Any, path: Path, *arguments: Any, **options: Any) -> list[str]:
+    """Fill a model from a checkpoint's folder or file."""
+    return checkpoint.load_into(model, open_checkpoint(path), *arguments, **options)
 
 
 def random_weights(layout: str, seed: int = 0, config: Mapping[str, Any] = CONFIG) -> dict[str, np.ndarray]:
     """Weights of a model with ``config`` under the names and shapes of ``layout``, as float32."""
     rng = np.random.default_rng(seed)
-    shapes = layouts.expected_shapes(config, layout)
+    shapes = WEIGHTS.expected_shapes(config, layout)
     return {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
 
 

@@ -28,7 +28,7 @@ def main() -> None:
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        from paddlemix.checkpoint import convert_checkpoint
+        from tests.checkpoint.building import convert_checkpoint
 
         convert_checkpoint(sys.argv[1], sys.argv[2], sys.argv[3])
     finally:

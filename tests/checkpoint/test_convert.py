@@ -14,11 +14,19 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from paddlemix.checkpoint import convert_checkpoint, dtypes, layouts, open_checkpoint
+from paddlemix.checkpoint import dtypes, layouts
 from paddlemix.checkpoint.convert import verify_conversion
 from paddlemix.errors import CheckpointError, ConfigurationError
+from paddlemix.models.qwen_vl.weights import WEIGHTS
 from paddlemix.zoo import DEFAULT_MODEL_DIR
-from tests.checkpoint.building import CONFIG, random_weights, write_model, write_safetensors
+from tests.checkpoint.building import (
+    CONFIG,
+    convert_checkpoint,
+    open_checkpoint,
+    random_weights,
+    write_model,
+    write_safetensors,
+)
 
 HEAD = "lm_head.weight"
 SQUARE = "transformer.h.1.attn.c_proj.weight"
@@ -80,7 +88,7 @@ def test_paddlemix_weights_are_converted_either_way(tmp_path: Path, to: str) -> 
     weights = random_weights(layouts.PADDLEMIX)
     convert_checkpoint(write_model(tmp_path / "in", layouts.PADDLEMIX, weights), tmp_path / "out", to, verify=True)
     converted = tensors(tmp_path / "out")
-    assert set(converted) == set(layouts.expected_shapes(CONFIG, to))
+    assert set(converted) == set(WEIGHTS.expected_shapes(CONFIG, to))
     square = weights["transformer.llm.h.1.attn.c_proj.weight"]
     np.testing.assert_array_equal(converted[SQUARE], square.T if to == "hf" else square)
     np.testing.assert_array_equal(converted["transformer.visual.proj"], weights["visual.proj"])
@@ -183,7 +191,7 @@ def test_verification_finds_a_changed_value(tmp_path: Path) -> None:
     with pytest.raises(
         CheckpointError, match="model.safetensors is not the file.*c_proj.weight' differs from the source"
     ):
-        verify_conversion(source, tmp_path / "out")
+        verify_conversion(open_checkpoint(source), tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -277,6 +285,7 @@ def test_impossible_options_are_named(tmp_path: Path, options: dict) -> None:
 KILLED = """
 import sys, time
 from paddlemix.checkpoint import convert, writer
+from paddlemix.models.registry import DEFAULT_FAMILY
 write = writer.write_safetensors
 def slowly(path, *arguments):
     if "00004" in path.name:
@@ -285,7 +294,7 @@ def slowly(path, *arguments):
         time.sleep(60)
     return write(path, *arguments)
 writer.write_safetensors = slowly
-convert.convert_checkpoint(sys.argv[1], sys.argv[2], max_shard_bytes=1_000_000)
+convert.convert_checkpoint(sys.argv[1], sys.argv[2], family=DEFAULT_FAMILY, max_shard_bytes=1_000_000)
 """
 
 

@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from paddlemix.checkpoint import layouts, open_checkpoint
+from paddlemix.checkpoint import layouts
+from paddlemix.models.qwen_vl.weights import WEIGHTS
+from tests.checkpoint.building import open_checkpoint
 
 #: the real embedding and head, [151936, 4096], one real attention and resampler; everything else tiny
 CONFIG = {
@@ -43,7 +45,7 @@ def large_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("less than 6 GB of disk are free; the conversion of the real embedding and head was not tested")
     (folder / "config.json").write_text(json.dumps(CONFIG))
     header, at = {}, 0
-    for name, shape in layouts.expected_shapes(CONFIG, layouts.HF).items():
+    for name, shape in WEIGHTS.expected_shapes(CONFIG, layouts.HF).items():
         size = 2 * int(np.prod(shape))
         header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [at, at + size]}
         at += size

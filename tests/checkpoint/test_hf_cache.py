@@ -8,9 +8,10 @@ from typing import Any
 import huggingface_hub
 import pytest
 
-from paddlemix.checkpoint import convert_checkpoint, hf_cache, resolve
+from paddlemix.checkpoint import hf_cache, resolve
 from paddlemix.errors import CheckpointError, ConfigurationError, ModelNotFoundError
 from paddlemix.inference import answer_all, load_model
+from tests.checkpoint.building import convert_checkpoint
 from tests.checkpoint.store_server import Store
 from tests.checkpoint.test_hub import FETCHED, FILES, names
 from tests.tiny_model import ANSWER

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from math import prod
+
 import pytest
 
 from paddlemix.checkpoint import layouts
 from paddlemix.errors import CheckpointError, ConfigurationError
-from tests.checkpoint.building import CONFIG
+from paddlemix.models.qwen_vl.weights import WEIGHTS
+from tests.checkpoint.building import CONFIG, name_in
 
 PUBLISHED = {
     "hidden_size": 4096,
@@ -19,8 +22,8 @@ PUBLISHED = {
 
 
 def test_published_model_has_853_tensors_and_9_656_935_168_weights() -> None:
-    assert len(layouts.expected_shapes(PUBLISHED)) == 853
-    assert layouts.parameter_count(PUBLISHED) == 9_656_935_168
+    assert len(WEIGHTS.expected_shapes(PUBLISHED)) == 853
+    assert sum(map(prod, WEIGHTS.expected_shapes(PUBLISHED).values())) == 9_656_935_168
 
 
 @pytest.mark.parametrize(
@@ -42,7 +45,7 @@ def test_published_model_has_853_tensors_and_9_656_935_168_weights() -> None:
     ],
 )
 def test_shapes_of_the_published_pytorch_weights(name: str, shape: tuple[int, ...]) -> None:
-    assert layouts.expected_shapes(PUBLISHED, layouts.HF)[name] == shape
+    assert WEIGHTS.expected_shapes(PUBLISHED, layouts.HF)[name] == shape
 
 
 @pytest.mark.parametrize(
@@ -63,16 +66,16 @@ def test_shapes_of_the_published_pytorch_weights(name: str, shape: tuple[int, ..
     ],
 )
 def test_names_in_paddlemix(original: str, paddlemix: str) -> None:
-    assert layouts.name_in(layouts.PADDLEMIX, original) == paddlemix
-    assert layouts.our_name(paddlemix, layouts.PADDLEMIX) == original
+    assert name_in(layouts.PADDLEMIX, original) == paddlemix
+    assert WEIGHTS.our_name(paddlemix, layouts.PADDLEMIX) == original
 
 
 @pytest.mark.parametrize("layout", layouts.LAYOUTS)
 def test_names_translate_both_ways_without_loss(layout: str) -> None:
-    theirs = list(layouts.expected_shapes(CONFIG, layout))
-    ours = [layouts.our_name(name, layout) for name in theirs]
-    assert ours == list(layouts.expected_shapes(CONFIG))
-    assert [layouts.name_in(layout, name) for name in ours] == theirs
+    theirs = list(WEIGHTS.expected_shapes(CONFIG, layout))
+    ours = [WEIGHTS.our_name(name, layout) for name in theirs]
+    assert ours == list(WEIGHTS.expected_shapes(CONFIG))
+    assert [name_in(layout, name) for name in ours] == theirs
 
 
 @pytest.mark.parametrize(
@@ -92,67 +95,67 @@ def test_names_translate_both_ways_without_loss(layout: str) -> None:
     ],
 )
 def test_linear_weights_and_only_they_are_transposed(name: str, transposed: bool) -> None:
-    assert layouts.is_transposed(name, layouts.HF, layouts.PADDLE) is transposed
-    assert layouts.is_transposed(name, layouts.PADDLE, layouts.HF) is transposed
-    assert layouts.is_transposed(name, layouts.PADDLEMIX, layouts.HF) is transposed
-    assert layouts.is_transposed(name, layouts.PADDLEMIX, layouts.PADDLE) is False
+    assert WEIGHTS.is_transposed(name, layouts.HF, layouts.PADDLE) is transposed
+    assert WEIGHTS.is_transposed(name, layouts.PADDLE, layouts.HF) is transposed
+    assert WEIGHTS.is_transposed(name, layouts.PADDLEMIX, layouts.HF) is transposed
+    assert WEIGHTS.is_transposed(name, layouts.PADDLEMIX, layouts.PADDLE) is False
 
 
 @pytest.mark.parametrize("layout", layouts.LAYOUTS)
 def test_layout_is_recognized_from_names_and_c_attn(layout: str) -> None:
-    assert layouts.recognize(layouts.expected_shapes(CONFIG, layout)) == layout
+    assert WEIGHTS.recognize(WEIGHTS.expected_shapes(CONFIG, layout)) == layout
 
 
 def test_marker_decides_where_no_shape_does() -> None:
     shapes = {"transformer.h.0.attn.c_proj.weight": (8, 8)}
-    assert layouts.recognize(shapes, layouts.PADDLE) == layouts.PADDLE
+    assert WEIGHTS.recognize(shapes, layouts.PADDLE) == layouts.PADDLE
     with pytest.raises(CheckpointError, match="cannot tell"):
-        layouts.recognize(shapes)
+        WEIGHTS.recognize(shapes)
 
 
 def test_marker_that_contradicts_the_shapes_is_an_error() -> None:
     with pytest.raises(CheckpointError, match="metadata says layout 'paddle'"):
-        layouts.recognize(layouts.expected_shapes(CONFIG, layouts.HF), layouts.PADDLE)
+        WEIGHTS.recognize(WEIGHTS.expected_shapes(CONFIG, layouts.HF), layouts.PADDLE)
 
 
 def test_unknown_marker_is_an_error() -> None:
     with pytest.raises(CheckpointError, match="'sideways' is unknown"):
-        layouts.recognize(layouts.expected_shapes(CONFIG), "sideways")
+        WEIGHTS.recognize(WEIGHTS.expected_shapes(CONFIG), "sideways")
 
 
 def test_square_weights_alone_are_never_guessed() -> None:
     shapes = {"transformer.h.0.attn.c_attn.weight": (8, 8), "transformer.h.0.attn.c_attn.bias": (8,)}
     with pytest.raises(CheckpointError, match="cannot tell"):
-        layouts.recognize(shapes)
+        WEIGHTS.recognize(shapes)
 
 
 def test_gptq_is_a_matter_of_torchs_layout() -> None:
     shapes = {"transformer.wte.weight": (11, 8), "transformer.h.0.attn.c_attn.qweight": (1, 24)}
-    assert layouts.recognize(shapes) == layouts.HF
+    assert WEIGHTS.recognize(shapes) == layouts.HF
 
 
 def test_parts_of_a_gptq_layer_are_known_by_their_weight() -> None:
     for part in layouts.GPTQ_PARTS:
-        assert layouts.gptq_weight(f"transformer.h.1.mlp.w2.{part}") == "transformer.h.1.mlp.w2.weight"
+        assert WEIGHTS.gptq_weight(f"transformer.h.1.mlp.w2.{part}") == "transformer.h.1.mlp.w2.weight"
     for name in ("transformer.h.1.mlp.w2.weight", "transformer.h.1.mlp.w3.qweight", "qweight"):
-        assert layouts.gptq_weight(name) is None
+        assert WEIGHTS.gptq_weight(name) is None
 
 
 def test_other_models_and_mixtures_are_refused() -> None:
     with pytest.raises(CheckpointError, match="not a Qwen-VL checkpoint: no weight"):
-        layouts.recognize({"model.layers.0.self_attn.q_proj.weight": (8, 8)})
+        WEIGHTS.recognize({"model.layers.0.self_attn.q_proj.weight": (8, 8)})
     with pytest.raises(CheckpointError, match="names of two layouts are mixed"):
-        layouts.recognize({"transformer.wte.weight": (11, 8), "visual.vit.conv1.weight": (6, 3, 2, 2)})
+        WEIGHTS.recognize({"transformer.wte.weight": (11, 8), "visual.vit.conv1.weight": (6, 3, 2, 2)})
 
 
 def test_paddlemix_names_in_torch_orientation_are_refused() -> None:
     shapes = {"transformer.llm.h.0.attn.c_attn.weight": (24, 8), "transformer.llm.h.0.attn.c_attn.bias": (24,)}
     with pytest.raises(CheckpointError, match="refusing to guess"):
-        layouts.recognize(shapes)
+        WEIGHTS.recognize(shapes)
 
 
 def test_biases_exist_only_without_no_bias() -> None:
-    extra = set(layouts.expected_shapes({**CONFIG, "no_bias": False})) - set(layouts.expected_shapes(CONFIG))
+    extra = set(WEIGHTS.expected_shapes({**CONFIG, "no_bias": False})) - set(WEIGHTS.expected_shapes(CONFIG))
     assert {name.split(".", 3)[3] for name in extra} == {
         "attn.c_proj.bias", "mlp.w1.bias", "mlp.w2.bias", "mlp.c_proj.bias",
     }  # fmt: skip
@@ -160,12 +163,12 @@ def test_biases_exist_only_without_no_bias() -> None:
 
 def test_missing_field_is_named() -> None:
     with pytest.raises(ConfigurationError, match="'vocab_size' is missing"):
-        layouts.expected_shapes({name: value for name, value in CONFIG.items() if name != "vocab_size"})
+        WEIGHTS.expected_shapes({name: value for name, value in CONFIG.items() if name != "vocab_size"})
 
 
 @pytest.mark.parametrize("name", ["transformer.h.01.ln_1.weight", "transformer.h.-1.ln_1.weight", "xlm_head.weight"])
 def test_names_that_only_resemble_a_weight_are_unknown(name: str) -> None:
-    assert layouts.our_name(name, layouts.HF) is None
+    assert WEIGHTS.our_name(name, layouts.HF) is None
 
 
 @pytest.mark.parametrize(
@@ -188,19 +191,19 @@ def test_fields_that_are_no_sizes_are_refused_before_names_are_made_of_them(chan
     visual = changes.get("visual", {})
     config = {**CONFIG, **changes, "visual": {**CONFIG["visual"], **visual} if isinstance(visual, dict) else visual}
     with pytest.raises(ConfigurationError, match=message):
-        layouts.expected_shapes(config)
+        WEIGHTS.expected_shapes(config)
 
 
 @pytest.mark.parametrize("layout", layouts.LAYOUTS)
 def test_layers_are_counted_from_names_of_every_layout(layout) -> None:
-    names = [*layouts.expected_shapes(CONFIG, layout), "transformer.h.999999999999.x", "other.h.7.x"]
-    assert layouts.layer_counts(names) == {"layers": 2, "vit_layers": 2}
-    assert layouts.layer_counts(["transformer.h.0.attn.c_attn.qweight"]) == {"layers": 1, "vit_layers": 0}
+    names = [*WEIGHTS.expected_shapes(CONFIG, layout), "transformer.h.999999999999.x", "other.h.7.x"]
+    assert WEIGHTS.layer_counts(names) == {"layers": 2, "vit_layers": 2}
+    assert WEIGHTS.layer_counts(["transformer.h.0.attn.c_attn.qweight"]) == {"layers": 1, "vit_layers": 0}
 
 
 def test_names_with_numbers_beyond_any_model_are_not_ours() -> None:
-    assert layouts.our_name("transformer.h.123456.ln_1.weight", layouts.HF) is not None
-    assert layouts.our_name("transformer.h." + "9" * 5000 + ".ln_1.weight", layouts.HF) is None
+    assert WEIGHTS.our_name("transformer.h.123456.ln_1.weight", layouts.HF) is not None
+    assert WEIGHTS.our_name("transformer.h." + "9" * 5000 + ".ln_1.weight", layouts.HF) is None
 
 
 @pytest.mark.parametrize(
@@ -217,7 +220,7 @@ def test_names_with_numbers_beyond_any_model_are_not_ours() -> None:
     ],
 )
 def test_names_that_are_almost_ours_are_not(name) -> None:
-    assert layouts.our_name(name, layouts.HF) is None
+    assert WEIGHTS.our_name(name, layouts.HF) is None
 
 
 def test_prefixes_are_found_in_a_row_and_not_without_end() -> None:

@@ -8,15 +8,25 @@ import numpy as np
 import paddle
 import pytest
 
-from paddlemix.checkpoint import convert_checkpoint, dtypes, layouts, load_into, open_checkpoint, save_model
+from paddlemix.checkpoint import dtypes, layouts, save_model
 from paddlemix.checkpoint.loading import check_config
 from paddlemix.errors import CheckpointError, ConfigurationError, TargetError
 from paddlemix.inference import load_model
 from paddlemix.models.qwen_vl.configuration import QWenVLConfig
 from paddlemix.models.qwen_vl.modeling import QWenLMHeadModel
 from paddlemix.models.qwen_vl.processing import QwenVLProcessor
+from paddlemix.models.qwen_vl.weights import WEIGHTS
 from paddlemix.zoo import DEFAULT_MODEL_DIR
-from tests.checkpoint.building import CONFIG, random_weights, write_model, write_pdparams
+from tests.checkpoint.building import (
+    CONFIG,
+    convert_checkpoint,
+    load_into,
+    name_in,
+    open_checkpoint,
+    random_weights,
+    write_model,
+    write_pdparams,
+)
 
 SQUARE = "transformer.h.1.attn.c_proj.weight"
 HEAD = "lm_head.weight"
@@ -38,7 +48,7 @@ class Weights(paddle.nn.Layer):
 
 
 def model(dtype: str = "float32") -> Weights:
-    return Weights(layouts.expected_shapes(CONFIG), dtype)
+    return Weights(WEIGHTS.expected_shapes(CONFIG), dtype)
 
 
 def values(layer: paddle.nn.Layer) -> dict[str, np.ndarray]:
@@ -52,7 +62,7 @@ def golden_folders(tmp_path_factory: pytest.TempPathFactory, request: pytest.Fix
     folder = tmp_path_factory.mktemp("layouts")
     convert_checkpoint(source / "ckpt_bin", folder / "paddle", max_shard_bytes=1_000_000)
     ours = open_checkpoint(folder / "paddle")
-    names = {layouts.name_in(layouts.PADDLEMIX, name): name for name in ours.names()}
+    names = {name_in(layouts.PADDLEMIX, name): name for name in ours.names()}
     (folder / "paddlemix").mkdir()
     write_pdparams(folder / "paddlemix" / "model_state.pdparams", {n: ours.read(ours_) for n, ours_ in names.items()})
     (folder / "paddlemix" / "config.json").write_bytes((source / "ckpt_bin" / "config.json").read_bytes())
@@ -98,7 +108,7 @@ def test_names_and_shapes_of_the_model_are_those_of_the_table(golden_dir: Path) 
     with paddle.LazyGuard():
         made = QWenLMHeadModel(QWenVLConfig(**config))
     shapes = {name: tuple(parameter.shape) for name, parameter in made.state_dict().items()}
-    assert shapes == layouts.expected_shapes(made.config) == layouts.expected_shapes(config)
+    assert shapes == WEIGHTS.expected_shapes(made.config) == WEIGHTS.expected_shapes(config)
 
 
 @pytest.mark.parametrize("layout", layouts.LAYOUTS)
@@ -106,8 +116,8 @@ def test_values_arrive_in_our_orientation(tmp_path: Path, layout: str) -> None:
     weights, made = random_weights(layout), model()
     assert load_into(made, write_model(tmp_path, layout, weights)) == []
     for name, value in values(made).items():
-        theirs = weights[layouts.name_in(layout, name)]
-        transposed = layouts.is_transposed(name, layout, layouts.PADDLE)
+        theirs = weights[name_in(layout, name)]
+        transposed = WEIGHTS.is_transposed(name, layout, layouts.PADDLE)
         np.testing.assert_array_equal(value, theirs.T if transposed else theirs)
 
 

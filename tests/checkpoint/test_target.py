@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from paddlemix.checkpoint import convert_checkpoint, layouts, open_checkpoint
+from paddlemix.checkpoint import layouts
 from paddlemix.checkpoint.target import check_target, require_free, survey
 from paddlemix.checkpoint.writer import TensorSource, write_safetensors
 from paddlemix.errors import AdapterError, CheckpointError, ConfigurationError, TargetError
-from tests.checkpoint.building import random_weights, write_model
+from tests.checkpoint.building import convert_checkpoint, open_checkpoint, random_weights, write_model
 from tests.checkpoint.killing import KilledError, killing
 
 SHARD = 5000

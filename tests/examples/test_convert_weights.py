@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from paddlemix.checkpoint import layouts, open_checkpoint
-from tests.checkpoint.building import random_weights, write_model
+from paddlemix.checkpoint import layouts
+from tests.checkpoint.building import open_checkpoint, random_weights, write_model
 
 Run = Callable[..., subprocess.CompletedProcess]
 

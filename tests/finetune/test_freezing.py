@@ -4,7 +4,7 @@ import pytest
 
 from paddlemix.errors import ConfigurationError
 from paddlemix.finetune import freeze
-from paddlemix.finetune.freezing import PRESETS
+from paddlemix.models.qwen_vl.weights import FREEZE_PRESETS
 from tests.adapters.building import image_ids, images, tiny_model
 
 VISUAL = "transformer.visual."
@@ -72,7 +72,7 @@ def test_parameters_that_were_frozen_before_are_trainable_again(model):
     assert "lm_head.weight" in trainable(model)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", FREEZE_PRESETS)
 def test_just_the_trainable_parameters_get_gradients(model, preset):
     freeze(model, [preset])
     model.train()

@@ -18,6 +18,7 @@ from paddlemix.adapters import LoRAConfig, inject, save_adapter
 from paddlemix.adapters.merging import merge_adapter
 from paddlemix.adapters.stored import convert_adapter, read_adapter
 from paddlemix.models.qwen_vl.modeling import QWenLMHeadModel
+from paddlemix.models.qwen_vl.weights import WEIGHTS as TABLE
 from tests.adapters.building import disturb, tiny_model
 from tests.fuzz.checking import attempt
 from tests.fuzz.counts import FACTOR, record
@@ -51,7 +52,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def uses(folders: Path, adapter: Path, out: Path) -> dict[str, Callable[[], object]]:
     return {
-        "read": lambda: read_adapter(adapter),
+        "read": lambda: read_adapter(adapter, TABLE),
         "converted": lambda: convert_adapter(adapter, out, base=folders / "base", dtype="float16"),
         "merged": lambda: merge_adapter(folders / "base", adapter, out),
     }

@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from paddlemix.checkpoint.readers import open_checkpoint
 from paddlemix.checkpoint.readers.pdparams import read_pdparams
 from paddlemix.checkpoint.readers.safetensors_file import read_safetensors
 from paddlemix.checkpoint.readers.torch_zip import read_torch_zip
-from tests.checkpoint.building import safetensors_bytes, write_pdparams, write_safetensors, write_torch
+from tests.checkpoint.building import open_checkpoint, safetensors_bytes, write_pdparams, write_safetensors, write_torch
 from tests.fuzz.checking import attempt, peak_memory
 from tests.fuzz.counts import FACTOR, record
 from tests.fuzz.damage import damaged

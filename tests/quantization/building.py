@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from paddlemix.checkpoint import layouts, open_checkpoint
+from paddlemix.checkpoint import layouts
 from paddlemix.checkpoint.dtypes import to_float32
-from tests.checkpoint.building import write_safetensors
+from paddlemix.models.qwen_vl.weights import WEIGHTS
+from tests.checkpoint.building import open_checkpoint, write_safetensors
 
 BLOCK_LINEARS = ("attn.c_attn", "attn.c_proj", "mlp.w1", "mlp.w2", "mlp.c_proj")
 SIDE_FILES = ("generation_config.json", "qwen.tiktoken", "tokenizer_config.json", "preprocessor_config.json")
@@ -61,7 +62,7 @@ def write_gptq_model(folder: Path, source: Path, **kind: Any) -> dict[str, np.nd
     tensors: dict[str, np.ndarray] = {}
     expected: dict[str, np.ndarray] = {}
     for ours, theirs in checkpoint.our_names().items():
-        is_transposed = layouts.is_transposed(ours, checkpoint.layout, layouts.PADDLE)
+        is_transposed = WEIGHTS.is_transposed(ours, checkpoint.layout, layouts.PADDLE)
         layer = ours.rpartition(".")[0]
         if layer.startswith("transformer.h.") and layer.endswith(BLOCK_LINEARS):
             if ours.endswith(".weight"):
@@ -72,7 +73,7 @@ def write_gptq_model(folder: Path, source: Path, **kind: Any) -> dict[str, np.nd
             continue
         half = to_float32(checkpoint.read(theirs), checkpoint.dtype(theirs)).astype(np.float16)
         expected[ours] = (half.T if is_transposed else half).astype(np.float32)
-        is_linear = layouts.is_transposed(ours, layouts.HF, layouts.PADDLE)
+        is_linear = WEIGHTS.is_transposed(ours, layouts.HF, layouts.PADDLE)
         tensors[ours] = np.ascontiguousarray(expected[ours].T if is_linear else expected[ours]).astype(np.float16)
     folder.mkdir(parents=True, exist_ok=True)
     write_safetensors(folder / "model.safetensors", tensors, {"format": "pt"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,17 +13,21 @@ import pytest
 
 from examples.bundled_model.scenes.scene import generate_scene
 from examples.bundled_model.scenes.tasks import make_conversations
-from paddlemix.checkpoint import open_checkpoint, writer
+from paddlemix.checkpoint import writer
 from paddlemix.data.calibration import model_inputs
 from paddlemix.errors import CheckpointError, ConfigurationError, NumericalError, TargetError
 from paddlemix.models.qwen_vl.modeling import QWenLMHeadModel
 from paddlemix.models.qwen_vl.processing import QwenVLProcessor
+from paddlemix.models.qwen_vl.weights import WEIGHTS
 from paddlemix.quantization import export
-from paddlemix.quantization.export import check_export, save_gptq
 from paddlemix.quantization.gptq import RoundedWeight, best_scales, calibrate, round_weight
 from paddlemix.quantization.tiles import dequantized
 from paddlemix.zoo import DEFAULT_MODEL_DIR
+from tests.checkpoint.building import open_checkpoint
 from tests.random_model import random_model
+
+check_export = partial(export.check_export, table=WEIGHTS)
+save_gptq = partial(export.save_gptq, table=WEIGHTS)
 
 
 def nearest(weight: np.ndarray) -> np.ndarray:

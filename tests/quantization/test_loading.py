@@ -11,13 +11,20 @@ import numpy as np
 import paddle
 import pytest
 
-from paddlemix.checkpoint import convert_checkpoint, layouts, open_checkpoint
+from paddlemix.checkpoint import layouts
 from paddlemix.checkpoint.writer import TensorSource, write_checkpoint
 from paddlemix.errors import CheckpointError, ConfigurationError, NotEnoughMemoryError
 from paddlemix.models.qwen_vl.modeling import QWenLMHeadModel
 from paddlemix.quantization.layers import QuantizedLinear, SixteenBitEmbedding
 from paddlemix.quantization.tiles import dequantized
-from tests.checkpoint.building import write_pdparams, write_safetensors, write_torch_mixed
+from tests.checkpoint.building import (
+    convert_checkpoint,
+    name_in,
+    open_checkpoint,
+    write_pdparams,
+    write_safetensors,
+    write_torch_mixed,
+)
 from tests.golden_model import FOLDER, golden_model, prompt
 from tests.quantization.building import write_gptq_model
 
@@ -130,7 +137,7 @@ def test_every_layout_gives_the_same_tiles(tmp_path):
     convert_checkpoint(FOLDER / "ckpt_bin", tmp_path / "paddle")
     ours = open_checkpoint(tmp_path / "paddle")
     (tmp_path / "mix").mkdir()
-    weights = {layouts.name_in(layouts.PADDLEMIX, name): ours.read(name) for name in ours.names()}
+    weights = {name_in(layouts.PADDLEMIX, name): ours.read(name) for name in ours.names()}
     write_pdparams(tmp_path / "mix" / "model_state.pdparams", weights)
     shutil.copyfile(FOLDER / "ckpt_bin" / "config.json", tmp_path / "mix" / "config.json")
     first = QWenLMHeadModel.from_pretrained(FOLDER / "ckpt_bin", quantization="int4")

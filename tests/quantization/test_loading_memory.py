@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from paddlemix.checkpoint import layouts
+from paddlemix.models.qwen_vl.weights import WEIGHTS
 from paddlemix.quantization.plan import plan_for, weight_bytes
 from tests.checkpoint.building import CONFIG as SMALL
 
@@ -29,7 +30,7 @@ def large_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("large")
     (folder / "config.json").write_text(json.dumps(CONFIG))
     header, at = {}, 0
-    for name, shape in layouts.expected_shapes(CONFIG, layouts.HF).items():
+    for name, shape in WEIGHTS.expected_shapes(CONFIG, layouts.HF).items():
         size = 2 * int(np.prod(shape))
         header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [at, at + size]}
         at += size
@@ -47,9 +48,9 @@ def memory(*arguments: object) -> dict[str, int]:
 
 
 def test_loading_takes_the_quantized_model_and_a_few_strips_and_loading_it_again_nothing(large_model, tmp_path):
-    size = weight_bytes(CONFIG, "float32", plan_for(None, "int4", None))
+    size = weight_bytes(WEIGHTS, CONFIG, "float32", plan_for(None, "int4", None))
     embeddings = 2 * CONFIG["vocab_size"] * CONFIG["hidden_size"]  # these stay in the file
-    floats = weight_bytes(CONFIG, "float32")
+    floats = weight_bytes(WEIGHTS, CONFIG, "float32")
     first = memory(large_model, "int4", tmp_path / "saved")
     assert first["after"] - first["before"] < size - embeddings + 60_000_000
     assert first["peak"] - first["before"] < size - embeddings + 120_000_000 < floats

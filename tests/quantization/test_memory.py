@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from paddlemix.errors import NotEnoughMemoryError
+from paddlemix.models.qwen_vl.weights import WEIGHTS
 from paddlemix.quantization import memory
 from paddlemix.quantization.plan import plan_for
 from tests.checkpoint.building import CONFIG
@@ -14,22 +15,22 @@ from tests.checkpoint.test_layouts import PUBLISHED
 def test_weights_that_do_not_fit_are_refused_with_the_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "available_memory", lambda: 24_000_000_000)
     with pytest.raises(NotEnoughMemoryError, match="float32 weights need 38.6 GB .*, 24.0 GB are available; .*a GPU"):
-        memory.check_memory(PUBLISHED, "float32")
-    memory.check_memory(PUBLISHED, "bfloat16")
-    memory.check_memory(CONFIG, "float32")
+        memory.check_memory(WEIGHTS, PUBLISHED, "float32")
+    memory.check_memory(WEIGHTS, PUBLISHED, "bfloat16")
+    memory.check_memory(WEIGHTS, CONFIG, "float32")
 
 
 def test_advice_for_a_quantized_model_names_its_float_weights() -> None:
     plan = plan_for(None, "int8", None)
     with pytest.raises(NotEnoughMemoryError, match="; quantization= 'int4' .7.2 GB. would fit"):
-        memory.check_memory(PUBLISHED, "float32", 9_000_000_000, plan)
+        memory.check_memory(WEIGHTS, PUBLISHED, "float32", 9_000_000_000, plan)
     with pytest.raises(NotEnoughMemoryError, match="; the model's float weights with quantization= 'int4'"):
-        memory.check_memory(PUBLISHED, "float32", 9_000_000_000, plan, stored_quantized=True)
+        memory.check_memory(WEIGHTS, PUBLISHED, "float32", 9_000_000_000, plan, stored_quantized=True)
 
 
 def test_unknown_amount_of_memory_refuses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "available_memory", lambda: None)
-    memory.check_memory(PUBLISHED, "float32")
+    memory.check_memory(WEIGHTS, PUBLISHED, "float32")
 
 
 def test_smaller_of_machine_and_control_group_counts(tmp_path: Path) -> None:

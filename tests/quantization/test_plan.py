@@ -6,6 +6,7 @@ import pytest
 
 from paddlemix.checkpoint import layouts
 from paddlemix.errors import ConfigurationError
+from paddlemix.models.qwen_vl.weights import WEIGHTS
 from paddlemix.quantization.plan import (
     FORMATS,
     QuantizationPlan,
@@ -105,7 +106,7 @@ def test_sections_of_other_versions_are_refused_by_their_field(field, value):
 
 def test_every_linear_weight_has_a_format_and_nothing_else_but_the_embeddings():
     plan = QuantizationPlan("int4", "int8", "float16", BF16)
-    kinds = {name: plan.format_of(name) for name in layouts.expected_shapes(CONFIG)}
+    kinds = {name: plan.format_of(name, WEIGHTS) for name in WEIGHTS.expected_shapes(CONFIG)}
     assert kinds["transformer.wte.weight"] == BF16
     assert kinds["lm_head.weight"] == "int8"
     assert kinds["transformer.h.1.mlp.c_proj.weight"] == "int4"
@@ -114,7 +115,7 @@ def test_every_linear_weight_has_a_format_and_nothing_else_but_the_embeddings():
     assert all(name.startswith("transformer.visual.") for name in visual)
     for name in ("transformer.ln_f.weight", "transformer.visual.conv1.weight", "transformer.h.0.attn.c_attn.bias"):
         assert kinds[name] is None
-    linears = [name for name in kinds if layouts.is_transposed(name, layouts.HF, layouts.PADDLE)]
+    linears = [name for name in kinds if WEIGHTS.is_transposed(name, layouts.HF, layouts.PADDLE)]
     assert all(kinds[name] for name in linears)
 
 
@@ -129,9 +130,10 @@ def test_tiles_are_padded_to_whole_ones(kind):
 
 def test_published_model_takes_the_memory_that_is_said():
     sizes = {
-        name: weight_bytes(PUBLISHED, "float32", plan_for(None, name, None)) / 1e9 for name in ("bf16", "int8", "int4")
+        name: weight_bytes(WEIGHTS, PUBLISHED, "float32", plan_for(None, name, None)) / 1e9
+        for name in ("bf16", "int8", "int4")
     }
-    assert weight_bytes(PUBLISHED, "float32") == 4 * 9_656_935_168
+    assert weight_bytes(WEIGHTS, PUBLISHED, "float32") == 4 * 9_656_935_168
     assert sizes == {
         "bf16": pytest.approx(19.32, abs=0.02),
         "int8": pytest.approx(10.3, abs=0.1),

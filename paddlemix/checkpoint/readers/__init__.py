@@ -12,6 +12,7 @@ from ...errors import CheckpointError
 from ...utils.display import quoted
 from .. import layouts
 from ..dtypes import STORAGE
+from ..layouts import WeightTable
 from .locating import INCOMPLETE, locate, raise_listed
 from .pdparams import read_pdparams
 from .safetensors_file import read_safetensors
@@ -25,13 +26,26 @@ class Checkpoint:
     """The tensors of a model's weights, under the names and in the orientation of :attr:`layout`.
 
     Nothing is loaded before :meth:`read`, and what that returns is, for all but old ``.pdparams``, a view of the file.
+
+    Attributes:
+        path: what was opened: a folder, or one file.
+        files: the files of weights.
+        layout: one of ``layouts.LAYOUTS``.
+        table: the weights of the model's family.
+        packed: linear weights are our quantized tiles, under the names of the quantized model.
     """
 
     def __init__(
-        self, path: Path, files: list[Path], tensors: dict[str, StoredTensor], layout: str, packed: bool = False
+        self,
+        path: Path,
+        files: list[Path],
+        tensors: dict[str, StoredTensor],
+        layout: str,
+        table: WeightTable,
+        packed: bool = False,
     ) -> None:
-        """``packed``: linear weights are our quantized tiles, under the names of the quantized model."""
-        self.path, self.files, self.layout, self.packed = path, files, layout, packed
+        """Args are the attributes; ``tensors``: by the names of the layout."""
+        self.path, self.files, self.layout, self.table, self.packed = path, files, layout, table, packed
         self._tensors = tensors
         self._paths = {file.name: file for file in files}
 
@@ -77,41 +91,44 @@ class Checkpoint:
             return np.array(stored)
         return map_writable(self._paths[tensor.file], tensor.offset, tensor.shape, STORAGE[tensor.dtype])
 
-    def read_rows(self, name: str, start: int, stop: int) -> np.ndarray:
-        """Rows ``start:stop`` of the tensor's first axis."""
-        return self.read(name)[start:stop]
-
     def our_names(self) -> dict[str, str]:
-        """Our parameter's name -> the name here, for every tensor that is a weight of Qwen-VL."""
-        found = {layouts.our_name(name, self.layout): name for name in self._tensors}
+        """Our parameter's name -> the name here, for every tensor that is a weight of the family."""
+        found = {self.table.our_name(name, self.layout): name for name in self._tensors}
         return {ours: name for ours, name in found.items() if ours is not None}
 
     def gptq_layers(self) -> dict[str, str]:
         """Our weight's name -> the name here of the layer that holds it as GPTQ does (``.qweight`` and so on)."""
         if self.packed or self.layout != layouts.HF:
             return {}
-        parts = ((layouts.gptq_weight(name), name) for name in self._tensors if name.endswith(".qweight"))
+        parts = ((self.table.gptq_weight(name), name) for name in self._tensors if name.endswith(".qweight"))
         return {ours: name[: -len(".qweight")] for ours, name in parts if ours is not None}
 
     def unknown_names(self) -> list[str]:
-        """Tensors that are neither weights of Qwen-VL, nor parts of their GPTQ form, nor known to be harmless
+        """Tensors that are neither weights of the family, nor parts of their GPTQ form, nor known to be harmless
         (``layouts.HARMLESS``)."""
         gptq = self.gptq_layers()
         return [
             name
             for name in self._tensors
-            if layouts.our_name(name, self.layout) is None
+            if self.table.our_name(name, self.layout) is None
             and not layouts.HARMLESS.search(name)
-            and layouts.gptq_weight(name) not in gptq
+            and self.table.gptq_weight(name) not in gptq
         ]
 
 
-def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+def open_checkpoint(path: str | os.PathLike[str], table: WeightTable) -> Checkpoint:
     """Open the checkpoint in a folder, or one file of weights.
 
-    Reads headers only. Raises CheckpointError, with everything that is wrong in one message, if there is none, if files
-    named by an index are missing or hold other tensors, or if it is not a Qwen-VL; UnsafeCheckpointError if a file asks
-    for code or an index points out of its folder.
+    Reads headers only.
+
+    Args:
+        path: the folder or file.
+        table: the weights of the family that the model is of.
+
+    Raises:
+        CheckpointError: with everything that is wrong in one message: there is none, files named by an index are
+            missing or hold other tensors, or the model is of another family.
+        UnsafeCheckpointError: a file asks for code, or an index points out of its folder.
     """
     path = Path(path)
     files, expected = locate(path)
@@ -149,8 +166,8 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         bare = ((name[len(prefix) :], tensor) for name, tensor in tensors.items())
         tensors = {name: replace(tensor, name=name) for name, tensor in bare}
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
-    layout = layouts.recognize(shapes, markers.pop(), str(path))
-    return Checkpoint(path, files, tensors, layout, packed=packings == {layouts.PACKING})
+    layout = table.recognize(shapes, markers.pop(), str(path))
+    return Checkpoint(path, files, tensors, layout, table, packed=packings == {layouts.PACKING})
 
 
 def _values(markers: set[str | None]) -> str:

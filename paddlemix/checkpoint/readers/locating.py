@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from ...errors import CheckpointError, UnsafeCheckpointError
+from ...errors import CheckpointError, PaddleMixError, UnsafeCheckpointError
 from ...utils.display import escape_controls, quoted, shorten
 from ...utils.files import QUANTIZE_CONFIG_FILE, read_json, read_json_if_whole
 
@@ -29,12 +29,14 @@ _AUTOGPTQ_NAME = re.compile(r"(gptq_model-\d+bit-(?:-?\d+)g)\.(?:safetensors|bin
 _AUTOGPTQ_SUFFIXES = (".safetensors.index.json", ".safetensors", ".bin.index.json", ".bin", ".pt")
 
 
-def raise_listed(what: str, problems: list[str], limit: int = 12) -> None:
-    """Raise one CheckpointError that lists ``problems`` (the first ``limit``, and how many more); none: do nothing."""
+def raise_listed(
+    what: str, problems: list[str], error: type[PaddleMixError] = CheckpointError, limit: int = 12
+) -> None:
+    """Raise one ``error`` that lists ``problems`` (the first ``limit``, and how many more); none: do nothing."""
     if problems:
         more = f"; and {len(problems) - limit} more" if len(problems) > limit else ""
         listed = "; ".join(escape_controls(shorten(problem, _PROBLEM_LIMIT)) for problem in problems[:limit])
-        raise CheckpointError(f"{what}: {listed}{more}")
+        raise error(f"{what}: {listed}{more}")
 
 
 def locate(path: Path) -> tuple[list[Path], dict[str, str] | None]:

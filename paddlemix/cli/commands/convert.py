@@ -22,6 +22,7 @@ from pathlib import Path
 
 from ...checkpoint import convert_checkpoint, resolve
 from ...checkpoint.dtypes import TARGETS
+from ...models.registry import family_of
 from ...utils.progress import ProgressBar
 from .. import common as cli
 
@@ -69,6 +70,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> int
             source,
             options.output,
             options.to,
+            family=family_of(Path(source)),
             dtype=options.dtype,
             verify=options.verify,
             check_finite=not options.allow_non_finite,

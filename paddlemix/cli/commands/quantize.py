@@ -67,11 +67,21 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> int
     policy = ImagePolicy.scripts(images.pop("max_pixels", None))
     conversations = read_conversations(options.data, policy, bool(options.exif_transpose))[: options.max_samples]
     loaded = load_model(options.model_name_or_path, device=options.device, **images)
-    check_export(loaded.directory, layer_shapes(loaded.model), options.output_dir, overwrite=options.overwrite)
+    table = loaded.model.weight_table
+    check_export(
+        loaded.directory, layer_shapes(loaded.model), options.output_dir, table=table, overwrite=options.overwrite
+    )
     samples = list(model_inputs(conversations, loaded.processor, max_length=options.max_length, policy=policy))
     cli.note(f"note: {len(samples)} of {len(conversations)} conversations have at most {options.max_length} ids.")
     rounded = calibrate(loaded.model, samples, progress=cli.note)
     with ProgressBar("writing") as advance:
-        folder = save_gptq(loaded.directory, rounded, options.output_dir, overwrite=options.overwrite, progress=advance)
+        folder = save_gptq(
+            loaded.directory,
+            rounded,
+            options.output_dir,
+            table=table,
+            overwrite=options.overwrite,
+            progress=advance,
+        )
     cli.output(f"{folder}: {len(rounded)} layers in int4")
     return 0

@@ -27,6 +27,7 @@ from .pretrained import QWenVLCheckpointMixin
 from .resampler import CrossAttention, Resampler, sine_positions
 from .vision import VisionTransformer
 from .vocabulary import IGNORE_INDEX
+from .weights import ADAPTER_TARGETS, FREEZE_PRESETS, GPTQ_STAGES, WEIGHTS
 
 
 class QWenModel(nn.Layer):
@@ -172,6 +173,11 @@ class QWenLMHeadModel(QWenVLGenerationMixin, QWenVLCheckpointMixin, PretrainedMo
 
     config_class = QWenVLConfig
     base_model_prefix = "transformer"
+    #: what quantization, adapters and fine-tuning ask of a model
+    weight_table = WEIGHTS
+    gptq_stages = GPTQ_STAGES
+    adapter_targets = ADAPTER_TARGETS
+    freeze_presets = FREEZE_PRESETS
 
     def __init__(self, config: QWenVLConfig) -> None:
         super().__init__(config)
@@ -184,6 +190,16 @@ class QWenLMHeadModel(QWenVLGenerationMixin, QWenVLCheckpointMixin, PretrainedMo
     def visual(self) -> VisionTransformer:
         """The image encoder: ``model.visual(images)`` maps ``[n, 3, side, side]`` to ``[n, n_queries, hidden]``."""
         return self.transformer.visual
+
+    @property
+    def decoder_blocks(self) -> tuple[str, nn.LayerList]:
+        """Name of the decoder's list of blocks in the model, and the list."""
+        return "transformer.h", self.transformer.h
+
+    @property
+    def activation_dtype(self) -> str:
+        """The dtype that the model computes in, also where its linear layers are quantized."""
+        return str(self.transformer.ln_f.weight.dtype).rpartition(".")[2]
 
     def get_input_embeddings(self) -> nn.Embedding:
         return self.transformer.wte
@@ -198,8 +214,8 @@ class QWenLMHeadModel(QWenVLGenerationMixin, QWenVLCheckpointMixin, PretrainedMo
             ConfigurationError: ``kv_cache_dtype`` asks for another dtype than the activations' on a GPU.
         """
         capacity = max(capacity or prompt_length, prompt_length)
-        activations = str(self.transformer.ln_f.weight.dtype).rpartition(".")[2]
-        return KVCache(self.config, batch_size, capacity, prompt_length, cache_dtype(self.config, activations))
+        dtype = cache_dtype(self.config, self.activation_dtype)
+        return KVCache(self.config, batch_size, capacity, prompt_length, dtype)
 
     def freeze_vit(self) -> None:
         """Freeze what the original's ``fix_vit`` freezes: everything visual except the resampler's own parameters.

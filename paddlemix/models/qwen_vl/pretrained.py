@@ -21,6 +21,7 @@ from .configuration import QWenVLConfig
 from .generation_file import published_options, read_generation_config
 from .kv_cache import cache_dtype
 from .pretrained_arguments import refuse_quantization_config, requested_device, requested_dtype, split_arguments
+from .weights import WEIGHTS
 
 logger = logging.getLogger(__name__)
 
@@ -182,11 +183,11 @@ class QWenVLCheckpointMixin:
         config.dtype = dtype
         cache_dtype(config, dtype)  # what cannot be is told before the weights are read
         generation_config = load_generation_config(directory, config)
-        checkpoint = open_checkpoint(directory)
+        checkpoint = open_checkpoint(directory, WEIGHTS)
         check_config(checkpoint, config)
         plan = plan_of(checkpoint, config.quantization, quantization, vision_quantization)
         config.quantization = None if plan is None else plan.to_config()
-        check_memory(config, dtype, _gpu_memory(), plan, stored_quantized=checkpoint.packed)
+        check_memory(WEIGHTS, config, dtype, _gpu_memory(), plan, stored_quantized=checkpoint.packed)
         previous = paddle.get_default_dtype()
         paddle.set_default_dtype(dtype)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -10,6 +11,7 @@ import paddle.nn as nn
 import paddle.nn.functional as F
 
 from ... import ops
+from ...quantization.layers import Place, QuantizedLinear
 from .configuration import QWenVLVisionConfig
 from .layers import LayerNorm, Linear
 
@@ -37,6 +39,17 @@ class CrossAttention(nn.Layer):
             return self.out_proj(ops.merge_heads(ops.attention(*projected)))
         kv_lengths = paddle.full([key.shape[0]], key.shape[1], dtype="int32")
         return self.out_proj(ops.attention_prefill(*projected, kv_lengths=kv_lengths))
+
+    def quantize_parameters(self, format_of: Callable[[str], str]) -> list[Place]:
+        """Put three layers in the place of the packed projection; see
+        :class:`~paddlemix.quantization.layers.HasLinearParameters`."""
+        width, kind = self.in_proj_weight.shape[0], format_of("in_proj_weight")
+        del self.in_proj_weight, self.in_proj_bias
+        self.in_proj = nn.LayerList([QuantizedLinear(width, width, kind) for _ in range(3)])
+        return [
+            Place(layer, f"in_proj.{i}", "in_proj_weight", "in_proj_bias", slice(i * width, (i + 1) * width))
+            for i, layer in enumerate(self.in_proj)
+        ]
 
     def _project(self, *inputs: paddle.Tensor) -> list[paddle.Tensor]:
         """Query, key and value, each through its third of the packed projection."""

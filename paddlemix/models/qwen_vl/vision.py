@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import paddle
 import paddle.nn as nn
 
 from ... import ops
 from ...errors import ImageError
+from ...quantization.layers import Place, QuantizedLinear
 from .configuration import QWenVLVisionConfig
 from .layers import LayerNorm, Linear, activation_checkpoint, without_bias
 from .resampler import LAYER_NORM_EPSILON, Resampler, resize_positions
@@ -104,6 +107,13 @@ class VisionTransformer(nn.Layer):
         x, _ = self.ln_post(x)
         # quantized, it is a layer
         return self.proj(x) if isinstance(self.proj, nn.Layer) else x @ self.proj
+
+    def quantize_parameters(self, format_of: Callable[[str], str]) -> list[Place]:
+        """Put a layer in the place of ``proj``; see :class:`~paddlemix.quantization.layers.HasLinearParameters`."""
+        shape, kind = self.proj.shape, format_of("proj")
+        del self.proj
+        self.proj = QuantizedLinear(*shape, kind)
+        return [Place(self.proj, "proj", "proj", "proj.bias")]
 
     def embed_patches(self, images: paddle.Tensor) -> paddle.Tensor:
         """``[n, 3, side, side]`` to ``[n, patches, width]``, positions added, before the first norm.

@@ -12,13 +12,14 @@ import binascii
 import codecs
 import functools
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tiktoken
 
 from ...errors import CheckpointError
-from ...utils.files import read_bytes, reason
+from ...utils.files import CONFIG_FILE, MAX_VOCABULARY_BYTES, read_bytes, reason
 from ...utils.foreign_file import foreign_content
 
 ENDOFTEXT = "<|endoftext|>"
@@ -49,7 +50,6 @@ SPLIT_PATTERN = (
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
-MAX_VOCABULARY_BYTES = 16 << 20  # the published file has 2.5 MB
 MAX_RANKS = 1_000_000  # the published file has 151643; an encoding takes some 500 bytes for each
 
 
@@ -112,6 +112,25 @@ def read_ranks(path: Path) -> dict[bytes, int]:
             "text with them could not be encoded"
         )
     return dict(sorted(ranks.items(), key=lambda item: item[1]))
+
+
+def check_vocabulary(path: Path, config: Mapping[str, Any] | None) -> None:
+    """Compare a rank file with the checked configuration of its model.
+
+    Args:
+        path: the file.
+        config: as :func:`.config_schema.read_config` returns it; None: the file alone is checked.
+
+    Raises:
+        CheckpointError: it is damaged, or of another size than the model's.
+    """
+    ranks = len(read_ranks(path))
+    wanted = ranks if config is None else config["visual"]["image_start_id"] - SPECIAL_TOKENS.index(IMG_START)
+    if ranks != wanted:
+        raise CheckpointError(
+            f"vocabulary file {path} has {ranks} ranks, visual.image_start_id of {CONFIG_FILE} asks for {wanted}; the "
+            "file is cut short or another model's: copy or download it again"
+        )
 
 
 def _unreadable(message: str) -> CheckpointError:

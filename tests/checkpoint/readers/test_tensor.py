@@ -6,13 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from paddlemix.checkpoint.readers import open_checkpoint
 from paddlemix.checkpoint.readers.guard import reading
 from paddlemix.checkpoint.readers.pdparams import read_pdparams
 from paddlemix.checkpoint.readers.safetensors_file import read_safetensors
 from paddlemix.checkpoint.readers.torch_zip import read_torch_zip
 from paddlemix.errors import CheckpointError, NotEnoughMemoryError
-from tests.checkpoint.building import write_pdparams, write_safetensors, write_torch
+from tests.checkpoint.building import open_checkpoint, write_pdparams, write_safetensors, write_torch
 
 READERS = {"safetensors": read_safetensors, "bin": read_torch_zip, "pdparams": read_pdparams}
 VALUES = {"a": np.arange(100_000, dtype=np.float32), "b": np.ones(3, np.float32)}
