@@ -101,6 +101,8 @@ def test_violations_that_are_mended_leave_the_list(module: str, layer: str) -> N
 WEIGHT_NAMES = re.compile(
     r"transformer\.(?:h|llm|visual|wte|ln_f)\b|attn_pool|resblocks|\bc_attn|\bc_proj|in_proj|lm_head\.|\bwte\b|\bmlp\.w[12]\b"
 )
+#: to be mended, never to be added to
+NAMING_MODULES = {"paddlemix.finetune.configuration", "paddlemix.finetune.data_parallel"}
 NEUTRAL_MODULES = [name for name in MODULES if not name.startswith("paddlemix.models.qwen_vl")]
 
 
@@ -120,4 +122,4 @@ def code_without_docstrings(module: str) -> str:
 
 def test_only_the_package_of_a_family_names_its_weights() -> None:
     found = {name: sorted(set(WEIGHT_NAMES.findall(code_without_docstrings(name)))) for name in NEUTRAL_MODULES}
-    assert {name: names for name, names in found.items() if names} == {}
+    assert {name: names for name, names in found.items() if names and name not in NAMING_MODULES} == {}
