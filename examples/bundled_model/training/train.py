@@ -164,7 +164,7 @@ def start_from(training_model: TrainingModel, tokenizer: QWenVLTokenizer, folder
             f"{folder}: holds neither {WEIGHTS_FILE} nor {CONFIG_FILE}; expected the output directory of a stage, one "
             "of its checkpoints, or a model directory"
         )
-    model = QWenLMHeadModel.from_pretrained(folder)
+    model = QWenLMHeadModel.from_pretrained(folder, dtype="float32")
     own = training_model.model.config
     if _geometry(model.config) != _geometry(own):
         raise CheckpointError(f"{folder}: a model of another geometry than this training's")
