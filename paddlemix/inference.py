@@ -51,7 +51,14 @@ BATCH_POSITIONS = 16_384
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model in evaluation mode, its processor, the directory they came from and the seconds that took."""
+    """A model that is ready to answer.
+
+    Attributes:
+        directory: where its files are.
+        model: in evaluation mode.
+        processor: of the same model.
+        seconds: how long loading took.
+    """
 
     directory: Path
     model: QWenLMHeadModel
@@ -121,8 +128,7 @@ def _load(options: ModelOptions) -> LoadedModel:
     device = resolve_device(options.device)
     from .checkpoint import hub
 
-    store = {"store": "huggingface"} if options.from_hf_hub else {}
-    directory = hub.resolve(options.model, **store)
+    directory = hub.resolve(options.model, store="huggingface" if options.from_hf_hub else None)
     require("paddlenlp", "running a model")
     from . import ops
     from .models.registry import family_of
@@ -138,7 +144,7 @@ def _load(options: ModelOptions) -> LoadedModel:
     processor = family.processor_class.from_directory(
         directory, exif_transpose=options.exif_transpose, background=options.background
     )
-    cache = {} if options.kv_cache_dtype is None else {"kv_cache_dtype": options.kv_cache_dtype}
+    overrides: dict[str, Any] = {} if options.kv_cache_dtype is None else {"kv_cache_dtype": options.kv_cache_dtype}
     with ProgressBar("loading") as advance:
         model = family.model_class.from_directory(
             directory,
@@ -146,7 +152,7 @@ def _load(options: ModelOptions) -> LoadedModel:
             quantization=options.quantization,
             vision_quantization=options.vision_quantization,
             progress=advance,
-            **cache,
+            **overrides,
         )
     if adapter is not None:
         _attach(adapter, model, processor)
@@ -156,9 +162,11 @@ def _load(options: ModelOptions) -> LoadedModel:
 
 
 def _read_adapter(folder: str | os.PathLike[str] | None, table: WeightTable) -> Adapter | None:
+    if folder is None:
+        return None
     from .adapters.stored import read_adapter
 
-    return None if folder is None else read_adapter(folder, table)
+    return read_adapter(folder, table)
 
 
 def _attach(adapter: Adapter, model: QWenLMHeadModel, processor: QwenVLProcessor) -> None:
@@ -192,6 +200,7 @@ def answer_all(
     when its batch comes.
 
     Args:
+        loaded: the model.
         questions: (prompt, images) each, images being whatever the image loader takes; chat models see them as the
             first turn of a conversation, base models as a text to continue.
         system: system text of chat models; None is their usual one.
@@ -232,8 +241,15 @@ def answer_all(
 
 
 def batches(lengths: Sequence[int]) -> Iterator[range]:
-    """Which rows of so many positions are computed together: at most :data:`BATCH_ROWS` of them, and padded to the
-    longest at most :data:`BATCH_POSITIONS` positions, unless one row alone has more."""
+    """Rows that are computed together.
+
+    Args:
+        lengths: positions of each row, prompt and answer.
+
+    Yields:
+        At most :data:`BATCH_ROWS` rows, which padded to the longest have at most :data:`BATCH_POSITIONS` positions,
+        unless one row alone has more.
+    """
     start, longest = 0, 0
     for row, length in enumerate(lengths):
         longest = max(longest, length)
@@ -251,7 +267,7 @@ def _answer_batch(
     system: str | None,
     trusted_tags: bool,
     policy: ImagePolicy,
-    generation: Mapping[str, Any],
+    generation: dict[str, Any],
     prompt_lengths: Sequence[int],
 ) -> list[Reply]:
     from .engine.detokenizer import answer_text
@@ -283,7 +299,7 @@ def _answer_batch(
 
 
 def refuse_system(system: str | None) -> None:
-    """Raises ConfigurationError for a system text, which base models do not take."""
+    """Raise ConfigurationError for a system text, which base models do not take."""
     if system is not None:
         raise ConfigurationError("system: this is a base model, which takes no system text; leave it out")
 

@@ -51,17 +51,20 @@ class QwenVLChatTask(AppTask):
 
     @property
     def directory(self) -> Path:
+        """Where the files of the model are."""
         return self._loaded.directory
 
     def __call__(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Answer the next question of the conversation, or a list of independent ones."""
         generation = self._generation_of(inputs)
         prompt = inputs.get("prompt")
-        if _is_list(prompt):
+        if isinstance(prompt, (list, tuple)):
             return {**inputs, **self._answer_batch(prompt, inputs.get("image"), generation)}
         prompt, sources = _question(prompt, inputs.get("image"))
         return _turn_result(inputs, self._session.ask(prompt, sources, **generation))
 
     def stream(self, inputs: dict[str, Any]) -> Generator[str, None, dict[str, Any]]:
+        """Answer the next question of the conversation, piece by piece."""
         generation = self._generation_of(inputs)
         if _is_list(inputs.get("prompt")):
             raise PromptError("prompt: got a list, which cannot be streamed; give one prompt or leave out stream=True")
@@ -69,6 +72,7 @@ class QwenVLChatTask(AppTask):
         return _stream(inputs, self._session.stream(prompt, sources, **generation))
 
     def reset(self) -> None:
+        """Forget the conversation."""
         self._session.reset()
 
     def _generation_of(self, inputs: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..errors import ConfigurationError
@@ -16,9 +17,10 @@ from .task import AppTask
 class TaskSpec:
     """One step of an application.
 
-    task: ``package.module:Class``, a subclass of :class:`AppTask`.
-    models: names to offer to the user; directories work as well.
-    default_model: the name that is used when the user gives none.
+    Attributes:
+        task: ``package.module:Class``, a subclass of :class:`AppTask`.
+        models: names to offer to the user; directories work as well.
+        default_model: the name that is used when the user gives none.
     """
 
     task: str
@@ -28,12 +30,19 @@ class TaskSpec:
     def load(self) -> type[AppTask]:
         """The task's class. Imports its module."""
         module, _, name = self.task.partition(":")
-        return getattr(importlib.import_module(module), name)
+        task: type[AppTask] = getattr(importlib.import_module(module), name)
+        return task
 
 
 @dataclass(frozen=True)
 class App:
-    """An application: a name, one line about it, and its tasks in the order in which they are called."""
+    """An application.
+
+    Attributes:
+        name: what :class:`Appflow` is asked for.
+        description: one line about it.
+        tasks: its steps, in the order in which they are called.
+    """
 
     name: str
     description: str
@@ -74,7 +83,7 @@ def known_apps() -> dict[str, App]:
     return dict(_APPS)
 
 
-def nearest(name: object, known: object) -> str:
+def nearest(name: object, known: Iterable[str]) -> str:
     """`` (did you mean 'x'?)`` for a name that is nearly one of ``known``, else an empty string."""
     close = difflib.get_close_matches(shorten(str(name), 80), list(known), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""

@@ -25,11 +25,13 @@ class AppTask:
     """Keys that a call adds to it."""
 
     def __init__(self, model: str, *, device: str, from_hf_hub: bool, **options: Any) -> None:
-        """
-        model: a directory or a name.
-        device: where the model runs, ``cpu`` or ``gpu:0``.
-        from_hf_hub: take the name as one of the Hugging Face hub.
-        options: values for some of :attr:`options`.
+        """Load what the task needs.
+
+        Args:
+            model: a directory or a name.
+            device: where the model runs, ``cpu`` or ``gpu:0``.
+            from_hf_hub: take the name as one of the Hugging Face hub.
+            **options: values for some of :attr:`options`.
         """
         raise NotImplementedError
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..engine.options import GenerationOptions, resolve_options
+from ..engine.stopping import LENGTH
 from ..models.qwen_vl import grounding
 from ..models.qwen_vl.messages import check_image_count
 from ..utils.validation import check_boolean
@@ -85,6 +86,7 @@ class Session(ABC):
         """Ask a question, with new images before it, and wait for the answer.
 
         Args:
+            text: the question.
             images: whatever the image loader takes; one of them or a list.
             stream: a function that is called with each piece of text as it is generated.
             **options: generation options for this question.
@@ -109,7 +111,12 @@ class Session(ABC):
     def load_image(self, source: Any, policy: ImagePolicy | None = None) -> Image:
         """An image as the model will see it, which may be handed to :meth:`ask`.
 
-        policy: what may be read; the session's where it is ``None``. Raises ImageError.
+        Args:
+            source: whatever the image loader takes.
+            policy: what may be read; the session's where it is ``None``.
+
+        Raises:
+            ImageError: it cannot be read.
         """
         return self._processor.image_processor.load(source, self._policy if policy is None else policy)
 
@@ -134,14 +141,23 @@ class Session(ABC):
         reused_tokens: int = 0,
         dropped_turns: int = 0,
     ) -> Reply:
-        """The reply for a complete answer; ``text`` is all that came out of it, ``image`` the newest one, as the
-        image processor loads it."""
+        """The reply for a complete answer.
+
+        Args:
+            text: all that came out of it.
+            answer: its tokens and finish reason.
+            watch: the stages so far.
+            prompt_tokens: ids of the prompt.
+            image: the newest one, as the image processor loads it.
+            reused_tokens: ids of the prompt whose keys and values were cached.
+            dropped_turns: earlier turns that the model was not shown.
+        """
         watch.stage("decode")
         text = text.strip()
         return Reply(
             text=text,
             boxes=grounding.parse(text),
-            finish_reason=answer.finish_reason,
+            finish_reason=answer.finish_reason or LENGTH,
             usage=Usage(prompt_tokens, len(answer.tokens), reused_tokens),
             timings={**watch.seconds, "total": sum(watch.seconds.values())},
             source_image=image,

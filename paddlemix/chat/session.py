@@ -174,7 +174,8 @@ class ChatSession(Session):
         """Go on with a saved conversation instead of this one.
 
         Args:
-            open_files: also read the files and addresses that it names as images. :meth:`save` names none, since the
+            path: a file that :meth:`save` wrote.
+            open_files: also read the files and URLs that it names as images. :meth:`save` names none, since the
                 file holds its images itself; in another file they are the choice of whoever wrote it.
 
         Raises:
@@ -286,7 +287,8 @@ def _read_conversation(path: Path) -> tuple[str, list[Message]]:
     content = read_json(path, limit=_MAX_CONVERSATION_BYTES, error=PromptError)
     if not isinstance(content, dict) or content.get("format") != FILE_FORMAT:
         raise PromptError(f"{path}: not a saved conversation; expected JSON with format {FILE_FORMAT!r}")
-    messages = normalize_messages(content.get("messages"))
+    stored: Any = content.get("messages")
+    messages = normalize_messages(stored)
     roles = [message["role"] for message in messages]
     if roles != ["system", *["user", "assistant"] * (len(roles) // 2)]:
         got = shorten(", ".join(roles), 80)

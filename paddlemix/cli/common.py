@@ -51,6 +51,8 @@ def check_output(folder: str, field: str, sources: Mapping[str, str | None]) -> 
     """Refuse, before any work, a folder without a name, that of a source, and one that holds foreign files.
 
     Args:
+        folder: where a result is to be written.
+        field: the name of its option, for messages.
         sources: what is read: what it is (``the source``) -> its folder, or a name, which is no folder to write to.
 
     Raises:

@@ -15,6 +15,7 @@ def completions(line: str, commands: Mapping[str, bool]) -> list[str]:
     """The lines that ``line`` may be the beginning of: its command completed, or the path after the command.
 
     Args:
+        line: what was typed so far.
         commands: name -> whether a path comes after it.
     """
     name, space, path = line.partition(" ")

@@ -20,6 +20,7 @@ class Parser(argparse.ArgumentParser):
     """Says what is wrong with the arguments in one line, exit status 2; ``--help`` has the rest."""
 
     def error(self, message: str) -> NoReturn:
+        """Exit with status 2 after one line about what is wrong."""
         self.exit(2, f"error: {message} (--help lists the options)\n")
 
 
@@ -30,6 +31,7 @@ def run(main: Callable[[Sequence[str] | None], int]) -> NoReturn:
     """
     prepare_streams()
     _quiet_imports()
+    status: int | str | None
     try:
         status = _finish(main)
     except OutputError as error:
@@ -53,6 +55,7 @@ def run(main: Callable[[Sequence[str] | None], int]) -> NoReturn:
 
 def _finish(main: Callable[[Sequence[str] | None], int]) -> int | str | None:
     """The exit status of a program, whose output is then out."""
+    status: int | str | None
     try:
         status = main(None)
     except SystemExit as exit_:  # --help, or wrong options

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -47,7 +47,7 @@ class TerminalChat:
     Args:
         session: the conversation.
         output_dir: where drawn images go, each under a name of its own (chat.jpg, chat-2.jpg …).
-        policy: what ``/image`` may read; by default files and public addresses.
+        policy: what ``/image`` may read; by default files and public URLs.
         generation: options of every answer.
         out: where the chat is written.
     """
@@ -194,7 +194,7 @@ class TerminalChat:
             raise PromptError(f"{name}: got {argument!r} after it, expected {expected!r}")
         if name == "/quit":
             return False
-        actions = {
+        actions: dict[str, Callable[..., None]] = {
             "/image": self._add_image,
             "/reset": self._reset,
             "/save": lambda path: self._save(path, overwrite=insists),

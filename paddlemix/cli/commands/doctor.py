@@ -51,10 +51,12 @@ TINY_CONFIG: dict[str, Any] = {
 
 
 def line(name: str, value: object) -> None:
+    """Print one fact."""
     print(f"{name:<22} {value}")
 
 
 def installed_version(distribution: str) -> str | None:
+    """The version of a distribution; ``None`` where it is not installed."""
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
@@ -62,6 +64,7 @@ def installed_version(distribution: str) -> str | None:
 
 
 def report_machine() -> None:
+    """Print the system, the interpreter, the processors and the memory."""
     line("system", platform.platform())
     line("python", f"{platform.python_version()} ({sys.executable})")
     line("processors", f"{os.cpu_count()}, {cpu_extensions()}")
@@ -69,6 +72,7 @@ def report_machine() -> None:
 
 
 def cpu_extensions() -> str:
+    """The instruction sets that matter here."""
     cpuinfo = Path("/proc/cpuinfo")
     flags = set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
     known = ["avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asimd"]
@@ -76,6 +80,7 @@ def cpu_extensions() -> str:
 
 
 def memory() -> str:
+    """Free and total memory, in words."""
     meminfo = Path("/proc/meminfo")
     if not meminfo.exists():
         return "unknown"
@@ -101,6 +106,7 @@ def report_packages() -> list[str]:
 
 
 def report_device() -> None:
+    """Print what Paddle was built for and which GPUs it sees."""
     import paddle
 
     line("device of paddle", paddle.device.get_device())
@@ -120,10 +126,11 @@ def report_device() -> None:
 
 
 def operators() -> str:
+    """Which operators are used: the fused kernels, or plain Paddle and why."""
     from ...ops import backend
 
     library = backend.library()
-    if library.missing is not None:
+    if library.functions is None:
         return f"plain Paddle: {library.missing}"
     used = backend.INSTRUCTION_SETS[library.functions.paddlemix_cpu_isa()]
     return f"fused kernels for {' and '.join(library.devices)} ({used}), PADDLEMIX_OPS={backend.mode()}"
