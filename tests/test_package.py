@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import runpy
 import subprocess
@@ -73,6 +74,13 @@ def test_every_data_file_of_the_package_is_packaged(packaging):
     packaged = {path for pattern in packaging["PACKAGE_DATA"] for path in PACKAGE.glob(pattern)}
     data = {path for path in versioned_files() if path.suffix != ".py"}
     assert sorted(data - packaged) == []
+
+
+def test_the_command_is_a_function_that_exists_and_the_package_is_typed():
+    setup = (ROOT / "setup.py").read_text(encoding="utf-8")
+    module, function = re.search(r'"paddlemix = ([\w.]+):(\w+)"', setup).groups()
+    assert callable(getattr(importlib.import_module(module), function))
+    assert (PACKAGE / "py.typed").is_file()
 
 
 def test_every_folder_with_code_is_a_package(packaging):
