@@ -6,7 +6,7 @@ import codecs
 from collections.abc import Collection, Iterable, Sequence
 
 from ..errors import ConfigurationError
-from ..models.qwen_vl.codec import QWenVLCodec
+from .protocols import Codec
 
 
 class StopStringMatcher:
@@ -55,7 +55,7 @@ class StopStringMatcher:
 
 
 def answer_text(
-    tokenizer: QWenVLCodec, ids: Iterable[int], end_ids: Collection[int], stop_strings: Sequence[str] = ()
+    tokenizer: Codec, ids: Iterable[int], end_ids: Collection[int], stop_strings: Sequence[str] = ()
 ) -> str:
     """The text of an answer's ids, up to the first of ``end_ids`` or ``stop_strings``, without surrounding space.
 
@@ -80,7 +80,7 @@ class IncrementalDecoder:
 
     def __init__(
         self,
-        tokenizer: QWenVLCodec,
+        tokenizer: Codec,
         *,
         skip_special_tokens: bool = True,
         keep_image_special: bool = True,

@@ -65,8 +65,3 @@ def fetch_choice(logits: paddle.Tensor, tokens: paddle.Tensor) -> tuple[np.ndarr
         highest = values.max(axis=-1, keepdims=True)
         log_sums = highest[:, 0] + np.log(np.exp(values - highest).sum(axis=-1))
         return chosen, (values[np.arange(len(chosen)), chosen] - log_sums).astype(np.float64)
-
-
-def row_generators(seed: int | None, rows: int) -> list[np.random.Generator]:
-    """One stream of random numbers per row; row ``i`` draws the same numbers whatever rows stand beside it."""
-    return [np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(rows)]

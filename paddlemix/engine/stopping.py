@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from ..models.qwen_vl.codec import QWenVLCodec
 from .detokenizer import IncrementalDecoder
+from .protocols import Codec
 
 STOP, LENGTH = "stop", "length"
 """Why an answer ended: by a stop id, sequence or string; or cut off, by ``max_new_tokens`` or the model's window."""
@@ -16,7 +16,7 @@ def finish_reason(finished: bool) -> str:
     return STOP if finished else LENGTH
 
 
-def answer_end_ids(eos_token_ids: Iterable[int], tokenizer: QWenVLCodec) -> tuple[int, ...]:
+def answer_end_ids(eos_token_ids: Iterable[int], tokenizer: Codec) -> tuple[int, ...]:
     """The ids that end an answer: those given, the end of a text, and the marks around a message of a chat."""
     return tuple(sorted({*eos_token_ids, tokenizer.eod_id, tokenizer.im_end_id, tokenizer.im_start_id}))
 
@@ -36,7 +36,7 @@ class StopChecker:
         stop_ids: Sequence[int] = (),
         sequences: Sequence[Sequence[int]] = (),
         strings: Sequence[str] = (),
-        tokenizer: QWenVLCodec | None = None,
+        tokenizer: Codec | None = None,
     ) -> None:
         self._stop_ids = frozenset(stop_ids)
         self._sequences = [list(sequence) for sequence in sequences]

@@ -2,7 +2,8 @@ import numpy as np
 import paddle
 import pytest
 
-from paddlemix.engine.sampling import greedy, row_generators, sample, token_log_probs
+from paddlemix.engine.sampler import row_generators
+from paddlemix.engine.sampling import greedy, sample, token_log_probs
 
 PROBABILITIES = np.array([0.1, 0.4, 0.05, 0.3, 0.15])
 

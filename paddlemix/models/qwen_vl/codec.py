@@ -12,7 +12,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigurationError, PromptError
 from ...utils.schema import check_kind, shown
@@ -27,6 +27,9 @@ from .image_placeholders import (
     split_ids,
 )
 from .vocabulary import load_vocabulary
+
+if TYPE_CHECKING:
+    import tiktoken
 
 DEFAULT_IMAGE_SLOTS = 256
 
@@ -119,6 +122,11 @@ class QWenVLCodec:
     def mergeable_ranks(self) -> dict[bytes, int]:
         """Bytes -> id of every token that is not special."""
         return self._vocabulary.ranks
+
+    @property
+    def encoding(self) -> tiktoken.Encoding:
+        """The vocabulary as tiktoken's."""
+        return self._vocabulary.encoding
 
     @property
     def vocab_size(self) -> int:

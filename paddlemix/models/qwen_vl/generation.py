@@ -13,7 +13,8 @@ from paddlenlp.generation.logits_process import MinLengthLogitsProcessor, Repeti
 
 from ...engine.inputs import IdsLike, id_array, left_padding
 from ...engine.options import GenerationOptions, resolve_options
-from ...engine.sampling import fetch_choice, greedy, row_generators, sample
+from ...engine.sampler import row_generators
+from ...engine.sampling import fetch_choice, greedy, sample
 from ...engine.stopping import StopChecker, finish_reason
 from ...errors import ConfigurationError, NumericalError, PromptError
 from .image_placeholders import PlaceholderFormat

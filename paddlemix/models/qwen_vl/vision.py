@@ -98,8 +98,14 @@ class VisionTransformer(nn.Layer):
         self.proj = self.create_parameter([config.output_dim, config.output_dim])
 
     def forward(self, images: paddle.Tensor) -> paddle.Tensor:
-        x, _ = self.ln_pre(self.embed_patches(images))
-        x = self.transformer(x)
+        return self.finish(self.transformer(self.begin(images)))
+
+    def begin(self, images: paddle.Tensor) -> paddle.Tensor:
+        """``[n, 3, side, side]`` to the first block's input, ``[n, patches, width]``."""
+        return self.ln_pre(self.embed_patches(images))[0]
+
+    def finish(self, x: paddle.Tensor) -> paddle.Tensor:
+        """The last block's output, ``[n, patches, width]``, to features ``[n, n_queries, output_dim]``."""
         if self.enable_recompute and self.training:
             x = activation_checkpoint(self.attn_pool, self.attn_pool, x)
         else:

@@ -1,0 +1,84 @@
+import numpy as np
+import paddle
+import pytest
+
+from paddlemix.engine.request import SamplingParams
+from paddlemix.engine.sampler import RowSampler, likeliest, row_generators
+from paddlemix.engine.sampling import sample
+from paddlemix.errors import NumericalError
+
+
+def logits_of(seed=0, size=50):
+    return np.random.default_rng(seed).normal(scale=3, size=size).astype(np.float32)
+
+
+def chosen(params, logits, prompt=(), **arguments):
+    return RowSampler(SamplingParams(**params), prompt, len(logits)).choose(logits, **arguments).token_id
+
+
+@pytest.mark.parametrize("temperature, top_k, top_p", [(1.0, 0, 1.0), (0.7, 5, 1.0), (1.3, 0, 0.8), (0.9, 20, 0.6)])
+def test_the_same_seed_draws_what_a_batch_on_the_device_draws(temperature, top_k, top_p):
+    params = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, seed=5, seed_index=1)
+    sampler, uniforms = RowSampler(params, (), 50), row_generators(5, 2)[1]
+    for seed in range(60):
+        logits = logits_of(seed)
+        expected = sample(paddle.to_tensor(logits[None]), np.array([uniforms.random()]), temperature, top_k, top_p)
+        assert sampler.choose(logits).token_id == int(expected)
+
+
+def test_repetition_counts_the_prompt_and_the_others_count_the_answer():
+    logits = np.array([2.0, 1.9, -1.0], np.float32)
+    assert chosen({"repetition_penalty": 1.2}, logits, prompt=[0]) == 1
+    assert chosen({"presence_penalty": 1.0}, logits, prompt=[0]) == 0
+    sampler = RowSampler(SamplingParams(frequency_penalty=0.3), [0], 3)
+    assert [sampler.choose(logits).token_id for _ in range(4)] == [0, 1, 0, 1]
+    sampler = RowSampler(SamplingParams(presence_penalty=0.3), [], 3)
+    assert [sampler.choose(logits).token_id for _ in range(4)] == [0, 1, 0, 0]
+
+
+def test_biases_and_masks():
+    logits = np.array([2.0, 1.9, -1.0], np.float32)
+    assert chosen({"logit_bias": {2: 10.0}}, logits) == 2
+    assert chosen({"logit_bias": {2: 10.0}}, logits, allowed=np.array([True, True, False])) == 0
+    assert chosen({"min_tokens": 1, "stop_token_ids": (0, 7)}, logits) == 1
+    np.testing.assert_array_equal(logits, np.array([2.0, 1.9, -1.0], np.float32))
+
+
+def test_ids_beyond_the_vocabulary_are_never_chosen():
+    assert RowSampler(SamplingParams(), [], 2).choose(np.array([0, 1, 9], np.float32)).token_id == 1
+
+
+def test_min_p_keeps_what_is_likely_enough():
+    logits = np.log(np.array([0.5, 0.3, 0.15, 0.05], np.float32))
+    for min_p, kept in ((0.0, 4), (0.2, 3), (0.5, 2), (1.0, 1)):
+        assert len(likeliest(logits, SamplingParams(temperature=1.0, min_p=min_p))[0]) == kept
+
+
+def test_log_probabilities_are_those_before_the_temperature():
+    logits = logits_of()
+    token = RowSampler(SamplingParams(logprobs=2, temperature=5.0, seed=1), [], 50).choose(logits)
+    expected = logits - np.log(np.exp(logits.astype(np.float64)).sum())
+    assert token.logprob == pytest.approx(expected[token.token_id], abs=1e-5)
+    assert [i for i, _ in token.top] == np.argsort(-logits)[:2].tolist()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_what_is_no_number_is_an_error(value, temperature):
+    logits = logits_of()
+    logits[3] = value
+    with pytest.raises(NumericalError, match="new token 1"):
+        chosen({"temperature": temperature, "seed": 1}, logits)
+
+
+def test_a_hook_sees_all_ids_and_changes_the_logits_first():
+    seen = []
+
+    def hook(ids, logits):
+        seen.append(ids.tolist())
+        return logits[::-1]
+
+    sampler = RowSampler(SamplingParams(), [4], 3, hook)
+    logits = np.array([2.0, 1.9, -1.0], np.float32)
+    assert [sampler.choose(logits).token_id for _ in range(2)] == [2, 2]
+    assert seen == [[4], [4, 2]]
