@@ -33,8 +33,10 @@ EXTRAS_REQUIRE = {
     "gpu": ["paddlepaddle-gpu>=3.0,<4"],
     # images of iPhones (HEIC)
     "heif": ["pillow-heif>=0.18"],
+    # llguidance: answers held to a grammar
+    "serve": ["llguidance>=1.9"],
     # dashscope holds the published Qwen-VL vocabulary (qwen.tiktoken), which the tokenizer tests compare against.
-    "test": ["pytest>=7.4", "pytest-xdist>=3.3", "hypothesis>=6.80", "dashscope"],
+    "test": ["pytest>=7.4", "pytest-xdist>=3.3", "hypothesis>=6.80", "dashscope", "llguidance>=1.9"],
     "dev": ["ruff>=0.6"],
 }
 

@@ -114,7 +114,7 @@ class Codec(Protocol):
     im_start_id: int
     im_end_id: int
 
-    def block_reader(self) -> Any:
+    def placeholder_reader(self) -> Any:
         """A reader that puts ids together which make sense only as a whole."""
         ...
 
