@@ -215,7 +215,7 @@ def answer_all(
     """
     from .engine.options import resolve_options
     from .media.loading import check_header
-    from .media.sources import is_address
+    from .media.sources import is_url
 
     policy = loaded.processor.policy if policy is None else policy
     if system is not None and loaded.is_base:
@@ -224,7 +224,7 @@ def answer_all(
     generation = {**with_seed(generation), "num_return_sequences": 1}
     options = resolve_options(loaded.model.generation_config, None, generation)
     prompts = [loaded.processor.render(messages, trusted_tags=trusted_tags) for messages in conversations]
-    for source in (source for _, images in questions for source in images if not is_address(source)):
+    for source in (source for _, images in questions for source in images if not is_url(source)):
         check_header(source, policy)
     answers: list[Reply] = []
     for rows in batches([len(prompt.input_ids) + options.max_new_tokens for prompt in prompts]):
@@ -274,12 +274,12 @@ def _answer_batch(
     from .engine.options import resolve_options
     from .engine.stopping import answer_end_ids
     from .media import fetch
-    from .media.sources import is_address
+    from .media.sources import is_url
     from .models.qwen_vl.generation import generate_rows
 
     # fetched once, for an answer with boxes loads its image again: so few images are in memory at a time
     fetched = [
-        (prompt, [fetch(source, policy) if is_address(source) else source for source in images])
+        (prompt, [fetch(source, policy) if is_url(source) else source for source in images])
         for prompt, images in questions
     ]
     conversations = [_conversation(prompt, images, system) for prompt, images in fetched]

@@ -1,6 +1,6 @@
 """Getting images safely: one loader for every entry point, and the policy that says what it may read.
 
-The model never opens a file or an address; whatever a user hands in goes through :func:`load_image`.
+The model never opens a file or a URL; whatever a user hands in goes through :func:`load_image`.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ import socket
 import ssl
 import threading
 import time
-from typing import Callable
+from typing import Any, Callable
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from ..errors import FetchError
@@ -38,9 +38,7 @@ def fetch(url: str, policy: ImagePolicy, resolve: Resolver | None = None) -> byt
     Whether the body is an image is for the caller to find out.
     """
     if not policy.allow_urls:
-        raise FetchError(
-            f"URL {shorten(url)} refused: this image policy takes no http(s) addresses; pass the image itself"
-        )
+        raise FetchError(f"URL {shorten(url)} refused: this image policy takes no http(s) URLs; pass the image itself")
     deadline = time.monotonic() + policy.timeout
     target = url
     try:
@@ -53,7 +51,7 @@ def fetch(url: str, policy: ImagePolicy, resolve: Resolver | None = None) -> byt
         raise
     except (TimeoutError, socket.timeout) as error:
         raise FetchError(f"URL {shorten(url)}: no complete answer within {policy.timeout:g} s") from error
-    # ValueError: http.client and urllib raise it for chunk sizes below 0, broken addresses and headers
+    # ValueError: http.client and urllib raise it for chunk sizes below 0, broken URLs and headers
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise FetchError(f"URL {shorten(url)}: {type(error).__name__}: {one_line(error)}") from error
     raise FetchError(f"URL {shorten(url)}: more than {policy.max_redirects} redirects")
@@ -67,7 +65,7 @@ def shorten(url: str) -> str:
 
 
 def _get(url: str, policy: ImagePolicy, deadline: float, resolve: Resolver) -> tuple[str | None, bytes]:
-    """One request: (address to go on to, b"") for a redirect, (None, body) for an answer."""
+    """One request: (URL to go on to, b"") for a redirect, (None, body) for an answer."""
     parts, host, port = _parse(url)
     addresses = _checked_addresses(url, host, port, policy, resolve)
     sock = _connect(addresses, port, deadline)
@@ -135,7 +133,7 @@ def _parse(url: str) -> tuple[SplitResult, str, int]:
     if parts.scheme not in ("http", "https"):
         raise FetchError(f"URL {shorten(url)}: scheme {parts.scheme!r}, expected http or https")
     if "@" in parts.netloc:
-        raise FetchError(f"URL {shorten(url)}: user names and passwords in addresses are not accepted")
+        raise FetchError(f"URL {shorten(url)}: user names and passwords in URLs are not accepted")
     if not host:
         raise FetchError(f"URL {shorten(url)}: no host")
     return parts, host, port if port is not None else (443 if parts.scheme == "https" else 80)
@@ -172,7 +170,7 @@ def is_public(address: str) -> bool:
 
 
 def _system_resolver(deadline: float) -> Resolver:
-    """getaddrinfo with a deadline: the call itself has none, so it runs aside and may be left behind."""
+    """``getaddrinfo`` with a deadline: the call itself has none, so it runs aside and may be left behind."""
 
     def lookup(host: str, port: int, answers: queue.Queue) -> None:
         try:
@@ -244,7 +242,7 @@ class _BoundedReader(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: bytearray) -> int:
+    def readinto(self, buffer: Any) -> int:
         self._sock.settimeout(_remaining(self._deadline))
         count = self._sock.recv_into(buffer)
         self._left -= count

@@ -10,7 +10,7 @@ import io
 import os
 import warnings
 from dataclasses import dataclass
-from typing import Union
+from typing import Union, cast
 
 import numpy as np
 from PIL import Image
@@ -45,8 +45,12 @@ _NAME, _FULL_SIZE = "paddlemix name", "paddlemix full size"  # keys of Image.inf
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """What is known of an image before it is decoded: (width, height) in pixels as stored, and its EXIF orientation,
-    1 to 8."""
+    """What is known of an image before it is decoded.
+
+    Attributes:
+        size: (width, height) in pixels, as stored.
+        orientation: the EXIF orientation, 1 to 8.
+    """
 
     size: tuple[int, int]
     orientation: int
@@ -56,7 +60,7 @@ def load_image(source: ImageSource, policy: ImagePolicy | None = None) -> Image.
     """The decoded image behind ``source``, in a mode that ``convert("RGB")`` maps to 8 bits per channel.
 
     source: a PIL image; a path (str or Path); encoded bytes; a ``data:image/...;base64,`` URL or the base64 alone; a
-        ``file:///`` address; an http(s) URL where the policy allows it; a uint8 array [height, width], [height, width,
+        ``file:///`` URL; an http(s) URL where the policy allows it; a uint8 array [height, width], [height, width,
         3] (RGB) or [height, width, 4] (RGBA). In a path ``~`` is the home directory, and where there is no such file,
         quotation marks and backslashes are read as a terminal does.
     policy: permissions and limits; ``ImagePolicy()`` (files yes, URLs no) when None.
@@ -110,12 +114,15 @@ def check_header(source: ImageSource, policy: ImagePolicy | None = None) -> Imag
 
 
 def full_size(image: Image.Image) -> tuple[int, int]:
-    """(width, height) of the file that an image was loaded from, which is larger than the image where a large JPEG was
-    reduced; the image's own size otherwise."""
-    size = image.info.get(_FULL_SIZE)
+    """(width, height) of the file that an image was loaded from, in pixels.
+
+    It is larger than the image where a large JPEG was reduced; otherwise it is the image's own size.
+    """
+    size: tuple[int, int] | None = image.info.get(_FULL_SIZE)
     # other programs copy ``info`` to what they cut out of an image
-    fits = size is not None and any(image.size == _reduced(size, factor) for factor in _REDUCTIONS)
-    return size if fits else image.size
+    if size is None or not any(image.size == _reduced(size, factor) for factor in _REDUCTIONS):
+        return image.size
+    return size
 
 
 def image_name(image: Image.Image) -> str:
@@ -143,12 +150,13 @@ def _bytes_of(source: ImageSource, policy: ImagePolicy) -> tuple[bytes, str]:
     if path is not None:
         name = f"image file {short(path)}"
         return read_file(path, name, policy.max_bytes + 1), name
-    scheme = scheme_of(source)
+    text = cast(str, source)  # whatever else there is has been taken above
+    scheme = scheme_of(text)
     if scheme == "data":
-        return data_url_bytes(source, policy), "data URL"
+        return data_url_bytes(text, policy), "data URL"
     if scheme == "base64":
-        return base64_bytes(source, policy), "base64 text"
-    return fetch(source, policy), f"URL {shorten(source)}"
+        return base64_bytes(text, policy), "base64 text"
+    return fetch(text, policy), f"URL {shorten(text)}"
 
 
 def _path_of(source: ImageSource, policy: ImagePolicy) -> str | bytes | None:
@@ -194,7 +202,7 @@ def _open(data: bytes, name: str, policy: ImagePolicy) -> Image.Image:
             image = Image.OPEN[format][0](io.BytesIO(data), "")
     except Exception as error:
         raise ImageError(f"{name} has a broken header: {one_line(error)}") from error
-    if factor > 1 and image.size == (jpeg.width, jpeg.height):
+    if jpeg is not None and factor > 1 and image.size == (jpeg.width, jpeg.height):
         image.draft(None, (max(1, jpeg.width // factor), max(1, jpeg.height // factor)))
         mark_full_size(image, (jpeg.width, jpeg.height))
     _check_size(image.size, name, policy)
@@ -292,7 +300,7 @@ def _from_array(array: np.ndarray, policy: ImagePolicy) -> Image.Image:
     if array.size == 0:
         raise ImageError(f"{came}: expected at least one pixel")
     # before it is copied: a view may have more pixels than there is memory
-    _check_size(array.shape[1::-1], "image array", policy)
+    _check_size((array.shape[1], array.shape[0]), "image array", policy)
     return Image.fromarray(np.ascontiguousarray(array))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from ..errors import ConfigurationError
 from ..utils.validation import check_integer
@@ -16,7 +17,7 @@ class ImagePolicy:
     """Limits and permissions for :func:`paddlemix.media.load_image`. Defaults suit a library call: files yes, URLs no.
 
     allow_paths: local files may be read.
-    allow_urls: http(s) addresses may be fetched.
+    allow_urls: http(s) URLs may be fetched.
     allow_private_addresses: fetching may reach loopback, private and other non-public addresses (tests, intranets).
     max_bytes: most bytes of an encoded image, wherever it comes from.
     max_pixels: most pixels (width x height) of a decoded image. The header is checked before anything is decoded; a
@@ -37,6 +38,7 @@ class ImagePolicy:
     formats: tuple[str, ...] = FORMATS
 
     def __post_init__(self) -> None:
+        """Check the fields. Raises ConfigurationError."""
         for name, least in (("max_bytes", 1), ("max_pixels", 1), ("max_redirects", 0)):
             check_integer(f"ImagePolicy.{name}", getattr(self, name), least)
         if not isinstance(self.timeout, (int, float)) or not math.isfinite(self.timeout) or self.timeout <= 0:
@@ -48,15 +50,16 @@ class ImagePolicy:
             )
         object.__setattr__(self, "formats", formats)
 
-    def replace(self, **changes: object) -> ImagePolicy:
+    def replace(self, **changes: Any) -> ImagePolicy:
         """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)
 
     @classmethod
     def scripts(cls, max_pixels: int | None = None) -> ImagePolicy:
-        """For commands that a person runs for themselves: local files and public http(s) addresses.
+        """For commands that a person runs for themselves: local files and public http(s) URLs.
 
-        max_pixels: another limit than the usual one.
+        Args:
+            max_pixels: another limit than the usual one.
         """
         policy = cls(allow_paths=True, allow_urls=True)
         return policy if max_pixels is None else policy.replace(max_pixels=max_pixels)

@@ -1,4 +1,4 @@
-"""The bytes behind a source that is a text or a path: files, file: addresses, data URLs, base64.
+"""The bytes behind a source that is a text or a path: files, file: URLs, data URLs, base64.
 
 Files are read only where the policy allows paths; a text that may be one is not even looked for otherwise.
 """
@@ -11,6 +11,7 @@ import os
 import re
 import stat
 from pathlib import Path
+from typing import AnyStr
 from urllib.parse import unquote, unquote_to_bytes
 
 from ..errors import ImageError
@@ -30,7 +31,7 @@ _PIECE = 1 << 20  # characters of a data URL that are decoded at once
 
 
 def scheme_of(text: str) -> str:
-    """``"data"``, ``"file"``, ``"base64"``, that of an address, or ``""`` for a path. Nothing is opened."""
+    """``"data"``, ``"file"``, ``"base64"``, that of a URL, or ``""`` for a path. Nothing is opened."""
     if text[:5].lower() == "data:":
         return "data"
     if text[:6].lower() == "file:/":
@@ -41,8 +42,8 @@ def scheme_of(text: str) -> str:
     return "base64" if _is_base64(text) else ""
 
 
-def is_address(source: object) -> bool:
-    """Whether a source is an http(s) address, whose contents are fetched."""
+def is_url(source: object) -> bool:
+    """Whether a source is an http(s) URL, whose contents are fetched."""
     return isinstance(source, str) and scheme_of(source) in ("http", "https")
 
 
@@ -61,7 +62,7 @@ def check_bytes(size: int, name: str, policy: ImagePolicy) -> None:
 # ---------------------------------------------------------------- files
 
 
-def find_file(path: str | bytes, policy: ImagePolicy) -> str | bytes:
+def find_file(path: AnyStr, policy: ImagePolicy) -> AnyStr:
     """The path to open for ``path``: itself, or where it is not there, what a terminal's spelling of it stands for.
 
     ``~`` is the home directory; quotation marks around it, backslashes before spaces and spaces at the ends come from
@@ -79,7 +80,7 @@ def find_file(path: str | bytes, policy: ImagePolicy) -> str | bytes:
 
 
 def file_of_url(url: str, policy: ImagePolicy) -> str:
-    """The path that a ``file:`` address names. Raises ImageError."""
+    """The path that a ``file:`` URL names. Raises ImageError."""
     match = _FILE_URL.fullmatch(url)
     if match is None or (match["host"] or "").lower() not in ("", "localhost"):
         raise ImageError(f"image {short(url)}: expected file:///path on this computer")

@@ -12,6 +12,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
+from typing import Literal
 
 from ..errors import ImageError
 
@@ -173,18 +174,25 @@ _JPEG_COMPRESSIONS = (6, 7)
 
 @dataclass(frozen=True)
 class Tag:
-    """An entry of a TIFF directory: ``value`` is the first number in it where it is a small integer, else its
-    offset."""
+    """An entry of a TIFF directory.
+
+    Attributes:
+        number: what it says.
+        count: numbers in it.
+        size: bytes of one number.
+        value: the first number where it is a small integer, else its offset in the file.
+    """
 
     number: int
     count: int
-    size: int  # in bytes
+    size: int
     value: int
 
 
 def tiff_tags(data: bytes, offset: int | None = None) -> Iterator[Tag]:
     """The entries of the first directory, or of that at ``offset``, as far as they can be read. Never raises."""
-    order = {b"II": "little", b"MM": "big"}.get(data[:2])
+    orders: dict[bytes, Literal["little", "big"]] = {b"II": "little", b"MM": "big"}
+    order = orders.get(data[:2])
     big = data[2:4] in (b"+\0", b"\0+")
     if order is None:
         return

@@ -43,7 +43,7 @@ def report() -> tuple[str, int]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # the library's trouble is told here, once
         library = backend.library()
-    if library.missing is None:
+    if library.missing is None and library.functions is not None:
         used = backend.INSTRUCTION_SETS[library.functions.paddlemix_cpu_isa()]
         lines.append(f"CPU kernels: instruction set {used}, {backend.default_threads()} thread(s)")
     else:
@@ -57,6 +57,7 @@ def report() -> tuple[str, int]:
 
 
 def main() -> int:
+    """Print the report; return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m paddlemix.ops",
         description="Tell which implementation of each operator is chosen on this machine, and why not another.",

@@ -21,7 +21,8 @@ def attention(
 
     Args:
         query: ``[batch, heads, length, head_dim]``.
-        key, value: ``[batch, heads, kv_length, head_dim]``.
+        key: ``[batch, heads, kv_length, head_dim]``.
+        value: like ``key``.
         mask: additive float32, broadcastable to ``[batch, heads, length, kv_length]``, best without leading axes of 1.
         dropout: probability with which an attention weight is dropped, in training.
 

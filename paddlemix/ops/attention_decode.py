@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import paddle
 
 from . import backend
 from .attention_prefill import attention_reference, check_attention, wants_gradient
 
 DECODE_MAX_QUERIES = 8
-"""Up to so many queries per row ``attention_decode`` is the faster of the two."""
+"""Most queries per row for which ``attention_decode`` is faster than ``attention_prefill``."""
 
 
 def attention_decode(
@@ -24,10 +26,10 @@ def attention_decode(
 ) -> paddle.Tensor:
     """``attention_prefill`` for few queries: arguments, result and errors are the same.
 
-    The slots are split among the processors, and each comes from memory once for up to eight queries of its row. More
-    queries are right as well, but slower than in ``attention_prefill``.
+    Cache positions are split among the processors, and each is read once for up to eight queries of its row. More
+    queries are computed correctly as well, but slower than in ``attention_prefill``.
     """
-    rest = {"kv_lengths": kv_lengths, "query_starts": query_starts, "kv_starts": kv_starts}
+    rest: dict[str, Any] = {"kv_lengths": kv_lengths, "query_starts": query_starts, "kv_starts": kv_starts}
     rest.update(block_table=block_table, mask=mask)
     if not backend.use_kernel("attention_decode", query) or wants_gradient(query, key, value):
         check_attention("attention_decode", query, key, value, **rest)

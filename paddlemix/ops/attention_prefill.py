@@ -5,6 +5,8 @@ The decoder's training, which needs a gradient and dropout, uses ``attention``.
 
 from __future__ import annotations
 
+from typing import Any
+
 import paddle
 import paddle.nn.functional as F
 
@@ -19,6 +21,7 @@ from .checks import (
     check_optional,
     check_shape,
     check_tensors,
+    integers,
     is_tensor,
 )
 
@@ -36,7 +39,7 @@ def attention_prefill(
 ) -> paddle.Tensor:
     """Return ``softmax(query keyᵀ / sqrt(head_dim) + mask) value``, the softmax in float32.
 
-    Query ``t`` of row ``r`` stands at slot ``query_starts[r] + t`` and sees the slots ``s`` with
+    Query ``t`` of row ``r`` has the cache position ``query_starts[r] + t`` and sees the positions ``s`` with
     ``kv_starts[r] <= s < kv_lengths[r]`` and, where ``query_starts`` is given (causal), ``s <= query_starts[r] + t``.
     One that sees nothing gives zeros.
 
@@ -45,12 +48,15 @@ def attention_prefill(
 
     Args:
         query: ``[batch, heads, length, head_dim]``; float32 on the CPU.
-        key, value: ``[batch, heads, slots, head_dim]``, of the dtype of ``query``, on the CPU also bfloat16; with
+        key: ``[batch, heads, kv_length, head_dim]``, of the dtype of ``query``, on the CPU also bfloat16; with
             ``block_table`` ``[blocks, heads, block_size, head_dim]``.
-        kv_lengths, query_starts, kv_starts: int32 ``[batch]``.
-        block_table: int32 ``[batch, blocks of a row]``: slot ``s`` of row ``r`` is slot ``s % block_size`` of block
-            ``block_table[r, s // block_size]``.
-        mask: additive float32 ``[batch or 1, length, slots]``, at least as wide as every length.
+        value: like ``key``.
+        kv_lengths: int32 ``[batch]``: the context length of each row.
+        query_starts: int32 ``[batch]``: the cache position of the first query of each row; None: not causal.
+        kv_starts: int32 ``[batch]``: the first cache position that each row sees; None: 0.
+        block_table: int32 ``[batch, blocks of a row]``: cache position ``s`` of row ``r`` is position
+            ``s % block_size`` of block ``block_table[r, s // block_size]``.
+        mask: additive float32 ``[batch or 1, length, kv_length]``, at least as wide as every length.
 
     Returns:
         ``[batch, length, heads * head_dim]``.
@@ -58,7 +64,7 @@ def attention_prefill(
     Raises:
         OperatorError: shapes, dtypes, lengths or table do not fit.
     """
-    rest = {"kv_lengths": kv_lengths, "query_starts": query_starts, "kv_starts": kv_starts}
+    rest: dict[str, Any] = {"kv_lengths": kv_lengths, "query_starts": query_starts, "kv_starts": kv_starts}
     rest.update(block_table=block_table, mask=mask)
     fused = backend.use_kernel("attention_prefill", query)
     if fused and backend.device_of(query) == "cuda":
@@ -77,6 +83,7 @@ def attention_interleaved(qkv: paddle.Tensor, heads: int) -> paddle.Tensor:
 
     Args:
         qkv: the last axis is ``[q0 k0 v0 q1 k1 v1 …]``, each of ``width / heads`` elements.
+        heads: number of attention heads.
 
     Returns:
         ``[n, length, width]``.
@@ -95,11 +102,12 @@ def attention_interleaved(qkv: paddle.Tensor, heads: int) -> paddle.Tensor:
     on_cuda = fused and backend.device_of(qkv) == "cuda"
     # The CPU's kernel has no gradient.
     if not fused or (not on_cuda and wants_gradient(qkv)):
-        return merge_heads(attention(*(split_heads(part, heads) for part in _unpack(qkv, heads))))
-    if on_cuda:  # not run yet: no GPU with Paddle's build for it was at hand
+        query, key, value = [split_heads(part, heads) for part in _unpack(qkv, heads)]
+        return merge_heads(attention(query, key, value))
+    if on_cuda:
         n, length, packed = qkv.shape
-        parts = (part.reshape([n, length, heads, -1]) for part in _unpack(qkv, heads))
-        return F.scaled_dot_product_attention(*parts, training=False).reshape([n, length, packed // 3])
+        query, key, value = [part.reshape([n, length, heads, -1]) for part in _unpack(qkv, heads)]
+        return F.scaled_dot_product_attention(query, key, value, training=False).reshape([n, length, packed // 3])
     return backend.run("paddlemix_attention_interleaved", qkv, heads)[0]
 
 
@@ -142,8 +150,8 @@ def check_attention(
 def _check_lengths(operator, key, kv_lengths, block_table, mask) -> None:
     blocks, _, block_size, _ = key.shape
     capacity = block_size * (1 if block_table is None else block_table.shape[1])
-    table = block_table.tolist() if block_table is not None and can_be_read(block_table) else None
-    for row, slots in enumerate(kv_lengths.tolist()):
+    table: Any = block_table.tolist() if block_table is not None and can_be_read(block_table) else None
+    for row, slots in enumerate(integers(kv_lengths)):
         if not 0 <= slots <= capacity:
             raise OperatorError(
                 f"{operator}: kv_lengths[{row}] is {slots}, expected 0 to {capacity}, what the cache holds"

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import cast
 
 import paddle
 from paddle import _C_ops
@@ -189,7 +190,7 @@ def mode() -> str:
     """
     if _mode is None:
         set_mode(os.environ.get("PADDLEMIX_OPS") or "auto")
-    return _mode
+    return cast(str, _mode)
 
 
 def set_mode(name: str) -> None:
@@ -273,7 +274,7 @@ def run(name: str, *arguments: object) -> list[paddle.Tensor]:
             if outputs is not NotImplemented:
                 return outputs
         check_arguments(name, arguments)
-        return _C_ops._run_custom_op(name, *arguments)
+        return _C_ops._run_custom_op(name, *arguments)  # type: ignore[attr-defined]  # private, in no stub
     except OSError as error:  # how Paddle passes on a failed check; the file and line of the check follow the message
         raise OperatorError(str(error).partition("\n")[0]) from None
 

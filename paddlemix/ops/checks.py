@@ -22,6 +22,11 @@ def is_tensor(value: object) -> bool:
     return isinstance(value, (paddle.Tensor, *_TRACED))
 
 
+def integers(tensor: paddle.Tensor) -> list[int]:
+    """The elements of a one-dimensional tensor of integers."""
+    return tensor.numpy().tolist()
+
+
 @paddle.jit.not_to_static
 def check_tensors(operator: str, **tensors: object) -> None:
     """Refuse what is no tensor, ``None`` included."""

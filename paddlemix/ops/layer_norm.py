@@ -23,7 +23,9 @@ def layer_norm(
 
     Args:
         x: ``[..., width]``, of at least two axes.
-        weight, bias: ``[width]``, of the dtype of ``x``.
+        weight: ``[width]``, of the dtype of ``x``.
+        bias: like ``weight``.
+        epsilon: added to the variance; 0 to 0.001.
         residual: like ``x``; without one, ``s`` is ``x`` itself.
 
     Raises:
@@ -32,7 +34,8 @@ def layer_norm(
     if backend.use_kernel("layer_norm", x):
         if residual is None:
             return backend.run("paddlemix_layer_norm", x, weight, bias, epsilon)[0], x
-        return tuple(backend.run("paddlemix_add_layer_norm", x, residual, weight, bias, epsilon)[:2])
+        normalized, total = backend.run("paddlemix_add_layer_norm", x, residual, weight, bias, epsilon)[:2]
+        return normalized, total
     check_tensors("layer_norm", x=x, weight=weight, bias=bias)
     check_optional("layer_norm", residual=residual)
     check_floating("layer_norm", "x", x)

@@ -1,5 +1,6 @@
-"""Linear layers with 16-bit weights: activations and results stay float32 on the CPU, where Paddle itself has no 16-bit
-matrix product.
+"""Linear layers with 16-bit weights and float32 activations.
+
+Paddle itself has no 16-bit matrix product on the CPU.
 
 A weight ``W [in_features, out_features]`` lies in tiles of 16 outputs, ``[tiles, padded_in / 2, 16, 2]``: two inputs by
 16 outputs are the 64 bytes that one instruction takes. ``padded_in`` is ``in_features`` up to a multiple of 32; what is
@@ -27,6 +28,7 @@ def linear_w16(x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor | No
         x: ``[..., in_features]``; float32 on the CPU's kernel, float32, float16 or bfloat16 on CUDA.
         weight: ``[tiles, padded_in / 2, 16, 2]`` of bfloat16 or float16, from :func:`pack_w16`.
         bias: ``[out_features]`` of the dtype of ``x``.
+        out_features: number of outputs without padding.
 
     Raises:
         OperatorError: shapes or dtypes do not fit.

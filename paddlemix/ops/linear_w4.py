@@ -42,6 +42,7 @@ def linear_w4(
         weight: uint8 tiles.
         scales: float16.
         bias: ``[out_features]`` in the dtype of ``x``, or None.
+        out_features: number of outputs without padding.
 
     Raises:
         OperatorError: shapes or dtypes do not fit.
@@ -74,7 +75,8 @@ def quantize_w4(w: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
     in_features, out_features = w.shape
     groups = blocks(in_features, GROUP)
     if has_packing_kernel(w):
-        return tuple(backend.run("paddlemix_quantize_w4", w, groups))
+        packed, factors = backend.run("paddlemix_quantize_w4", w, groups)
+        return packed, factors
     grouped = in_blocks(w.numpy(), GROUP)  # [groups, 128, out]
     largest = np.abs(grouped).max(axis=1, keepdims=True, initial=0)
     finite = np.isfinite(largest)

@@ -40,6 +40,7 @@ def linear_w8(
         weight: uint8 tiles.
         scales: float32, of one group or of one per 128 inputs.
         bias: ``[out_features]`` in the dtype of ``x``, or None.
+        out_features: number of outputs without padding.
 
     Raises:
         OperatorError: shapes or dtypes do not fit.
@@ -79,7 +80,8 @@ def quantize_w8(w: paddle.Tensor, groups: int = 1) -> tuple[paddle.Tensor, paddl
             f"{blocks(in_features, GROUP)}"
         )
     if has_packing_kernel(w):
-        return tuple(backend.run("paddlemix_quantize_w8", w, groups))
+        packed, factors = backend.run("paddlemix_quantize_w8", w, groups)
+        return packed, factors
     grouped = in_blocks(w.numpy(), GROUP)
     grouped = grouped.reshape(groups, -1, out_features)
     largest = np.abs(grouped).max(axis=1, keepdims=True, initial=0)

@@ -29,8 +29,10 @@ def in_blocks(w: np.ndarray, block: int) -> np.ndarray:
 
 
 def has_packing_kernel(tensor: paddle.Tensor) -> bool:
-    """Whether the library packs or unpacks a tensor of this device. That is no step of the model, so it is used
-    wherever it is there, unless plain Paddle was asked for."""
+    """Whether the library packs or unpacks a tensor of this device.
+
+    That is no step of the model, so it is used wherever it is there, unless plain Paddle was asked for.
+    """
     device = "cpu" if tensor.place.is_cpu_place() else "cuda"
     return backend.mode() != "reference" and device in backend.library().devices
 

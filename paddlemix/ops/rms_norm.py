@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import paddle
 from paddle.autograd import PyLayer
 
@@ -20,6 +22,7 @@ def rms_norm(
     Args:
         x: ``[..., hidden]``.
         weight: ``[hidden]``, of the dtype of ``x``.
+        epsilon: added to the mean square.
         residual: like ``x``; without one, ``s`` is ``x`` itself.
 
     Raises:
@@ -28,7 +31,8 @@ def rms_norm(
     if backend.use_kernel("rms_norm", x):
         if residual is None:
             return backend.run("paddlemix_rms_norm", x, weight, epsilon)[0], x
-        return tuple(backend.run("paddlemix_add_rms_norm", x, residual, weight, epsilon)[:2])
+        normalized, total = backend.run("paddlemix_add_rms_norm", x, residual, weight, epsilon)[:2]
+        return normalized, total
     check_tensors("rms_norm", x=x, weight=weight)
     check_optional("rms_norm", residual=residual)
     check_floating("rms_norm", "x", x)
@@ -62,7 +66,7 @@ class _RMSNorm(PyLayer):
     """
 
     @staticmethod
-    def forward(ctx, x: paddle.Tensor, weight: paddle.Tensor, epsilon: float) -> paddle.Tensor:
+    def forward(ctx: Any, x: paddle.Tensor, weight: paddle.Tensor, epsilon: float) -> paddle.Tensor:
         statistics = _statistics(x)
         scale = _inverse_rms(statistics, epsilon)
         normalized = statistics * scale
@@ -71,7 +75,8 @@ class _RMSNorm(PyLayer):
         return normalized.astype(x.dtype) * weight
 
     @staticmethod
-    def backward(ctx, grad: paddle.Tensor) -> tuple[paddle.Tensor | None, paddle.Tensor | None]:
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (grad,) = grads
         normalized, scale, weight = ctx.saved_tensor()
         hidden = normalized.shape[-1]
         wide_grad = grad.astype(normalized.dtype)

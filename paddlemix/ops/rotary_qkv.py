@@ -6,6 +6,7 @@ The embedding is half-split: dimension ``i`` turns together with ``i + head_dim 
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import paddle
@@ -23,6 +24,7 @@ from .checks import (
     check_range,
     check_shape,
     check_tensors,
+    integers,
 )
 
 
@@ -62,7 +64,9 @@ def rotary_qkv(
     Args:
         qkv: ``[batch, length, 3 * heads * head_dim]``: all queries, then all keys, then all values.
         bias: ``[3 * heads * head_dim]``, added first.
-        cos, sin: float32 ``[tables, table_length, head_dim]``, each table as of ``rotary_tables``.
+        heads: number of attention heads.
+        cos: float32 ``[tables, table_length, head_dim]``, each table as of ``rotary_tables``.
+        sin: like ``cos``.
         positions: int32 ``[batch, length]``, below ``table_length``.
         logn: float32 ``[table_length]``: factor of the queries by position.
         table_index: int32 ``[batch]``, the table of each row; the first by default.
@@ -77,7 +81,10 @@ def rotary_qkv(
         if paddle.is_grad_enabled() and bias is not None and not getattr(bias, "stop_gradient", True):
             check_rotary(qkv, bias, heads, cos, sin, positions, logn, table_index)
             qkv, bias = qkv + bias, None  # Paddle sums the bias' gradient; the operator's own is that of qkv
-        return tuple(backend.run("paddlemix_rotary_qkv", qkv, bias, cos, sin, positions, logn, table_index, heads))
+        query, key, value = backend.run(
+            "paddlemix_rotary_qkv", qkv, bias, cos, sin, positions, logn, table_index, heads
+        )
+        return query, key, value
     check_rotary(qkv, bias, heads, cos, sin, positions, logn, table_index)
     return rotary_qkv_reference(qkv, bias, heads, cos, sin, positions, logn, table_index)
 
@@ -98,16 +105,25 @@ def rotary_qkv_cache(
     logn: paddle.Tensor | None = None,
     table_index: paddle.Tensor | None = None,
 ) -> paddle.Tensor:
-    """Like ``rotary_qkv``, but keys and values go to their places in a cache. It has no gradient.
+    """Like ``rotary_qkv``, but keys and values go to their positions in a cache. It has no gradient.
 
     Args:
-        key_cache, value_cache: contiguous ``[batch, heads, capacity, head_dim]``, or with a block table
-            ``[blocks, heads, block_size, head_dim]``; written in place. Their dtype is that of ``qkv``, or on the CPU
+        qkv: as for ``rotary_qkv``.
+        bias: as for ``rotary_qkv``.
+        heads: as for ``rotary_qkv``.
+        cos: as for ``rotary_qkv``.
+        sin: as for ``rotary_qkv``.
+        positions: as for ``rotary_qkv``.
+        key_cache: contiguous ``[batch, heads, capacity, head_dim]``, or with a block table
+            ``[blocks, heads, block_size, head_dim]``; written in place. Its dtype is that of ``qkv``, or on the CPU
             bfloat16.
-        slots: int32 ``[batch]``: where the first new position of each row goes; the others follow.
+        value_cache: like ``key_cache``.
+        slots: int32 ``[batch]``: the cache position of the first new position of each row; the others follow.
         lengths: int32 ``[batch]``: how many of the new positions are real; the rest is not written, its queries are 0.
-        block_table: int32 ``[batch, width]``: slot ``s`` of row ``r`` is slot ``s % block_size`` of the block
-            ``block_table[r, s // block_size]``.
+        block_table: int32 ``[batch, width]``: cache position ``s`` of row ``r`` is position ``s % block_size`` of the
+            block ``block_table[r, s // block_size]``.
+        logn: as for ``rotary_qkv``.
+        table_index: as for ``rotary_qkv``.
 
     Returns:
         query ``[batch, heads, length, head_dim]``.
@@ -195,9 +211,9 @@ def check_cache(qkv, heads, key_cache, value_cache, slots, lengths, block_table)
     if block_table is not None:
         check_index("rotary_qkv", "block_table", block_table, [batch, None])
     blocks, _, block_size, _ = key_cache.shape
-    table = None if block_table is None else block_table.tolist()
+    table = None if block_table is None else block_table.numpy().tolist()
     capacity = block_size * (1 if block_table is None else block_table.shape[1])
-    for row, (start, count) in enumerate(zip(slots.tolist(), _counts(lengths, batch, length))):
+    for row, (start, count) in enumerate(zip(integers(slots), _counts(lengths, batch, length))):
         if count and (start < 0 or start + count > capacity):
             raise OperatorError(
                 f"rotary_qkv: row {row} writes slots {start} to {start + count - 1}, the cache holds {capacity}"
@@ -210,7 +226,7 @@ def check_cache(qkv, heads, key_cache, value_cache, slots, lengths, block_table)
 
 def _counts(lengths: paddle.Tensor | None, batch: int, length: int) -> list[int]:
     """How many of the new positions of each row are real."""
-    return [length] * batch if lengths is None else [min(max(count, 0), length) for count in lengths.tolist()]
+    return [length] * batch if lengths is None else [min(max(count, 0), length) for count in integers(lengths)]
 
 
 def rotary_qkv_reference(
@@ -265,10 +281,10 @@ def write_cache_reference(
 ) -> None:
     """Write ``[batch, heads, length, head_dim]`` into the caches, see ``rotary_qkv_cache``."""
     batch, _, length, _ = key.shape
-    starts = slots.tolist()
+    starts = integers(slots)
     counts = _counts(lengths, batch, length)
     block_size = key_cache.shape[2]
-    table = None if block_table is None else block_table.tolist()
+    table = None if block_table is None else block_table.numpy().tolist()
     for source, cache in ((key.astype(key_cache.dtype), key_cache), (value.astype(value_cache.dtype), value_cache)):
         if table is None and len(set(zip(starts, counts))) == 1:  # all rows alike: one copy
             cache[:, :, starts[0] : starts[0] + counts[0]] = source[:, :, : counts[0]]
@@ -288,7 +304,8 @@ def _apply_rotary(x: paddle.Tensor, cos: paddle.Tensor, sin: paddle.Tensor) -> p
 
     Args:
         x: ``[batch, heads, length, head_dim]``.
-        cos, sin: float32, ``[batch, 1, length, head_dim]`` or ``[length, head_dim]``; they get no gradient.
+        cos: float32, ``[batch, 1, length, head_dim]`` or ``[length, head_dim]``; it gets no gradient.
+        sin: like ``cos``.
     """
     if paddle.is_grad_enabled() and not x.stop_gradient:
         return _Rotary.apply(x, cos.detach(), sin.detach())
@@ -309,11 +326,12 @@ class _Rotary(PyLayer):
     """The same with its gradient, the rotation back: it spares autograd's slow gradients of broadcast products."""
 
     @staticmethod
-    def forward(ctx, x: paddle.Tensor, cos: paddle.Tensor, sin: paddle.Tensor) -> paddle.Tensor:
+    def forward(ctx: Any, x: paddle.Tensor, cos: paddle.Tensor, sin: paddle.Tensor) -> paddle.Tensor:
         ctx.tables = cos, sin
         return _rotate(x, cos, sin)
 
     @staticmethod
-    def backward(ctx, grad: paddle.Tensor) -> tuple[paddle.Tensor, None, None]:
+    def backward(ctx: Any, *grads: Any) -> paddle.Tensor:
+        (grad,) = grads
         cos, sin = ctx.tables
         return _rotate(grad, cos, -sin)

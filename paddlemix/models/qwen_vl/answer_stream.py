@@ -31,10 +31,13 @@ class AnswerStream:
     The prompt is checked and fed when the object is made. Iterating generates; whoever stops iterating stops the work.
 
     Args:
-        model, tokenizer: which belong together.
+        model: a chat model.
+        tokenizer: which belongs to it.
         input_ids: the prompt.
         options: how to generate; the answer ends at the ids that end a ChatML message as well.
-        images, image_features, cache: as for ``generate``.
+        images: as for ``generate``.
+        image_features: as for ``generate``.
+        cache: as for ``generate``.
         **decoding: as for :class:`IncrementalDecoder`.
 
     Attributes:
@@ -54,6 +57,7 @@ class AnswerStream:
         cache: KVCache | None = None,
         **decoding: Any,
     ) -> None:
+        """Check the prompt and feed it."""
         if options.num_return_sequences > 1:
             raise ConfigurationError("num_return_sequences: a chat has one answer; use generate for several")
         self.tokens: list[int] = []
@@ -66,6 +70,7 @@ class AnswerStream:
         self._steps = generation_steps(model, ids, options, images, image_features, cache=cache, tokenizer=tokenizer)
 
     def __iter__(self) -> Iterator[str]:
+        """Generate, and yield each new piece of text."""
         for step in self._steps:
             token = int(step.tokens[0])
             self.tokens.append(token)

@@ -1,7 +1,8 @@
-"""Conversations as token ids: ChatML and the raw format, for messages and for the original's text with paths.
+"""Chat template: messages as token ids, in ChatML and in the raw format of base models.
 
-ChatML is ``<|im_start|>role\\ncontent<|im_end|>`` per message, joined by line ends. Role, line end and content are
-encoded apart from each other, as in the original, since byte pairs would merge differently across their borders.
+ChatML is ``<|im_start|>role``, a line end, the content and ``<|im_end|>`` per message, joined by line ends.
+Role, line end and content are encoded apart from each other, as in the original, since byte pairs would merge
+differently across their borders.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class UnknownChatFormatError(ConfigurationError, NotImplementedError):
 
 
 class RenderedPrompt(NamedTuple):
-    """Ids of a prompt, and the images that belong to its blocks of slots, in order of appearance (unopened).
+    """Ids of a prompt, and the images that belong to its placeholders, in order of appearance (unopened).
 
     ``dropped_turns`` is how many earlier turns the window left out.
     """
@@ -62,17 +63,22 @@ def render_chatml(
 ) -> RenderedPrompt:
     """Messages in ChatML. Text never becomes a control token.
 
-    trusted_tags: read ``<ref> <box> <quad>`` out of system and user text. In the assistant's text they always are read,
-        so that an answer goes back into the prompt as the ids it was generated as.
-    image_labels: put ``Image N: `` before and a line end after each image. N counts over the whole conversation.
-    default_system: system text where the messages have none; None for no system message at all.
-    max_window_size: drop the oldest turns, images included, until the system message and the turns before the last
-        question have fewer ids than this. The question itself is not counted, as in the original. None keeps all.
-        The numbers of images stay those of the whole conversation.
-    max_window_images: drop the oldest turns beyond that many images, the question's included.
-    keep_last_image: where the question has no image, keep the newest turn that has one.
-    add_generation_prompt: end with the start of an assistant message. None: when the last message is the user's.
-    Raises PromptError for malformed messages.
+    Args:
+        tokenizer: of the model.
+        messages: as of :mod:`.messages`.
+        trusted_tags: read ``<ref> <box> <quad>`` out of system and user text. In the assistant's text they always are
+            read, so that an answer goes back into the prompt as the ids it was generated as.
+        image_labels: put ``Picture N: `` before and a line end after each image. N counts over the whole conversation.
+        default_system: system text where the messages have none; None for no system message at all.
+        max_window_size: drop the oldest turns, images included, until the system message and the turns before the last
+            question have fewer ids than this. The question itself is not counted, as in the original. None keeps all.
+            The numbers of images stay those of the whole conversation.
+        max_window_images: drop the oldest turns beyond that many images, the question's included.
+        keep_last_image: where the question has no image, keep the newest turn that has one.
+        add_generation_prompt: end with the start of an assistant message. None: when the last message is the user's.
+
+    Raises:
+        PromptError: malformed messages.
     """
     encoded = _encode_messages(tokenizer, messages, default_system, trusted_tags, image_labels)
     if add_generation_prompt is None:
@@ -118,7 +124,7 @@ def render_training(
     Not trained are roles with their line ends, and the text of the system and the user. The example ends with a line
     end. The arguments are those of :func:`render_chatml`. For a fine-tuning record of the original, convert it with
     :func:`.messages.conversation_to_messages` and pass ``image_labels=False``: the ids are then the original's, but
-    for the paths in the image slots.
+    for the paths in the image placeholders.
     """
     encoded = _encode_messages(tokenizer, messages, default_system, trusted_tags, image_labels)
     newline = tokenizer.encode("\n", allowed_special=())
@@ -190,6 +196,7 @@ def _encode_messages(
 
 
 def wrap_message(tokenizer: QWenVLCodec, role: str, content: list[int], images: Sequence[Any] = ()) -> EncodedMessage:
+    """A message's ids between its markers; ``content`` is encoded already."""
     header = [
         tokenizer.im_start_id,
         *tokenizer.encode(role, allowed_special=()),

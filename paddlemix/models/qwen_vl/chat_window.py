@@ -9,11 +9,12 @@ DEFAULT_WINDOW = 6144
 
 
 class ChatWindow(NamedTuple):
-    """What a model was made for.
+    """How much of a conversation a model is shown.
 
-    size: the system message and the turns before the question have fewer ids than this. As in the original, the
-        question is not counted.
-    images: most images with which earlier turns are shown; None for any number. The question may have more.
+    Attributes:
+        size: the system message and the turns before the question have fewer ids than this. As in the original, the
+            question is not counted.
+        images: most images with which earlier turns are shown; None for any number. The question may have more.
     """
 
     size: int = DEFAULT_WINDOW
@@ -31,8 +32,10 @@ def kept_turns(
     """Which turns before a question stay in its prompt, in order: the newest ones that fit.
 
     Args:
+        window: the limits.
         system: ids of the system message.
-        sizes, images: ids and images of each turn, the oldest first.
+        sizes: ids of each turn, the oldest first.
+        images: images of each turn.
         question_images: images of the question itself.
         keep_last_image: for a question without an image, the newest turn with one stays in any case, for the question
             is most likely about it.

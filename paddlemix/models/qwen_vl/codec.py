@@ -1,8 +1,7 @@
-"""Text to ids and back: byte pairs by tiktoken, special tokens, and image blocks.
+"""Text to ids and back: byte pairs by tiktoken, special tokens, and image placeholders.
 
-An image in a prompt is ``<img>``, then ``image_slots`` ids that the model overwrites with features, then ``</img>``.
-In text it is written ``<img>path</img>``: the slots then begin with the UTF-8 bytes of the path, each byte as the id of
-the same number, and are filled up with ``<imgpad>``.
+An image in text is ``<img>path</img>``; :mod:`.image_placeholders` says what its ids are. Text is normalized to NFC
+before it is encoded.
 """
 
 from __future__ import annotations
@@ -90,6 +89,7 @@ class QWenVLCodec:
     GROUNDING_ST = s.GROUNDING_TAGS
 
     def __init__(self, vocab_file: str | os.PathLike[str], image_slots: int, errors: str) -> None:
+        """Read the vocabulary. Raises CheckpointError for the file, ConfigurationError for the rest."""
         check_kind("image_slots", image_slots, VISUAL["n_queries"].kind)
         if errors not in _ERROR_POLICIES:
             raise ConfigurationError(f"errors: got {shown(errors)}, expected one of {', '.join(_ERROR_POLICIES)}")
@@ -109,10 +109,12 @@ class QWenVLCodec:
         self.grounding_ids = frozenset(ids[tag] for tag in s.GROUNDING_TAGS)
 
     def __getstate__(self) -> dict[str, Any]:
+        """All but the vocabulary."""
         # worker processes read the rank file again rather than getting 151643 ranks through a pipe
         return {name: value for name, value in self.__dict__.items() if name != "_vocabulary"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        """Read the vocabulary again."""
         self.__dict__.update(state)
         self._vocabulary = load_vocabulary(self.vocab_file)
 
@@ -134,28 +136,34 @@ class QWenVLCodec:
         return self.eod_id + len(self.special_tokens)
 
     def __len__(self) -> int:
+        """As ``vocab_size``."""
         return self.vocab_size
 
     def get_vocab(self) -> dict[bytes | str, int]:
         """Every token -> id: bytes for text, str for special tokens."""
-        return {**self.mergeable_ranks, **self.special_tokens}
+        entries: list[tuple[bytes | str, int]] = [*self.mergeable_ranks.items(), *self.special_tokens.items()]
+        return dict(entries)
 
     def convert_tokens_to_ids(self, tokens: bytes | str | Sequence[bytes | str]) -> int | None | list[int | None]:
         """Ids of tokens (bytes for text, str for special tokens); None for what is no token."""
-        if isinstance(tokens, str):
-            return self.special_tokens.get(tokens)
-        if isinstance(tokens, bytes):
-            return self.mergeable_ranks.get(tokens)
-        return [self.convert_tokens_to_ids(token) for token in tokens]
+        if isinstance(tokens, (str, bytes)):
+            return self._token_id(tokens)
+        return [self._token_id(token) for token in tokens]
+
+    def _token_id(self, token: bytes | str) -> int | None:
+        return self.special_tokens.get(token) if isinstance(token, str) else self.mergeable_ranks.get(token)
 
     def convert_ids_to_tokens(
         self, ids: int | Sequence[int], skip_special_tokens: bool = False
     ) -> bytes | str | list[bytes | str]:
         """Tokens of ids: bytes for text, str for special tokens. KeyError for an id beyond the vocabulary."""
         if isinstance(ids, int):
-            token = self.token_bytes(ids)
-            return token.decode() if ids >= self.eod_id else token
-        return [self.convert_ids_to_tokens(i) for i in ids if i < self.eod_id or not skip_special_tokens]
+            return self._token(ids)
+        return [self._token(i) for i in ids if i < self.eod_id or not skip_special_tokens]
+
+    def _token(self, token_id: int) -> bytes | str:
+        token = self.token_bytes(token_id)
+        return token.decode() if token_id >= self.eod_id else token
 
     def convert_tokens_to_string(self, tokens: Iterable[bytes | str]) -> str:
         """The text of tokens, with this tokenizer's policy for bytes that are not UTF-8."""
@@ -176,11 +184,15 @@ class QWenVLCodec:
     ) -> list[int]:
         """Ids of ``text``, NFC normalized; lone surrogates become U+FFFD.
 
-        allowed_special: special tokens to read out of the text ("all" or a set); the others stay text.
-        disallowed_special: special tokens that must not occur ("all": every one that is not allowed).
-
         ``<img>`` counts only with its ``</img>`` and no allowed special token between them, else it is text.
-        Raises PromptError for a disallowed token, and for a path of more than ``image_slots`` UTF-8 bytes.
+
+        Args:
+            text: any text.
+            allowed_special: special tokens to read out of the text ("all" or a set); the others stay text.
+            disallowed_special: special tokens that must not occur ("all": every one that is not allowed).
+
+        Raises:
+            PromptError: a disallowed token, or a path of more UTF-8 bytes than there are image tokens.
         """
         if not isinstance(text, str):
             raise PromptError(f"text: got {type(text).__name__}, expected str")
@@ -196,12 +208,13 @@ class QWenVLCodec:
             if match.start() < done:
                 continue  # the end tag of an image that is already encoded
             tag = match.group()
-            if tag == s.IMG_START and (following is None or following.group() != s.IMG_END):
+            end = following if following is not None and following.group() == s.IMG_END else None
+            if tag == s.IMG_START and end is None:
                 continue  # not closed: text
             ids += self._encode_ordinary(text[done : match.start()])
-            if tag == s.IMG_START:
-                ids += self.image_block(text[match.end() : following.start()])
-                done = following.end()
+            if tag == s.IMG_START and end is not None:
+                ids += self.image_block(text[match.end() : end.start()])
+                done = end.end()
             else:
                 ids.append(self.special_tokens[tag])
                 done = match.end()
@@ -252,7 +265,7 @@ class QWenVLCodec:
         disallowed_special: str | Collection[str] = (),
     ) -> list[bytes | str]:
         """As :meth:`encode`, but tokens: bytes for text and path bytes' ids, str for special tokens."""
-        return self.convert_ids_to_tokens(self.encode(text, allowed_special, disallowed_special))
+        return [self._token(token_id) for token_id in self.encode(text, allowed_special, disallowed_special)]
 
     # ------------------------------------------------------------------ ids to text
 
@@ -265,10 +278,16 @@ class QWenVLCodec:
     ) -> str:
         """Text of one id or of a row of ids (list, array or tensor).
 
-        skip_special_tokens: leave out every special token; of an image its path is left. ``keep_image_special`` then
-            keeps the tags of references, boxes and quadrangles.
-        errors: policy for bytes that are not UTF-8; the tokenizer's own when None.
-        A broken image block is decoded token by token. Raises KeyError for an id beyond the vocabulary.
+        A broken image placeholder is decoded token by token.
+
+        Args:
+            token_ids: the ids.
+            skip_special_tokens: leave out every special token; of an image its path is left.
+            errors: policy for bytes that are not UTF-8; the tokenizer's own when None.
+            keep_image_special: with it, keep the tags of references, boxes and quadrangles.
+
+        Raises:
+            KeyError: an id beyond the vocabulary.
         """
         ids = _as_ids(token_ids)
         pieces = self._pieces(ids) if self.img_start_id in ids else ids
@@ -280,7 +299,7 @@ class QWenVLCodec:
         return [self.decode(row, **options) for row in sequences]
 
     def piece_bytes(self, piece: Piece, skip_special_tokens: bool = False, keep_image_special: bool = False) -> bytes:
-        """The bytes of one id or image block under a policy for special tokens (see :meth:`decode`)."""
+        """The bytes of one id or image placeholder under a policy for special tokens (see :meth:`decode`)."""
         if isinstance(piece, ImagePlaceholder):
             text = piece.path if skip_special_tokens else f"{s.IMG_START}{piece.path}{s.IMG_END}"
             return text.encode("utf-8")

@@ -186,7 +186,7 @@ def check_config(fields: Mapping[str, Any]) -> dict[str, Any]:
     for name in _ROPE:
         _check_rope(name, fields.get(name), values["rotary_emb_base"])
     section = fields.get("quantization_config")
-    values["quantization_config"] = dict(section) if quant_method(section) else None
+    values["quantization_config"] = dict(section or {}) if quant_method(section) else None
     _check_relations(values)
     return values
 

@@ -48,23 +48,30 @@ class QWenVLVisionConfig:
     num_positions: int
 
     def __init__(self, **fields: Any) -> None:
-        """
-        fields: the attributes; those of the published model where one is absent.
-        Raises ConfigurationError for an unknown field and for values that cannot work.
+        """Check the fields and keep them as attributes.
+
+        Args:
+            **fields: the attributes; those of the published model where one is absent.
+
+        Raises:
+            ConfigurationError: an unknown field, or a value that cannot work.
         """
         for name, value in config_schema.check_visual(fields).items():
             setattr(self, name, value)
 
     @property
     def image_end_id(self) -> int:
+        """The id of ``</img>``."""
         return self.image_start_id + 1
 
     @property
     def image_pad_id(self) -> int:
+        """The id of ``<imgpad>``."""
         return self.image_start_id + 2
 
     @property
     def mlp_width(self) -> int:
+        """Width of the ViT's feed-forward layers."""
         return int(self.width * self.mlp_ratio)
 
     @property
@@ -73,6 +80,7 @@ class QWenVLVisionConfig:
         return config_schema.resampler_heads(self.output_dim)
 
     def to_dict(self) -> dict[str, Any]:
+        """The fields, as in the section ``visual`` of ``config.json``."""
         return dict(vars(self))
 
 
@@ -120,23 +128,27 @@ class QWenVLConfig(PretrainedConfig):
     kv_cache_dtype: str | None
 
     def __init__(self, *, visual: Mapping[str, Any] | QWenVLVisionConfig | None = None, **fields: Any) -> None:
+        """Check the fields and keep them as attributes.
+
+        Args:
+            visual: the vision part; that of the published model where it is absent.
+            **fields: the other fields of ``config.json``; those of the published model where one is absent.
+
+        Raises:
+            ConfigurationError: an unknown field, or a value that cannot work.
         """
-        visual, fields: the fields of ``config.json``; those of the published model where one is absent.
-        Raises ConfigurationError for an unknown field and for values that cannot work.
-        """
-        if isinstance(visual, QWenVLVisionConfig):
-            visual = visual.to_dict()
-        values = config_schema.check_config({**fields, "visual": visual})
+        given = visual.to_dict() if isinstance(visual, QWenVLVisionConfig) else visual
+        values = config_schema.check_config({**fields, "visual": given})
         torch_dtype = values.pop("torch_dtype")
         dtype = values.pop("dtype") if torch_dtype is None else torch_dtype
-        visual, quantization = values.pop("visual"), values.pop("quantization_config")
+        vision_fields, quantization = values.pop("visual"), values.pop("quantization_config")
         own = {name: values.pop(name) for name in config_schema.LANGUAGE}
         # PaddleNLP would otherwise record Paddle's current default dtype as if the file had asked for it.
         values["dtype"] = dtype
         super().__init__(**values, use_cache=own["use_cache"], tie_word_embeddings=False, return_dict=True)
         for name, value in own.items():
             setattr(self, name, value)
-        self.visual = QWenVLVisionConfig(**visual)
+        self.visual = QWenVLVisionConfig(**vision_fields)
         # Under another name: PaddleNLP has a class of its own behind quantization_config, which drops what it does not
         # know.
         self.quantization = quantization

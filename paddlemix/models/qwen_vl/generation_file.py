@@ -1,7 +1,7 @@
 """``generation_config.json``: which fields count, what they may be, and what holds where there is no such file.
 
 Works on plain values and needs no Paddle. How the fields and a caller's options come together is in
-:mod:`.generation_options`.
+``paddlemix.engine.options``.
 """
 
 from __future__ import annotations
@@ -28,8 +28,11 @@ _FILE_KINDS: dict[str, Kind] = {
 
 
 def read_generation_config(directory: Path, vocab_size: int | None = None) -> dict[str, Any] | None:
-    """The checked fields of a directory's ``generation_config.json``, as of :func:`check_generation_config`; None
-    without a file.
+    """The checked fields of a directory's ``generation_config.json``; None without a file.
+
+    Args:
+        directory: of the model.
+        vocab_size: number of ids, where it is known; see :func:`check_generation_config`.
 
     Raises:
         CheckpointError: the file cannot be read as a JSON object.

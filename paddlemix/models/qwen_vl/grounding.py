@@ -294,7 +294,7 @@ def _fit(text: str, font_size: int, width: int, height: int) -> tuple[str, Image
 def _line_extent(font: ImageFont.FreeTypeFont) -> tuple[int, int]:
     """Top and bottom of a line below the text origin: the same for all labels of a size, whatever letters they hold."""
     _, top, _, bottom = font.getbbox("Åg公", anchor="la")
-    return top, bottom
+    return int(top), int(bottom)
 
 
 @functools.lru_cache(maxsize=32)

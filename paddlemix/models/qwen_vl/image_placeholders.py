@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple, Protocol, Union
+from typing import TYPE_CHECKING, NamedTuple, Union
 
 import numpy as np
 
 from ...errors import PromptError
 from .vocabulary import IMAGE_TAGS, IMG_END, IMG_START
+
+if TYPE_CHECKING:
+    from .configuration import QWenVLVisionConfig
 
 # Closed, and with no other tag inside, as the tokenizer reads it.
 _IN_TEXT = re.compile(f"{IMG_START}((?:(?!{'|'.join(IMAGE_TAGS)}).)*){IMG_END}", re.DOTALL)
@@ -36,13 +39,6 @@ Piece = Union[int, ImagePlaceholder]
 """An id that belongs to no placeholder, or a placeholder."""
 
 
-class _VisualConfig(Protocol):
-    image_start_id: int
-    image_end_id: int
-    image_pad_id: int
-    n_queries: int
-
-
 class PlaceholderFormat(NamedTuple):
     """The ids that placeholders of one vocabulary and model are made of.
 
@@ -59,7 +55,7 @@ class PlaceholderFormat(NamedTuple):
     num_image_tokens: int
 
     @classmethod
-    def of(cls, visual: _VisualConfig) -> PlaceholderFormat:
+    def of(cls, visual: QWenVLVisionConfig) -> PlaceholderFormat:
         """The format that a model's ``config.visual`` describes."""
         return cls(visual.image_start_id, visual.image_end_id, visual.image_pad_id, visual.n_queries)
 
@@ -153,9 +149,13 @@ class PlaceholderReader:
 
     A placeholder is ``<img>``, at most ``num_image_tokens`` ids of which the first are bytes (0..255) of UTF-8 and the
     others ``<imgpad>``, and ``</img>``. Ids that turn out to be none are handed out one by one, unchanged.
+
+    Args:
+        form: what placeholders are made of.
     """
 
     def __init__(self, form: PlaceholderFormat) -> None:
+        """Start outside any placeholder."""
         self._form = form
         self._held: list[int] = []
 

@@ -82,12 +82,16 @@ class QwenVLImageProcessor:
         exif_transpose: bool = False,
         background: Sequence[int] | None = None,
     ) -> None:
-        """
-        image_size: side of the square in pixels.
-        exif_transpose: turn images upright by their EXIF tag. The original ignores it, and so does the default.
-        background: (red, green, blue), 0..255, that transparent images are laid upon. None drops the alpha channel,
-            as the original does: transparent parts then show whatever color is stored beneath.
-        Raises ConfigurationError.
+        """Check and keep the settings.
+
+        Args:
+            image_size: side of the square in pixels.
+            exif_transpose: turn images upright by their EXIF tag. The original ignores it, and so does the default.
+            background: (red, green, blue), 0..255, that transparent images are laid upon. None drops the alpha
+                channel, as the original does: transparent parts then show whatever color is stored beneath.
+
+        Raises:
+            ConfigurationError: a value that cannot work.
         """
         check_kind("image_size", image_size, VISUAL["image_size"].kind)
         if not isinstance(exif_transpose, bool):
@@ -101,11 +105,17 @@ class QwenVLImageProcessor:
         self._noted: set[str] = set()
 
     def load(self, source: ImageSource, policy: ImagePolicy | None = None) -> Image.Image:
-        """The image behind ``source`` as the model sees it: RGB, turned upright and laid on the background where so
-        configured. Loading it again changes nothing.
+        """The image behind ``source`` as the model sees it.
 
-        That an EXIF orientation is ignored, or that a large JPEG was reduced, is logged, once for each image.
-        source, policy: as for :func:`paddlemix.media.load_image`, which raises ImageError.
+        Args:
+            source: as for :func:`paddlemix.media.load_image`.
+            policy: what may be read.
+
+        Returns:
+            The image in RGB at its own size, turned upright and laid on the background where so configured.
+
+        Raises:
+            ImageError: it cannot be read, or may not.
         """
         image = load_image(source, policy)
         if self._notes:

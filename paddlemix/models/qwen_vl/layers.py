@@ -1,4 +1,9 @@
-"""Layers of vision and decoder: linear layers, norms with a fused residual addition, activation checkpointing."""
+"""Layers that the vision encoder and the decoder share.
+
+``Linear`` and ``without_bias`` let a following operator fuse the bias; ``RMSNorm`` and ``LayerNorm`` add the residual
+before they normalize and return the sum as well, so that a block hands its output and its residual on apart;
+``activation_checkpoint`` trades time for memory in training.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +22,13 @@ _HAS_CUDA = paddle.is_compiled_with_cuda()
 
 
 class Linear(nn.Linear):
-    """``nn.Linear`` on a shorter way: ``F.linear`` looks two global flags up in every call, which takes as long as the
-    product of a small model."""
+    """``nn.Linear`` with less overhead per call.
+
+    ``F.linear`` looks two global flags up in every call, which takes as long as the product of a small model.
+    """
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        """``[..., in_features]`` to ``[..., out_features]``."""
         return _linear(x, self.weight, self.bias)
 
 
@@ -42,7 +50,10 @@ def _linear(x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor | None)
 
 
 class RMSNorm(nn.Layer):
+    """Root-mean-square norm with the residual addition before it; see :func:`paddlemix.ops.rms_norm`."""
+
     def __init__(self, hidden_size: int, epsilon: float) -> None:
+        """Create a weight of ones, ``[hidden_size]``."""
         super().__init__()
         self.epsilon = epsilon
         self.weight = self.create_parameter([hidden_size], default_initializer=nn.initializer.Constant(1.0))
@@ -53,7 +64,10 @@ class RMSNorm(nn.Layer):
 
 
 class LayerNorm(nn.Layer):
+    """Layer norm with the residual addition before it; see :func:`paddlemix.ops.layer_norm`."""
+
     def __init__(self, width: int, epsilon: float) -> None:
+        """Create a weight of ones and a bias of zeros, ``[width]``."""
         super().__init__()
         self.epsilon = epsilon
         self.weight = self.create_parameter([width], default_initializer=nn.initializer.Constant(1.0))
@@ -65,13 +79,18 @@ class LayerNorm(nn.Layer):
 
 
 def activation_checkpoint(function: Callable[..., Any], layer: nn.Layer, *inputs: Any) -> Any:
-    """``function(*inputs)``, of whose activations only the inputs are kept.
+    """``function(*inputs)`` with activation checkpointing: of its activations only the inputs are kept.
 
-    Random numbers, as of dropout, are the same in both passes.
+    The backward pass computes the rest again; random numbers, as of dropout, are the same in both passes.
 
     Args:
+        function: what is computed.
         layer: holds the parameters that ``function`` uses. Where neither they nor the inputs want a gradient, nothing
             is kept anyway, and ``function`` is called as it is.
+        *inputs: its arguments, tensors among them.
+
+    Returns:
+        What ``function`` returns.
     """
     trained = next((parameter for parameter in layer.parameters() if not parameter.stop_gradient), None)
     tensors = [x for x in inputs if isinstance(x, paddle.Tensor)]

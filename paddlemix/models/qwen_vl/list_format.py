@@ -130,7 +130,7 @@ def boxes_with_ref(text: str) -> list[dict[str, Any]]:
 
     Coordinates are as in the text (0 .. 1000, unchecked). Boxes that are not four integers are left out.
     """
-    output = []
+    output: list[dict[str, Any]] = []
     elements = to_list_format(text)
     for previous, element in zip([{}, *elements], elements):
         if "box" not in element:

@@ -38,6 +38,7 @@ class QWenModel(nn.Layer):
     """
 
     def __init__(self, config: QWenVLConfig) -> None:
+        """Create the layers that ``config`` describes."""
         super().__init__()
         self.config = config
         self.enable_recompute = config.recompute
@@ -180,6 +181,7 @@ class QWenLMHeadModel(QWenVLGenerationMixin, QWenVLCheckpointMixin, PretrainedMo
     freeze_presets = FREEZE_PRESETS
 
     def __init__(self, config: QWenVLConfig) -> None:
+        """Create the layers that ``config`` describes, with initial values."""
         super().__init__(config)
         # PaddleNLP gives one only to models that generate in its own way.
         self.generation_config = GenerationConfig(eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id)
@@ -202,9 +204,11 @@ class QWenLMHeadModel(QWenVLGenerationMixin, QWenVLCheckpointMixin, PretrainedMo
         return str(self.transformer.ln_f.weight.dtype).rpartition(".")[2]
 
     def get_input_embeddings(self) -> nn.Embedding:
+        """The table of token embeddings ``[vocab, hidden]``."""
         return self.transformer.wte
 
     def get_output_embeddings(self) -> nn.Linear:
+        """The language-model head, ``[hidden, vocab]``."""
         return self.lm_head
 
     def new_cache(self, batch_size: int, prompt_length: int, capacity: int | None = None) -> KVCache:
@@ -244,14 +248,15 @@ class QWenLMHeadModel(QWenVLGenerationMixin, QWenVLCheckpointMixin, PretrainedMo
         """Logits, and the loss where labels are given.
 
         Args:
-            input_ids: int ``[batch, length]``; or give ``inputs_embeds`` ``[batch, length, hidden]`` (from ``embed``).
+            input_ids: int ``[batch, length]``; or give ``inputs_embeds``.
             images: float32 ``[n, 3, side, side]`` for the image placeholders, in order of appearance over the rows.
             attention_mask: ``[batch, past + length]`` of ones and zeros, padding on the left when a cache is used; or
                 bool ``[batch, length, past + length]`` (true: may be seen), always combined with the causal mask.
             labels: int ``[batch, length]``, not shifted; −100 is ignored. The loss is a float32 mean.
-            position_ids: int ``[batch, length]``; by default the slots are counted from the start, padding included.
+            position_ids: int ``[batch, length]``; by default positions are counted from the start, padding included.
             past_key_values: the cache to read and extend; one to many tokens may be fed with it. No gradient passes
                 through it.
+            inputs_embeds: ``[batch, length, hidden]``, from ``embed``, instead of ``input_ids``.
             image_features: ``[n, n_queries, hidden]`` instead of ``images``, for images that are encoded already.
             logits_to_keep: compute logits for so many last positions only; 0 means all.
             use_cache: start a cache where none was given; by default ``config.use_cache`` in evaluation, under
@@ -262,13 +267,16 @@ class QWenLMHeadModel(QWenVLGenerationMixin, QWenVLCheckpointMixin, PretrainedMo
         Returns:
             ``logits`` ``[batch, kept, vocab]``, ``loss`` or ``None``, ``past_key_values``, ``hidden_states`` or
             ``None``.
+
+        Raises:
+            PromptError: arguments that exclude each other, or images that do not fit the placeholders.
         """
-        if (input_ids is None) == (inputs_embeds is None):
-            raise PromptError("input_ids, inputs_embeds: give exactly one of them")
         if labels is not None and logits_to_keep:
             raise PromptError("logits_to_keep: a loss needs the logits of all positions; leave it at 0 with labels")
-        if inputs_embeds is None:
+        if inputs_embeds is None and input_ids is not None:
             inputs_embeds = self.transformer.embed(input_ids, images, image_features)
+        elif inputs_embeds is None or input_ids is not None:
+            raise PromptError("input_ids, inputs_embeds: give exactly one of them")
         elif images is not None or image_features is not None:
             raise PromptError("images: with inputs_embeds the images must be in the embeddings already; use embed()")
         if use_cache is None:

@@ -61,13 +61,16 @@ def chat(
     at ``max_new_tokens``.
 
     Args:
+        model: a chat model.
+        processor_or_tokenizer: which belongs to it.
+        query: the question, ``<img>path</img>`` for an image.
         history: earlier ``(query, response)`` pairs.
         system: the system message.
         append_history: whether the returned history holds this turn.
         stop_words_ids: further runs of tokens that end the answer and, as in the original, stay in it. The option
             ``stop_strings`` cuts its texts off.
         generation_config: instead of the model's own.
-        image_policy: which paths and addresses may be read; ``ImagePolicy.scripts()`` by default.
+        image_policy: which paths and URLs may be read; ``ImagePolicy.scripts()`` by default.
         **options: the fields of :class:`GenerationOptions`.
 
     Returns:
@@ -126,7 +129,7 @@ def _answer(
     if stop_words_ids:
         options = {**options, "stop_token_sequences": [*stop_words_ids, *(options.get("stop_token_sequences") or ())]}
     resolved = resolve_options(model.generation_config, generation_config, options)
-    tokenizer = getattr(processor_or_tokenizer, "tokenizer", processor_or_tokenizer)
+    tokenizer: QWenVLTokenizer = getattr(processor_or_tokenizer, "tokenizer", processor_or_tokenizer)  # type: ignore[arg-type]
     image_processor = getattr(processor_or_tokenizer, "image_processor", None)
     _, input_ids = make_context(
         tokenizer, query, history, system, window.size, "chatml", max_window_images=window.images, keep_last_image=True
@@ -163,7 +166,7 @@ def make_context(
 
     ``<img>path</img>`` is read out of the queries, which must be trusted; not out of answers and the system text, for
     an answer is what an image or a prompt made the model write. The tags of references and boxes are read out of all.
-    For text from strangers, and for paths longer than the image slots, use messages and :func:`render_chatml`.
+    For text from strangers, and for paths longer than an image placeholder, use messages and :func:`render_chatml`.
     The newest turns are kept while the system message and they have fewer than ``max_window_size`` ids; the query is
     not counted. ``max_window_images`` and ``keep_last_image`` are those of :func:`render_chatml`.
     In the "raw" format the prompt is the query alone, with every special token read out of it.
@@ -201,8 +204,8 @@ def render_conversation(
 ) -> TrainingExample:
     """A fine-tuning record ``[{"from": "user" | "assistant", "value": str}]`` exactly as the original trains on it.
 
-    Every special token is read out of the values; paths stay in the image slots, so ``images`` is empty. A leading
-    assistant turn is dropped. Nothing is cut or padded. Raises PromptError that names the index and field.
+    Every special token is read out of the values; paths stay in the image placeholders, so ``images`` is empty. A
+    leading assistant turn is dropped. Nothing is cut or padded. Raises PromptError that names the index and field.
     """
     newline = tokenizer.encode("\n", allowed_special=())
     ids: list[int] = []
@@ -249,12 +252,21 @@ def decode_tokens(
 ) -> str | tuple[str, str]:
     """The answer in a row of ids that begins with its prompt, stripped of surrounding space.
 
-    raw_text_len: characters of the prompt's text, which are cut off the decoded text. As in the original this is off
-        where NFC changes the length of the prompt; decoding only the new ids is the better way.
-    context_length: ids of the prompt.
-    return_end_reason: return (answer, reason) with the original's wording of the reason.
     In ChatML the answer ends before the first ``<|im_end|>`` or ``<|im_start|>``. Without one it is the whole rest but
-    for ``<|endoftext|>`` at its end: no token is lost at the length limit. Raises UnknownChatFormatError.
+    for ``<|endoftext|>`` at its end: no token is lost at the length limit.
+
+    Args:
+        tokens: the prompt and the answer.
+        tokenizer: of the model.
+        raw_text_len: characters of the prompt's text, which are cut off the decoded text. As in the original this is
+            off where NFC changes the length of the prompt; decoding only the new ids is the better way.
+        context_length: ids of the prompt.
+        chat_format: ``"chatml"`` or ``"raw"``.
+        return_end_reason: return (answer, reason) with the original's wording of the reason.
+        errors: policy for bytes that are not UTF-8.
+
+    Raises:
+        UnknownChatFormatError: another chat format.
     """
     check_chat_format(chat_format)
     tokens = [int(token) for token in tokens]

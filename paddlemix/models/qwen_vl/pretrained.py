@@ -6,7 +6,7 @@ import copy
 import logging
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import paddle
 from paddlenlp.generation import GenerationConfig
@@ -22,6 +22,9 @@ from .generation_file import published_options, read_generation_config
 from .kv_cache import cache_dtype
 from .pretrained_arguments import refuse_quantization_config, requested_device, requested_dtype, split_arguments
 from .weights import WEIGHTS
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 logger = logging.getLogger(__name__)
 
@@ -98,6 +101,16 @@ def _chosen_config(directory: Path, config: QWenVLConfig | None, overrides: dict
 class QWenVLCheckpointMixin:
     """``from_pretrained`` and ``save_pretrained`` over :mod:`paddlemix.checkpoint`."""
 
+    if TYPE_CHECKING:  # what the model has of its other bases
+        config: QWenVLConfig
+        generation_config: GenerationConfig
+
+        def __init__(self, config: QWenVLConfig) -> None:
+            """Create the layers."""
+
+        def eval(self) -> None:
+            """Leave training mode."""
+
     @classmethod
     def from_pretrained(
         cls,
@@ -110,7 +123,7 @@ class QWenVLCheckpointMixin:
         device_map: Any = None,
         progress: Progress = None,
         **arguments: Any,
-    ):
+    ) -> Self:
         """Load a model from a directory or by name, in evaluation mode.
 
         The layout is found out from the files: the published PyTorch shards, safetensors, GPTQ (Qwen-VL-Chat-Int4),
@@ -118,7 +131,8 @@ class QWenVLCheckpointMixin:
 
         Args:
             pretrained_model_name_or_path: a directory, a known name, or a name in a public store.
-            dtype, torch_dtype: ``float32``, ``bfloat16``, ``float16``, or "auto"; see :func:`choose_dtype`.
+            dtype: ``float32``, ``bfloat16``, ``float16``, or "auto"; see :func:`choose_dtype`.
+            torch_dtype: the same, as older programs write it.
             quantization: ``int8``, ``int4`` or ``bf16``: linear weights are rounded to this format while they are
                 loaded, and computed with as they are. With ``int4`` the head and the vision part are int8. By default
                 as the checkpoint has them. Embeddings become 16 bits wide.
@@ -165,7 +179,7 @@ class QWenVLCheckpointMixin:
         config: QWenVLConfig | None = None,
         progress: Progress = None,
         **overrides: Any,
-    ):
+    ) -> Self:
         """As :meth:`from_pretrained`, where the directory is known and nothing has to be looked for.
 
         Raises:
@@ -189,7 +203,7 @@ class QWenVLCheckpointMixin:
         config.quantization = None if plan is None else plan.to_config()
         check_memory(WEIGHTS, config, dtype, _gpu_memory(), plan, stored_quantized=checkpoint.packed)
         previous = paddle.get_default_dtype()
-        paddle.set_default_dtype(dtype)
+        paddle.set_default_dtype(cast(Any, dtype))
         try:
             with paddle.LazyGuard():
                 model = cls(config)
@@ -201,7 +215,7 @@ class QWenVLCheckpointMixin:
         else:
             from ...quantization.loading import load_quantized
 
-            load_quantized(model, checkpoint, plan, dtype, counter=counter)
+            load_quantized(cast(paddle.nn.Layer, model), checkpoint, plan, dtype, counter=counter)
         counter.finish()
         model.generation_config = generation_config
         model.eval()
@@ -214,6 +228,7 @@ class QWenVLCheckpointMixin:
         tokenizer is no part of the model: ``processor.save_pretrained`` writes it beside them.
 
         Args:
+            save_directory: where to write; made if absent.
             overwrite: replace a model that an earlier run wrote there. A directory that holds anything else but a
                 processor's files is refused in any case.
             **options: ``dtype`` to convert float weights to, ``max_shard_bytes``.

@@ -108,7 +108,8 @@ def requested_dtype(dtype: Any, torch_dtype: Any) -> str | None:
     """One of ``dtypes.TARGETS``, or None for what the checkpoint or the device says.
 
     Args:
-        dtype, torch_dtype: names, "auto", or dtypes of torch, Paddle or NumPy.
+        dtype: a name, "auto", or a dtype of torch, Paddle or NumPy.
+        torch_dtype: the same, as older programs write it.
 
     Raises:
         ConfigurationError: another dtype, or two of them.
@@ -165,8 +166,7 @@ def _dtype_name(argument: str, value: Any) -> str | None:
 
 
 def _plain(value: Any) -> str:
-    """The name of a dtype or device, whichever library it is of: ``torch.float16``, ``<class 'numpy.float16'>`` and
-    ``Place(gpu:0)`` too."""
+    """The name of a dtype or device of any library: also of ``torch.float16`` and ``Place(gpu:0)``."""
     text = value.__name__ if isinstance(value, type) else str(value)
     place = re.fullmatch(r"Place\((.*)\)", text)
     return place[1] if place else text.rpartition(".")[2]

@@ -1,6 +1,6 @@
 """Conversations and images to everything the model is called with, and ids back to text.
 
-One call checks the messages, renders them to ids with slots for the images, and loads and prepares each image once.
+One call checks the messages, renders them to ids with image placeholders, and loads and prepares each image once.
 Rendering is in ``chat_template``, loading in ``paddlemix.media``; this file puts them together.
 """
 
@@ -50,12 +50,18 @@ class QwenVLProcessor:
         max_images: int = DEFAULT_MAX_IMAGES,
         max_length: int | None = None,
     ) -> None:
-        """
-        image_processor: for images of 448 x 448 when None.
-        policy: what images may be read from; ``ImagePolicy()`` (files yes, URLs no) when None.
-        chat_format: "chatml" or "raw", used where a call names none.
-        max_images: most images in one conversation.
-        max_length: most ids of one prompt; the tokenizer's ``model_max_length`` when None.
+        """Put the parts together.
+
+        Args:
+            tokenizer: of the model.
+            image_processor: for images of 448 x 448 when None.
+            policy: what images may be read from; ``ImagePolicy()`` (files yes, URLs no) when None.
+            chat_format: "chatml" or "raw", used where a call names none.
+            max_images: most images in one conversation.
+            max_length: most ids of one prompt; the tokenizer's ``model_max_length`` when None.
+
+        Raises:
+            ConfigurationError: a value that cannot work.
         """
         check_chat_format(chat_format)
         check_integer("max_images", max_images, least=0)
@@ -83,13 +89,13 @@ class QwenVLProcessor:
         """The processor of a directory, or of a model known by name.
 
         The image size comes from ``preprocessor_config.json`` or, where there is none, as with the published models,
-        from ``config.json``; the number of image slots from ``config.json``; the chat format from
+        from ``config.json``; the number of image tokens from ``config.json``; the chat format from
         ``generation_config.json`` ("chatml" without one).
 
         Args:
             name_or_dir: a directory, a known name, or a name in a public store.
-            exif_transpose, background: as in :class:`QwenVLImageProcessor`, before the file's; a background may be
-                the name of a color.
+            exif_transpose: as in :class:`QwenVLImageProcessor`, before the file's.
+            background: the same; it may be the name of a color.
             **arguments: those of the constructor; ``revision``, ``cache_dir``, ``token`` and ``local_files_only`` of
                 the hub; and what else users of transformers write, see :mod:`.pretrained_arguments`.
 
@@ -154,20 +160,27 @@ class QwenVLProcessor:
     ) -> BatchFeature:
         """Everything the model is called with: ``input_ids`` and ``attention_mask`` [rows, length], ``images``.
 
-        messages: one conversation (a list of messages) or a list of conversations; or a text, or a list of texts, each
-            of which is then a user's message.
-        images: with a text, an image or list of images that come before it; with a list of texts, one such entry
-            (or None) per text.
-        query: instead of messages, one list or several of ``{"image": X}``, ``{"text": str}`` and ``{"ref": str,
-            "box": [..]}`` elements, as in PaddleMIX: a prompt in the raw format (unless ``chat_format`` is given), with
-            the tags of references and boxes read out of its text.
-        return_tensors: None (lists of ids, NumPy images), "np" or "pd" (int64 ids).
-        max_length, policy: for this call, instead of the processor's.
-        rendering: ``chat_format``, ``add_generation_prompt``, ``trusted_tags``, ``image_labels``, ``system`` and
-            the window of :meth:`render`.
+        Args:
+            messages: one conversation (a list of messages) or a list of conversations; or a text, or a list of texts,
+                each of which is then a user's message.
+            images: with a text, an image or list of images that come before it; with a list of texts, one such entry
+                (or None) per text.
+            query: instead of messages, one list or several of ``{"image": X}``, ``{"text": str}`` and ``{"ref": str,
+                "box": [..]}`` elements, as in PaddleMIX: a prompt in the raw format (unless ``chat_format`` is given),
+                with the tags of references and boxes read out of its text.
+            return_tensors: None (lists of ids, NumPy images), "np" or "pd" (int64 ids).
+            max_length: for this call, instead of the processor's.
+            policy: for this call, instead of the processor's.
+            **rendering: ``chat_format``, ``add_generation_prompt``, ``trusted_tags``, ``image_labels``, ``system`` and
+                the window of :meth:`render`.
 
-        Rows are padded on the left. ``images`` is float32 [n, 3, S, S], the images of all rows in order, or None
-        when there are none. Raises PromptError for messages, too many images and too long prompts, and ImageError.
+        Returns:
+            ``input_ids`` and ``attention_mask``, padded on the left; ``images`` float32 ``[n, 3, S, S]``, the images of
+            all rows in order, or None when there are none.
+
+        Raises:
+            PromptError: malformed messages, too many images, a prompt that is too long.
+            ImageError: an image cannot be read, or may not.
         """
         if (messages is None) == (query is None):
             raise PromptError("processor: expected messages (or a text), or query=, and not both")
@@ -176,7 +189,7 @@ class QwenVLProcessor:
         if query is not None:
             if images is not None:
                 raise PromptError("images: expected only with a text; images of a query are elements of it")
-            conversations = _query_conversations(query)
+            conversations: list[Any] = _query_conversations(query)
             rendering = {"chat_format": "raw", "trusted_tags": True, **rendering}
         else:
             conversations = _conversations(messages, images)
@@ -203,18 +216,25 @@ class QwenVLProcessor:
         keep_last_image: bool = False,
         max_length: int | None = None,
     ) -> RenderedPrompt:
-        """Ids of one conversation, and its images, not yet opened, in order of their slots.
+        """Ids of one conversation, and its images, not yet opened, in order of their placeholders.
 
-        chat_format: "chatml", or "raw" for the last message alone; the processor's when None.
-        add_generation_prompt: end with the start of an answer; None: when the last message is the user's.
-        trusted_tags: read ``<ref> <box> <quad>`` out of the texts; other control tokens always stay text.
-        image_labels: write ``Image N: `` before each image.
-        system: the system text where the messages have none; None for no system message.
-        max_window_size: drop the oldest turns beyond that many ids, as the original does with 6144; None keeps all.
-        max_window_images, keep_last_image: with it, as in :func:`~.chat_template.render_chatml`.
-        max_length: most ids, instead of the processor's.
         The raw format has no system message, window or start of an answer.
-        Raises PromptError for malformed messages, too many images and too long prompts.
+
+        Args:
+            messages: the conversation.
+            chat_format: "chatml", or "raw" for the last message alone; the processor's when None.
+            add_generation_prompt: end with the start of an answer; None: when the last message is the user's.
+            trusted_tags: read ``<ref> <box> <quad>`` out of the texts; other control tokens always stay text.
+            image_labels: write ``Picture N: `` before each image.
+            system: the system text where the messages have none; None for no system message.
+            max_window_size: drop the oldest turns beyond that many ids, as the original does with 6144; None keeps
+                all.
+            max_window_images: with it, as in :func:`~.chat_template.render_chatml`.
+            keep_last_image: with it, as in :func:`~.chat_template.render_chatml`.
+            max_length: most ids, instead of the processor's.
+
+        Raises:
+            PromptError: malformed messages, too many images, a prompt that is too long.
         """
         chat_format = chat_format if chat_format is not None else self.chat_format
         check_chat_format(chat_format)
@@ -260,7 +280,7 @@ class QwenVLProcessor:
         """
         conversations = _conversations(messages, None)
         options = {"add_generation_prompt": add_generation_prompt, "chat_format": chat_format, **rendering}
-        rows = [self.render(conversation, **options).input_ids for conversation in conversations]
+        rows: list[Any] = [self.render(conversation, **options).input_ids for conversation in conversations]
         if not tokenize:
             rows = [self.tokenizer.decode(row) for row in rows]
         return rows if _is_batch(messages) else rows[0]

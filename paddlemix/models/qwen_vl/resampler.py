@@ -25,6 +25,7 @@ class CrossAttention(nn.Layer):
     """
 
     def __init__(self, width: int, heads: int) -> None:
+        """Create the projections."""
         super().__init__()
         self.heads = heads
         self.in_proj: nn.LayerList | None = None
@@ -33,12 +34,12 @@ class CrossAttention(nn.Layer):
         self.out_proj = Linear(width, width)
 
     def forward(self, query: paddle.Tensor, key: paddle.Tensor, value: paddle.Tensor) -> paddle.Tensor:
-        """query ``[n, queries, width]``, key and value ``[n, patches, width]`` to ``[n, queries, width]``."""
-        projected = [ops.split_heads(x, self.heads) for x in self._project(query, key, value)]
+        """Query ``[n, queries, width]``, key and value ``[n, patches, width]`` to ``[n, queries, width]``."""
+        q, k, v = [ops.split_heads(x, self.heads) for x in self._project(query, key, value)]
         if paddle.is_grad_enabled():
-            return self.out_proj(ops.merge_heads(ops.attention(*projected)))
+            return self.out_proj(ops.merge_heads(ops.attention(q, k, v)))
         kv_lengths = paddle.full([key.shape[0]], key.shape[1], dtype="int32")
-        return self.out_proj(ops.attention_prefill(*projected, kv_lengths=kv_lengths))
+        return self.out_proj(ops.attention_prefill(q, k, v, kv_lengths=kv_lengths))
 
     def quantize_parameters(self, format_of: Callable[[str], str]) -> list[Place]:
         """Put three layers in the place of the packed projection; see
@@ -67,6 +68,7 @@ class Resampler(nn.Layer):
     """
 
     def __init__(self, config: QWenVLVisionConfig) -> None:
+        """Create the queries, the position table and the layers."""
         super().__init__()
         dim = config.output_dim
         self.query = self.create_parameter([config.n_queries, dim])
@@ -80,6 +82,7 @@ class Resampler(nn.Layer):
         self.ln_kv = LayerNorm(dim, LAYER_NORM_EPSILON)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        """``[n, patches, width]`` to ``[n, n_queries, output_dim]``."""
         value, _ = self.ln_kv(self.kv_proj(x))
         key = value + resize_positions(self.pos_embed, x.shape[1])
         query = (self.ln_q(self.query)[0] + self.pos_embed).unsqueeze(0).expand([x.shape[0], -1, -1])
@@ -121,11 +124,13 @@ def bicubic_matrix(source: int, target: int) -> np.ndarray:
 
 
 def sine_positions(dim: int, side: int) -> np.ndarray:
-    """Two-dimensional sine positions ``[side·side, dim]``, float32: column index in the first half, row index in the
-    second.
+    """Two-dimensional sine positions: column index in the first half, row index in the second.
 
     The table of masked autoencoders (He et al., 2021): each half holds sines, then cosines, of the index times
     ``10000 ** -(i / (dim / 4))``.
+
+    Returns:
+        float32 ``[side * side, dim]``.
     """
     frequency = 1.0 / 10000 ** (np.arange(dim // 4, dtype=np.float64) / (dim / 4))
     row, column = np.divmod(np.arange(side * side), side)

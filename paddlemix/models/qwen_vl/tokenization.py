@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +46,7 @@ class TokenizedBatch(dict):
     """A dict (``input_ids``, ``attention_mask``, ``token_type_ids``) whose entries are attributes too."""
 
     def __getattr__(self, name: str) -> Any:
+        """The entry of that name."""
         try:
             return self[name]
         except KeyError:
@@ -69,11 +70,14 @@ class TokenizedBatch(dict):
         return TokenizedBatch(arrays)
 
 
-def pad_rows(columns: dict[str, Sequence[Sequence[int]]], length: int, side: str, pad_id: int) -> TokenizedBatch:
+def pad_rows(columns: Mapping[str, Sequence[Sequence[int]]], length: int, side: str, pad_id: int) -> TokenizedBatch:
     """Rows of every column padded to ``length`` ids; longer rows stay as they are.
 
-    columns: ``input_ids`` is padded with ``pad_id``, ``labels`` with ``IGNORE_INDEX``, anything else with 0.
-    side: "left" or "right".
+    Args:
+        columns: ``input_ids`` is padded with ``pad_id``, ``labels`` with ``IGNORE_INDEX``, anything else with 0.
+        length: of the padded rows.
+        side: "left" or "right".
+        pad_id: the padding id.
     """
     fill = {"input_ids": pad_id, "labels": IGNORE_INDEX}
     padded = TokenizedBatch()
@@ -106,13 +110,18 @@ class QWenVLTokenizer(QWenVLCodec):
         model_max_length: int = DEFAULT_MAX_LENGTH,
         padding_side: str = "right",
     ) -> None:
-        """
-        vocab_file: a tiktoken rank file.
-        image_slots: ids between ``<img>`` and ``</img>``; the model's number of image queries.
-        errors: how :meth:`decode` treats bytes that are not UTF-8: "strict", "replace" or "ignore".
-        model_max_length: where ``truncation=True`` cuts when no ``max_length`` is given.
-        padding_side: "left" or "right".
-        Raises CheckpointError for the file, ConfigurationError for the rest.
+        """Read the vocabulary.
+
+        Args:
+            vocab_file: a tiktoken rank file.
+            image_slots: ids between ``<img>`` and ``</img>``; the model's number of image queries.
+            errors: how :meth:`decode` treats bytes that are not UTF-8: "strict", "replace" or "ignore".
+            model_max_length: where ``truncation=True`` cuts when no ``max_length`` is given.
+            padding_side: "left" or "right".
+
+        Raises:
+            CheckpointError: the file cannot be read.
+            ConfigurationError: a value that cannot work.
         """
         super().__init__(vocab_file, image_slots, errors)
         check_integer("model_max_length", model_max_length)
@@ -200,17 +209,23 @@ class QWenVLTokenizer(QWenVLCodec):
     ) -> TokenizedBatch:
         """Ids of one text or of several, as ``input_ids``, ``token_type_ids`` (zeros) and ``attention_mask``.
 
-        padding: False, True or "longest" (to the longest row), "max_length".
-        truncation: cut rows to ``max_length`` ids; an image that would be cut in two is left out whole.
-        max_length: ``model_max_length`` when None.
-        return_tensors: None for lists, "np" or "pd" for int64 arrays [rows, length] (one text: [1, length]).
-        The other arguments are those of :meth:`encode` and of the constructor.
-        Raises PromptError for anything but text.
+        Args:
+            text: one text or several.
+            padding: False, True or "longest" (to the longest row), "max_length".
+            truncation: cut rows to ``max_length`` ids; an image that would be cut in two is left out whole.
+            max_length: ``model_max_length`` when None.
+            return_tensors: None for lists, "np" or "pd" for int64 arrays [rows, length] (one text: [1, length]).
+            padding_side: "left" or "right", instead of the tokenizer's.
+            allowed_special: as for :meth:`encode`.
+            disallowed_special: as for :meth:`encode`.
+
+        Raises:
+            PromptError: anything but text.
         """
         single = isinstance(text, str)
-        if not single and not isinstance(text, (list, tuple)):
+        texts: Sequence[str] = [text] if isinstance(text, str) else text
+        if not isinstance(texts, (list, tuple)):
             raise PromptError(f"text: got {type(text).__name__}, expected a str or a list of them")
-        texts = [text] if single else text
         limit = self._limit(max_length)
         rows = [self.encode(row, allowed_special, disallowed_special) for row in texts]
         if truncation:
@@ -223,7 +238,7 @@ class QWenVLTokenizer(QWenVLCodec):
 
     def pad(
         self,
-        features: Sequence[dict[str, Sequence[int]]],
+        features: Sequence[Mapping[str, Sequence[int]]],
         padding: bool | str = True,
         *,
         max_length: int | None = None,
@@ -232,8 +247,15 @@ class QWenVLTokenizer(QWenVLCodec):
     ) -> TokenizedBatch:
         """Rows of unequal length as one batch; ``labels``, where present, are padded with -100.
 
-        features: one dict per row, all with the same keys, ``input_ids`` among them.
-        The other arguments are those of :meth:`__call__`.
+        Args:
+            features: one dict per row, all with the same keys, ``input_ids`` among them.
+            padding: as for :meth:`__call__`.
+            max_length: as for :meth:`__call__`.
+            return_tensors: as for :meth:`__call__`.
+            padding_side: as for :meth:`__call__`.
+
+        Raises:
+            ConfigurationError: a value that cannot work.
         """
         if padding not in _PADDINGS:
             raise ConfigurationError(f"padding: got {padding!r}, expected False, True, 'longest' or 'max_length'")
@@ -284,12 +306,19 @@ class QWenVLTokenizer(QWenVLCodec):
     ) -> Image | None:
         """The newest image of a conversation with the boxes of ``response`` drawn into it; save it with ``.save``.
 
-        history: ``(query, response)`` pairs, the last one that of this response, as ``chat`` returns it. Images are
-            read out of its queries only, never out of a response, which is the model's.
-        policy: what may be read; ``ImagePolicy.scripts()`` when None.
-        image_processor: that of the model that answered, which says whether the image is turned upright; that of this
-            tokenizer's processor when None.
-        None when no query has an image or the response no box. Raises ImageError when the image cannot be read.
+        Args:
+            response: the model's answer.
+            history: ``(query, response)`` pairs, the last one that of this response, as ``chat`` returns it. Images are
+                read out of its queries only, never out of a response, which is the model's.
+            policy: what may be read; ``ImagePolicy.scripts()`` when None.
+            image_processor: that of the model that answered, which says whether the image is turned upright; that of
+                this tokenizer's processor when None.
+
+        Returns:
+            None when no query has an image or the response no box.
+
+        Raises:
+            ImageError: the image cannot be read.
         """
         source = list_format.latest_image("", history)
         boxes = list_format.boxes_with_ref(response)

@@ -19,6 +19,7 @@ class VisualAttention(nn.Layer):
     """Self-attention whose packed projection is interleaved per head: ``[q0 k0 v0 q1 k1 v1 …]``, as in the original."""
 
     def __init__(self, width: int, heads: int) -> None:
+        """Create the projections."""
         super().__init__()
         self.heads = heads
         self.in_proj = Linear(width, 3 * width)
@@ -33,11 +34,13 @@ class VisualMLP(nn.Layer):
     """Two linear layers with the exact (erf) GELU between them."""
 
     def __init__(self, width: int, mlp_width: int) -> None:
+        """Create the two layers."""
         super().__init__()
         self.c_fc = Linear(width, mlp_width)
         self.c_proj = Linear(mlp_width, width)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        """``[n, patches, width]`` to the same shape."""
         return self.c_proj(ops.gelu_bias(*without_bias(self.c_fc, x)))
 
 
@@ -45,6 +48,7 @@ class VisualAttentionBlock(nn.Layer):
     """Pre-norm transformer block; the sum of its output and its residual is left to whatever follows."""
 
     def __init__(self, config: QWenVLVisionConfig) -> None:
+        """Create norms, attention and feed-forward layers."""
         super().__init__()
         self.ln_1 = LayerNorm(config.width, LAYER_NORM_EPSILON)
         self.ln_2 = LayerNorm(config.width, LAYER_NORM_EPSILON)
@@ -62,11 +66,13 @@ class VisualTransformer(nn.Layer):
     """The stack of blocks. ``enable_recompute`` trades time for memory in training."""
 
     def __init__(self, config: QWenVLVisionConfig) -> None:
+        """Create ``config.layers`` blocks."""
         super().__init__()
         self.enable_recompute = False
         self.resblocks = nn.LayerList([VisualAttentionBlock(config) for _ in range(config.layers)])
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        """``[n, patches, width]`` to the same shape."""
         residual = None
         for block in self.resblocks:
             if self.enable_recompute and self.training:
@@ -79,12 +85,13 @@ class VisualTransformer(nn.Layer):
 class VisionTransformer(nn.Layer):
     """Images to feature vectors in the language model's embedding space.
 
-    ``forward`` takes float ``[n, 3, side, side]`` (normalized pixels) and returns ``[n, n_queries, output_dim]``.
-    ``side`` is any multiple of the patch size; the position tables are resized where the grid differs from theirs.
-    ``enable_recompute`` trades time for memory in the resampler's training; the ViT, ``transformer``, has its own.
+    The side of the images is any multiple of the patch size; the position tables are resized where the grid differs
+    from theirs. ``enable_recompute`` trades time for memory in the resampler's training; the ViT, ``transformer``, has
+    its own.
     """
 
     def __init__(self, config: QWenVLVisionConfig) -> None:
+        """Create patch embedding, position table, blocks, resampler and projection."""
         super().__init__()
         self.config = config
         self.enable_recompute = False
@@ -98,6 +105,11 @@ class VisionTransformer(nn.Layer):
         self.proj = self.create_parameter([config.output_dim, config.output_dim])
 
     def forward(self, images: paddle.Tensor) -> paddle.Tensor:
+        """Float ``[n, 3, side, side]`` (normalized pixels) to ``[n, n_queries, output_dim]``.
+
+        Raises:
+            ImageError: another shape.
+        """
         return self.finish(self.transformer(self.begin(images)))
 
     def begin(self, images: paddle.Tensor) -> paddle.Tensor:
