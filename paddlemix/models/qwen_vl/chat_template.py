@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from ...errors import ConfigurationError
 from .chat_window import ChatWindow, kept_turns
 from .codec import QWenVLCodec
-from .messages import Message, normalize_messages
+from .messages import Message, box_pieces, normalize_messages
 from .vocabulary import GROUNDING_TAGS, IGNORE_INDEX
 
 DEFAULT_SYSTEM = "You are a helpful assistant."
@@ -167,6 +167,12 @@ class _ContentEncoder:
         for part in message["content"]:
             if part["type"] == "text":
                 text += part["text"]
+                continue
+            if part["type"] == "box":
+                ids += self._tokenizer.encode(text, allowed_special=tags)
+                for piece, tagged in box_pieces(part):
+                    ids += self._tokenizer.encode(piece, allowed_special=GROUNDING_TAGS if tagged else ())
+                text = ""
                 continue
             self._n_images += 1
             if self._image_labels:

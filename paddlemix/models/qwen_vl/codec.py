@@ -240,7 +240,8 @@ class QWenVLCodec:
         for token in value:
             if not isinstance(token, str) or token not in _ALL_SPECIAL:
                 raise ConfigurationError(f"{name}: got {shown(token)}, which is no special token of Qwen-VL")
-        return frozenset(value)
+        chosen = frozenset(value)
+        return chosen
 
     def _refuse(self, text: str, disallowed: frozenset[str]) -> None:
         for match in _SPECIAL.finditer(text):

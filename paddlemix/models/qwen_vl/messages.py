@@ -3,7 +3,9 @@
 A conversation is a list of ``{"role": "system" | "user" | "assistant", "content": ...}``; only the first message may be
 the system's, and only the user's hold images. Content is a string or a list of parts: ``{"type": "text", "text":
 str}`` and ``{"type": "image", "image": X}``, where X is whatever the image loader takes (PIL image, path, bytes, data
-URL, array, address). OpenAI's ``{"type": "image_url", "image_url": {"url": ...}}`` is an image too. Text is only text.
+URL, array, address). OpenAI's ``{"type": "image_url", "image_url": {"url": ...}}`` is an image too. The user may point
+at a place: ``{"type": "box", "label": str or None, "box": [x1, y1, x2, y2]}``, in thousandths of the image's width and
+height. Text is only text.
 """
 
 from __future__ import annotations
@@ -19,9 +21,10 @@ from typing import Any, Optional
 from ...errors import PromptError
 from ...utils.display import quoted
 from ...utils.json_text import JSONError, parse_json
+from .grounding import box_text
 from .image_placeholders import split_text
 from .list_format import history_turns
-from .vocabulary import IMG_END, IMG_START
+from .vocabulary import IMG_END, IMG_START, REF_END, REF_START
 
 DEFAULT_MAX_IMAGES = 32
 """Most images of one conversation, unless its processor says otherwise."""
@@ -36,7 +39,7 @@ _LABEL = re.compile(r"Picture \d+: ?\Z")
 
 
 def normalize_messages(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
-    """``messages`` as fresh ``{"role", "content": [parts]}`` dicts, parts being of type "text" and "image" only.
+    """``messages`` as fresh ``{"role", "content": [parts]}`` dicts, parts being of type "text", "image" and "box" only.
 
     Images are passed on unopened; empty text parts are dropped. Raises PromptError that names the index and field.
     """
@@ -62,8 +65,10 @@ def _normalize_message(message: Mapping[str, Any], index: int) -> Message:
     if not isinstance(content, Sequence) or isinstance(content, (bytes, bytearray)):
         raise PromptError(f"{where}.content: got {type(content).__name__}, expected str or a list of parts")
     parts = [_normalize_part(part, f"{where}.content[{i}]") for i, part in enumerate(content)]
-    if role != "user" and any(part["type"] == "image" for part in parts):
-        raise PromptError(f"{where}.content: an image in a message of role {role!r}, expected role 'user'")
+    for kind in ("image", "box"):
+        if role != "user" and any(part["type"] == kind for part in parts):
+            article = "an" if kind == "image" else "a"
+            raise PromptError(f"{where}.content: {article} {kind} in a message of role {role!r}, expected role 'user'")
     return {"role": role, "content": [part for part in parts if part.get("text") != ""]}
 
 
@@ -87,7 +92,34 @@ def _normalize_part(part: Any, where: str) -> Part:
         if not isinstance(url, str) or not url:
             raise PromptError(f"{where}.image_url: got {type(url).__name__}, expected {{'url': str}}")
         return {"type": "image", "image": url}
+    if kind == "box":
+        return box_part(part, where)
     raise PromptError(f"{where}.type: got {_shown(kind)}, expected 'text', 'image' or 'image_url'")
+
+
+def box_part(part: Mapping[str, Any], where: str) -> Part:
+    """A fresh part of type "box", checked.
+
+    Raises:
+        PromptError: the label is no text, or the box not four integers from 0 to 1000, the upper left corner first.
+    """
+    label, box = part.get("label"), part.get("box")
+    if label is not None and not isinstance(label, str):
+        raise PromptError(f"{where}.label: got {type(label).__name__}, expected str or nothing")
+    if not isinstance(box, (list, tuple)) or len(box) != 4 or not all(type(n) is int and 0 <= n <= 1000 for n in box):
+        raise PromptError(f"{where}.box: expected [x1, y1, x2, y2], integers from 0 to 1000")
+    x1, y1, x2, y2 = box
+    if x1 > x2 or y1 > y2:
+        raise PromptError(f"{where}.box: expected the upper left corner before the lower right one")
+    return {"type": "box", "label": label, "box": [x1, y1, x2, y2]}
+
+
+def box_pieces(part: Part) -> list[tuple[str, bool]]:
+    """A part of type "box" as texts in order; with each whether its tags are tags."""
+    place = (box_text(part["box"]), True)
+    if part["label"] is None:
+        return [place]
+    return [(REF_START, True), (part["label"], False), (REF_END, True), place]
 
 
 def _shown(value: Any) -> str:
@@ -177,6 +209,8 @@ def _flat_text(message: Message, index: int, n_images: int) -> tuple[str, int]:
     texts = []
     for i, part in enumerate(message["content"]):
         where = f"messages[{index}].content[{i}]"
+        if part["type"] == "box":
+            part = {"type": "text", "text": "".join(text for text, _ in box_pieces(part))}
         source = part["text"] if part["type"] == "text" else part["image"]
         if not isinstance(source, (str, os.PathLike)):
             raise PromptError(f"{where}.image: got {type(source).__name__}, expected a path or address in a history")

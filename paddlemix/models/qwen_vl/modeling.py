@@ -295,7 +295,7 @@ class QWenLMHeadModel(QWenVLGenerationMixin, QWenVLCheckpointMixin, PretrainedMo
 
     def _init_weights(self, layer: nn.Layer) -> None:
         """Initial values for training from scratch; parameters that wait for a checkpoint are left alone."""
-        own = layer.parameters(include_sublayers=False)
+        own = [parameter for parameter in layer.parameters(include_sublayers=False)]
         if not own or not all(parameter._is_initialized() for parameter in own):
             return
         std = self.config.initializer_range

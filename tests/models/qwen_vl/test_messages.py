@@ -275,3 +275,16 @@ def test_a_history_of_anything_else_is_refused(history: object, match: str) -> N
 def test_conversations_that_are_no_list_are_refused(conversations: object) -> None:
     with pytest.raises(PromptError, match="conversations: got .*, expected a list of dicts"):
         conversation_turns(conversations)
+
+
+def test_a_place_that_the_user_points_at_is_a_part_of_its_own():
+    part = {"type": "box", "label": "the bus", "box": (1, 2, 300, 1000)}
+    (message,) = normalize_messages([{"role": "user", "content": ["What is ", part, "?"]}])
+    assert message["content"][1] == {"type": "box", "label": "the bus", "box": [1, 2, 300, 1000]}
+    history, _ = messages_to_history([message])
+    assert history == [("What is <ref>the bus</ref><box>(1,2),(300,1000)</box>?", None)]
+    for box in ([1, 2, 3], [3, 0, 1, 9], [0, 0, 0, 1001], [0, 0, 0, True], "1234", None):
+        with pytest.raises(PromptError, match=r"messages\[0\]\.content\[0\]\.box: expected"):
+            normalize_messages([{"role": "user", "content": [{"type": "box", "box": box}]}])
+    with pytest.raises(PromptError, match="expected role 'user'"):
+        normalize_messages([{"role": "assistant", "content": [part]}])

@@ -116,7 +116,7 @@ def _answer_or_error(case: dict, call: Callable[[dict], object]) -> object:
         return json.loads(json.dumps(call(case)))
     except allowed:
         return case["raises"]["type"]
-    except Exception as error:  # noqa: BLE001 - reported beside the other cases
+    except Exception as error:  # noqa: BLE001 (reported beside the other cases)
         return f"{type(error).__name__}: {error}"
 
 
