@@ -28,16 +28,18 @@ INSTALL_REQUIRES = [
     "tqdm>=4.60",
 ]
 
+SERVE = ["fastapi>=0.115", "uvicorn[standard]>=0.34", "prometheus-client>=0.20", "llguidance>=1.9"]
+
 EXTRAS_REQUIRE = {
     "cpu": ["paddlepaddle>=3.0,<4"],
     "gpu": ["paddlepaddle-gpu>=3.0,<4"],
     # images of iPhones (HEIC)
     "heif": ["pillow-heif>=0.18"],
     # llguidance: answers held to a grammar
-    "serve": ["llguidance>=1.9"],
+    "serve": SERVE,
     # dashscope holds the published Qwen-VL vocabulary (qwen.tiktoken), which the tokenizer tests compare against.
-    "test": ["pytest>=7.4", "pytest-xdist>=3.3", "hypothesis>=6.80", "dashscope", "llguidance>=1.9"],
-    "dev": ["ruff>=0.6", "mypy>=1.11", "types-tqdm", "pdoc>=14"],
+    "test": ["pytest>=7.4", "pytest-xdist>=3.3", "hypothesis>=6.80", "dashscope", *SERVE],
+    "dev": ["ruff>=0.6"],
 }
 
 # Weights, tokenizers, fonts, glyphs and the licenses that travel with them; py.typed says that annotations count.

@@ -168,7 +168,7 @@ def load_state(folder: Path, optimizer: paddle.optimizer.AdamW, exchange: Exchan
     stored, _ = read_safetensors(path)
     wanted = optimizer_tensors(optimizer, exchange.owned)
     if set(stored) != set(wanted):
-        name = min(set(stored) ^ set(wanted))
+        name = sorted(set(stored) ^ set(wanted))[0]
         raise TrainingError(
             f"{path}: {name} is {'unknown' if name in stored else 'missing'}; the file is of another run"
         )
