@@ -194,6 +194,7 @@ def test_a_scene_that_cannot_be_drawn_is_refused(tmp_path, option):
         demo.main([str(tmp_path / "p.png"), *option])
 
 
+@pytest.mark.slow
 def test_the_bundled_model_learns_the_object_and_its_adapter_can_be_loaded(tmp_path):
     from paddlemix.finetune.run import finetune
     from paddlemix.inference import load_model

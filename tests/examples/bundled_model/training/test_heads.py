@@ -39,6 +39,7 @@ def test_every_parameter_gets_a_gradient(training_model, batch):
     assert without == []
 
 
+@pytest.mark.slow
 def test_some_steps_on_one_batch_lower_every_loss(training_model, batch):
     optimizer = paddle.optimizer.AdamW(1e-3, parameters=training_model.parameters())
     training_model(**batch)
