@@ -27,7 +27,7 @@ from paddlemix.data.batching import BatchLayout, TrainingPlan  # noqa: E402
 from paddlemix.data.collation import collate_ids  # noqa: E402
 from paddlemix.data.encoding import Example  # noqa: E402
 from paddlemix.data.problems import RecordLocation  # noqa: E402
-from paddlemix.finetune.data_parallel import Exchange  # noqa: E402
+from paddlemix.finetune.data_parallel import DataParallel  # noqa: E402
 from paddlemix.finetune.linear_cross_entropy import linear_cross_entropy  # noqa: E402
 from paddlemix.finetune.model import FinetuneModel  # noqa: E402
 from paddlemix.models.qwen_vl.modeling import QWenLMHeadModel  # noqa: E402
@@ -201,8 +201,10 @@ def packing_times(repeats: int, records: int, budget: int, lengths: str, shortes
     model = QWenLMHeadModel.from_pretrained(DEFAULT_MODEL_DIR)
     training_model, generator = FinetuneModel(model), np.random.default_rng(0)
     training_model.train()
-    exchange = Exchange(training_model)
-    optimizer = paddle.optimizer.AdamW(1e-5, beta2=0.95, weight_decay=0.1, parameters=list(exchange.owned.values()))
+    data_parallel = DataParallel(training_model)
+    optimizer = paddle.optimizer.AdamW(
+        1e-5, beta2=0.95, weight_decay=0.1, parameters=list(data_parallel.owned.values())
+    )
     sizes = drawn_lengths(generator, lengths, shortest, longest, records)
     location = RecordLocation(Path("records"), 1)
     examples = [Example(ids, ids.copy(), (), location) for ids in (generator.integers(0, 256, size) for size in sizes)]
@@ -216,11 +218,11 @@ def packing_times(repeats: int, records: int, budget: int, lengths: str, shortes
         for batch in plan.micro_batches(0, 0, plan.steps(0)):
             arrays = collate_ids([[examples[index] for index in row] for row in batch.rows], pad_id=0)
             training_model(**{name: paddle.to_tensor(array) for name, array in arrays.items()})["loss"].backward()
-            norm = exchange.average_gradients()
+            norm = data_parallel.average_gradients()
             if norm > 1:
-                exchange.scale_gradients(1 / norm)
+                data_parallel.scale_gradients(1 / norm)
             optimizer.step()
-            exchange.after_step()
+            data_parallel.after_step()
 
     steps = {name: lambda plan=plan: run_epoch(plan) for name, plan in plans.items()}
     passes = {name: plan.steps(0) for name, plan in plans.items()}

@@ -1,11 +1,13 @@
-"""From files of conversations to batches: reading, checking, encoding, planning an epoch, collating.
+"""From conversation files to batches, for training, evaluation and calibration.
 
-formats     what a record of each project says, and which placeholders are none
-boxes       boxes of other conventions as thousandths
-records     files to records, each with its file and line
-checks      everything that can be wrong with a record, found before the first step
-encoding    a record to ids and labels
-dataset     what training and evaluation read: sources, the split, records encoded on demand
-batching    which records stand in which batch of which step, decided before an epoch begins
-collation   encoded records to the arrays of a batch
+records      files to records, each with its source location; reads json_values, formats, boxes
+formats      the record formats: this project's, LLaVA's, ms-swift's, LLaMA-Factory's
+boxes        coordinate formats of boxes, converted to thousandths
+checks       validation of every record before the first step; problems and images help
+encoding     a record to input ids and labels
+dataset      records encoded on demand, and the eval split
+batching     the plan of an epoch: which records are in which batch of which step
+collation    encoded records to the arrays of a batch
+loading      batches from worker processes
+calibration  records as model inputs, for quantization
 """

@@ -1,8 +1,8 @@
-"""Which records stand in which batch: an epoch is planned before it begins.
+"""The batches of a training, planned epoch by epoch: packing, grouping by length, mixing of files.
 
-A plan depends on the lengths, the options and the seed alone. So a run that is resumed at any step goes on with the
-batches it would have had, and one process gets the same optimizer steps as eight, as long as rows, accumulation and
-processes have the same product.
+A plan depends on the lengths, the options and the seed alone. So a run that is resumed at any step gets the batches
+that it would have had, and one process gets the same optimizer steps as eight, as long as the product of micro-batch
+size, accumulation and processes is the same. ``paddle.io.DistributedBatchSampler`` promises neither.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import numpy as np
 
 from ..errors import ConfigurationError
 
-# Records are grouped by length within so many steps: enough for similar lengths, few enough to keep epochs different.
+# Window of grouping by length, in steps: enough for similar lengths, few enough to keep epochs different.
 _GROUPED_STEPS = 50
-#: epochs that are counted one by one before a training begins
+#: maximum number of epochs whose steps are counted one by one before a training begins
 MAX_COUNTED_EPOCHS = 10_000
 # Decimals of counts: in floats 0.29 x 100 is a little less than 29, and 2.2 - 2 a little more than 0.2.
 _DECIMALS = 6
@@ -27,17 +27,18 @@ _DECIMALS = 6
 
 @dataclass(frozen=True)
 class BatchLayout:
-    """How an optimizer step is made up.
+    """The composition of an optimizer step.
 
     Attributes:
-        rows: of one forward pass on one device.
-        accumulation: forward passes of one device in a step.
-        processes: devices that share a step.
-        packing: fill each row with records, up to ``max_length`` ids.
+        micro_batch_size: rows of a micro-batch, the forward pass of one process.
+        accumulation: micro-batches of each process per step.
+        processes: data-parallel processes.
+        max_length: maximum tokens in a row.
+        packing: pack several records into a row.
         group_by_length: without packing, put records of similar length into a step.
     """
 
-    rows: int
+    micro_batch_size: int
     accumulation: int
     processes: int
     max_length: int
@@ -46,17 +47,18 @@ class BatchLayout:
 
     @property
     def step_rows(self) -> int:
-        return self.rows * self.accumulation * self.processes
+        """Rows of all processes in a step."""
+        return self.micro_batch_size * self.accumulation * self.processes
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """What one process computes in one forward pass.
+    """The forward pass of one process.
 
     Attributes:
-        rows: record indices, one or (packed) several a row; no rows where a last step has too few for everyone.
-        target_count: the step's number of target tokens, divided by its micro-batches over all processes. The mean over
-            these of (sum of the losses / target_count) is the mean over the tokens of the step.
+        rows: record indices, one or (packed) several per row; no rows if the last step has too few for every process.
+        target_count: the step's target tokens divided by its micro-batches over all processes. The mean over these of
+            (summed loss / target_count) is the mean loss per target token of the step.
     """
 
     rows: tuple[tuple[int, ...], ...]
@@ -65,12 +67,14 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class EpochPlan:
-    """The optimizer steps of an epoch: every record of it stands in exactly one row.
+    """The optimizer steps of an epoch; every record of the epoch is in exactly one row.
 
     Attributes:
-        records: int64 ``[records]``, row by row, step by step, the longest row of a step first.
-        row_ends: int64 ``[rows]``, where each row ends in ``records``.
-        step_targets, step_tokens: int64 ``[steps]``, learned tokens of each step, and all of them without padding.
+        layout: of the steps.
+        records: int64 ``[records]``, record indices row by row, step by step, the longest row of a step first.
+        row_ends: int64 ``[rows]``, the end of each row in ``records``.
+        step_targets: int64 ``[steps]``, target tokens of each step.
+        step_tokens: int64 ``[steps]``, tokens of each step without padding.
     """
 
     layout: BatchLayout
@@ -81,17 +85,23 @@ class EpochPlan:
 
     @property
     def steps(self) -> int:
+        """Number of optimizer steps."""
         return len(self.step_targets)
 
-    def micro_batch(self, step: int, turn: int, process: int) -> MicroBatch:
-        """The rows of ``process`` in forward pass ``turn`` of a step. All processes' rows in a turn are about as long.
+    def micro_batch(self, step: int, micro_step: int, process: int) -> MicroBatch:
+        """A micro-batch of a process. In a micro-step the rows of all processes have similar lengths.
 
-        A last step that is not full is dealt out evenly.
+        A last step that is not full is distributed evenly.
+
+        Args:
+            step: optimizer step in the epoch.
+            micro_step: number of the micro-batch in the step, below ``layout.accumulation``.
+            process: rank.
         """
         count = self.layout.accumulation * self.layout.processes
         first = step * self.layout.step_rows
         n_rows = min(self.layout.step_rows, len(self.row_ends) - first)
-        part = turn * self.layout.processes + process
+        part = micro_step * self.layout.processes + process
         rows = range(first + part * n_rows // count, first + (part + 1) * n_rows // count)
         return MicroBatch(tuple(map(self._row, rows)), max(int(self.step_targets[step]), 1) / count)
 
@@ -101,14 +111,16 @@ class EpochPlan:
 
 
 class TrainingPlan:
-    """The epochs of a training, one after the other.
+    """The epochs of a training.
 
     Args:
-        lengths, targets: int ``[records]``, ids and learned ids of each record.
-        sources: int ``[records]``, which file each record is from.
-        weights: ``[files]``, how often an epoch has each record of a file: a whole number of times, and of the rest a
-            part that goes on with other records in the next epoch.
+        lengths: int ``[records]``, tokens of each record.
+        targets: int ``[records]``, target tokens of each record.
+        layout: of the optimizer steps.
         seed: of the order.
+        sources: int ``[records]``, the file of each record; by default all are of one file.
+        weights: ``[files]``, how many times an epoch has each record of a file. Of a fractional part an epoch has that
+            fraction of the records, the next epoch the following ones.
 
     Raises:
         ConfigurationError: no records, or one that is longer than a row.
@@ -151,19 +163,19 @@ class TrainingPlan:
         if self.layout.packing:
             return self.epoch(epoch).steps
         sizes = np.bincount(self.sources, minlength=len(self.weights)).tolist()
-        ends = (_places(epoch, weight, size) for weight, size in zip(self.weights, sizes))
+        ends = (_epoch_range(epoch, weight, size) for weight, size in zip(self.weights, sizes))
         # an epoch without records cannot be planned, and says so
         return math.ceil(sum(last - first for first, last in ends) / self.layout.step_rows) or self.epoch(epoch).steps
 
     def steps(self, epoch: int) -> int:
-        """Optimizer steps in an epoch, counted from 0."""
+        """Optimizer steps in an epoch; epochs count from 0."""
         return self._counted_steps(0 if self._all_epochs_alike else epoch)
 
     def total_steps(self, epochs: float) -> int:
-        """Optimizer steps in so many epochs, at least 1; a part of an epoch is rounded up to steps.
+        """Optimizer steps in a number of epochs, at least 1; a fraction of an epoch is rounded up to steps.
 
         Raises:
-            ConfigurationError: more epochs than can be counted beforehand, where each has to be.
+            ConfigurationError: more epochs than can be counted one by one, if they have to be.
         """
         whole = int(epochs)
         if whole > MAX_COUNTED_EPOCHS and not self._all_epochs_alike:
@@ -175,7 +187,7 @@ class TrainingPlan:
         return max(steps + math.ceil(round((epochs - whole) * self.steps(whole), _DECIMALS)), 1)
 
     def locate(self, step: int) -> tuple[int, int]:
-        """The epoch that an optimizer step of the training is in, and its number in there."""
+        """The epoch of an optimizer step of the training, and the step's number in the epoch."""
         if self._all_epochs_alike:
             return divmod(step, self.steps(0))
         epoch = 0
@@ -185,38 +197,47 @@ class TrainingPlan:
         return epoch, step
 
     def micro_batches(self, process: int, first_step: int, last_step: int) -> Iterator[MicroBatch]:
-        """What ``process`` computes in the optimizer steps from ``first_step`` until before ``last_step``."""
+        """The micro-batches of a process in the optimizer steps ``range(first_step, last_step)``."""
         epoch, step = self.locate(first_step)
         for _ in range(first_step, last_step):
             if step == self.steps(epoch):
                 epoch, step = epoch + 1, 0
             plan = self.epoch(epoch)
-            for turn in range(self.layout.accumulation):
-                yield plan.micro_batch(step, turn, process)
+            for micro_step in range(self.layout.accumulation):
+                yield plan.micro_batch(step, micro_step, process)
             step += 1
 
 
 def mixture(sources: np.ndarray, weights: Sequence[float], seed: int, epoch: int) -> np.ndarray:
-    """The records of an epoch, int64, file by file: so many of each file as its weight says.
+    """The records of an epoch, mixed from several files by weight.
 
-    The epochs go through each file's records in one long row, a new order for every time through: with weight 1 an
-    epoch has each of them once, with 0.5 every second epoch does.
+    The epochs read each file's records in an endless sequence, reshuffled after every pass: with weight 1 an epoch has
+    each record once, with 0.5 every second epoch does.
+
+    Args:
+        sources: int ``[records]``, the file of each record.
+        weights: ``[files]``.
+        seed: of the order.
+        epoch: from 0.
+
+    Returns:
+        int64 record indices, file by file.
     """
-    parts = []
+    parts: list[np.ndarray] = []
     for source, weight in enumerate(weights):
         own = np.flatnonzero(sources == source)
-        parts += _cycled(own, *_places(epoch, weight, len(own)), [seed, source])
+        parts += _cycled(own, *_epoch_range(epoch, weight, len(own)), [seed, source])
     return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
 
-def _places(epoch: int, weight: float, count: int) -> tuple[int, int]:
-    """Which part of the long row of a file of ``count`` records an epoch has."""
+def _epoch_range(epoch: int, weight: float, count: int) -> tuple[int, int]:
+    """The part that an epoch has of the endless sequence of a file of ``count`` records."""
     first, last = (math.floor(round(number * weight * count, _DECIMALS)) for number in (epoch, epoch + 1))
     return first, last
 
 
 def _cycled(items: np.ndarray, first: int, last: int, seed: list[int]) -> Iterator[np.ndarray]:
-    """Places ``first`` to ``last`` of the items in ever new orders."""
+    """The range from ``first`` to ``last`` of the items' endless sequence, reshuffled after every pass."""
     count = len(items)
     for cycle in range(first // count, -(-last // count)) if count else ():
         order = np.random.default_rng([*seed, cycle]).permutation(count)
@@ -226,11 +247,14 @@ def _cycled(items: np.ndarray, first: int, last: int, seed: list[int]) -> Iterat
 def plan_epoch(
     records: np.ndarray, lengths: np.ndarray, targets: np.ndarray, layout: BatchLayout, rng: np.random.Generator
 ) -> EpochPlan:
-    """Deal the given records out to rows and steps.
+    """Distribute records over rows and steps.
 
     Args:
-        records: int64, at least one; a record that is wanted twice stands there twice.
-        lengths, targets: int64, by record.
+        records: int64 record indices, at least one; may repeat.
+        lengths: int64, tokens by record index.
+        targets: int64, target tokens by record index.
+        layout: of the steps.
+        rng: of the order.
     """
     records = records[rng.permutation(len(records))]
     if layout.packing:
@@ -262,24 +286,29 @@ def _row_sums(values: np.ndarray, rows: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def pack_rows(lengths: np.ndarray, capacity: int) -> list[list[int]]:
-    """Indices into ``lengths``, row by row, such that no row is longer than ``capacity``.
+    """Pack sequences into rows by best-fit decreasing: the longest first, each into the fullest row with room for it.
 
-    Best fit decreasing: the longest first, each into the fullest row that has room for it.
+    Args:
+        lengths: int ``[sequences]``, at most ``capacity`` each.
+        capacity: maximum length of a row.
+
+    Returns:
+        Indices into ``lengths`` for each row.
     """
     rows: list[list[int]] = []
     rows_by_room: dict[int, list[int]] = {}
     rooms: list[int] = []  # the keys of rows_by_room, sorted
     for item in np.argsort(-lengths, kind="stable").tolist():
         length = int(lengths[item])
-        place = bisect_left(rooms, length)
-        if place == len(rooms):
+        index = bisect_left(rooms, length)
+        if index == len(rooms):
             room, row = capacity, len(rows)
             rows.append([])
         else:
-            room = rooms[place]
+            room = rooms[index]
             row = rows_by_room[room].pop()
             if not rows_by_room[room]:
-                del rows_by_room[room], rooms[place]
+                del rows_by_room[room], rooms[index]
         rows[row].append(item)
         left = room - length
         if left not in rows_by_room:
@@ -290,7 +319,7 @@ def pack_rows(lengths: np.ndarray, capacity: int) -> list[list[int]]:
 
 
 def _grouped(records: np.ndarray, lengths: np.ndarray, step_rows: int, rng: np.random.Generator) -> np.ndarray:
-    """The records in another order, in which those of a step have similar lengths; the steps are shuffled."""
+    """The records reordered so that those of a step have similar lengths; the steps are shuffled."""
     window = step_rows * _GROUPED_STEPS
     chunks = [records[start : start + window] for start in range(0, len(records), window)]
     records = np.concatenate([chunk[np.argsort(-lengths[chunk], kind="stable")] for chunk in chunks])

@@ -1,4 +1,4 @@
-"""Boxes of other conventions — pixels, 0 to 1, 0 to 1000 — as whole thousandths, 0 to 999, of an image's sides."""
+"""Coordinate formats of boxes (pixels, 0 to 1, 0 to 1000), converted to thousandths (0 to 999) of the image size."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ..errors import ImageError
+from ..errors import ConfigurationError, ImageError
 from ..models.qwen_vl.grounding import POINTS, SCALE, box_text
 
 THOUSANDTHS, NORM1000, UNIT, PIXELS = "thousandths", "norm1000", "unit", "pixels"
@@ -28,7 +28,12 @@ _ONLY_NUMBERS = re.compile(r"[\[\](),\s]*")
 
 
 class BoxFault(NamedTuple):
-    """What is wrong with a box."""
+    """An invalid box.
+
+    Attributes:
+        came: what is there.
+        expected: what should be.
+    """
 
     came: str
     expected: str
@@ -36,13 +41,13 @@ class BoxFault(NamedTuple):
 
 @dataclass(frozen=True)
 class BoxOptions:
-    """How the boxes of a file are written.
+    """The coordinate format of the boxes in a file.
 
     Attributes:
         box_format: one of :data:`BOX_FORMATS`, for ``<box>`` and ``<quad>`` in texts, lists of four numbers in records
             of other projects, and objects that do not say their type. None: tags hold thousandths, lists are text, and
             objects are in pixels, as their project reads them.
-        clamp: coordinates of 1000 in thousandths become 999; otherwise such a record is bad.
+        clamp: clamp coordinates of 1000 in thousandths to 999; otherwise such a record is bad.
     """
 
     box_format: str | None = None
@@ -55,20 +60,26 @@ AS_WRITTEN = BoxOptions()
 
 @dataclass(frozen=True)
 class BoxReader:
-    """The options with what they need of the images.
+    """Converts boxes to thousandths.
 
     Attributes:
-        size_of: source of an image -> its width and height in pixels, as the model sees it. Raises ImageError.
+        options: the coordinate format.
+        size_of: image source -> width and height in pixels, as the model sees the image. Raises ImageError.
     """
 
     options: BoxOptions
     size_of: Callable[[str], tuple[int, int]]
 
     def points(self, values: Sequence[float], unit: str, image: str | None) -> tuple[list[int], bool] | BoxFault:
-        """x and y in turn as thousandths, and whether a 1000 was clamped.
+        """Convert the points of one box.
 
         Args:
-            image: the one that pixels are of; None where that is not known.
+            values: x and y alternating.
+            unit: one of :data:`BOX_FORMATS`.
+            image: source of the image for pixels; None if it is not known.
+
+        Returns:
+            x and y alternating in thousandths, and whether a 1000 was clamped; or what is wrong.
         """
         size = None
         if unit == PIXELS:
@@ -84,15 +95,18 @@ class BoxReader:
 def to_thousandths(
     values: Sequence[float], unit: str, size: tuple[int, int] | None, clamp: bool
 ) -> tuple[list[int], bool] | BoxFault:
-    """x and y in turn as whole thousandths, and whether a 1000 in thousandths was clamped.
-
-    Four values are an upper left and a lower right corner.
+    """Convert the points of one box; four values are an upper left and a lower right corner.
 
     Args:
-        unit: of ``values``.
+        values: x and y alternating.
+        unit: one of :data:`BOX_FORMATS`.
         size: width and height of the image, for pixels.
+        clamp: accept 1000 in thousandths, as 999.
+
+    Returns:
+        x and y alternating in whole thousandths, and whether a 1000 was clamped; or what is wrong.
     """
-    limits = {THOUSANDTHS: (999 + clamp,) * 2, NORM1000: (SCALE,) * 2, UNIT: (1, 1), PIXELS: size}[unit]
+    limits = _limits(unit, size, clamp)
     in_range = all(math.isfinite(value) and 0 <= value <= limits[index % 2] for index, value in enumerate(values))
     if not in_range or (unit == THOUSANDTHS and not all(float(value).is_integer() for value in values)):
         came = _shown(values) + (f" in an image of {size[0]} x {size[1]} pixels" if size else "")
@@ -106,12 +120,27 @@ def to_thousandths(
     return [min(value, SCALE - 1) for value in whole], unit == THOUSANDTHS and max(whole) >= SCALE
 
 
+def _limits(unit: str, size: tuple[int, int] | None, clamp: bool) -> tuple[int, int]:
+    """The greatest x and y of a coordinate format."""
+    if unit == PIXELS:
+        if size is None:
+            raise ConfigurationError("size: got none, expected the image's width and height for boxes in pixels")
+        return size
+    limit = {THOUSANDTHS: 999 + clamp, NORM1000: SCALE, UNIT: 1}[unit]
+    return limit, limit
+
+
 def convert_text(text: str, reader: BoxReader, image: str | None, *, lists: bool) -> tuple[str, int, list[BoxFault]]:
-    """A text with its boxes as thousandths; how many were clamped, and what is wrong with others, which stay.
+    """Convert the boxes in a text.
 
     Args:
-        image: the one of the record; None where it has several or none.
-        lists: whether ``[x1, y1, x2, y2]`` is a box as well, where the options have a ``box_format``.
+        text: with ``<box>`` and ``<quad>``.
+        reader: converts them.
+        image: the only image of the record; None if there are several or none.
+        lists: whether ``[x1, y1, x2, y2]`` is a box as well, if the options have a ``box_format``.
+
+    Returns:
+        The text, the number of clamped boxes, and the faults of boxes that cannot be converted and stay.
     """
     options = reader.options
     if options.box_format is None and not options.clamp:
@@ -126,7 +155,7 @@ def convert_text(text: str, reader: BoxReader, image: str | None, *, lists: bool
         content = match["content"] if match["tag"] else match["list"]
         values = [float(number) for number in _NUMBERS.findall(content)]
         if len(values) != 2 * POINTS[tag] or not _ONLY_NUMBERS.fullmatch(_NUMBERS.sub("", content)):
-            return match.group()  # told by the check of tags
+            return match.group()  # reported by the check of tags
         found = reader.points(values, unit, image)
         if isinstance(found, BoxFault):
             faults.append(found)

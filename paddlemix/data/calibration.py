@@ -1,4 +1,4 @@
-"""Calibration data: conversations from a file, as what a model is called with."""
+"""Calibration data for quantization: conversations from a file as model inputs."""
 
 from __future__ import annotations
 
@@ -22,10 +22,15 @@ if TYPE_CHECKING:
 def read_conversations(
     path: str | os.PathLike[str], policy: ImagePolicy | None = None, exif_transpose: bool = False
 ) -> list[tuple[list[Message], bool]]:
-    """The conversations in a file, and for each whether its text holds the labels of its images already.
+    """Read conversations from a file in the format of fine-tuning data.
 
-    The file has the form that fine-tuning reads, see :func:`~paddlemix.data.records.read_records`, which
-    takes ``policy`` and ``exif_transpose`` too.
+    Args:
+        path: of the file.
+        policy: as in :func:`~paddlemix.data.records.read_records`.
+        exif_transpose: likewise.
+
+    Returns:
+        For each conversation its messages, and whether the texts contain the ``Picture N: `` labels of the images.
 
     Raises:
         ConfigurationError: a file that cannot be read, or holds nothing.
@@ -43,9 +48,16 @@ def model_inputs(
     max_length: int,
     policy: ImagePolicy | None = None,
 ) -> Iterator[dict[str, paddle.Tensor]]:
-    """Each conversation of at most ``max_length`` ids as the arguments of a model; longer ones are left out.
+    """The model's keyword arguments for each conversation.
 
-    ``policy``: which images may be read, by default files and public addresses. Raises ImageError.
+    Args:
+        conversations: from :func:`read_conversations`.
+        processor: of the model.
+        max_length: conversations of more tokens are skipped.
+        policy: which images may be read; by default files and public URLs.
+
+    Raises:
+        ImageError: an image cannot be read.
     """
     import paddle
 

@@ -1,4 +1,4 @@
-"""Every record checked before the first step: its texts, its tags and boxes, its length, its images."""
+"""Validation of every record before the first step: texts, tags and boxes, length, images."""
 
 from __future__ import annotations
 
@@ -35,17 +35,18 @@ _CONTROL = re.compile("|".join(re.escape(token) for token in SPECIAL_TOKENS if t
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What the check of files found.
+    """The result of validating files.
 
     Attributes:
         paths: the files.
         records: those without problems, file by file.
-        sources: int64 ``[records]``, which of the files each is from.
-        lengths, targets: int64 ``[records]``, ids of each after truncation, and how many of them are learned.
-        dropped_turns: int64 ``[records]``, turns that truncation leaves out.
+        sources: int64 ``[records]``, index of each record's file.
+        lengths: int64 ``[records]``, tokens of each record after truncation.
+        targets: int64 ``[records]``, target tokens of each.
+        dropped_turns: int64 ``[records]``, turns of each that truncation drops.
         problems: in the order of files and lines.
-        bad_records: how many records, or lines that are none, have problems.
-        turned: images with an EXIF orientation that is ignored, so that the model sees them on their side.
+        bad_records: number of records, or lines that are none, with problems.
+        turned: images whose EXIF orientation is ignored, so that the model sees them rotated or mirrored.
     """
 
     paths: tuple[str, ...]
@@ -64,25 +65,27 @@ class CheckReport:
         return "\n".join([*table, self.summary()])
 
     def table(self) -> str:
-        """All problems."""
+        """The table of all problems."""
         return problem_table(self.problems)
 
     def summary(self) -> str:
-        """One line: what there is to learn from."""
+        """One line of counts."""
         parts = [f"{len(self.records)} records in {len(self.paths)} file(s) are good, {self.bad_records} are not"]
         if self.records:
             images = len({image for record in self.records for image in record.images})
             parts.append(f"{images} images")
             parts.append(
-                f"{self.lengths.sum()} tokens, {self.targets.sum()} of them learned, "
+                f"{self.lengths.sum()} tokens, {self.targets.sum()} of them loss targets, "
                 f"{int(np.median(self.lengths))} in the median record, {self.lengths.max()} in the longest"
             )
         shortened = int((self.dropped_turns > 0).sum())
         if shortened:
-            parts.append(f"{shortened} records are too long and lose {self.dropped_turns.sum()} turns at their ends")
+            parts.append(
+                f"{shortened} records exceed max_length and lose {self.dropped_turns.sum()} turns at their ends"
+            )
         clamped = sum(record.clamped for record in self.records)
         if clamped:
-            parts.append(f"1000 became 999 in {clamped} boxes")
+            parts.append(f"1000 was clamped to 999 in {clamped} boxes")
         if self.turned:
             names = ", ".join([*map(short, self.turned[:_NAMED_IMAGES]), *["…"][: len(self.turned) - _NAMED_IMAGES]])
             parts.append(
@@ -92,7 +95,10 @@ class CheckReport:
         return "; ".join(parts)
 
     def usable(self, bad_records: str = REFUSE) -> CheckReport:
-        """This report, if its good records may be trained on.
+        """This report, if its good records may be used.
+
+        Args:
+            bad_records: "refuse" or "skip".
 
         Raises:
             RecordError: there are problems, and ``bad_records`` is not "skip".
@@ -109,10 +115,12 @@ class CheckReport:
         return self
 
     def select(self, chosen: np.ndarray) -> CheckReport:
-        """The report of some of the good records, bool ``[records]``, without the problems."""
+        """The report of a subset, bool ``[records]``, of the good records, without the problems."""
         records = [record for record, wanted in zip(self.records, chosen) if wanted]
-        arrays = (self.sources, self.lengths, self.targets, self.dropped_turns)
-        return CheckReport(self.paths, records, *(array[chosen] for array in arrays), [], 0, self.turned)
+        sources, lengths, targets, dropped_turns = (
+            array[chosen] for array in (self.sources, self.lengths, self.targets, self.dropped_turns)
+        )
+        return CheckReport(self.paths, records, sources, lengths, targets, dropped_turns, [], 0, self.turned)
 
 
 def check_files(
@@ -125,36 +133,40 @@ def check_files(
     workers: int = 0,
     policy: ImagePolicy | None = None,
     boxes: BoxOptions = AS_WRITTEN,
-    begin: Callable[[int], object] = lambda count: None,
+    on_start: Callable[[int], object] = lambda count: None,
 ) -> CheckReport:
-    """Read files of conversations and check every record; see :func:`~.records.read_records` for their form.
+    """Read conversation files and validate every record; see :func:`~.records.read_records` for their formats.
 
     Args:
-        max_length, truncation: as in :func:`~.encoding.encode`.
-        image_check, policy: as in :func:`~.images.examine_images`.
-        workers: processes that check; 0: this one.
-        boxes: how boxes are written.
-        begin: told how many records the files have, before they are checked.
+        paths: of the files.
+        processor: of the model.
+        max_length: as in :func:`~.encoding.encode`.
+        truncation: likewise.
+        image_check: as in :func:`~.images.examine_images`.
+        workers: number of worker processes; 0 validates in this one.
+        policy: as in :func:`~.images.examine_images`.
+        boxes: coordinate format of the boxes.
+        on_start: called with the number of records before they are validated.
 
     Raises:
         ConfigurationError: a file that cannot be read, or that is given twice.
         NotEnoughMemoryError: a worker process was killed.
     """
-    paths = tuple(os.fspath(path) for path in paths)
-    for index, path in enumerate(paths):
-        if os.path.realpath(path) in map(os.path.realpath, paths[:index]):
+    names = tuple(os.fspath(path) for path in paths)
+    for index, path in enumerate(names):
+        if os.path.realpath(path) in map(os.path.realpath, names[:index]):
             raise ConfigurationError(f"data: {path} is given twice; give it a weight of 2 instead")
     problems: list[Problem] = []
     records: list[Record] = []
     sources: list[int] = []
     bad_records = 0
-    for source, path in enumerate(paths):
+    for source, path in enumerate(names):
         well_formed, found, count = read_record_file(path, boxes, policy, processor.image_processor.exif_transpose)
         problems += found
         bad_records += count
         records += well_formed
         sources += [source] * len(well_formed)
-    begin(len(records))
+    on_start(len(records))
     images = examine_images(
         (image for record in records for image in record.images), image_check, workers=workers, policy=policy
     )
@@ -170,13 +182,13 @@ def check_files(
     for index, (found, record_sizes) in enumerate(parallel_map(examine, records, workers)):
         found += _image_problems(records[index], images.unreadable)
         problems += found
-        if not found:
+        if not found and record_sizes is not None:
             good.append(index)
             sizes.append(record_sizes)
-    order = {path: index for index, path in enumerate(paths)}
+    order = {path: index for index, path in enumerate(names)}
     lengths, targets, dropped_turns = np.asarray(sizes, np.int64).reshape(-1, 3).T
     return CheckReport(
-        paths,
+        names,
         [records[index] for index in good],
         np.asarray(sources, np.int64)[good],
         lengths,
@@ -189,13 +201,13 @@ def check_files(
 
 
 _Sizes = tuple[int, int, int]
-"""Ids of a record, those that are learned, turns that are left out."""
+"""Tokens of a record, target tokens, dropped turns."""
 
 
 def _examine(
     record: Record, tokenizer: QWenVLCodec, max_images: int, max_length: int | None, truncation: str
 ) -> tuple[list[Problem], _Sizes | None]:
-    """What is wrong with a record, its images aside; its sizes where nothing is."""
+    """The problems of a record, its images aside; its sizes if there are none."""
     problems = list(text_problems(record, max_images))
     if problems:
         return problems, None
@@ -206,7 +218,7 @@ def _examine(
     return [], (len(example), example.targets, example.dropped_turns)
 
 
-# ---------------------------------------------------------------- what can be wrong with one record
+# ---------------------------------------------------------------- the faults of one record
 
 _Fault = tuple[str, str]
 """What came, what was expected."""
@@ -231,7 +243,7 @@ def _image_problems(record: Record, unreadable: Mapping[str, str]) -> Iterator[P
 def _message_faults(message: Message, labeled: bool) -> Iterator[_Fault]:
     texts = [part["text"] for part in message["content"] if part["type"] == "text"]
     if message["role"] == "assistant" and not "".join(texts).strip():
-        yield "an empty answer", "something to learn"
+        yield "an empty answer", "a text to train on"
     if message["role"] == "user" and not "".join(texts).strip() and not message_images([message]):
         yield "an empty question", "a text or an image"
     for text in texts:
@@ -241,7 +253,7 @@ def _message_faults(message: Message, labeled: bool) -> Iterator[_Fault]:
 
 
 def _tag_faults(text: str, labeled: bool) -> Iterator[_Fault]:
-    """Tags that are not closed, closed twice or inside each other, and what is wrong between those of places."""
+    """Tags that are unclosed, closed twice or nested, and invalid coordinates in box tags."""
     opened: re.Match[str] | None = None
     for match in _TAG.finditer(text):
         tag = match.group()
@@ -253,13 +265,13 @@ def _tag_faults(text: str, labeled: bool) -> Iterator[_Fault]:
                 yield _excerpt(text, opened.start()), f"{_closing(opened)} before {tag}"
             opened = match
         elif opened is None or _closing(opened) != tag:
-            yield _excerpt(text, match.start() if opened is None else opened.start()), f"{tag} behind its own start"
+            yield _excerpt(text, match.start() if opened is None else opened.start()), f"{tag} after its opening tag"
             opened = None
         else:
-            yield from _place_faults(opened.group(), text[opened.end() : match.start()])
+            yield from _coordinate_faults(opened.group(), text[opened.end() : match.start()])
             opened = None
     if opened is not None:
-        yield _excerpt(text, opened.start()), f"{_closing(opened)} behind it"
+        yield _excerpt(text, opened.start()), f"{_closing(opened)} after it"
 
 
 def _closing(opened: re.Match[str]) -> str:
@@ -270,8 +282,8 @@ def _excerpt(text: str, start: int) -> str:
     return repr(text[start : start + 32])
 
 
-def _place_faults(tag: str, content: str) -> Iterator[_Fault]:
-    """What is wrong between ``<box>`` or ``<quad>`` and its end; nothing where it is another tag."""
+def _coordinate_faults(tag: str, content: str) -> Iterator[_Fault]:
+    """The faults of the coordinates in ``<box>`` or ``<quad>``; none for another tag."""
     kind = tag.strip("<>")
     if kind not in POINTS:
         return

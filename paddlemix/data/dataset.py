@@ -1,4 +1,4 @@
-"""What training and evaluation read: records of several files, the part held out, and examples made on demand."""
+"""The eval split, and records encoded on demand."""
 
 from __future__ import annotations
 
@@ -13,18 +13,23 @@ from .collation import ExampleBatch
 from .encoding import DROP_TURNS, Example, encode
 from .records import Record
 
-_DIGEST_RANGE = 16**16
+_HASH_RANGE = 16**16
 
 
-def held_out(records: Sequence[Record], fraction: float) -> np.ndarray:
-    """Which records are held out for evaluation, bool ``[records]``: about ``fraction`` of them, at least one.
+def eval_split(records: Sequence[Record], fraction: float) -> np.ndarray:
+    """Choose the eval split by content hash: neither a record's position nor other records matter.
 
-    Decided by what a record says, so that neither its place nor other records matter; equal ones stay together.
+    Args:
+        records: all records.
+        fraction: of the records to choose, approximately; at least one is chosen.
+
+    Returns:
+        bool ``[records]``; equal records are on the same side.
 
     Raises:
         ConfigurationError: nothing would be left to train on.
     """
-    shares = np.asarray([int(record.digest, 16) / _DIGEST_RANGE for record in records])
+    shares = np.asarray([int(record.content_hash, 16) / _HASH_RANGE for record in records])
     mask = shares < fraction
     if not mask.any():
         mask = shares == shares.min(initial=1.0)
@@ -34,9 +39,15 @@ def held_out(records: Sequence[Record], fraction: float) -> np.ndarray:
 
 
 class ConversationDataset:
-    """Examples of the records of a :class:`~.batching.MicroBatch`, encoded each time anew; nothing is kept.
+    """The examples of a :class:`~.batching.MicroBatch`, encoded on demand; nothing is cached.
 
     Images are opened by the :class:`~.collation.Collator`, which runs in the same worker process.
+
+    Args:
+        records: all records.
+        tokenizer: of the model.
+        max_length: as in :func:`~.encoding.encode`.
+        truncation: likewise.
     """
 
     def __init__(
@@ -52,18 +63,28 @@ class ConversationDataset:
         self.truncation = truncation
 
     def __len__(self) -> int:
+        """Number of records."""
         return len(self.records)
 
     def example(self, index: int) -> Example:
+        """Encode one record."""
         return encode(self.records[index], self.tokenizer, self.max_length, self.truncation)
 
     def __getitem__(self, batch: MicroBatch) -> ExampleBatch:
+        """Encode the records of a micro-batch."""
         rows = tuple(tuple(self.example(index) for index in row) for row in batch.rows)
         return ExampleBatch(rows, tuple(index for row in batch.rows for index in row), batch.target_count)
 
 
 class PlanSampler:
-    """One process's micro-batches in the optimizer steps from ``first_step`` until before ``last_step``."""
+    """The micro-batches of a process in the optimizer steps ``range(first_step, last_step)``.
+
+    Args:
+        plan: of the training.
+        process: rank.
+        first_step: of the training.
+        last_step: after the last one.
+    """
 
     def __init__(self, plan: TrainingPlan, process: int, first_step: int, last_step: int) -> None:
         self.plan = plan
@@ -72,7 +93,9 @@ class PlanSampler:
         self.last_step = last_step
 
     def __len__(self) -> int:
+        """Number of micro-batches."""
         return max(self.last_step - self.first_step, 0) * self.plan.layout.accumulation
 
     def __iter__(self) -> Iterator[MicroBatch]:
+        """The micro-batches in order."""
         return self.plan.micro_batches(self.process, self.first_step, self.last_step)

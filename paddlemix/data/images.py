@@ -1,4 +1,4 @@
-"""Whether images can be read, found out by worker processes."""
+"""Validation of images in worker processes, and their sizes."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ DECODE, HEADER = "decode", "header"
 
 @dataclass(frozen=True)
 class ImageReport:
-    """What was found out about images.
+    """The result of validating images.
 
     Attributes:
-        unreadable: those that cannot be used, and why.
-        turned: those whose EXIF orientation says that they are stored on their side or mirrored.
+        unreadable: image source -> why it cannot be used.
+        turned: images that are stored rotated or mirrored according to their EXIF orientation.
     """
 
     unreadable: dict[str, str]
@@ -32,21 +32,22 @@ class ImageReport:
 def examine_images(
     sources: Iterable[str], how: str = DECODE, *, workers: int = 0, policy: ImagePolicy | None = None
 ) -> ImageReport:
-    """Which images cannot be used, and which are stored otherwise than they were seen.
+    """Find images that cannot be used and images that are stored rotated.
 
     Args:
-        sources: paths, data URLs, addresses; each is looked at once.
-        how: "decode" reads all of each image, "header" the beginning of each file (and all of the other kinds).
-        workers: processes that look; 0: this one.
-        policy: which images may be read; by default files and public addresses.
+        sources: paths, data URLs, URLs; each is read once.
+        how: "decode" decodes each image, "header" reads the header of each file (and decodes other sources).
+        workers: number of worker processes; 0 reads in this one.
+        policy: which images may be read; by default files and public URLs.
 
     Raises:
         NotEnoughMemoryError: a worker process was killed.
     """
     distinct = list(dict.fromkeys(sources))
-    look = partial(_look, how=how, policy=policy if policy is not None else ImagePolicy.scripts())
-    unreadable, turned = {}, []
-    for source, found in zip(distinct, parallel_map(look, distinct, workers)):
+    examine = partial(_examine, how=how, policy=policy if policy is not None else ImagePolicy.scripts())
+    unreadable: dict[str, str] = {}
+    turned: list[str] = []
+    for source, found in zip(distinct, parallel_map(examine, distinct, workers)):
         if isinstance(found, str):
             unreadable[source] = found
         elif found != 1:
@@ -55,18 +56,30 @@ def examine_images(
 
 
 def is_file_name(source: str) -> bool:
-    """Whether a source is the path of a file, rather than a data URL, base64 or an address."""
+    """Whether a source is a file path, rather than a data URL, base64 or a URL."""
     return scheme_of(source) == ""
 
 
 def image_size(source: str, policy: ImagePolicy, exif_transpose: bool = False) -> tuple[int, int]:
-    """Width and height in pixels, of the upright image where it is turned so. Raises ImageError."""
+    """The size of an image.
+
+    Args:
+        source: of the image.
+        policy: which images may be read.
+        exif_transpose: whether the EXIF orientation is applied.
+
+    Returns:
+        Width and height in pixels.
+
+    Raises:
+        ImageError: the image cannot be read.
+    """
     header = check_header(source, policy)
     return upright_size(header.size, header.orientation) if exif_transpose else header.size
 
 
-def _look(source: str, how: str, policy: ImagePolicy) -> str | int:
-    """What is wrong with an image, else its EXIF orientation."""
+def _examine(source: str, how: str, policy: ImagePolicy) -> str | int:
+    """Why an image cannot be used, or else its EXIF orientation."""
     try:
         if how == HEADER and is_file_name(source):
             return check_header(source, policy).orientation

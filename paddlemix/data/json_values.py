@@ -1,4 +1,4 @@
-"""The entries of a JSON or JSON lines file, each with the line that it begins in."""
+"""The entries of a JSON or JSON Lines file with their line numbers, which the ``json`` module does not tell."""
 
 from __future__ import annotations
 
@@ -17,25 +17,33 @@ from .problems import Problem, RecordLocation
 MAX_DATA_BYTES = 8 << 30
 _DECODER = json.JSONDecoder()
 _SPACE = re.compile(r"[ \t\r\n]*")
-# Where reading goes on behind a line that is not JSON.
+# Where reading continues after a line that is not JSON.
 _NEXT_ENTRY = re.compile(r"\n(?=[{\[])")
-# A list has no such places.
+# A list has no such line.
 _UNREAD = ", and nothing after it is read"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A value, not checked yet."""
+    """An unchecked JSON value.
+
+    Attributes:
+        location: where it begins.
+        value: parsed.
+    """
 
     location: RecordLocation
     value: Any
 
 
 def read_entries(path: str | os.PathLike[str]) -> Iterator[Entry | Problem]:
-    """The entries of a file: those of one JSON list, or else JSON values one after the other (JSON lines).
+    """The entries of a file: those of one JSON list, or JSON values one after the other (JSON Lines).
 
-    What is not JSON comes as a problem. Reading goes on with the next line that begins an entry; inside a list it ends
+    Invalid JSON yields a problem. Reading continues with the next line that begins an entry; within a list it ends
     there, and the problem says so.
+
+    Args:
+        path: of the file.
 
     Raises:
         ConfigurationError: a file that cannot be read, is not UTF-8 or holds nothing.
@@ -85,11 +93,11 @@ def _list_values(path: str, text: str) -> Iterator[Entry | Problem]:
         position = _skip_space(text, position)
         separator = text[position : position + 1]
         if separator not in (",", "]") or not separator:
-            yield _unexpected(lines, text, position, "a comma or ] behind a conversation")
+            yield _unexpected(lines, text, position, "a comma or ] after a conversation")
             return
         position = _skip_space(text, position + 1)
     if position < len(text):
-        yield _unexpected(lines, text, position, "nothing behind the list of conversations")
+        yield _unexpected(lines, text, position, "nothing after the list of conversations")
 
 
 def _line_values(path: str, text: str) -> Iterator[Entry | Problem]:
@@ -116,7 +124,7 @@ def _decode(text: str, position: int) -> tuple[Any, int]:
 
 
 class _LineCounter:
-    """Lines of ever later positions, without counting from the start each time."""
+    """Line numbers of ascending positions, without counting from the start each time."""
 
     def __init__(self, path: str, text: str) -> None:
         self._path = path
@@ -147,4 +155,5 @@ def _unexpected(lines: _LineCounter, text: str, position: int, expected: str) ->
 
 
 def _skip_space(text: str, position: int) -> int:
-    return _SPACE.match(text, position).end()
+    match = _SPACE.match(text, position)
+    return match.end() if match else position

@@ -1,4 +1,4 @@
-"""What is wrong with data, and where: problems, and the table of them that a person reads."""
+"""Problems of records with their source locations, and the table of them."""
 
 from __future__ import annotations
 
@@ -13,23 +13,30 @@ _FIELD_LIMIT, _CAME_LIMIT = 80, 300
 
 @dataclass(frozen=True, order=True)
 class RecordLocation:
-    """Where a record begins: the path as it was given, and the line, counted from 1."""
+    """The source location of a record.
+
+    Attributes:
+        path: of the file, as it was given.
+        line: where the record begins, from 1.
+    """
 
     path: str
     line: int
 
     def __str__(self) -> str:
+        """``FILE:LINE``."""
         return f"{self.path}:{self.line}"
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong with one record.
+    """A problem of one record.
 
     Attributes:
-        location: of the record; of the file's broken line where it is not JSON.
-        field: which part of the record, such as ``conversations[2].value``; "" for the record as a whole.
-        came, expected: what is there and what should be.
+        location: of the record, or of the line that is not JSON.
+        field: such as ``conversations[2].value``; "" for the record as a whole.
+        came: what is there.
+        expected: what should be.
     """
 
     location: RecordLocation
@@ -38,15 +45,21 @@ class Problem:
     expected: str
 
     def __str__(self) -> str:
+        """One line, without control characters."""
         where = f"{self.location}: {shorten(self.field, _FIELD_LIMIT)}" if self.field else str(self.location)
         came, expected = (shorten(text, _CAME_LIMIT) for text in (self.came, self.expected))
         return escape_controls(f"{where}: got {came}, expected {expected}")
 
 
 def problem_table(problems: Sequence[Problem], limit: int | None = None) -> str:
-    """A table, one problem a line, long cells shortened; after ``limit`` of them only how many more there are."""
+    """A table of problems, one per line, with long cells shortened.
+
+    Args:
+        problems: to show.
+        limit: maximum number of lines; a last line counts the others.
+    """
     shown = problems if limit is None else problems[:limit]
-    rows = [("where", "field", "got", "expected")]
+    rows: list[tuple[str, ...]] = [("where", "field", "got", "expected")]
     rows += [(_end(str(p.location), _WIDTHS[0]), p.field, p.came, p.expected) for p in shown]
     rows = [tuple(_cell(text, width) for text, width in zip(row, _WIDTHS)) for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_WIDTHS))]
@@ -63,5 +76,5 @@ def _cell(text: str, width: int) -> str:
 
 
 def _end(text: str, width: int) -> str:
-    """The end of a path is what tells files apart."""
+    """The end of a path, which distinguishes files."""
     return text if len(text) <= width else "…" + text[1 - width :]

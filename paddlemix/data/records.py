@@ -1,4 +1,4 @@
-"""Files of conversations to records: what training, calibration and evaluation read."""
+"""Conversation files to records, for training, evaluation and calibration."""
 
 from __future__ import annotations
 
@@ -25,33 +25,39 @@ from .problems import Problem, RecordLocation
 
 @dataclass(frozen=True)
 class Record:
-    """A conversation to learn from.
+    """A conversation.
 
     Attributes:
-        location: where it stands.
-        messages: normalized (:func:`~..models.qwen_vl.messages.normalize_messages`); images are absolute paths, data
-            URLs or addresses.
-        labeled: whether the texts hold the ``Image N: `` of their images already, as those of the original do.
-        digest: of the conversation as it stands in the file, 16 hexadecimal digits; the same wherever it stands.
-        fields: what the file calls the content of each message.
-        clamped: boxes in which a coordinate of 1000 became 999.
+        location: of the record in its file.
+        messages: normalized (:func:`~..models.qwen_vl.messages.normalize_messages`); images are absolute paths,
+            URLs or data URLs.
+        labeled: whether the texts contain the ``Picture N: `` labels of their images, as in the original's format.
+        content_hash: of the conversation as the file has it, 16 hexadecimal digits; independent of its location.
+        fields: the file's name for the content of each message.
+        clamped: number of boxes in which a coordinate of 1000 was clamped to 999.
     """
 
     location: RecordLocation
     messages: list[Message]
     labeled: bool
-    digest: str
+    content_hash: str
     fields: tuple[str, ...]
     clamped: int = 0
 
     @property
     def images(self) -> list[str]:
-        """The images, in order of appearance."""
+        """Sources of the images, in order of appearance."""
         return message_images(self.messages)
 
 
 class RecordFile(NamedTuple):
-    """The well-formed records of a file, what is wrong with the others, and how many these are."""
+    """The content of a file.
+
+    Attributes:
+        records: the well-formed ones.
+        problems: of the others.
+        malformed: the number of others.
+    """
 
     records: list[Record]
     problems: list[Problem]
@@ -64,22 +70,20 @@ def read_records(
     policy: ImagePolicy | None = None,
     exif_transpose: bool = False,
 ) -> list[Record]:
-    """The records of a file that has to be free of faults.
+    """Read a file in which every record must be well-formed.
 
-    The file is a JSON list, or JSON lines. An entry is a list of messages, ``{"messages": [...]}``, or a record of the
+    The file is a JSON list or JSON Lines. An entry is a list of messages, ``{"messages": [...]}``, or a record of the
     original, ``{"conversations": [{"from", "value"}]}``, in which images are ``<img>path</img>`` with their labels;
-    or it has a form of LLaVA, ms-swift or LLaMA-Factory, see :mod:`.formats`. Paths of images are relative to the
-    file.
+    or it has a format of LLaVA, ms-swift or LLaMA-Factory, see :mod:`.formats`. Image paths are relative to the file.
 
     Args:
-        boxes: how boxes are written.
-        policy: which images may be opened for their size, where boxes are in pixels; by default files and public
-            addresses.
-        exif_transpose: whether images are turned upright by their EXIF orientation: pixels then count in the upright
-            image.
+        path: of the file.
+        boxes: coordinate format of the boxes.
+        policy: which images may be opened for their size, if boxes are in pixels; by default files and public URLs.
+        exif_transpose: whether the EXIF orientation is applied to images, so that pixels count in the upright image.
 
     Raises:
-        ConfigurationError: a file that cannot be read, or holds nothing.
+        ConfigurationError: a file that cannot be read, or is empty.
         RecordError: a malformed record, with its line.
     """
     records, problems, _ = read_record_file(path, boxes, policy, exif_transpose)
@@ -95,10 +99,16 @@ def read_record_file(
     policy: ImagePolicy | None = None,
     exif_transpose: bool = False,
 ) -> RecordFile:
-    """As :func:`read_records`, but with malformed records as problems.
+    """Read a file, with malformed records as problems; see :func:`read_records`.
+
+    Args:
+        path: of the file.
+        boxes: as there.
+        policy: as there.
+        exif_transpose: as there.
 
     Raises:
-        ConfigurationError: a file that cannot be read, or holds nothing.
+        ConfigurationError: a file that cannot be read, or is empty.
     """
     folder = Path(path).absolute().parent
     policy = policy if policy is not None else ImagePolicy.scripts()
@@ -117,13 +127,13 @@ def read_record_file(
 
 
 def _record(location: RecordLocation, read: Conversation, folder: Path) -> Record:
-    canonical = json.dumps(read.said, ensure_ascii=True, sort_keys=True)
-    digest = hashlib.sha256(canonical.encode()).hexdigest()[:16]
+    canonical = json.dumps(read.hashed, ensure_ascii=True, sort_keys=True)
+    content_hash = hashlib.sha256(canonical.encode()).hexdigest()[:16]
     for message in read.messages:
         for part in message["content"]:
             if part["type"] == "image":
                 part["image"] = _resolved(part["image"], folder)
-    return Record(location, read.messages, read.labeled, digest, tuple(read.fields), read.clamped)
+    return Record(location, read.messages, read.labeled, content_hash, tuple(read.fields), read.clamped)
 
 
 def _resolved(source: str, folder: Path) -> str:
@@ -131,5 +141,5 @@ def _resolved(source: str, folder: Path) -> str:
 
 
 def _sizes_of(folder: Path, policy: ImagePolicy, exif_transpose: bool) -> Callable[[str], tuple[int, int]]:
-    """Sizes of the images that a file in ``folder`` names; several records in a row are often about the same one."""
+    """Image sizes by source, cached: consecutive records are often about the same image."""
     return lru_cache(maxsize=256)(lambda source: image_size(_resolved(source, folder), policy, exif_transpose))

@@ -1,4 +1,4 @@
-"""Worker processes: what they have in common, and a function of many items computed by them."""
+"""Worker processes: start, end, and a parallel map."""
 
 from __future__ import annotations
 
@@ -22,15 +22,20 @@ _PARENT_CHECK_SECONDS = 2.0
 
 
 def parallel_map(function: Callable[[Item], Result], items: Sequence[Item], workers: int) -> list[Result]:
-    """``[function(item) for item in items]``, by so many processes; 0, or few items: by this one.
+    """``[function(item) for item in items]`` in worker processes.
+
+    Args:
+        function: may raise; the error is raised here.
+        items: few of them are computed in this process.
+        workers: number of processes; 0 computes in this one.
 
     Raises:
-        NotEnoughMemoryError: a process was killed; and what the function raises.
+        NotEnoughMemoryError: a worker process was killed.
     """
     if not workers or len(items) <= _PER_TASK:
         return list(map(function, items))
     try:
-        with ProcessPoolExecutor(workers, start_method(), initializer=begin_worker, initargs=(os.getpid(),)) as pool:
+        with ProcessPoolExecutor(workers, start_method(), initializer=init_worker, initargs=(os.getpid(),)) as pool:
             return list(pool.map(function, items, chunksize=_PER_TASK))
     except BrokenProcessPool as error:
         raise NotEnoughMemoryError(
@@ -39,16 +44,17 @@ def parallel_map(function: Callable[[Item], Result], items: Sequence[Item], work
 
 
 def start_method() -> multiprocessing.context.BaseContext:
-    """Forked processes, where there are any: they need not import anything. They must never touch a device."""
+    """Fork where the platform has it: nothing is imported again. Forked workers must never use a device."""
     return multiprocessing.get_context("fork" if "fork" in multiprocessing.get_all_start_methods() else None)
 
 
-def begin_worker(parent: int, grace: float = 0.0) -> None:
-    """For a worker's start: Ctrl-C is left to the parent, and a parent that is killed takes the worker with it.
+def init_worker(parent: int, grace: float = 0.0) -> None:
+    """Initialize a worker process: it ignores Ctrl-C and ends with its parent.
 
     Args:
-        grace: seconds that the worker goes on after SIGTERM. A launcher sends that to the whole group, and the parent
-            may want the end of its step first; a pool that is broken sends it to be rid of its workers.
+        parent: process id.
+        grace: seconds that the worker continues after SIGTERM. A launcher sends that to the whole process group, and
+            the parent may want to finish its step; a broken pool sends it to end its workers.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # not as it was inherited: the parent may have a handler

@@ -1,4 +1,4 @@
-"""Fine-tuning on conversations of one's own: records, adapters, the trainer, evaluation."""
+"""Fine-tuning on user conversations: configuration, training, evaluation, monitoring."""
 
 from __future__ import annotations
 

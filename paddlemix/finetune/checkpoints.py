@@ -1,7 +1,7 @@
-"""Checkpoints of a training: folders that are whole or not there, of safetensors and JSON.
+"""Training checkpoints: directories of safetensors and JSON that are complete or absent.
 
-``checkpoint-N`` is written as ``checkpoint-N.writing``, brought to the disk and renamed. What a killed process leaves
-is never taken for a checkpoint, and swept away by the next one.
+``checkpoint-N`` is written as ``checkpoint-N.writing``, synced to disk and renamed. What a killed process leaves is
+never taken for a checkpoint, and removed by the next process.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..checkpoint.readers.safetensors_file import read_safetensors
 from ..checkpoint.writer import TensorSource, write_safetensors
 from ..errors import TrainingError
 from ..utils.files import read_json_object, told_as_checkpoint_error, write_json
-from .data_parallel import Exchange
+from .data_parallel import DataParallel
 from .randomness import random_state, set_random_state
 
 STATE_FILE = "training_state.json"
@@ -34,52 +34,57 @@ _VERSION = 1
 
 
 def newest_checkpoint(output_dir: Path) -> Path | None:
-    """The complete checkpoint of the latest step; None where there is none."""
+    """The complete checkpoint of the latest step; None if there is none."""
     return max(_complete(output_dir), key=_step_of, default=None)
 
 
-def sweep(output_dir: Path) -> None:
-    """Remove what an interrupted process left of checkpoints."""
+def remove_incomplete_checkpoints(output_dir: Path) -> None:
+    """Remove what a killed process left of checkpoints."""
     for path in output_dir.glob("checkpoint-*"):
         if path.name.endswith((WRITING, REMOVING)):
             shutil.rmtree(path, ignore_errors=True)
 
 
-def drop_old(output_dir: Path, keep: int) -> None:
+def remove_old_checkpoints(output_dir: Path, keep: int) -> None:
     """Remove all but the ``keep`` newest checkpoints."""
     for path in sorted(_complete(output_dir), key=_step_of)[:-keep]:
         _remove(path)
 
 
 @contextlib.contextmanager
-def writing_checkpoint(output_dir: Path, step: int, exchange: Exchange) -> Iterator[Path]:
-    """A folder for the files of all processes that the first one makes ``checkpoint-N`` at the end.
+def writing_checkpoint(output_dir: Path, step: int, data_parallel: DataParallel) -> Iterator[Path]:
+    """A temporary directory for the files of all processes, which becomes ``checkpoint-N`` at the end.
+
+    Args:
+        output_dir: of the run.
+        step: N, optimizer steps done.
+        data_parallel: every process enters the context.
 
     Raises:
         CheckpointError: it cannot be written; the earlier checkpoints are still there.
     """
     path = output_dir / f"checkpoint-{step}"
-    aside = path.with_name(path.name + WRITING)
+    temporary = path.with_name(path.name + WRITING)
     with told_as_checkpoint_error(path):
-        if exchange.rank == 0:
-            shutil.rmtree(aside, ignore_errors=True)
-            aside.mkdir(parents=True)
-        exchange.barrier()
-        yield aside
-        exchange.barrier()
-        if exchange.rank == 0:
-            publish(aside, path)
+        if data_parallel.rank == 0:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+        data_parallel.barrier()
+        yield temporary
+        data_parallel.barrier()
+        if data_parallel.rank == 0:
+            publish(temporary, path)
 
 
-def publish(aside: Path, path: Path) -> None:
-    """Bring a folder to the disk, then give it its name."""
-    for folder, _, files in os.walk(aside):
+def publish(temporary: Path, path: Path) -> None:
+    """Sync a temporary directory to disk, then rename it to ``path``, replacing what is there."""
+    for folder, _, files in os.walk(temporary):
         for file in files:
             _sync(Path(folder, file))
         _sync(Path(folder))
     if path.exists():
         _remove(path)
-    os.rename(aside, path)
+    os.rename(temporary, path)
     _sync(path.parent)
 
 
@@ -92,11 +97,11 @@ def _step_of(path: Path) -> int:
 
 
 def _remove(path: Path) -> None:
-    """Remove a folder so that at no time half of it bears its name."""
-    aside = path.with_name(path.name + REMOVING)
-    shutil.rmtree(aside, ignore_errors=True)
-    os.rename(path, aside)
-    shutil.rmtree(aside, ignore_errors=True)
+    """Remove a directory such that it is never half there under its name."""
+    temporary = path.with_name(path.name + REMOVING)
+    shutil.rmtree(temporary, ignore_errors=True)
+    os.rename(path, temporary)
+    shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _sync(path: Path) -> None:
@@ -111,29 +116,36 @@ def _sync(path: Path) -> None:
 
 
 def save_state(
-    folder: Path, progress: Mapping[str, Any], optimizer: paddle.optimizer.AdamW, exchange: Exchange
+    folder: Path, progress: Mapping[str, Any], optimizer: paddle.optimizer.AdamW, data_parallel: DataParallel
 ) -> None:
-    """Write what a training needs to go on besides its weights; called by every process.
+    """Write what resuming needs besides the weights: progress, optimizer and random state.
 
     Args:
-        progress: values that JSON has.
-        optimizer: that of ``exchange.owned``. Where every process owns everything, the first one writes.
+        folder: of the checkpoint.
+        progress: JSON values, for :func:`read_progress`.
+        optimizer: of ``data_parallel.owned``. Where every process owns everything, the main process writes.
+        data_parallel: every process calls this.
     """
-    if exchange.rank == 0 or exchange.sharding is not None:
-        sources = [_source(name, tensor) for name, tensor in optimizer_tensors(optimizer, exchange.owned).items()]
-        write_safetensors(folder / _optimizer_file(exchange), sources, {"format": "pd"})
-    write_json(folder / _random_file(exchange.rank), random_state())
-    if exchange.rank == 0:
-        shapes = {name: list(parameter.shape) for name, parameter in exchange.trained.items()}
-        layout = {"version": _VERSION, "processes": exchange.size, "sharding": exchange.sharding, "trained": shapes}
+    if data_parallel.rank == 0 or data_parallel.sharding is not None:
+        sources = [_source(name, tensor) for name, tensor in optimizer_tensors(optimizer, data_parallel.owned).items()]
+        write_safetensors(folder / _optimizer_file(data_parallel), sources, {"format": "pd"})
+    write_json(folder / _random_file(data_parallel.rank), random_state())
+    if data_parallel.rank == 0:
+        shapes = {name: list(parameter.shape) for name, parameter in data_parallel.trainable.items()}
+        layout = {
+            "version": _VERSION,
+            "processes": data_parallel.size,
+            "sharding": data_parallel.sharding,
+            "trained": shapes,
+        }
         write_json(folder / STATE_FILE, {**layout, "progress": dict(progress)})
 
 
-def read_progress(folder: Path, exchange: Exchange) -> dict[str, Any]:
-    """The ``progress`` of a checkpoint.
+def read_progress(folder: Path, data_parallel: DataParallel) -> dict[str, Any]:
+    """The ``progress`` that :func:`save_state` wrote.
 
     Raises:
-        TrainingError: it is of a training of other parameters or on another number of processes.
+        TrainingError: a checkpoint of a training of other parameters or on another number of processes.
         CheckpointError: it cannot be read.
     """
     state = read_json_object(folder / STATE_FILE, allow_nan=True)  # a loss may be no number
@@ -141,32 +153,40 @@ def read_progress(folder: Path, exchange: Exchange) -> dict[str, Any]:
         raise TrainingError(
             f"{folder}: {STATE_FILE} is missing or not understood; remove the folder or use another one"
         )
-    for field, now in (("processes", exchange.size), ("sharding", exchange.sharding)):
+    for field, now in (("processes", data_parallel.size), ("sharding", data_parallel.sharding)):
         if state.get(field) != now:
             raise TrainingError(
                 f"{folder}: was saved with {field}={state.get(field)}, this training has {now}; "
                 "go on as it was begun, or use another output_dir"
             )
-    shapes = {name: list(parameter.shape) for name, parameter in exchange.trained.items()}
-    stored = state.get("trained") if isinstance(state.get("trained"), dict) else {}
+    shapes = {name: list(parameter.shape) for name, parameter in data_parallel.trainable.items()}
+    trained = state.get("trained")
+    stored: dict[str, Any] = trained if isinstance(trained, dict) else {}
     for name in [*shapes, *stored]:
         if stored.get(name) != shapes.get(name):
             raise TrainingError(
                 f"{folder}: is of another model or adapter: {name} has shape {stored.get(name)} there, "
                 f"{shapes.get(name)} here; use another output_dir"
             )
-    return state["progress"]
+    progress: dict[str, Any] = state["progress"]
+    return progress
 
 
-def load_state(folder: Path, optimizer: paddle.optimizer.AdamW, exchange: Exchange) -> None:
-    """Fill the optimizer and the random generators; called by every process after :func:`read_progress`.
+def load_state(folder: Path, optimizer: paddle.optimizer.AdamW, data_parallel: DataParallel) -> None:
+    """Restore the optimizer and the random generators that :func:`save_state` wrote.
+
+    Args:
+        folder: of the checkpoint, whose :func:`read_progress` was called before.
+        optimizer: of ``data_parallel.owned``.
+        data_parallel: every process calls this.
 
     Raises:
-        TrainingError, CheckpointError: files that are missing, damaged or of another training.
+        TrainingError: files that are missing, damaged or of another training.
+        CheckpointError: files that cannot be read.
     """
-    path = folder / _optimizer_file(exchange)
+    path = folder / _optimizer_file(data_parallel)
     stored, _ = read_safetensors(path)
-    wanted = optimizer_tensors(optimizer, exchange.owned)
+    wanted = optimizer_tensors(optimizer, data_parallel.owned)
     if set(stored) != set(wanted):
         name = sorted(set(stored) ^ set(wanted))[0]
         raise TrainingError(
@@ -177,7 +197,7 @@ def load_state(folder: Path, optimizer: paddle.optimizer.AdamW, exchange: Exchan
             came = f"{stored[name].dtype} {list(stored[name].shape)}"
             raise TrainingError(f"{path}: {name} is {came}, expected {_tag(tensor)} {list(tensor.shape)}")
         tensor.set_value(np.ascontiguousarray(stored[name].load()))
-    path = folder / _random_file(exchange.rank)
+    path = folder / _random_file(data_parallel.rank)
     state = read_json_object(path)
     if state is None:
         raise TrainingError(f"{path}: missing; the checkpoint is not whole")
@@ -187,21 +207,33 @@ def load_state(folder: Path, optimizer: paddle.optimizer.AdamW, exchange: Exchan
 def optimizer_tensors(
     optimizer: paddle.optimizer.AdamW, parameters: Mapping[str, paddle.Tensor]
 ) -> dict[str, paddle.Tensor]:
-    """The tensors of the optimizer's state by ``kind.parameter``, made where it has not begun yet."""
+    """The tensors of an optimizer's state, created if there was no step yet.
+
+    Args:
+        optimizer: of the parameters.
+        parameters: by name.
+
+    Returns:
+        The tensors by ``kind.parameter``, such as ``moment1.lm_head.weight``; ``master.`` are the float32 copies of
+        16-bit parameters.
+    """
     block = paddle.static.default_main_program().global_block()  # what the optimizer itself passes, and does not use
     optimizer._create_accumulators(block, list(parameters.values()))
-    masters = {name: optimizer._master_weights.get(parameter.name) for name, parameter in parameters.items()}
-    # the state of a 16-bit parameter goes by the name of its float32 copy
-    keys = {
-        name: (parameter if masters[name] is None else masters[name]).name for name, parameter in parameters.items()
+    masters: dict[str, paddle.Tensor | None] = {
+        name: optimizer._master_weights.get(parameter.name) for name, parameter in parameters.items()
     }
+    # the state of a 16-bit parameter goes by the name of its float32 copy
+    keys = {}
+    for name, parameter in parameters.items():
+        master = masters[name]
+        keys[name] = (parameter if master is None else master).name
     result = {f"{kind}.{name}": of[keys[name]] for kind, of in optimizer._accumulators.items() for name in parameters}
     result.update((f"master.{name}", master) for name, master in masters.items() if master is not None)
     return result
 
 
-def _optimizer_file(exchange: Exchange) -> str:
-    part = f"-{exchange.rank:05}-of-{exchange.size:05}" if exchange.sharding is not None else ""
+def _optimizer_file(data_parallel: DataParallel) -> str:
+    part = f"-{data_parallel.rank:05}-of-{data_parallel.size:05}" if data_parallel.sharding is not None else ""
     return f"optimizer{part}.safetensors"
 
 

@@ -1,112 +1,123 @@
-"""Training on several processes: what they tell each other about gradients and weights.
+"""Data-parallel gradient synchronization and ZeRO.
 
-Every trained parameter has an owner. Without sharding each process owns all of them. With it each parameter has one
-owner, which alone keeps its optimizer state (stage 1) and its summed gradient (stage 2); in stage 3 it alone keeps the
-parameters of the decoder's layers, too, frozen ones included, and the others get them for the time of a layer
-(``sharded_layers.py``). A whole parameter at a time is owned, never a slice, so that what is stored has the
-parameter's name and shape.
+Every trainable parameter has an owner. Without sharding each process owns all of them. With ZeRO each parameter has one
+owner, which alone keeps its optimizer state (stage 1) and its reduced gradient (stage 2); in stage 3 the parameters of
+the decoder's layers, frozen ones included, are with their owners alone, and the other processes gather them for the
+time of a layer (``zero3.py``). Whole parameters are owned, never slices, so that stored tensors have the parameter's
+name and shape.
 
-The gradient is always the mean over the processes, of losses that are each summed over their accumulation.
+The gradient is the mean over the processes of losses that are each summed over their micro-batches.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import paddle
 import paddle.distributed as dist
 import paddle.nn as nn
 
 from ..errors import TrainingError
-from .processes import wait_for_all
-from .zero3 import ShardedLayer
+from .processes import wait_for_everyone
+from .zero3 import Zero3Layer
 
 STAGE1, STAGE2, STAGE3 = "stage1", "stage2", "stage3"
 
 
-class Exchange:
-    """The exchange of one training. Every method is called by every process at the same point.
+class DataParallel:
+    """The collective operations of one training. Every method is called by every process at the same point.
 
     Args:
-        model: trained where ``stop_gradient`` is false.
-        sharding: None, ``stage1``, ``stage2`` or ``stage3``; with one process they make no difference.
-        layers: layers of ``model`` whose parameters stage 3 shares out. Every forward pass runs all of them.
+        model: its trainable parameters are those whose ``stop_gradient`` is false.
+        sharding: None, ``stage1``, ``stage2`` or ``stage3``; without effect in a single process.
+        layers: layers of ``model`` that stage 3 shards. Every forward pass runs all of them.
+
+    Attributes:
+        rank: of this process.
+        size: number of processes.
+        sharding: the ZeRO stage in effect, or None.
+        trainable: the trainable parameters by name.
 
     Raises:
-        TrainingError: nothing is trained, or there are fewer parameters than processes to share them.
+        TrainingError: nothing is trainable, or there are fewer trainable parameters than processes to shard them.
     """
 
     def __init__(self, model: nn.Layer, sharding: str | None = None, layers: Sequence[nn.Layer] = ()) -> None:
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self.sharding = sharding if self.size > 1 else None
-        self.trained = {name: p for name, p in model.named_parameters() if not p.stop_gradient}
-        if not self.trained:
+        self.trainable = {name: p for name, p in model.named_parameters() if not p.stop_gradient}
+        if not self.trainable:
             raise TrainingError("nothing is trained: every parameter of the model is frozen")
         with paddle.no_grad():
-            for parameter in self.trained.values():
+            for parameter in self.trainable.values():
                 self._broadcast(parameter, 0)
         self._owners: dict[str, int] = {}
-        self._split: set[str] = set()
-        self._layers: list[ShardedLayer] = []
+        self._zero3_names: set[str] = set()
+        self._zero3_layers: list[Zero3Layer] = []
         if self.sharding is None:
             return
-        if len(self.trained) < self.size:
+        if len(self.trainable) < self.size:
             raise TrainingError(
-                f"sharding: {len(self.trained)} trained parameters are too few for {self.size} processes; leave it out"
+                f"sharding: {len(self.trainable)} trained parameters are too few for {self.size} processes; leave it "
+                "out"
             )
-        self._owners = assign_owners({name: p.size for name, p in self.trained.items()}, self.size)
+        self._owners = assign_owners({name: p.size for name, p in self.trainable.items()}, self.size)
         if self.sharding == STAGE3:
             inside = {id(parameter) for layer in layers for parameter in layer.parameters()}
-            split = {name: p for name, p in model.named_parameters() if id(p) in inside}
-            # apart from the trained ones, of which everybody is to have its part
-            frozen = {name: p.size for name, p in split.items() if name not in self.trained}
+            sharded = {name: p for name, p in model.named_parameters() if id(p) in inside}
+            # apart from the trainable ones, of which every process is to have its share
+            frozen = {name: p.size for name, p in sharded.items() if name not in self.trainable}
             self._owners.update(assign_owners(frozen, self.size))
-            self._split = set(split)
-            owner_of = {id(p): self._owners[name] for name, p in split.items()}
-            self._layers = [ShardedLayer(layer, owner_of, self.rank) for layer in layers]
+            self._zero3_names = set(sharded)
+            owner_of = {id(p): self._owners[name] for name, p in sharded.items()}
+            self._zero3_layers = [Zero3Layer(layer, owner_of, self.rank) for layer in layers]
         if self.sharding in (STAGE2, STAGE3):
-            self._queue = ReductionQueue(backward_order(self.trained), self._owners, self.rank)
+            self._queue = ReductionQueue(backward_order(self.trainable), self._owners, self.rank)
 
     @property
     def owned(self) -> dict[str, paddle.Tensor]:
-        """The trained parameters whose optimizer state this process keeps."""
-        return {name: p for name, p in self.trained.items() if self._owners.get(name, self.rank) == self.rank}
+        """The trainable parameters whose optimizer state this process keeps."""
+        return {name: p for name, p in self.trainable.items() if self._owners.get(name, self.rank) == self.rank}
 
     def after_backward(self) -> None:
-        """Call after each backward pass."""
+        """Finish the reduction of gradients (stages 2 and 3); called after each backward pass."""
         if self.sharding in (STAGE2, STAGE3):
             self._queue.finish()
 
-    def means(self, values: paddle.Tensor) -> list[float]:
-        """The mean over the processes of each of some float32 numbers; NaN where any of them has NaN."""
+    def mean(self, values: paddle.Tensor) -> list[float]:
+        """The elementwise mean over the processes of a float32 vector; NaN where any process has NaN."""
         if self.size > 1:
             values = values.clone()
             dist.all_reduce(values)
-        return [value / self.size for value in values.tolist()]
+        return [float(value) / self.size for value in values.numpy()]
 
-    def gather(self, value: object) -> list:
-        """The values of all processes."""
+    def gather(self, value: object) -> list[Any]:
+        """The values of all processes, by rank."""
         if self.size == 1:
             return [value]
-        values: list = []
+        values: list[Any] = []
         dist.all_gather_object(values, value)
         return values
 
     def barrier(self) -> None:
         """Wait for all processes, however long that takes."""
         if self.size > 1:
-            wait_for_all()
+            wait_for_everyone()
             dist.barrier()
 
     @paddle.no_grad()
     def average_gradients(self) -> float:
-        """After the last backward pass of a step: make the gradients the mean over the processes; returns their norm.
+        """Average the gradients over the processes; called after the last backward pass of a step.
 
         With stages 2 and 3 only owners have them.
+
+        Returns:
+            Their global L2 norm.
         """
         everywhere = self.sharding in (None, STAGE1)
-        for parameter in (self.trained if everywhere else self.owned).values():
+        for parameter in (self.trainable if everywhere else self.owned).values():
             gradient = _gradient(parameter)
             if self.size > 1:
                 if everywhere:
@@ -120,21 +131,21 @@ class Exchange:
 
     @paddle.no_grad()
     def scale_gradients(self, factor: float) -> None:
-        """Multiply the gradients that the optimizer will see."""
+        """Multiply the gradients that the optimizer will use."""
         for parameter in self.owned.values():
-            parameter.grad.scale_(factor)
+            _gradient(parameter).scale_(factor)
 
     @paddle.no_grad()
     def after_step(self) -> None:
-        """After the optimizer's step: give everybody the new weights and forget the gradients."""
-        for name, parameter in self.trained.items():
-            if self.sharding is not None and name not in self._split:
+        """Broadcast the new weights from their owners and drop the gradients; called after the optimizer's step."""
+        for name, parameter in self.trainable.items():
+            if self.sharding is not None and name not in self._zero3_names:
                 self._broadcast(parameter, self._owners[name])
             parameter.clear_gradient(set_to_zero=False)
 
-    def whole_weights(self) -> contextlib.AbstractContextManager[None]:
+    def gathered_weights(self) -> contextlib.AbstractContextManager[None]:
         """A context in which every process has every weight, for saving and loading."""
-        return _whole(self._layers)
+        return _gathered(self._zero3_layers)
 
     def _broadcast(self, parameter: paddle.Tensor, source: int) -> None:
         if self.size > 1:
@@ -142,10 +153,15 @@ class Exchange:
 
 
 class ReductionQueue:
-    """Sums each gradient at its owner as soon as it is there, and drops it elsewhere.
+    """Reduces each gradient to its owner as soon as it is computed, and drops it elsewhere.
 
-    Which gradient comes when may differ between processes (one had an image, the other none), but what they call
-    together must not: gradients wait for their turn in ``order``.
+    The order in which gradients arrive may differ between processes (one had an image, the other none), that of
+    collective operations must not: each gradient waits for its turn in ``order``.
+
+    Args:
+        order: the trainable parameters by name, in the order of their reduction.
+        owners: rank of each parameter's owner.
+        rank: of this process.
     """
 
     def __init__(self, order: Mapping[str, paddle.Tensor], owners: Mapping[str, int], rank: int) -> None:
@@ -155,16 +171,16 @@ class ReductionQueue:
         self._ready: set[str] = set()
         self._next = 0
         for name, parameter in self._order:
-            parameter._register_backward_hook(lambda *_, name=name: self._arrived(name))
+            parameter._register_backward_hook(lambda *_, name=name: self._on_gradient(name))
 
     def finish(self) -> None:
-        """Reduce what is left, zeros where the backward pass did not come by."""
+        """Reduce the remaining gradients, zeros for parameters that the backward pass did not reach."""
         self._ready.update(name for name, _ in self._order)
         self._advance()
         self._ready.clear()
         self._next = 0
 
-    def _arrived(self, name: str) -> None:
+    def _on_gradient(self, name: str) -> None:
         self._ready.add(name)
         self._advance()
 
@@ -179,7 +195,15 @@ class ReductionQueue:
 
 
 def assign_owners(sizes: Mapping[str, int], processes: int) -> dict[str, int]:
-    """Share parameters out so that all processes have about as many elements; the same on every process."""
+    """Assign parameters to processes so that all own about as many elements; the same on every process.
+
+    Args:
+        sizes: elements of each parameter by name.
+        processes: their number.
+
+    Returns:
+        The owner's rank by name.
+    """
     loads = [0] * processes
     owners = {}
     for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
@@ -189,12 +213,12 @@ def assign_owners(sizes: Mapping[str, int], processes: int) -> dict[str, int]:
 
 
 def backward_order(parameters: Mapping[str, paddle.Tensor]) -> dict[str, paddle.Tensor]:
-    """About the order in which gradients come: the reverse, but what makes the decoder's input comes last."""
+    """Roughly the order of gradients in a backward pass: reversed, with the decoder's inputs at the end."""
 
     def is_input(name: str) -> bool:
         return "wte" in name or "visual" in name
 
-    return dict(sorted(reversed(parameters.items()), key=lambda item: is_input(item[0])))
+    return dict(sorted(reversed(list(parameters.items())), key=lambda item: is_input(item[0])))
 
 
 def _gradient(parameter: paddle.Tensor) -> paddle.Tensor:
@@ -205,9 +229,9 @@ def _gradient(parameter: paddle.Tensor) -> paddle.Tensor:
 
 
 @contextlib.contextmanager
-def _whole(layers: Sequence[ShardedLayer]) -> Iterator[None]:
+def _gathered(layers: Sequence[Zero3Layer]) -> Iterator[None]:
     for layer in layers:
-        layer.fetch()
+        layer.gather()
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a training with a checkpoint after the step it is in; a second Ctrl-C ends it at once."""
+"""Ctrl-C and SIGTERM end a training after the current step, with a checkpoint; a second Ctrl-C ends it at once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ _NOTICE = b"\nstopping after this step; Ctrl-C again ends at once, without a che
 
 
 class StopRequest:
-    """Which signal asked for the end of the training; None: none did."""
+    """A request to stop the training.
+
+    Attributes:
+        signal: that was received; None if there was none.
+    """
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
@@ -22,13 +26,13 @@ class StopRequest:
 
 @contextlib.contextmanager
 def stop_on_signals(*, notice: bool) -> Iterator[StopRequest]:
-    """Have signals set the request instead of ending the process; a second SIGINT raises KeyboardInterrupt.
+    """Let signals set the request instead of ending the process; a second SIGINT raises KeyboardInterrupt.
 
     A launcher may send SIGTERM several times, also behind a Ctrl-C, so it never counts as the second. Signals that are
     ignored stay so. In another thread than the main one, where Python has no handlers, nothing is changed.
 
     Args:
-        notice: whether to say at once what happens.
+        notice: whether to write a line to stderr at once.
     """
     request = StopRequest()
 

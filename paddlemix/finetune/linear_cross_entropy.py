@@ -1,15 +1,16 @@
-"""Cross entropy of a language-model head's logits that are never all in memory.
+"""Chunked fused linear cross-entropy: the logits of the language-model head are never all in memory.
 
 At 2048 positions and 151,936 entries of the vocabulary the logits are 1.2 GB in float32, and their gradient as much
 again. Here a chunk of positions goes through head, softmax and gradient before the next one begins: the gradient of the
 summed loss with respect to the logits, ``softmax - one-hot``, needs nothing that comes later, so both products with it
 are done at once, in the forward pass, and the backward pass only multiplies by the gradient of the loss. There are as
-many matrix products as without chunks. Positions without a label take part in none of them.
+many matrix products as without chunks. Ignored positions take part in none of them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import paddle
 import paddle.nn as nn
@@ -33,17 +34,17 @@ def linear_cross_entropy(
     chunk_size: int | None = None,
     ignore_index: int = IGNORE_INDEX,
 ) -> paddle.Tensor:
-    """The sum over all labeled positions of the cross entropy of ``hidden @ weight``.
+    """The cross-entropy of ``hidden @ weight``, summed over all labeled positions.
 
-    Gradients go to ``hidden`` and ``weight``, to each where it wants one. Under ``auto_cast`` the products are computed
-    in its dtype. The softmax is float32, or float64 for float64 inputs.
+    Gradients are computed for ``hidden`` and ``weight``, each unless its ``stop_gradient`` is set. Under ``auto_cast``
+    the products are computed in its dtype. The softmax is float32, or float64 for float64 inputs.
 
     Args:
         hidden: ``[positions, width]``.
         weight: ``[width, vocabulary]``, of the dtype of ``hidden``.
         labels: int64 ``[positions]``.
-        chunk_size: positions in a chunk; by default as many as have ``LOGITS_PER_CHUNK`` logits.
-        ignore_index: the label of positions that do not count.
+        chunk_size: positions per chunk; by default as many as have ``LOGITS_PER_CHUNK`` logits.
+        ignore_index: the label of ignored positions.
 
     Returns:
         A scalar in the softmax's dtype; 0 without any labeled position.
@@ -79,6 +80,17 @@ def head_cross_entropy(
 
     A layer that is more than a product with its weight (quantized, with an adapter, wrapped) is called chunk by
     chunk, and once more in the backward pass.
+
+    Args:
+        hidden: ``[positions, width]``.
+        head: the layer.
+        vocabulary: number of its outputs.
+        labels: int64 ``[positions]``.
+        chunk_size: as there.
+        ignore_index: as there.
+
+    Returns:
+        As there.
     """
     if _is_plain(head):
         return linear_cross_entropy(hidden, head.weight, labels, chunk_size=chunk_size, ignore_index=ignore_index)
@@ -98,13 +110,21 @@ def head_cross_entropy(
 
 
 def default_chunk_size(vocabulary: int) -> int:
-    """Positions whose logits are ``LOGITS_PER_CHUNK`` at most, and at least one."""
+    """Positions per chunk: at least one, with at most ``LOGITS_PER_CHUNK`` logits."""
     return max(1, LOGITS_PER_CHUNK // vocabulary)
 
 
 @dataclass(frozen=True)
 class _Work:
-    """What is not differentiated. ``rows``: int64 ``[n]``, the labeled positions; ``targets``: their labels."""
+    """The arguments that are not differentiated.
+
+    Attributes:
+        rows: int64 ``[n]``, the labeled positions.
+        targets: int64 ``[n]``, their labels.
+        chunk_size: positions per chunk.
+        hidden_wanted: whether ``hidden`` needs a gradient.
+        weight_wanted: whether the weight does.
+    """
 
     rows: paddle.Tensor
     targets: paddle.Tensor
@@ -115,13 +135,14 @@ class _Work:
 
 class _LinearCrossEntropy(PyLayer):
     @staticmethod
-    def forward(ctx, hidden: paddle.Tensor, weight: paddle.Tensor, work: _Work) -> paddle.Tensor:
+    def forward(ctx: Any, hidden: paddle.Tensor, weight: paddle.Tensor, work: _Work) -> paddle.Tensor:
         loss, *ctx.grads = _loss_and_gradients(hidden, weight, work)
         ctx.inputs = hidden.detach(), weight.detach(), work
         return loss
 
     @staticmethod
-    def backward(ctx, grad: paddle.Tensor) -> tuple[paddle.Tensor | None, paddle.Tensor | None]:
+    def backward(ctx: Any, *grad_outputs: paddle.Tensor) -> Any:
+        (grad,) = grad_outputs
         # They are scaled in place, and nobody else is to hold them: gone after the first pass.
         grads, ctx.grads = ctx.grads, None
         if grads is None:  # a further pass over a graph that was retained
@@ -144,7 +165,8 @@ def _loss_and_gradients(
             paddle.gather(hidden, work.rows[chunk]), weight, work.targets[chunk], work.hidden_wanted, weight_grad
         )
         total = total + loss
-        hidden_parts.append(hidden_part)
+        if hidden_part is not None:
+            hidden_parts.append(hidden_part)
     return total, _spread(hidden_parts, work.rows, hidden) if work.hidden_wanted else None, weight_grad
 
 
@@ -169,13 +191,13 @@ def _chunk(
 def _softmax_gradient(logits: paddle.Tensor, targets: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
     """The summed cross entropy, and its gradient ``softmax - one-hot`` in place of the logits (in a wider dtype)."""
     logits = _wide(logits)
-    places = paddle.stack([paddle.arange(len(targets), dtype="int64"), targets], axis=1)
-    target_logits = paddle.gather_nd(logits, places)
+    target_indices = paddle.stack([paddle.arange(len(targets), dtype="int64"), targets], axis=1)
+    target_logits = paddle.gather_nd(logits, target_indices)
     largest = logits.max(axis=1)
     weights = F.softmax_(logits, axis=1)
     # Not from the target's own probability, whose logarithm is cut off where it is tiny; the largest never is.
     loss = (largest - weights.max(axis=1).log() - target_logits).sum()
-    return loss, weights.index_put_((places[:, 0], targets), paddle.gather_nd(weights, places) - 1)
+    return loss, weights.index_put_((target_indices[:, 0], targets), paddle.gather_nd(weights, target_indices) - 1)
 
 
 def _spread(parts: list[paddle.Tensor], rows: paddle.Tensor, like: paddle.Tensor) -> paddle.Tensor:

@@ -1,4 +1,4 @@
-"""The model as it is fine-tuned: called with a batch, it returns the loss."""
+"""The model under training: called with a batch, it returns the loss."""
 
 from __future__ import annotations
 
@@ -15,16 +15,15 @@ from .linear_cross_entropy import head_cross_entropy
 
 
 class FinetuneModel(nn.Layer):
-    """A Qwen-VL whose ``forward`` returns the loss and never holds all logits.
+    """Qwen-VL whose ``forward`` returns the loss and never holds all logits.
 
-    A batch without an image gives the visual part no gradient at all, where the original runs a blank image through
-    it for zeros; the trainer takes them for zeros.
+    A batch without images gives the visual part no gradient at all, where the original runs a blank image through it
+    for zeros; the trainer treats missing gradients as zeros.
 
     Args:
         model: the model to train; its parameters are this layer's, under ``model.``.
-        loss_chunk_size: positions whose logits are in memory at once; see ``linear_cross_entropy``.
-        recompute: keep only the inputs of the decoder's layers, of the ViT's and of the resampler, and compute their
-            activations again in the backward pass.
+        loss_chunk_size: positions per chunk of the cross-entropy, see :mod:`.linear_cross_entropy`.
+        recompute: activation checkpointing of the decoder layers, the ViT blocks and the resampler.
     """
 
     def __init__(self, model: QWenLMHeadModel, loss_chunk_size: int | None = None, recompute: bool = False) -> None:
@@ -49,28 +48,28 @@ class FinetuneModel(nn.Layer):
         Args:
             input_ids: int64 ``[batch, length]``; each image is ``<img>``, placeholders, ``</img>``. Padding is on
                 the right.
-            labels: int64 ``[batch, length]``, aligned with the ids; −100 is no target. Of several conversations in a
-                row the first token of each is none.
-            position_ids: int64 ``[batch, length]``; by default slots are counted from the row's start.
+            labels: int64 ``[batch, length]``, aligned with the ids; −100 is ignored. In packed rows the first token of
+                each conversation is ignored.
+            position_ids: int64 ``[batch, length]``; by default they count from the row's start.
             attention_mask: which positions may attend to which, causality aside: int64 segments ``[batch, length]``
                 as :func:`packed_sequences` reads them, or bool ``[batch, length, length]``. Rows of one conversation
                 need none.
             images: float32 ``[n, 3, side, side]``, in order of appearance over the rows.
-            target_count: float32 ``[1]``, what the summed loss is divided by; by default the targets of this batch.
+            target_count: float32 ``[1]``, divisor of the summed loss; by default the number of targets in the batch.
 
         Returns:
             ``loss``, a float32 scalar.
 
         Raises:
-            PromptError: a mask of another shape, or not as many images as spans.
-            OperatorError: a label that is not in the vocabulary.
+            PromptError: a mask of another shape, or a number of images other than that of their placeholders.
+            OperatorError: a label outside the vocabulary.
         """
         transformer = self.model.transformer
         visual = self.model.config.visual
         features = paddle.zeros([0, visual.n_queries, visual.output_dim]) if images is None else None
         embeddings = transformer.embed(input_ids, images, features)
-        mask, spans = _attention_arguments(attention_mask, input_ids)
-        hidden, _ = transformer(embeddings, mask, position_ids, spans=spans)
+        mask, sequences = _attention_arguments(attention_mask, input_ids)
+        hidden, _ = transformer(embeddings, mask, position_ids, spans=sequences)
         following = paddle.concat(
             [labels[:, 1:], paddle.full([labels.shape[0], 1], IGNORE_INDEX, labels.dtype)], axis=1
         )

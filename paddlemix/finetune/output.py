@@ -1,4 +1,4 @@
-"""The output directory of a fine-tuning run: what it is of, where to go on, where the result goes."""
+"""The output directory of a fine-tuning run: whose it is, its newest checkpoint, its result."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from ..adapters.stored import CONFIG as ADAPTER_CONFIG_FILE
 from ..checkpoint.locks import exclusive
 from ..checkpoint.target import check_target, require_free
 from ..errors import CheckpointError, ConfigurationError, TargetError
-from ..utils.files import CONFIG_FILE, RUN_FILE, read_json_object, write_json, written_aside
-from .checkpoints import newest_checkpoint, publish, sweep, told_as_checkpoint_error
+from ..utils.files import CONFIG_FILE, RUN_FILE, read_json_object, told_as_checkpoint_error, write_json, written_aside
+from .checkpoints import newest_checkpoint, publish, remove_incomplete_checkpoints
 from .configuration import FinetuneConfig
 
 MODEL_FILES = (CONFIG_FILE, ADAPTER_CONFIG_FILE)
@@ -24,7 +24,7 @@ BAD_RECORDS_FILE = "bad_records.txt"
 _RESULT = "result.writing"
 _LOCK = ".lock"
 
-#: options that change neither what is learned nor in which order
+#: options that change neither the trained weights nor the order of the data
 _MAY_CHANGE = frozenset(
     {
         *("output_dir", "device", "resume", "visualdl", "logging_steps", "save_steps", "save_total_limit"),
@@ -36,29 +36,32 @@ _MAY_CHANGE = frozenset(
 
 @dataclass(frozen=True)
 class Run:
-    """What ``finetune.json`` says of the training in a directory.
+    """The training in an output directory, as ``finetune.json`` describes it.
 
-    config: its options; processes: how many it runs on; data: digest of the records; metrics: of the finished training,
-    None before that.
+    Attributes:
+        config: its options, as JSON values.
+        processes: their number.
+        data_hash: :func:`content_hash` of the training records.
+        metrics: of the finished training; None before.
     """
 
     config: dict[str, Any]
     processes: int
-    data: str
+    data_hash: str
     metrics: dict[str, float] | None = None
 
 
-def digest_of(record_digests: Iterable[str]) -> str:
-    """One text that says which records there are, in which order."""
-    return hashlib.sha256("\n".join(record_digests).encode("ascii")).hexdigest()
+def content_hash(record_hashes: Iterable[str]) -> str:
+    """A hash of which records there are and in which order, from the hash of each."""
+    return hashlib.sha256("\n".join(record_hashes).encode("ascii")).hexdigest()
 
 
 def find_run(config: FinetuneConfig) -> Run | None:
-    """The training that was begun in the output directory with the same options; None in a new directory.
+    """The training that was begun in the output directory with the same options; None for a new directory.
 
     Raises:
         ConfigurationError: the directory holds a training with other options.
-        TargetError: it holds a training that is not to be resumed, or anything that is none.
+        TargetError: it holds a training that is not to be resumed, or files of other programs.
     """
     folder = check_target(config.output_dir, "output_dir")
     run = _read(folder)
@@ -75,25 +78,26 @@ def find_run(config: FinetuneConfig) -> Run | None:
     if not config.resume:
         raise TargetError(f"output_dir: {folder} holds a training already; set resume, or name another directory")
     now = config.to_dict()
-    before = {**config.defaults(), **run.config}  # what an older version did not know, was as it is by default
-    for name in sorted((set(now) | set(before)) - _MAY_CHANGE):
-        if now.get(name) != before.get(name):
+    begun = {**config.defaults(), **run.config}  # options that an older version did not have count as their defaults
+    for name in sorted((set(now) | set(begun)) - _MAY_CHANGE):
+        if now.get(name) != begun.get(name):
             raise ConfigurationError(
-                f"{name}: got {now.get(name)!r}, the training in {folder} was begun with {before.get(name)!r}; "
+                f"{name}: got {now.get(name)!r}, the training in {folder} was begun with {begun.get(name)!r}; "
                 "go on with that, or name another output_dir"
             )
     return run
 
 
-def occupy(config: FinetuneConfig, before: Run | None) -> contextlib.ExitStack:
-    """Keep other processes from training into the output directory until what is returned is closed.
+def lock_output_dir(config: FinetuneConfig, previous: Run | None) -> contextlib.ExitStack:
+    """Lock the output directory against other trainings until the returned context is closed.
 
     Args:
-        before: what :func:`find_run` found.
+        config: of the run.
+        previous: from :func:`find_run`.
 
     Raises:
         CheckpointError: another process trains there, or the directory cannot be written.
-        TargetError: another one did since ``before`` was found.
+        TargetError: another one did since ``previous`` was found.
     """
     folder, held = Path(config.output_dir), contextlib.ExitStack()
     with told_as_checkpoint_error(folder):
@@ -101,36 +105,41 @@ def occupy(config: FinetuneConfig, before: Run | None) -> contextlib.ExitStack:
     held.callback((folder / _LOCK).unlink, missing_ok=True)  # before the lock is freed: nobody loses his own
     with contextlib.ExitStack() as refused:
         refused.push(held)
-        if find_run(config) != before:
+        if find_run(config) != previous:
             raise TargetError(f"output_dir: another process has just written to {folder}; start again")
         refused.pop_all()
     return held
 
 
-def begin_run(folder: Path, run: Run, before: Run | None) -> Path | None:
-    """Make the directory ready; returns the checkpoint to go on from, None for a fresh start.
+def prepare_output_dir(folder: Path, run: Run, previous: Run | None) -> Path | None:
+    """Create the directory or clean it up, and write the description of the run.
 
     Args:
-        before: what :func:`find_run` found.
+        folder: the output directory.
+        run: the training.
+        previous: from :func:`find_run`.
+
+    Returns:
+        The checkpoint to resume from; None for a fresh start.
 
     Raises:
         ConfigurationError: the training there is of other records or another number of processes.
         CheckpointError: the directory cannot be written.
     """
-    if before is not None:
-        if before.processes != run.processes:
+    if previous is not None:
+        if previous.processes != run.processes:
             raise ConfigurationError(
-                f"output_dir: the training in {folder} runs on {before.processes} process(es), now there are "
+                f"output_dir: the training in {folder} runs on {previous.processes} process(es), now there are "
                 f"{run.processes}; start as many, or name another directory"
             )
-        if before.data != run.data:
+        if previous.data_hash != run.data_hash:
             raise ConfigurationError(
                 f"data: the records are not those that the training in {folder} was begun with; "
                 "put them back, or name another output_dir"
             )
     with told_as_checkpoint_error(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        sweep(folder)
+        remove_incomplete_checkpoints(folder)
         for path in folder.iterdir():
             if written_aside(path.name) is not None and not path.is_dir():  # of a process that was killed
                 path.unlink()
@@ -140,19 +149,24 @@ def begin_run(folder: Path, run: Run, before: Run | None) -> Path | None:
 
 
 def write_result(folder: Path, run: Run, write: Callable[[Path], object]) -> None:
-    """Put the files that ``write`` makes in a folder into ``folder``; they count when ``run`` stands beside them.
+    """Write the result of a run such that it is complete or absent: it counts once ``run`` is written beside it.
+
+    Args:
+        folder: the output directory.
+        run: the finished training.
+        write: writes the result's files into a directory.
 
     Raises:
         CheckpointError: they cannot be written.
     """
-    aside = folder / _RESULT
+    temporary = folder / _RESULT
     try:
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir()
-        write(aside)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        write(temporary)
         ready = folder / (_RESULT + ".done")
         shutil.rmtree(ready, ignore_errors=True)
-        publish(aside, ready)
+        publish(temporary, ready)
         for path in sorted(ready.iterdir()):
             os.replace(path, folder / path.name)
         ready.rmdir()
@@ -175,5 +189,5 @@ def _read(folder: Path) -> Run | None:
 def _write(folder: Path, run: Run) -> None:
     write_json(
         folder / RUN_FILE,
-        {"config": run.config, "processes": run.processes, "data": run.data, "metrics": run.metrics},
+        {"config": run.config, "processes": run.processes, "data": run.data_hash, "metrics": run.metrics},
     )

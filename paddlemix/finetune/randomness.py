@@ -1,4 +1,4 @@
-"""The state of every random generator as JSON, so that an interrupted training goes on with the same draws."""
+"""Random state as JSON, so that a resumed training draws the same numbers as an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ _core = paddle.framework.core
 
 
 def seed_everything(seed: int, process: int) -> None:
-    """Seed the generators of this process; each process draws its own numbers, as for dropout."""
+    """Seed the generators of Python, NumPy and Paddle.
+
+    Args:
+        seed: of the run.
+        process: rank; processes draw different numbers, for dropout.
+    """
     mixed = int(np.random.SeedSequence([seed, process]).generate_state(1)[0])
     random.seed(mixed)
     np.random.seed(mixed)
@@ -22,7 +27,7 @@ def seed_everything(seed: int, process: int) -> None:
 
 
 def random_state() -> dict[str, Any]:
-    """What :func:`set_random_state` needs, in values that JSON has."""
+    """The state of all generators, as JSON values for :func:`set_random_state`."""
     version, words, following = random.getstate()
     numpy_state = np.random.get_state(legacy=False)
     inner = numpy_state["state"]
@@ -34,10 +39,14 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any], where: object) -> None:
-    """Put every generator where :func:`random_state` found it.
+    """Restore the state of all generators.
+
+    Args:
+        state: from :func:`random_state`.
+        where: the file that it was read from, for messages.
 
     Raises:
-        TrainingError: ``state``, which was read at ``where``, is not such a state, or is one of other devices.
+        TrainingError: an invalid state, or one of other devices.
     """
     generators = _generators()
     try:
@@ -52,9 +61,9 @@ def set_random_state(state: dict[str, Any], where: object) -> None:
         random.setstate((version, tuple(words), following))
         np.random.set_state({**numpy_state, "state": {"key": key, "pos": numpy_state["state"]["pos"]}})
         for generator, (seed, offset, engine) in zip(generators, stored):
-            now = generator.get_state()
+            now: Any = generator.get_state()
             device = now.__getstate__()[0]
-            restored = type(now).__new__(type(now))  # the constructor of what pickles would restore
+            restored = now.__class__.__new__(now.__class__)  # what unpickling would do
             restored.__setstate__((device, seed, offset, list(engine.encode("ascii"))))
             generator.set_state(restored)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -64,12 +73,12 @@ def set_random_state(state: dict[str, Any], where: object) -> None:
 
 
 def paddle_state() -> list[Any]:
-    """The states of Paddle's generators in this process, as its own objects."""
+    """The states of Paddle's generators, as Paddle's objects."""
     return [generator.get_state() for generator in _generators()]
 
 
 def set_paddle_state(states: list[Any]) -> None:
-    """Put Paddle's generators where :func:`paddle_state` found them."""
+    """Restore the states from :func:`paddle_state`."""
     for generator, state in zip(_generators(), states):
         generator.set_state(state)
 

@@ -1,7 +1,7 @@
-"""Layers whose parameters are kept by one process each (sharding stage 3).
+"""ZeRO stage 3: layers whose parameters are each kept by one process.
 
-Such a layer fetches its parameters for the forward pass and lets them go; the backward pass fetches them again and
-computes the forward pass a second time, as recompute does, so no activation inside the layer is kept either.
+Such a layer gathers its parameters for the forward pass and releases them; the backward pass gathers them again and
+repeats the forward pass, so activation checkpointing comes with it.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from paddle.autograd import PyLayer
 from .randomness import paddle_state, set_paddle_state
 
 
-class ShardedLayer:
-    """Takes the place of ``layer.forward``. Its tensors are positional arguments; it returns tensors.
+class Zero3Layer:
+    """Replaces ``layer.forward``, whose tensors are positional arguments and whose results are tensors.
 
     Args:
-        layer: its parameters, frozen ones included, are let go at once where another process owns them.
-        owner_of: ``id`` of a parameter -> the process that keeps it.
-        rank: this process.
+        layer: parameters of other owners, frozen ones included, are released at once.
+        owner_of: ``id`` of a parameter -> its owner's rank.
+        rank: of this process.
     """
 
     def __init__(self, layer: nn.Layer, owner_of: Mapping[int, int], rank: int) -> None:
         self._parameters = [(parameter, owner_of[id(parameter)]) for parameter in layer.parameters()]
         self._rank = rank
-        self._has_trained = any(not parameter.stop_gradient for parameter, _ in self._parameters)
+        self._has_trainable = any(not parameter.stop_gradient for parameter, _ in self._parameters)
         self.compute = layer.forward
-        layer.forward = self._forward
+        layer.forward = self._forward  # type: ignore[method-assign]  # on this one layer, as hooks cannot
         self.release()
 
-    def fetch(self) -> None:
-        """Make all parameters whole, with the values of their owners."""
+    def gather(self) -> None:
+        """Give every parameter its owner's values."""
         with paddle.no_grad():
             for parameter, owner in self._parameters:
                 if owner != self._rank:
@@ -43,7 +43,7 @@ class ShardedLayer:
                 dist.broadcast(parameter, owner)
 
     def release(self) -> None:
-        """Free the parameters of other owners."""
+        """Free the memory of parameters of other owners."""
         for parameter, owner in self._parameters:
             if owner != self._rank:
                 parameter._clear_data()
@@ -51,25 +51,25 @@ class ShardedLayer:
     def _forward(self, *arguments: Any) -> Any:
         if not paddle.is_grad_enabled():
             return _run(self, arguments)
-        arguments = list(arguments)
-        if self._has_trained and all(a.stop_gradient for a in arguments if isinstance(a, paddle.Tensor)):
-            # without an input that needs a gradient the backward pass would not come by
-            arguments[0] = arguments[0].detach()
-            arguments[0].stop_gradient = False
-        return _Sharded.apply(self, *arguments)
+        inputs = list(arguments)
+        if self._has_trainable and all(a.stop_gradient for a in inputs if isinstance(a, paddle.Tensor)):
+            # without an input that needs a gradient the backward pass would not reach this layer
+            inputs[0] = inputs[0].detach()
+            inputs[0].stop_gradient = False
+        return _Zero3Function.apply(self, *inputs)
 
 
-def _run(layer: ShardedLayer, arguments: Any) -> Any:
-    layer.fetch()
+def _run(layer: Zero3Layer, arguments: Any) -> Any:
+    layer.gather()
     try:
         return layer.compute(*arguments)
     finally:
         layer.release()
 
 
-class _Sharded(PyLayer):
+class _Zero3Function(PyLayer):
     @staticmethod
-    def forward(ctx: Any, layer: ShardedLayer, *arguments: Any) -> Any:
+    def forward(ctx: Any, layer: Zero3Layer, *arguments: Any) -> Any:
         ctx.layer, ctx.arguments = layer, arguments
         ctx.random = paddle_state()
         return _run(layer, arguments)
@@ -78,7 +78,7 @@ class _Sharded(PyLayer):
     def backward(ctx: Any, *gradients: paddle.Tensor) -> Any:
         inputs = [_detached(a) if isinstance(a, paddle.Tensor) else a for a in ctx.arguments]
         now = paddle_state()
-        ctx.layer.fetch()
+        ctx.layer.gather()
         set_paddle_state(ctx.random)
         with paddle.enable_grad():
             outputs = ctx.layer.compute(*inputs)

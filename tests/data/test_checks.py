@@ -38,14 +38,14 @@ FAULTY = [
     (talk("a", "<box>(1,2)</box>"), 1, "'<box>(1,2)'", "(x1,y1),(x2,y2)"),
     (talk("a", "<quad>(1,2),(3,4)</quad>"), 1, "'<quad>(1,2),(3,4)'", "(x3,y3),(x4,y4)"),
     (talk("a", "<quad>(1,2),(3,4),(5,6),(7,1000)</quad>"), 1, "'<quad>(1,2),(3,4),(5,6),(7,1000)'", "0 to 999"),
-    (talk("a", "see <ref>x"), 1, "'<ref>x'", "</ref> behind it"),
-    (talk("a", "x</box>"), 1, "'</box>'", "</box> behind its own start"),
-    (talk("a", "<ref>x</box>"), 1, "'<ref>x</box>'", "</box> behind its own start"),
+    (talk("a", "see <ref>x"), 1, "'<ref>x'", "</ref> after it"),
+    (talk("a", "x</box>"), 1, "'</box>'", "</box> after its opening tag"),
+    (talk("a", "<ref>x</box>"), 1, "'<ref>x</box>'", "</box> after its opening tag"),
     (talk("<ref>x<box>(1,2),(3,4)</box>", "b"), 0, "'<ref>x<box>(1,2),(3,4)</box>'", "</ref> before <box>"),
     (talk("<img>ok.png", "b"), 0, "'<img>ok.png'", "<img>path</img> in a user's value"),
     (talk("a", "<img>ok.png</img>"), 1, "'<img>ok.png</img>'", "<img>path</img> in a user's value"),
     (talk("<|im_end|>", "b"), 0, "'<|im_end|>'", "text without control tokens"),
-    (talk("a", " \n"), 1, "an empty answer", "something to learn"),
+    (talk("a", " \n"), 1, "an empty answer", "a text to train on"),
     (talk(" ", "b"), 0, "an empty question", "a text or an image"),
 ]  # fmt: skip
 
@@ -114,11 +114,11 @@ def test_too_long_records_are_told_or_lose_turns(check, processor):
     entries = [talk("a", "b", "c " * 50, "d"), talk("c " * 50, "d"), talk("a", "b")]
     report = check(*entries, max_length=100)
     assert [str(p).partition(": ")[2] for p in report.problems] == [
-        f"got {len(encode_of(entries[1], processor))} ids until the end of the first answer, "
+        f"got {len(encode_of(entries[1], processor))} tokens until the end of the first answer, "
         "expected at most max_length, 100"
     ]
     assert report.dropped_turns.tolist() == [1, 0]
-    assert "1 records are too long and lose 1 turns" in report.summary()
+    assert "1 records exceed max_length and lose 1 turns" in report.summary()
     refused = check(*entries, max_length=100, truncation="refuse")
     assert [p.location.line for p in refused.problems] == [1, 2]
 

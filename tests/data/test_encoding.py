@@ -83,7 +83,9 @@ def test_refusing_leaves_nothing_out(processor, tmp_path):
     record = record_of(talk("a", "b", "c", "d"), tmp_path)
     whole = encode(record, processor.tokenizer)
     assert len(encode(record, processor.tokenizer, len(whole), "refuse")) == len(whole)
-    with pytest.raises(RecordTooLongError, match=rf"data.json:1: got {len(whole)} ids, expected at most max_length, "):
+    with pytest.raises(
+        RecordTooLongError, match=rf"data.json:1: got {len(whole)} tokens, expected at most max_length, "
+    ):
         encode(record, processor.tokenizer, len(whole) - 1, "refuse")
 
 

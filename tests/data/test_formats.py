@@ -115,14 +115,14 @@ def test_a_system_text_stands_first(read, entry):
         (llava("<image>", "b", image="a.png", images=["b.png"]), "images", "it beside image", "one of them"),
         (llava("a", "b", image="a.png", wight=2), "wight", "an unknown field", "only image, images, conversations"),
         (llava("a", "b", "c"), "conversations[2]", "the user's turn as the last one", "an answer"),
-        (llava("a", "b", videos=["x.mp4"]), "videos", "list", "images alone"),
-        (llava("a", "b", tools="[{}]"), "tools", "'[{}]'", "no form for tools"),
+        (llava("a", "b", videos=["x.mp4"]), "videos", "list", "images only"),
+        (llava("a", "b", tools="[{}]"), "tools", "'[{}]'", "no tool format"),
         ({"conversations": [{"from": "human", "value": "a"}, {"from": "function_call", "value": "{}"}]},
-         "conversations[1].from", "'function_call'", "no form for tools"),
+         "conversations[1].from", "'function_call'", "no tool format"),
         ({"messages": [*messages("a"), {"role": "tool", "content": "x"}], "images": []}, "messages[1].role", "'tool'",
-         "tools"),
+         "tool format"),
         ({"messages": [*messages("a"), {"role": "assistant", "content": "x", "loss": False}], "images": []},
-         "messages[1].loss", "False", "every answer is learned"),
+         "messages[1].loss", "False", "every answer is a loss target"),
         ({"query": "<image>", "response": "b", "images": ["a.png", "b.png"]}, "images", "2 images for 1 <image>",
          "as many"),
         ({"query": "a"}, "response", "nothing", "a text"),
@@ -285,8 +285,8 @@ def test_boxes_in_texts_are_not_converted_a_second_time_with_objects(read):
     assert read(entry, box_format="pixels")[1][1] == [f"{box} {box}"]
 
 
-def test_the_digest_of_a_foreign_record_depends_on_what_it_says_alone(tmp_path):
+def test_the_content_hash_of_a_foreign_record_depends_on_its_conversation_alone(tmp_path):
     first = llava("<image>\na", "b", image="a.png", id="1")
     same = llava("<image>\na", "b", images=["a.png"], id="2")
     records = read_records(write_lines(tmp_path / "d.jsonl", first, same, llava("<image>\na", "c", image="a.png")))
-    assert records[0].digest == records[1].digest != records[2].digest
+    assert records[0].content_hash == records[1].content_hash != records[2].content_hash

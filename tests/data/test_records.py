@@ -23,7 +23,7 @@ def test_both_schemas_say_the_same(tmp_path):
         [talk("Picture 1: <img>a.png</img>\nWhat?", "A bus."), as_messages, {"id": 3, "messages": as_messages}],
     )
     original, bare, named = read_records(path)
-    assert bare.messages == named.messages and bare.digest == named.digest
+    assert bare.messages == named.messages and bare.content_hash == named.content_hash
     assert (original.labeled, bare.labeled) == (True, False)
     assert original.images == bare.images == [str(tmp_path / "a.png")]
     assert original.messages[0]["content"][0] == {"type": "text", "text": "Picture 1: "}
@@ -61,12 +61,12 @@ def test_paths_are_relative_to_the_file_and_other_sources_stay(tmp_path, monkeyp
     assert str(record.location) == "sub/data.json:1"
 
 
-def test_the_digest_depends_on_what_is_said_alone(tmp_path):
+def test_the_content_hash_depends_on_the_conversation_alone(tmp_path):
     first, second, other = read_records(
         write_json(tmp_path / "a.json", [talk("q", "a"), {**talk("q", "a"), "id": "y"}, talk("q", "b")])
     )
     (moved,) = read_records(write_lines(tmp_path / "b.jsonl", talk("q", "a")))
-    assert first.digest == second.digest == moved.digest != other.digest
+    assert first.content_hash == second.content_hash == moved.content_hash != other.content_hash
 
 
 MALFORMED = [

@@ -11,7 +11,7 @@ import pytest
 
 from paddlemix.errors import CheckpointError, TrainingError
 from paddlemix.finetune import checkpoints
-from paddlemix.finetune.checkpoints import drop_old, newest_checkpoint, sweep
+from paddlemix.finetune.checkpoints import newest_checkpoint, remove_incomplete_checkpoints, remove_old_checkpoints
 from paddlemix.finetune.randomness import random_state, set_random_state
 from tests.finetune.toy_training import ToyData, ToyModel, load_toy, toy_trainer, weights_of
 
@@ -30,7 +30,7 @@ def trained(tmp_path):
 
 def test_only_the_newest_checkpoints_are_kept(trained):
     assert names(trained) == ["checkpoint-4", "checkpoint-6"]
-    drop_old(trained, 1)
+    remove_old_checkpoints(trained, 1)
     assert names(trained) == ["checkpoint-6"]
 
 
@@ -40,7 +40,7 @@ def test_the_newest_is_the_one_of_the_latest_step_not_of_the_latest_name(tmp_pat
     (tmp_path / "checkpoint-200.writing").mkdir()
     (tmp_path / "checkpoint-300.removing").mkdir()
     assert newest_checkpoint(tmp_path).name == "checkpoint-100"
-    sweep(tmp_path)
+    remove_incomplete_checkpoints(tmp_path)
     assert names(tmp_path) == ["checkpoint-100", "checkpoint-20", "checkpoint-9"]
     assert newest_checkpoint(tmp_path / "nowhere") is None
 
@@ -113,7 +113,7 @@ def test_a_checkpoint_of_a_longer_training_is_refused(trained):
         ("trainer_state.json", '{"unknown_field": 1}', "state is damaged"),
         ("random_state-00000.json", '{"python": [3, [1], null]}', "not a state of random generators"),
         ("random_state-00000.json", None, "random_state-00000.json: missing"),
-        ("optimizer.safetensors", "xx", "truncated or not a safetensors file"),
+        ("optimizer.safetensors", "\0\0", "truncated or not a safetensors file"),
         ("optimizer.safetensors", None, "optimizer.safetensors"),
     ],
 )

@@ -6,7 +6,8 @@ import json
 import pytest
 
 from paddlemix.errors import ConfigurationError
-from paddlemix.finetune.configuration import DataSource, FinetuneConfig, add_options, given_options
+from paddlemix.finetune.arguments import add_options, given_options
+from paddlemix.finetune.configuration import DataSource, FinetuneConfig
 
 REQUIRED = {"data": "talks.json", "output_dir": "out"}
 

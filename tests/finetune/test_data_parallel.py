@@ -1,4 +1,4 @@
-"""Which process keeps what: told here without any other process; ``test_distributed.py`` trains with two of them."""
+"""Ownership of parameters under ZeRO, without any other process; ``test_distributed.py`` trains with two of them."""
 
 from types import SimpleNamespace
 
@@ -6,8 +6,8 @@ import paddle.nn as nn
 import pytest
 
 from paddlemix.errors import TrainingError
-from paddlemix.finetune import data_parallel as exchange
-from paddlemix.finetune.data_parallel import STAGE1, STAGE2, STAGE3, Exchange, assign_owners
+from paddlemix.finetune import data_parallel
+from paddlemix.finetune.data_parallel import STAGE1, STAGE2, STAGE3, DataParallel, assign_owners
 
 PROCESSES = 3
 
@@ -22,13 +22,13 @@ class Adapted(nn.Layer):
         self.low, self.high = self.create_parameter([32, 2]), self.create_parameter([2, 32])
 
 
-def exchange_of(monkeypatch, rank, sharding, layers=4):
+def data_parallel_of(monkeypatch, rank, sharding, layers=4):
     alone = SimpleNamespace(
         get_rank=lambda: rank, get_world_size=lambda: PROCESSES, broadcast=lambda *_: None, reduce=lambda *_: None
     )
-    monkeypatch.setattr(exchange, "dist", alone)
+    monkeypatch.setattr(data_parallel, "dist", alone)
     model = nn.Sequential(*(Adapted() for _ in range(layers)))
-    return Exchange(model, sharding, list(model) if sharding == STAGE3 else ())
+    return DataParallel(model, sharding, list(model) if sharding == STAGE3 else ())
 
 
 def test_parameters_are_shared_out_by_their_elements():
@@ -38,7 +38,7 @@ def test_parameters_are_shared_out_by_their_elements():
 
 @pytest.mark.parametrize("sharding", [STAGE1, STAGE2, STAGE3])
 def test_every_process_owns_its_part_of_what_is_trained_however_large_what_is_frozen(monkeypatch, sharding):
-    parts = [exchange_of(monkeypatch, rank, sharding).owned for rank in range(PROCESSES)]
+    parts = [data_parallel_of(monkeypatch, rank, sharding).owned for rank in range(PROCESSES)]
     trained = [f"{layer}.{name}" for layer in range(4) for name in ("high", "low")]
     assert sorted(name for part in parts for name in part) == trained
     sizes = [len(part) for part in parts]
@@ -48,7 +48,7 @@ def test_every_process_owns_its_part_of_what_is_trained_however_large_what_is_fr
 def test_stage_3_shares_out_the_frozen_weights_as_well(monkeypatch):
     kept = []
     for rank in range(PROCESSES):
-        layers = exchange_of(monkeypatch, rank, STAGE3)._layers
+        layers = data_parallel_of(monkeypatch, rank, STAGE3)._zero3_layers
         kept.append(sum(owner == rank and p.stop_gradient for layer in layers for p, owner in layer._parameters))
     assert sorted(kept) == [1, 1, 2]
 
@@ -56,10 +56,10 @@ def test_stage_3_shares_out_the_frozen_weights_as_well(monkeypatch):
 @pytest.mark.parametrize("rank", range(PROCESSES))
 def test_too_few_parameters_are_told_by_every_process(monkeypatch, rank):
     with pytest.raises(TrainingError, match="2 trained parameters are too few for 3 processes"):
-        exchange_of(monkeypatch, rank, STAGE2, layers=1)
+        data_parallel_of(monkeypatch, rank, STAGE2, layers=1)
 
 
 def test_a_single_process_owns_everything_whatever_the_stage():
     model = Adapted()
-    single = Exchange(model, STAGE3, [model])
+    single = DataParallel(model, STAGE3, [model])
     assert sorted(single.owned) == ["high", "low"] and single.sharding is None

@@ -138,8 +138,8 @@ def test_all_processes_stop_with_the_same_error(runs, name, said):
 def test_processes_without_gloo_are_told_what_to_do():
     environment = {name: value for name, value in os.environ.items() if name != "PADDLE_DISTRI_BACKEND"}
     environment.update(PADDLE_TRAINERS_NUM="2", PADDLE_TRAINER_ID="0")
-    program = "from paddlemix.cli import common as cli; from paddlemix.finetune.run import start_process as start; "
-    program += "cli.run(lambda _: start('cpu'))"
+    program = "from paddlemix.cli import common as cli; from paddlemix.finetune.processes import init_process; "
+    program += "cli.run(lambda _: init_process('cpu'))"
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )

@@ -13,7 +13,7 @@ from paddlemix.adapters import LoRAConfig, inject
 from paddlemix.data.encoding import encode
 from paddlemix.data.records import read_records
 from paddlemix.finetune import evaluation
-from paddlemix.finetune.evaluation import DRAWN_SAMPLES, evaluate
+from paddlemix.finetune.evaluation import MAX_SAMPLES, evaluate
 from paddlemix.finetune.model import FinetuneModel
 from paddlemix.models.qwen_vl.processing import QwenVLProcessor
 from tests.tiny_model import ANSWER, write_tiny_model
@@ -45,7 +45,7 @@ def write(tmp_path):
 def _labeled(turns):
     values = []
     for question, answer in turns:
-        question = question.replace("*", "Picture 1: <img>picture.png</img>\n")
+        question = question.replace("*", "Picture 1: <img>image.png</img>\n")
         values += [{"from": "user", "value": question}, {"from": "assistant", "value": answer}]
     return {"conversations": values}
 
@@ -60,7 +60,7 @@ def _messages(turns):
 
 
 def run(loaded, records, **options):
-    return evaluate(*loaded, records, **{"batch_size": 2, "max_length": 400, "answered": 8, **options})
+    return evaluate(*loaded, records, **{"batch_size": 2, "max_length": 400, "num_answered": 8, **options})
 
 
 VARIED = (
@@ -101,7 +101,7 @@ def plain_loss(model, processor, records):
 def test_the_loss_is_the_mean_over_all_tokens_whatever_the_batches(loaded, write, any_backend, batch_size):
     records = write(*VARIED)
     total, count = plain_loss(*loaded, records)
-    metrics = run(loaded, records, batch_size=batch_size, answered=0)
+    metrics = run(loaded, records, batch_size=batch_size, num_answered=0)
     assert metrics == {"eval_loss": pytest.approx(total / count, rel=1e-5)}
 
 
@@ -208,7 +208,7 @@ def test_turns_that_training_leaves_out_are_not_asked(loaded, write, prompts):
 
 def test_the_records_asked_are_spread_evenly(loaded, write, prompts):
     records = write(*[[(f"Question {n}?", "Yes.")] for n in range(9)])
-    run(loaded, records, answered=3)
+    run(loaded, records, num_answered=3)
     texts = sorted(loaded[1].tokenizer.decode(prompt) for prompt in prompts)
     assert [text[text.index("Question") :][9] for text in texts] == ["0", "3", "6"]
 
@@ -303,6 +303,6 @@ def test_of_a_record_the_question_about_a_box_is_drawn(loaded, write, tmp_path, 
 
 
 def test_no_more_images_are_drawn_than_a_person_looks_at(loaded, write, tmp_path):
-    records = write(*[[("*Where?", FAR)]] * (DRAWN_SAMPLES + 2))
-    run(loaded, records, answered=len(records), samples_dir=tmp_path / "samples")
-    assert len(names(tmp_path / "samples")) == DRAWN_SAMPLES
+    records = write(*[[("*Where?", FAR)]] * (MAX_SAMPLES + 2))
+    run(loaded, records, num_answered=len(records), samples_dir=tmp_path / "samples")
+    assert len(names(tmp_path / "samples")) == MAX_SAMPLES

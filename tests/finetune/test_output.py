@@ -7,7 +7,7 @@ import pytest
 from examples.bundled_model.scenes.lesson import write_lesson
 from paddlemix.errors import CheckpointError, ConfigurationError, TargetError
 from paddlemix.finetune.configuration import FinetuneConfig
-from paddlemix.finetune.output import Run, begin_run, digest_of, find_run, occupy, write_result
+from paddlemix.finetune.output import Run, content_hash, find_run, lock_output_dir, prepare_output_dir, write_result
 
 
 def config(folder, **options):
@@ -15,8 +15,8 @@ def config(folder, **options):
 
 
 def begun(folder, **options):
-    run = Run(config(folder, **options).to_dict(), 1, digest_of(["a", "b"]))
-    begin_run(folder, run, None)
+    run = Run(config(folder, **options).to_dict(), 1, content_hash(["a", "b"]))
+    prepare_output_dir(folder, run, None)
     return run
 
 
@@ -27,7 +27,7 @@ def test_a_new_directory_is_made_and_found_again(tmp_path):
     assert find_run(config(folder)) == run
     (folder / "checkpoint-8").mkdir()
     (folder / "checkpoint-9.writing").mkdir()
-    assert begin_run(folder, run, run) == folder / "checkpoint-8"
+    assert prepare_output_dir(folder, run, run) == folder / "checkpoint-8"
     assert not (folder / "checkpoint-9.writing").exists()
 
 
@@ -39,7 +39,7 @@ def test_options_that_change_nothing_of_what_is_learned_may_change(tmp_path):
 def test_options_that_an_older_version_did_not_know_count_as_their_defaults(tmp_path):
     run = begun(tmp_path)
     kept = {name: value for name, value in run.config.items() if name not in ("clamp_boxes", "lora_targets")}
-    begin_run(tmp_path, Run(kept, 1, run.data), None)
+    prepare_output_dir(tmp_path, Run(kept, 1, run.data_hash), None)
     assert find_run(config(tmp_path)).config == kept
     with pytest.raises(ConfigurationError, match="^clamp_boxes: got True, .* was begun with False"):
         find_run(config(tmp_path, clamp_boxes=True))
@@ -88,42 +88,42 @@ def test_a_finished_result_of_another_program_is_refused(tmp_path):
 def test_what_a_killed_process_was_writing_is_removed(tmp_path):
     run = begun(tmp_path)
     (tmp_path / ".log.csv.0123abcd.tmp").touch()
-    begin_run(tmp_path, run, run)
+    prepare_output_dir(tmp_path, run, run)
     assert [path.name for path in tmp_path.iterdir()] == ["finetune.json"]
 
 
 def test_other_records_and_another_number_of_processes_are_refused(tmp_path):
     run = begun(tmp_path)
     with pytest.raises(ConfigurationError, match=r"runs on 1 process\(es\), now there are 2"):
-        begin_run(tmp_path, Run(run.config, 2, run.data), run)
+        prepare_output_dir(tmp_path, Run(run.config, 2, run.data_hash), run)
     with pytest.raises(ConfigurationError, match="data: the records are not those"):
-        begin_run(tmp_path, Run(run.config, 1, digest_of(["a", "c"])), run)
+        prepare_output_dir(tmp_path, Run(run.config, 1, content_hash(["a", "c"])), run)
 
 
 def test_a_file_in_the_way_is_told(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigurationError, match="is a file"):
         find_run(config(tmp_path / "file"))
-    for write in (begun, lambda folder: occupy(config(folder), None)):
+    for write in (begun, lambda folder: lock_output_dir(config(folder), None)):
         with pytest.raises(CheckpointError, match="cannot be written"):
             write(tmp_path / "file" / "below")
 
 
 def test_a_directory_is_of_one_training_at_a_time(tmp_path):
     folder = tmp_path / "out"
-    with occupy(config(folder), None):
+    with lock_output_dir(config(folder), None):
         with pytest.raises(CheckpointError, match="out: another process is writing here"):
-            occupy(config(folder), None)
+            lock_output_dir(config(folder), None)
     assert list(folder.iterdir()) == []
-    with occupy(config(folder), None):
+    with lock_output_dir(config(folder), None):
         pass
 
 
 def test_a_training_that_another_process_began_meanwhile_is_not_written_over(tmp_path):
     run = begun(tmp_path)
     with pytest.raises(ConfigurationError, match="another process has just written"):
-        occupy(config(tmp_path), None)
-    with occupy(config(tmp_path), run):  # the refusal has left no lock
+        lock_output_dir(config(tmp_path), None)
+    with lock_output_dir(config(tmp_path), run):  # the refusal has left no lock
         pass
 
 
@@ -143,7 +143,7 @@ def test_a_result_that_was_not_finished_does_not_count(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         write_result(tmp_path, run, write_half)
     assert not (tmp_path / "config.json").exists()
-    finished = Run(run.config, 1, run.data, {"train_loss": 1.5})
+    finished = Run(run.config, 1, run.data_hash, {"train_loss": 1.5})
     write_result(tmp_path, finished, lambda folder: (folder / "config.json").write_text("whole"))
     assert (tmp_path / "config.json").read_text() == "whole"
     assert find_run(config(tmp_path)) == finished

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from paddlemix.finetune import processes
-from paddlemix.finetune.processes import wait_for_all
+from paddlemix.finetune.processes import wait_for_everyone
 
 PROCESSES = 3
 
@@ -31,7 +31,7 @@ def store(monkeypatch):
     core = SimpleNamespace(create_or_get_global_tcp_store=lambda: store)
     monkeypatch.setattr(processes, "paddle", SimpleNamespace(framework=SimpleNamespace(core=core)))
     monkeypatch.setattr(processes, "dist", SimpleNamespace(get_world_size=lambda: PROCESSES))
-    monkeypatch.setattr(processes, "_PAUSE", 0.001)
+    monkeypatch.setattr(processes, "_POLL_SECONDS", 0.001)
     return store
 
 
@@ -42,7 +42,7 @@ def test_nobody_goes_on_before_the_last_has_come(store):
         for meeting in range(3):
             time.sleep(0.05 if rank == meeting else 0.0)  # another one is late each time
             events.append((meeting, "comes"))
-            wait_for_all()
+            wait_for_everyone()
             events.append((meeting, "goes"))
 
     threads = [threading.Thread(target=process, args=(rank,), daemon=True) for rank in range(PROCESSES)]
@@ -59,5 +59,5 @@ def test_nobody_goes_on_before_the_last_has_come(store):
 
 def test_a_single_process_waits_for_nobody(store, monkeypatch):
     monkeypatch.setattr(processes, "dist", SimpleNamespace(get_world_size=lambda: 1))
-    wait_for_all()
+    wait_for_everyone()
     assert store.counts == {}

@@ -13,7 +13,8 @@ from paddlenlp.trainer import TrainerCallback
 from paddlemix.checkpoint.readers.safetensors_file import read_safetensors
 from paddlemix.checkpoint.writer import write_safetensors
 from paddlemix.finetune.checkpoints import _source
-from paddlemix.finetune.trainer import FinetuneTrainer, TrainingData, training_arguments
+from paddlemix.finetune.trainer import FinetuneTrainer, training_arguments
+from paddlemix.finetune.training_data import TrainingData
 
 
 class ToyModel(nn.Layer):
@@ -74,7 +75,7 @@ class ToyData(TrainingData):
     def epochs(self, step):
         return step / 4
 
-    def places(self, record_ids):
+    def source_locations(self, record_ids):
         return [f"toy.json:{number}" for number in record_ids]
 
 
@@ -105,7 +106,7 @@ class LogKeeper(TrainerCallback):
 
 def toy_trainer(output_dir: Path, data: ToyData, *, model=None, stop_after=None, signals=(), seed=3, **options):
     """A trainer of a toy model and what it logs."""
-    sharding = {name: options.pop(name) for name in ("sharding", "sharded_layers") if name in options}
+    sharding = {name: options.pop(name) for name in ("sharding", "zero3_layers") if name in options}
     own = {name: options.pop(name) for name in ("evaluate", "eval_steps", "eval_on_start") if name in options}
     if model is None:
         paddle.seed(0)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from paddlemix.cli import common as cli
 from paddlemix.errors import ConfigurationError
-from paddlemix.finetune.monitoring import curves
+from paddlemix.finetune.monitoring import learning_curves
 from paddlemix.utils.files import read_json_lines
 
 CURVE_FILE = "curve.jsonl"
@@ -31,15 +31,15 @@ def read_curve(run: Path) -> list[dict]:
 
 def draw(runs: Sequence[Path], path: Path) -> None:
     """Write a PNG with one panel for each of ``SHOWN``: the batch's loss, and its running mean."""
-    parts: dict[str, list[curves.Curve]] = {part: [] for part in SHOWN}
+    parts: dict[str, list[learning_curves.LearningCurve]] = {part: [] for part in SHOWN}
     first_step = 0
     for run in runs:
         records = read_curve(run)
         for part, drawn in parts.items():
             points = [(first_step + r["step"], r["parts"][part]) for r in records if part in r["parts"]]
-            drawn.append(curves.Curve(run.name, points, smoothed=True))
+            drawn.append(learning_curves.LearningCurve(run.name, points, smoothed=True))
         first_step += records[-1]["step"]
-    curves.draw([curves.Panel(f"loss: {part}", drawn) for part, drawn in parts.items()], path)
+    learning_curves.draw([learning_curves.Panel(f"loss: {part}", drawn) for part, drawn in parts.items()], path)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

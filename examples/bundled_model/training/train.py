@@ -34,10 +34,11 @@ from paddlemix.checkpoint.writer import TensorSource, write_safetensors
 from paddlemix.cli import common as cli
 from paddlemix.data.loading import BatchLoader
 from paddlemix.errors import CheckpointError
-from paddlemix.finetune.checkpoints import newest_checkpoint, sweep
-from paddlemix.finetune.monitoring import remove_default_callbacks, watching
-from paddlemix.finetune.run import start_process
-from paddlemix.finetune.trainer import FinetuneTrainer, TrainingData, training_arguments
+from paddlemix.finetune.checkpoints import newest_checkpoint, remove_incomplete_checkpoints
+from paddlemix.finetune.monitoring import monitor_training, remove_default_callbacks
+from paddlemix.finetune.processes import init_process
+from paddlemix.finetune.trainer import FinetuneTrainer, training_arguments
+from paddlemix.finetune.training_data import TrainingData
 from paddlemix.models.qwen_vl.modeling import QWenLMHeadModel
 from paddlemix.models.qwen_vl.processing import QwenVLImageProcessor, QwenVLProcessor
 from paddlemix.models.qwen_vl.tokenization import QWenVLTokenizer
@@ -87,7 +88,7 @@ class SceneData(TrainingData):
     def epochs(self, step: int) -> float:
         return step / self.steps
 
-    def places(self, record_ids: Sequence[int]) -> list[str]:
+    def source_locations(self, record_ids: Sequence[int]) -> list[str]:
         return []
 
 
@@ -240,7 +241,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     stage = STAGES[options.stage]
-    start_process(None)
+    init_process(None)
     paddle.seed(options.seed)
     tokenizer = QWenVLTokenizer.from_pretrained(options.tokenizer)
     training_model = build_training_model(tokenizer, stage.head_weight)
@@ -260,7 +261,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     is_first = dist.get_rank() == 0
     if is_first:
         options.output_dir.mkdir(parents=True, exist_ok=True)
-        sweep(options.output_dir)
+        remove_incomplete_checkpoints(options.output_dir)
     training = training_arguments(
         options.output_dir,
         data,
@@ -277,14 +278,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         save_steps=options.save_steps,
         save_total_limit=2,
     )
-    with watching(options.output_dir, visualdl=False) as watch:
+    with monitor_training(options.output_dir, visualdl=False) as monitor:
         trainer = FinetuneTrainer(
             training_model,
             training,
             data,
             save_weights=lambda folder: save_weights(training_model, folder),
             load_weights=lambda folder: load_weights(training_model, folder),
-            callbacks=[*watch.callbacks, PartsLogger(training_model, options.output_dir / CURVE_FILE)],
+            callbacks=[*monitor.callbacks, PartsLogger(training_model, options.output_dir / CURVE_FILE)],
         )
         remove_default_callbacks(trainer)
         trainer.train(checkpoint)

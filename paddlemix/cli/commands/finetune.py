@@ -21,7 +21,8 @@ import argparse
 from collections.abc import Sequence
 
 from ...errors import TrainingInterruptedError
-from ...finetune.configuration import FinetuneConfig, add_options, given_options, unknown_argument
+from ...finetune.arguments import add_options, given_options, unknown_argument
+from ...finetune.configuration import FinetuneConfig
 from .. import common as cli
 
 

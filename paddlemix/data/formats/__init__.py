@@ -1,4 +1,4 @@
-"""The forms in which a record may say a conversation; which one it is, is seen from its fields, record by record."""
+"""The formats of records, detected from the fields of each record."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from .placeholders import foreign_placeholders
 
 
 class Format(NamedTuple):
-    """One project's form.
+    """The record format of a project.
 
     Attributes:
-        recognizes: whether a record, a dict, is of this form.
-        read: the record -> its conversation, or what is wrong with it.
-        finish: what is done when the boxes in its texts are converted.
+        recognizes: whether a record, a dict, has this format.
+        read: record -> conversation, or its faults.
+        finish: applied after the boxes in the texts are converted.
     """
 
     recognizes: Callable[[Mapping[str, Any]], bool]
@@ -27,7 +27,7 @@ class Format(NamedTuple):
     finish: Callable[[Conversation, Mapping[str, Any], BoxReader], Conversation | list[Fault]] | None = None
 
 
-#: in the order in which they are asked; what none of them recognizes is of this project's own forms
+#: in the order of detection; a record that none of them recognizes has a native format
 FOREIGN_FORMATS = {
     "ms-swift": Format(swift.recognizes, swift.read, swift.with_objects),
     "LLaMA-Factory": Format(llama_factory.recognizes, llama_factory.read),
@@ -37,7 +37,15 @@ _NATIVE = Format(lambda value: True, native.read)
 
 
 def read_conversation(value: Any, boxes: BoxReader) -> Conversation | list[Fault]:
-    """What a record says, its boxes in thousandths; or what is wrong with it: at least one fault."""
+    """Read a record of any format.
+
+    Args:
+        value: the record, as JSON.
+        boxes: converts its boxes to thousandths.
+
+    Returns:
+        The conversation, or at least one fault.
+    """
     form = _form_of(value)
     read = form.read(value)
     if isinstance(read, list):
@@ -62,7 +70,7 @@ def _form_of(value: Any) -> Format:
 
 
 def _converted(read: Conversation, boxes: BoxReader) -> tuple[Conversation, list[Fault]]:
-    """The conversation with the boxes in its texts converted as the options say."""
+    """The conversation with the boxes in its texts converted."""
     images = message_images(read.messages)
     image = images[0] if len(images) == 1 else None
     faults: list[Fault] = []

@@ -1,4 +1,4 @@
-"""What the forms of records share: turns, images at their placeholders, fields that say nothing about learning."""
+"""What the record formats share: turns, images at their placeholders, metadata fields."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ...utils.display import did_you_mean
 
 IMAGE = "<image>"
 
-#: fields of other projects' records that change nothing in what is learned
+#: fields of other projects' records that have no effect on training
 METADATA = frozenset(
     {
         *("id", "idx", "index", "uid", "question_id", "image_id", "model", "data_source", "source", "dataset"),
@@ -19,11 +19,11 @@ METADATA = frozenset(
     }
 )
 _UNSUPPORTED = {
-    **dict.fromkeys(("video", "videos", "audio", "audios"), "images alone: this model sees nothing else"),
-    **dict.fromkeys(("tools", "functions"), "none: this model has no form for tools"),
+    **dict.fromkeys(("video", "videos", "audio", "audios"), "images only: this model has no video or audio input"),
+    **dict.fromkeys(("tools", "functions"), "none: this model has no tool format"),
     **dict.fromkeys(
         ("chosen", "rejected", "rejected_response", "rejected_messages", "rejected_images", "kto_tag", "label"),
-        "one answer to learn: preferences are not trained on",
+        "one answer: training on preferences is not supported",
     ),
 }
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
@@ -35,27 +35,33 @@ Fault = tuple[str, str, str]
 
 @dataclass(frozen=True)
 class Conversation:
-    """What a record says, whatever its form.
+    """A record independent of its format.
 
     Attributes:
-        messages: normalized; images as they stand in the file.
-        fields: what the file calls the content of each message.
-        labeled: whether the texts hold the ``Image N: `` of their images already.
-        said: of what the record's digest is.
-        foreign: whether the form is another project's.
-        clamped: boxes in which 1000 became 999.
+        messages: normalized; image sources as in the file.
+        fields: the file's name for the content of each message.
+        labeled: whether the texts contain the ``Picture N: `` labels of their images.
+        hashed: the value that the content hash is of.
+        foreign: whether the format is another project's.
+        clamped: number of boxes in which 1000 was clamped to 999.
     """
 
     messages: list[Message]
     fields: list[str]
     labeled: bool
-    said: Any
+    hashed: Any
     foreign: bool = True
     clamped: int = 0
 
 
 class Turn(NamedTuple):
-    """One turn before its images are put in; ``field``: what the file calls its text."""
+    """A turn before its images are inserted.
+
+    Attributes:
+        role: system, user or assistant.
+        text: with placeholders.
+        field: the file's name for the text.
+    """
 
     role: str
     text: str
@@ -63,9 +69,17 @@ class Turn(NamedTuple):
 
 
 def turns_of(
-    entries: Any, name: str, role_field: str, text_field: str, passed_over: Sequence[str] = ()
+    entries: Any, name: str, role_field: str, text_field: str, ignored: Sequence[str] = ()
 ) -> Iterator[Turn | Fault]:
-    """The turns of a list of ``{role_field, text_field}``, in either project's words for the speakers."""
+    """The turns of a list of ``{role_field, text_field}``, or their faults.
+
+    Args:
+        entries: the list.
+        name: of the list in the record.
+        role_field: name of the role, whose values may be those of any project.
+        text_field: name of the text.
+        ignored: further fields that a turn may have.
+    """
     if not isinstance(entries, list) or not entries:
         yield name, shown(entries), "a list of turns, not empty"
         return
@@ -74,10 +88,10 @@ def turns_of(
         if not isinstance(entry, Mapping):
             yield where, shown(entry), f"{{'{role_field}', '{text_field}'}}"
             return
-        yield from unknown_fields(entry, (role_field, text_field, *passed_over), where)
+        yield from unknown_fields(entry, (role_field, text_field, *ignored), where)
         role, text = entry.get(role_field), entry.get(text_field)
         if isinstance(role, str) and role in _TOOL_ROLES:
-            yield f"{where}.{role_field}", shown(role), "user and assistant: this model has no form for tools"
+            yield f"{where}.{role_field}", shown(role), "user and assistant: this model has no tool format"
             return
         if not isinstance(role, str) or role not in _ROLES:
             yield f"{where}.{role_field}", shown(role), f"one of {', '.join(_ROLES)}"
@@ -89,7 +103,7 @@ def turns_of(
 
 
 def system_turn(value: Mapping[str, Any]) -> Iterator[Turn | Fault]:
-    """The text for the system that stands beside the turns, where there is one."""
+    """The system message in a field beside the turns, if there is one."""
     system = value.get("system")
     if isinstance(system, str) and system:
         yield Turn("system", system, "system")
@@ -101,8 +115,10 @@ def pairs_of(value: Mapping[str, Any], query: str, response: str, query_text: An
     """The turns of a record with ``system``, ``history`` and one question and answer.
 
     Args:
-        query, response: names of the fields of the question and the answer.
-        query_text: the question, where it is made of several fields.
+        value: the record.
+        query: name of the question's field.
+        response: name of the answer's field.
+        query_text: the question, which may be composed of several fields.
     """
     yield from system_turn(value)
     history = value.get("history")
@@ -123,7 +139,12 @@ def pairs_of(value: Mapping[str, Any], query: str, response: str, query_text: An
 
 
 def image_list(value: Mapping[str, Any], names: Sequence[str]) -> tuple[list[str], list[Fault]]:
-    """The images that a record names in one of these fields: a source, or a list of them or of ``{"path"}``."""
+    """The image sources of a record, and their faults.
+
+    Args:
+        value: the record.
+        names: fields of which one may hold a source, or a list of sources or of ``{"path"}`` or ``{"url"}``.
+    """
     given = [name for name in names if value.get(name) is not None]
     if not given:
         return [], []
@@ -138,7 +159,7 @@ def image_list(value: Mapping[str, Any], names: Sequence[str]) -> tuple[list[str
             sources.append(source)
         else:
             where = f"{name}[{index}]" if isinstance(value[name], list) else name
-            faults.append((where, shown(item), "a path, address or data URL"))
+            faults.append((where, shown(item), "a path, URL or data URL"))
     return sources, faults
 
 
@@ -150,11 +171,13 @@ def conversation(
     first: bool = False,
     inline: bool = False,
 ) -> Conversation | list[Fault]:
-    """The conversation of turns, each image where its placeholder stands; or what is wrong.
+    """The conversation of turns with images in place of their placeholders, or its faults.
 
     Args:
-        image_fields: where the record names its images.
-        first: whether images without any placeholder stand before the first question.
+        value: the record.
+        found: its turns and their faults.
+        image_fields: fields that may hold the images.
+        first: whether images without any placeholder are put before the first question.
         inline: whether ``<img>path</img>`` in a question is an image as well.
     """
     turns: list[Turn] = []
@@ -179,7 +202,7 @@ def conversation(
     for turn in turns:
         parts = _parts(turn.text, waiting, inline) if turn.role == "user" else [{"type": "text", "text": turn.text}]
         messages.append({"role": turn.role, "content": [part for part in parts if part.get("text") != ""]})
-    return Conversation(messages, [turn.field for turn in turns], labeled=False, said=messages)
+    return Conversation(messages, [turn.field for turn in turns], labeled=False, hashed=messages)
 
 
 def _parts(text: str, images: Iterator[str], inline: bool) -> list[Part]:
@@ -187,7 +210,7 @@ def _parts(text: str, images: Iterator[str], inline: bool) -> list[Part]:
     for index, piece in enumerate(text.split(IMAGE)):
         if index:
             parts.append({"type": "image", "image": next(images)})
-            piece = piece.removeprefix("\n")  # rendering ends the line behind an image
+            piece = piece.removeprefix("\n")  # rendering ends the line after an image
         parts += split_images(piece) if inline else [{"type": "text", "text": piece}]
     return parts
 
@@ -202,7 +225,11 @@ def _image_faults(turns: Sequence[Turn], images: Sequence[str], field: str, firs
 
 
 def order_faults(turns: Sequence[tuple[str, str]]) -> Iterator[Fault]:
-    """Of (role, field): users and assistants take turns, the user first; a system message stands before all."""
+    """Check that user and assistant alternate, the user first, after at most one system message.
+
+    Args:
+        turns: (role, field) of each turn.
+    """
     last = None
     for index, (role, where) in enumerate(turns):
         if role == "system":
@@ -219,7 +246,7 @@ def order_faults(turns: Sequence[tuple[str, str]]) -> Iterator[Fault]:
 
 
 def unsupported_fields(value: Mapping[str, Any]) -> Iterator[Fault]:
-    """Fields of other projects that ask for what cannot be trained; empty ones ask for nothing."""
+    """Fields of other projects that need what cannot be trained; empty ones are ignored."""
     for name, expected in _UNSUPPORTED.items():
         if value.get(name):
             yield name, shown(value[name]), expected
@@ -232,17 +259,24 @@ def foreign_fields(value: Mapping[str, Any], known: Sequence[str]) -> Iterator[F
 
 
 def unknown_fields(
-    value: Mapping[str, Any], known: Sequence[str], where: str, passed_over: frozenset[str] = frozenset()
+    value: Mapping[str, Any], known: Sequence[str], where: str, ignored: frozenset[str] = frozenset()
 ) -> Iterator[Fault]:
-    """Fields that are neither known nor passed over."""
+    """Fields that are neither known nor ignored.
+
+    Args:
+        value: the record or a part of it.
+        known: names of its fields.
+        where: name of the part; "" for the record.
+        ignored: further names.
+    """
     for name in value:
-        if name not in known and name not in passed_over:
+        if name not in known and name not in ignored:
             field = f"{where}.{name}" if where else name
             yield field, "an unknown field", f"only {', '.join(known)}{did_you_mean(name, known)}"
 
 
 def shown(value: Any) -> str:
-    """A value for a message: what it is where it is long."""
+    """A value for a message; of lists and objects the type."""
     if value is None:
         return "nothing"
     if isinstance(value, (list, Mapping)):

@@ -1,4 +1,4 @@
-"""The two forms of this project's own: messages, and the original's conversations with ``<img>path</img>``."""
+"""The native formats: messages, and the original's conversations with ``<img>path</img>``."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _SCHEMAS = {
     "conversations": _Schema("from", "value", ("user", "assistant")),
     "messages": _Schema("role", "content", ("system", "user", "assistant")),
 }
-_FORMS = (
-    "{'conversations': [...]}, {'messages': [...]}, a list of messages, or a form of LLaVA, ms-swift or LLaMA-Factory"
+_FORMATS = (
+    "{'conversations': [...]}, {'messages': [...]}, a list of messages, or a format of LLaVA, ms-swift or LLaMA-Factory"
 )
 _PARTS = {"text": "text", "image": "image", "image_url": "image_url"}
 
 
 def read(value: Any) -> Conversation | list[Fault]:
-    """A list of messages, ``{"messages": [...]}``, or ``{"conversations": [{"from", "value"}]}``."""
+    """Read a list of messages, ``{"messages": [...]}``, or ``{"conversations": [{"from", "value"}]}``."""
     faults = list(_faults(value))
     if faults:
         return faults
@@ -34,7 +34,7 @@ def read(value: Any) -> Conversation | list[Fault]:
     labeled = name == "conversations"
     messages = conversation_to_messages(turns) if labeled else normalize_messages(turns)
     fields = [f"{name}[{index}].{_SCHEMAS[name].content}" for index in range(len(turns))]
-    return Conversation(messages, fields, labeled, said=turns, foreign=False)
+    return Conversation(messages, fields, labeled, hashed=turns, foreign=False)
 
 
 def _turns(value: Any) -> tuple[str, Any]:
@@ -49,7 +49,7 @@ def _faults(value: Any) -> Iterator[Fault]:
     name, turns = _turns(value)
     if not isinstance(value, (Mapping, list)) or (isinstance(value, Mapping) and name not in value):
         came = f"the fields {', '.join(map(repr, value)) or 'none'}" if isinstance(value, Mapping) else shown(value)
-        yield "", came, _FORMS
+        yield "", came, _FORMATS
         return
     if isinstance(value, Mapping):
         yield from unknown_fields(value, ("id", name), "")
@@ -99,6 +99,6 @@ def _part_faults(part: Any, role: str, where: str) -> Iterator[Fault]:
     if kind == "image_url" and isinstance(value, Mapping):
         value = value.get("url")
     if not isinstance(value, str) or not (value or kind == "text"):
-        yield f"{where}.{name}", shown(value), "a text" if kind == "text" else "a path, address or data URL"
+        yield f"{where}.{name}", shown(value), "a text" if kind == "text" else "a path, URL or data URL"
     elif kind != "text" and role != "user":
         yield where, f"an image in the {role}'s message", "images in the user's messages only"

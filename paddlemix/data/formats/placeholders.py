@@ -1,11 +1,11 @@
-"""Placeholders of other models and projects: left in a text, they would be learned letter by letter."""
+"""Placeholders of other models and projects, which would be trained on as plain text."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 
-#: whose each kind is; the first that matches counts
+#: project -> its placeholders; the first match counts
 _PLACEHOLDERS = {
     "LLaVA, LLaMA-Factory and ms-swift": r"<image>",
     "LLaMA-Factory and ms-swift": r"<video>|<audio>",
@@ -33,6 +33,6 @@ _OWNERS = tuple(_PLACEHOLDERS)
 
 
 def foreign_placeholders(text: str) -> Iterator[tuple[str, str]]:
-    """Each foreign placeholder in a text, and whose it is."""
+    """Each foreign placeholder in a text, and its project."""
     for match in _ANY.finditer(text):
-        yield match.group(), _OWNERS[match.lastindex - 1]
+        yield match.group(), _OWNERS[(match.lastindex or 1) - 1]

@@ -35,10 +35,10 @@ def recognizes(value: Mapping[str, Any]) -> bool:
 
 
 def read(value: Mapping[str, Any]) -> Conversation | list[Fault]:
-    """The conversation, or what is wrong with it."""
+    """The conversation, or its faults."""
     if "messages" in value:
         known, turns = "messages", turns_of(value["messages"], "messages", "role", "content", ("loss",))
-        turns = chain(_unlearned(value["messages"]), system_turn(value), turns)
+        turns = chain(_unsupervised(value["messages"]), system_turn(value), turns)
     elif "conversations" in value:
         known, turns = "conversations", turns_of(value["conversations"], "conversations", "from", "value")
         turns = chain(system_turn(value), turns)
@@ -49,17 +49,17 @@ def read(value: Mapping[str, Any]) -> Conversation | list[Fault]:
     return conversation(value, chain(faults, turns), image_fields=_IMAGES, first=True, inline=known == "query")
 
 
-def _unlearned(messages: Any) -> Iterator[Fault]:
+def _unsupervised(messages: Any) -> Iterator[Fault]:
     for index, message in enumerate(messages if isinstance(messages, list) else ()):
         if isinstance(message, Mapping) and message.get("loss", True) not in (True, None):
-            yield f"messages[{index}].loss", shown(message["loss"]), "true: every answer is learned"
+            yield f"messages[{index}].loss", shown(message["loss"]), "true: every answer is a loss target"
 
 
 # ---------------------------------------------------------------- objects
 
 
 class _Boxes(NamedTuple):
-    """What one ``<bbox>`` stands for. ``image``: of the record's, from 0."""
+    """The boxes of one ``<bbox>``; ``image`` is the index of their image in the record."""
 
     values: list[list[float]]
     unit: str
@@ -68,7 +68,7 @@ class _Boxes(NamedTuple):
 
 
 class _Objects(NamedTuple):
-    """What the placeholders stand for, in order. Where each box has a caption, not all need be asked for."""
+    """The phrases and boxes of the placeholders, in order."""
 
     refs: list[str]
     boxes: list[_Boxes]
@@ -76,9 +76,14 @@ class _Objects(NamedTuple):
 
 
 def with_objects(read: Conversation, value: Mapping[str, Any], boxes: BoxReader) -> Conversation | list[Fault]:
-    """The conversation with the phrases and boxes of ``objects`` in their places, in thousandths.
+    """The conversation with the phrases and boxes of ``objects`` in place of their placeholders, or its faults.
 
-    Without objects their placeholders stay, to be told with those of other forms.
+    Without objects the placeholders stay, to be reported with those of other formats.
+
+    Args:
+        read: the conversation.
+        value: the record.
+        boxes: converts the boxes to thousandths.
     """
     if not value.get("objects"):
         return read
@@ -86,12 +91,12 @@ def with_objects(read: Conversation, value: Mapping[str, Any], boxes: BoxReader)
     if isinstance(found, list):
         return found
     texts = [part["text"] for message in read.messages for part in message["content"] if part["type"] == "text"]
-    for what, place, items in (("phrases", REF, found.refs), ("boxes", BOX, found.boxes)):
-        count = sum(text.count(place) for text in texts)
-        if count != len(items) and not (found.captions_are_optional and not count and place == REF):
-            return [("objects", f"{len(items)} {what} for {count} {place}", "as many of them as placeholders")]
+    for what, placeholder, items in (("phrases", REF, found.refs), ("boxes", BOX, found.boxes)):
+        count = sum(text.count(placeholder) for text in texts)
+        if count != len(items) and not (found.captions_are_optional and not count and placeholder == REF):
+            return [("objects", f"{len(items)} {what} for {count} {placeholder}", "as many of them as placeholders")]
     images = [part["image"] for message in read.messages for part in message["content"] if part["type"] == "image"]
-    places: list[str] = []
+    box_texts: list[str] = []
     faults: list[Fault] = []
     clamped = 0
     for item in found.boxes:
@@ -106,25 +111,25 @@ def with_objects(read: Conversation, value: Mapping[str, Any], boxes: BoxReader)
             else:
                 text += box_text(points[0])
                 clamped += points[1]
-        places.append(text)
+        box_texts.append(text)
     if faults:
         return faults
-    refs, waiting = iter(found.refs), iter(places)
+    refs, waiting = iter(found.refs), iter(box_texts)
     messages = [
         {**message, "content": [_filled(part, refs, waiting) for part in message["content"]]}
         for message in read.messages
     ]
-    return replace(read, messages=messages, said=messages, clamped=read.clamped + clamped)
+    return replace(read, messages=messages, hashed=messages, clamped=read.clamped + clamped)
 
 
-def _filled(part: Mapping[str, Any], refs: Iterator[str], places: Iterator[str]) -> dict[str, Any]:
+def _filled(part: Mapping[str, Any], refs: Iterator[str], boxes: Iterator[str]) -> dict[str, Any]:
     if part["type"] != "text":
         return dict(part)
     first, *others = part["text"].split(REF)
     text = first + "".join(f"<ref>{next(refs)}</ref>{other}" for other in others)
-    # A phrase is what the record says, not a place for a box.
+    # A phrase is text of the record and may contain no placeholder of a box.
     first, *others = text.split(BOX)
-    return {"type": "text", "text": first + "".join(next(places) + other for other in others)}
+    return {"type": "text", "text": first + "".join(next(boxes) + other for other in others)}
 
 
 def _objects(objects: Any, box_format: str | None) -> _Objects | list[Fault]:
@@ -155,11 +160,11 @@ def _new_objects(objects: Mapping[str, Any], box_format: str | None) -> _Objects
     faults += [(f"objects.ref[{i}]", shown(ref), "a text") for i, ref in enumerate(refs) if not _is_phrase(ref)]
     faults += [(f"objects.bbox[{i}]", *_came(box)) for i, box in enumerate(listed) if not _is_box(box)]
     if unit is None:
-        faults.append(("objects.bbox_type", shown(objects["bbox_type"]), f"one of {', '.join(_UNITS)}"))
+        return [*faults, ("objects.bbox_type", shown(objects["bbox_type"]), f"one of {', '.join(_UNITS)}")]
     if faults:
         return faults
-    places = zip(listed, numbers)
-    return _Objects(refs, [_Boxes([box], unit, n, f"objects.bbox[{i}]") for i, (box, n) in enumerate(places)], False)
+    boxes = zip(listed, numbers)
+    return _Objects(refs, [_Boxes([box], unit, n, f"objects.bbox[{i}]") for i, (box, n) in enumerate(boxes)], False)
 
 
 def _old_objects(objects: list[Any], box_format: str | None) -> _Objects | list[Fault]:
@@ -188,7 +193,7 @@ def _old_objects(objects: list[Any], box_format: str | None) -> _Objects | list[
 
 
 def _unit(bbox_type: Any, box_format: str | None) -> str | None:
-    """The unit that the record names, else that of the options, else pixels as ms-swift has it; None: unknown."""
+    """The record's unit, else that of the options, else pixels, ms-swift's default; None if it is unknown."""
     if bbox_type is None:
         return box_format or PIXELS
     return _UNITS.get(bbox_type) if isinstance(bbox_type, str) else None
@@ -199,7 +204,7 @@ def _is_index(value: Any) -> bool:
 
 
 def _is_phrase(value: Any) -> bool:
-    """A text in which no placeholder hides."""
+    """Whether a value is a text without placeholders."""
     return isinstance(value, str) and REF not in value and BOX not in value
 
 

@@ -1,7 +1,7 @@
-"""What PaddleNLP's ``Trainer`` tells while it trains, passed on to a line of progress, a table, VisualDL and curves.
+"""Callbacks of PaddleNLP's ``Trainer`` that show progress and write log table, learning curves and VisualDL.
 
-Training logs hold ``loss``, ``learning_rate``, ``tokens`` (fed so far by all processes, without padding) and
-``grad_norm``, where known. Evaluations come as ``metrics`` of ``on_evaluate``. The first process alone writes.
+Training logs hold ``loss``, ``learning_rate``, ``tokens`` (seen so far by all processes, without padding) and
+``grad_norm``, where known. Evaluations arrive as ``metrics`` of ``on_evaluate``. The main process alone writes.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from paddlenlp.utils.log import logger
 
 from ...errors import ConfigurationError
 from ...utils.dependencies import require
-from . import curves
-from .progress import LEAST_SECONDS_BETWEEN_DRAWINGS, Progress, ProgressLine, describe
+from . import learning_curves
+from .progress import MIN_REFRESH_SECONDS, Progress, ProgressLine, describe
 from .training_log import EVAL_COLUMNS, TrainingLog
 
 if TYPE_CHECKING:
@@ -37,58 +37,75 @@ _Clock = Callable[[], float]
 
 
 @dataclass(frozen=True)
-class Watch:
-    """callbacks: for the ``Trainer``, in this order. activity: shows on the terminal what is done between two steps."""
+class TrainingMonitor:
+    """The monitoring of one training.
+
+    Attributes:
+        callbacks: for the ``Trainer``, in this order.
+        show_status: shows on the terminal what is done between two steps.
+    """
 
     callbacks: list[TrainerCallback]
-    activity: Callable[[str], None]
+    show_status: Callable[[str], None]
 
 
 @contextlib.contextmanager
-def watching(output_dir: Path, *, visualdl: bool) -> Iterator[Watch]:
-    """Watch the training inside: ``log.csv``, ``curves.png`` and, with ``visualdl``, ``visualdl/`` in ``output_dir``.
+def monitor_training(output_dir: Path, *, visualdl: bool) -> Iterator[TrainingMonitor]:
+    """Monitor the training in this context: ``log.csv``, ``curves.png`` and ``visualdl/`` in ``output_dir``.
 
-    Progress goes to the standard error stream; of PaddleNLP's own log only warnings and errors are left. Also after an
-    exception the line of progress is ended and all files are whole.
+    Progress goes to stderr; PaddleNLP's own log is reduced to warnings and errors. After an exception, too, the
+    progress line is ended and all files are complete.
+
+    Args:
+        output_dir: of the run.
+        visualdl: whether to write VisualDL logs.
 
     Raises:
-        MissingDependencyError: matplotlib is not installed, or VisualDL where it was asked for.
+        MissingDependencyError: matplotlib is not installed, or VisualDL where it is needed.
     """
     log = TrainingLog(output_dir / LOG_FILE)
     progress = ProgressCallback()
-    callbacks = [ThroughputCallback(), progress, CSVCallback(log), CurvesCallback(log)]
-    writers = [VisualDLCallback(log)] if visualdl else []
+    callbacks: list[TrainerCallback] = [ThroughputCallback(), progress, CSVCallback(log), LearningCurvesCallback(log)]
+    visualdl_callbacks = [VisualDLCallback(log)] if visualdl else []
     level = logger.logger.level
     logger.set_level("WARNING")
     try:
-        yield Watch([*callbacks, *writers], progress.activity)
+        yield TrainingMonitor([*callbacks, *visualdl_callbacks], progress.show_status)
     finally:
         logger.logger.setLevel(level)
-        for callback in (progress, *writers):
+        progress.close()
+        for callback in visualdl_callbacks:
             callback.close()
 
 
 def remove_default_callbacks(trainer: Trainer) -> None:
-    """Take out what PaddleNLP's ``Trainer`` adds on its own to print and draw progress."""
+    """Remove the callbacks that PaddleNLP's ``Trainer`` adds by default to print and draw progress."""
     for kind in (PrinterCallback, PaddleNLPProgressCallback, PaddleNLPVisualDLCallback):
         trainer.remove_callback(kind)
 
 
 class ThroughputCallback(TrainerCallback):
-    """Adds ``tokens_per_second`` to the logs, for the callbacks after it: time in evaluation and saving is left out."""
+    """Adds ``tokens_per_second`` to the logs, for the callbacks after it; evaluation and saving do not count.
+
+    Args:
+        clock: seconds, monotonic.
+    """
 
     def __init__(self, clock: _Clock = time.monotonic) -> None:
         self._clock = clock
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        # After resuming, the count of the first log has nothing to be compared with.
+        """Start measuring."""
+        # After resuming, the token count of the first log has no predecessor.
         self._tokens: int | None = None if state.global_step else 0
         self._started = self._mark = self._clock()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Count the step."""
         self._mark = self._clock()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        """Add the throughput since the last log."""
         if not logs or "loss" not in logs:
             return
         now = self._clock()
@@ -99,123 +116,150 @@ class ThroughputCallback(TrainerCallback):
         self._started = self._mark = now
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._leave_out()
+        """Exclude the evaluation."""
+        self._exclude()
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._leave_out()
+        """Exclude the save."""
+        self._exclude()
 
-    def _leave_out(self) -> None:
-        """The time since the last step, log, evaluation or save does not count."""
+    def _exclude(self) -> None:
+        """Exclude the time since the last step, log, evaluation or save."""
         now = self._clock()
         self._started += now - self._mark
         self._mark = now
 
 
 class ProgressCallback(TrainerCallback):
-    """One line on a terminal; elsewhere a line per log. Evaluations are lines of their own in both."""
+    """One progress line on a terminal, elsewhere a line per log; evaluations are lines of their own.
+
+    Args:
+        stream: where to write; stderr by default.
+        clock: seconds, monotonic.
+    """
 
     def __init__(self, stream: TextIO | None = None, clock: _Clock = time.monotonic) -> None:
-        """stream: where to write, the standard error stream by default."""
         self._line = ProgressLine(sys.stderr if stream is None else stream)
         self._clock = clock
         self._progress: Progress | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Draw the line for the first time."""
         if state.is_world_process_zero:
             self._warm: tuple[int, float] | None = None  # the step after which time is measured, and when it ended
             self._drawn = self._clock()
             self._progress = Progress(state.global_step, state.max_steps)
             if state.global_step:
-                self._line.say(f"going on after step {state.global_step} of {state.max_steps}")
+                self._line.print(f"going on after step {state.global_step} of {state.max_steps}")
             self._draw()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Update the line."""
         if self._progress is None:
             return
-        self._update(state.global_step)
+        self._progress = self._update(self._progress, state.global_step)
         is_last = state.global_step >= state.max_steps
-        if is_last or self._clock() - self._drawn >= LEAST_SECONDS_BETWEEN_DRAWINGS:
+        if is_last or self._clock() - self._drawn >= MIN_REFRESH_SECONDS:
             self._draw()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        """Show the new measurements."""
         if self._progress is None or not logs or "loss" not in logs:
             return
         self._progress = self._progress.measured(logs)
         if self._line.is_terminal:
             self._draw()
         else:
-            self._line.say(describe(self._progress))
+            self._line.print(describe(self._progress))
 
     def on_evaluate(
         self, args: Any, state: Any, control: Any, metrics: dict[str, Any] | None = None, **kwargs: Any
     ) -> None:
+        """Print the metrics."""
         if self._progress is None or not metrics:
             return
         shown = [f"{name} {metrics[name]:.4f}" for name in EVAL_COLUMNS if metrics.get(name) is not None]
-        self._line.say("  ".join([f"step {state.global_step}:", *shown]))
+        self._line.print("  ".join([f"step {state.global_step}:", *shown]))
         self._draw()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """End the line."""
         self.close()
 
     def close(self) -> None:
-        """End the line, so that what is printed next stands on a line of its own."""
+        """End the progress line, so that later output is on a line of its own."""
         self._line.close()
 
-    def activity(self, text: str) -> None:
-        """Say on the terminal what is being done besides training, until the next step; for long work."""
-        if self._progress is not None:
-            self._draw(text)
+    def show_status(self, text: str) -> None:
+        """Show on the terminal what is done besides training, until the next step."""
+        self._draw(text)
 
-    def _update(self, step: int) -> None:
-        """The first step does not count: workers start in it, memory is taken, an evaluation may come before it."""
+    def _update(self, progress: Progress, step: int) -> Progress:
+        """The progress after a step. The first one is not measured: workers start and memory is allocated in it."""
         now = self._clock()
-        left = 0.0 if step >= self._progress.total else None
+        left = 0.0 if step >= progress.total else None
         if self._warm is None:
             self._warm = step, now
         elif left is None:
             first, began = self._warm
-            left = (self._progress.total - step) * (now - began) / (step - first)
-        self._progress = replace(self._progress, step=step, seconds_left=left)
+            left = (progress.total - step) * (now - began) / (step - first)
+        return replace(progress, step=step, seconds_left=left)
 
-    def _draw(self, activity: str = "") -> None:
+    def _draw(self, status: str = "") -> None:
+        if self._progress is None:
+            return
         self._drawn = self._clock()
-        self._line.draw(describe(self._progress, activity), self._progress.step, self._progress.total)
+        self._line.draw(describe(self._progress, status), self._progress.step, self._progress.total)
 
 
 class CSVCallback(TrainerCallback):
-    """Appends logs and evaluations to a :class:`TrainingLog`; resuming goes on after the step that was resumed from."""
+    """Appends logs and evaluations to a :class:`TrainingLog`; resuming drops the rows after the checkpoint.
+
+    Args:
+        log: the table.
+    """
 
     def __init__(self, log: TrainingLog) -> None:
         self._log = log
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Start or continue the file."""
         if state.is_world_process_zero:
             self._log.start(state.global_step)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        """Append a training row."""
         if state.is_world_process_zero and logs and "loss" in logs:
             self._log.append(state.global_step, {**logs, "epoch": state.epoch})
 
     def on_evaluate(
         self, args: Any, state: Any, control: Any, metrics: dict[str, Any] | None = None, **kwargs: Any
     ) -> None:
+        """Append an evaluation row."""
         if state.is_world_process_zero and metrics:
             self._log.append(state.global_step, {**metrics, "epoch": state.epoch})
 
 
-class CurvesCallback(TrainerCallback):
-    """Draws the rows of a :class:`TrainingLog` beside it, at each save and at the end. Comes after the log's own."""
+class LearningCurvesCallback(TrainerCallback):
+    """Draws ``curves.png`` beside a :class:`TrainingLog`, at each save and at the end; comes after the log's callback.
+
+    Args:
+        log: the table.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed; better now than at the end of a training.
+    """
 
     def __init__(self, log: TrainingLog) -> None:
-        """Raises MissingDependencyError without matplotlib: better now than at the end of a training."""
         require("matplotlib", "drawing training curves")
         self._log = log
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Draw."""
         self._draw(state)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Draw."""
         self._draw(state)
 
     def _draw(self, state: Any) -> None:
@@ -223,25 +267,31 @@ class CurvesCallback(TrainerCallback):
             return
         path = self._log.path.with_name(CURVES_FILE)
         try:
-            curves.draw(curves.panels_of_log(self._log.rows), path)
+            learning_curves.draw(learning_curves.panels_of_log(self._log.rows), path)
         except OSError as error:
             raise ConfigurationError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 class VisualDLCallback(TrainerCallback):
-    """Writes what a :class:`TrainingLog` holds for VisualDL, beside it. Comes after the log's own callback.
+    """Writes the rows of a :class:`TrainingLog` for VisualDL, beside it; comes after the log's callback.
 
-    Its file is written anew at every start, from the rows there are: after resuming, no step is in it twice.
+    Its file is rewritten at every start: after resuming, no step is in it twice.
+
+    Args:
+        log: the table.
+
+    Raises:
+        MissingDependencyError: VisualDL is not installed.
     """
 
     def __init__(self, log: TrainingLog) -> None:
-        """Raises MissingDependencyError without VisualDL."""
         self._log_writer = require("visualdl", "VisualDL logs (visualdl)").LogWriter
         self._log = log
         self._writer: Any = None
         self._written = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Start the file with the rows so far."""
         if state.is_world_process_zero:
             folder = self._log.path.with_name(VISUALDL_DIR)
             for old in folder.glob("vdlrecords.*"):
@@ -251,16 +301,19 @@ class VisualDLCallback(TrainerCallback):
             self._write()
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Write new rows."""
         self._write()
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Write new rows."""
         self._write()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Close the file."""
         self.close()
 
     def close(self) -> None:
-        """Write what is still in memory; nothing is taken after this."""
+        """Flush and close the file; later rows are not written."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None

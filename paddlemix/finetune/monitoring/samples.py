@@ -1,4 +1,4 @@
-"""Images of answers: expected and answered boxes in two colors, question and answer under the image."""
+"""Sample images of an evaluation: expected and generated boxes in two colors, the texts below the image."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ EXPECTED_COLOR, ANSWERED_COLOR = 2, 0  # entries of PALETTE: green, red
 _SIDES = 448, 896  # pixels of the longer side: smaller images are enlarged, larger ones reduced
 _GROUND, _INK, _PALE = (24, 26, 30), (238, 238, 238), (150, 154, 160)
 _FONT_SIZE, _LINE, _MARGIN = 16, 23, 12  # pixels
-_MOST_LINES = 6  # of one text
+_MAX_LINES = 6  # of one text
 
 # A Chinese, Japanese or Korean letter with the comma or stop after it, or a word with its space.
 _PIECE = re.compile(r"[\u2e80-\uffef][、。，；：！？）”]*|[^\s\u2e80-\uffef]+\s*|\s+")
@@ -22,9 +22,14 @@ _TAG = re.compile(r"</?(?:ref|box|quad)>")
 
 
 def draw_sample(image: Image.Image, title: str, question: str, expected: str, answer: str) -> Image.Image:
-    """The image with the boxes of both answers, and under it a legend, the title and the three texts.
+    """Draw one sample: the image with the boxes of both answers, below it question, answers and title.
 
-    The texts are as the model reads and writes them; boxes are in thousandths of the image.
+    Args:
+        image: that the question is about.
+        title: last line.
+        question: with the model's tags.
+        expected: the record's answer, with boxes in thousandths of the image.
+        answer: the generated one, likewise.
     """
     expected_boxes, answered_boxes = grounding.parse(expected), grounding.parse(answer)
     colors = [EXPECTED_COLOR] * len(expected_boxes) + [ANSWERED_COLOR] * len(answered_boxes)
@@ -47,7 +52,7 @@ def draw_sample(image: Image.Image, title: str, question: str, expected: str, an
 
 
 def _resized(image: Image.Image) -> Image.Image:
-    """In proportion, with the longer side within the limits."""
+    """Scaled, with its aspect ratio, so that the longer side is within the limits."""
     side = max(image.size)
     factor = min(max(side, _SIDES[0]), _SIDES[1]) / side
     return image.resize([max(1, round(length * factor)) for length in image.size], Image.Resampling.LANCZOS)
@@ -67,8 +72,8 @@ def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
             if font.getlength((lines[-1] + part).rstrip()) > width:
                 lines.append("")
             lines[-1] += part
-    if len(lines) > _MOST_LINES:
-        lines = lines[:_MOST_LINES]
+    if len(lines) > _MAX_LINES:
+        lines = lines[:_MAX_LINES]
         while font.getlength(lines[-1] + "…") > width:
             lines[-1] = lines[-1][:-1]
         lines[-1] += "…"

@@ -1,4 +1,4 @@
-"""How near an answer comes to the expected one: boxes found, or the same words."""
+"""Scores of generated answers: box recall at an IoU threshold, or exact match."""
 
 from __future__ import annotations
 
@@ -8,13 +8,20 @@ from dataclasses import dataclass
 from ...models.qwen_vl import grounding
 from ...models.qwen_vl.grounding import Box, iou
 
-LEAST_IOU = 0.5
-"""Overlap from which a box counts as found."""
+MIN_IOU = 0.5
+"""IoU from which a box counts as found."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """Of answers with boxes: how many were expected and found. Of others: how many there are, and are exactly right."""
+    """Counts over answers; scores add up.
+
+    Attributes:
+        boxes: expected boxes.
+        found: those of them that were found.
+        plain: expected answers without boxes.
+        exact: exact matches among them.
+    """
 
     boxes: int = 0
     found: int = 0
@@ -22,16 +29,21 @@ class Score:
     exact: int = 0
 
     def __add__(self, other: Score) -> Score:
+        """The counts of both."""
         return Score(
             self.boxes + other.boxes, self.found + other.found, self.plain + other.plain, self.exact + other.exact
         )
 
 
 def score(expected: str, answer: str) -> Score:
-    """Compare an answer with the expected one, both as the model writes them.
+    """Score a generated answer.
 
-    Where boxes are expected they alone count; an answer without any finds none, and boxes too many cost nothing. Other
-    answers are right when they say the same, tags and surrounding space aside.
+    If boxes are expected, only they count; superfluous boxes cost nothing. Other answers must match exactly, tags and
+    surrounding whitespace aside.
+
+    Args:
+        expected: the record's answer, with the model's tags.
+        answer: the generated one.
     """
     boxes = grounding.parse(expected)
     if boxes:
@@ -39,10 +51,15 @@ def score(expected: str, answer: str) -> Score:
     return Score(plain=1, exact=int(grounding.strip(expected).strip() == grounding.strip(answer).strip()))
 
 
-def boxes_found(expected: Sequence[Box], answered: Sequence[Box], least_iou: float = LEAST_IOU) -> int:
-    """How many expected boxes have an answered one of their own that overlaps them by ``least_iou``.
+def boxes_found(expected: Sequence[Box], answered: Sequence[Box], min_iou: float = MIN_IOU) -> int:
+    """The number of expected boxes that are matched by a different answered box each.
 
-    Pairs are made greedily, the greatest overlap first. Labels of a pair must agree where both boxes have one.
+    Matching is greedy by descending IoU. Labels of a pair must agree, ignoring case, where both boxes have one.
+
+    Args:
+        expected: of the record.
+        answered: of the generated answer.
+        min_iou: of a match.
     """
     pairs = [
         (iou(a.corners, b.corners), i, j)
@@ -52,7 +69,7 @@ def boxes_found(expected: Sequence[Box], answered: Sequence[Box], least_iou: flo
     ]
     taken: tuple[set[int], set[int]] = set(), set()
     for overlap, i, j in sorted(pairs, key=lambda pair: -pair[0]):
-        if overlap >= least_iou and i not in taken[0] and j not in taken[1]:
+        if overlap >= min_iou and i not in taken[0] and j not in taken[1]:
             taken[0].add(i)
             taken[1].add(j)
     return len(taken[0])

@@ -1,4 +1,4 @@
-"""``log.csv``: what was measured in a training, one row per log and one per evaluation."""
+"""``log.csv``: one row per training log and one per evaluation."""
 
 from __future__ import annotations
 
@@ -17,13 +17,17 @@ EVAL_COLUMNS = ("eval_loss", "eval_iou_accuracy", "eval_exact_answers")
 COLUMNS = ("step", *TRAIN_COLUMNS, *EVAL_COLUMNS)
 
 Row = dict[str, Union[int, float]]
-"""Column -> number; what was not measured is not there. ``step`` always is."""
+"""Column -> number; missing where it was not measured, except ``step``."""
 
 
 class TrainingLog:
-    """Appends to a CSV file whose columns are :data:`COLUMNS`; empty cells were not measured.
+    """A CSV file with the columns :data:`COLUMNS`; empty cells were not measured.
 
-    ``rows`` holds what the file does.
+    Args:
+        path: of the file.
+
+    Attributes:
+        rows: those of the file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -31,7 +35,7 @@ class TrainingLog:
         self.rows: list[Row] = []
 
     def start(self, step: int) -> None:
-        """Begin the file, or go on with it after ``step``: later rows, from before an interruption, are dropped.
+        """Start the file, or continue it after ``step``, dropping later rows from before an interruption.
 
         Raises:
             ConfigurationError: the file cannot be read or written.
@@ -39,12 +43,12 @@ class TrainingLog:
         self.rows = [row for row in read_log(self.path) if row["step"] <= step] if step else []
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            write_text(self.path, "".join(map(_line, [dict(zip(COLUMNS, COLUMNS)), *self.rows])))
+            write_text(self.path, _line(dict(zip(COLUMNS, COLUMNS))) + "".join(_line(row) for row in self.rows))
         except OSError as error:
             raise _unwritable(self.path, error) from error
 
     def append(self, step: int, values: Mapping[str, float]) -> None:
-        """Add a row with those of ``values`` that have a column.
+        """Append a row with those of ``values`` that have a column.
 
         Raises:
             ConfigurationError: the file cannot be written.
@@ -59,7 +63,7 @@ class TrainingLog:
 
 
 def read_log(path: Path) -> list[Row]:
-    """The rows of a ``log.csv`` in order; none where there is no file. Rows that a kill cut short are left out.
+    """Read a ``log.csv``; no rows if there is no file. Rows that a killed process left incomplete are skipped.
 
     Raises:
         ConfigurationError: the file cannot be read.
@@ -74,7 +78,7 @@ def read_log(path: Path) -> list[Row]:
 
 
 def _row(header: list[str], cells: list[str]) -> Row | None:
-    """The numbers of one line; None for a line that is none of ours."""
+    """The numbers of one line; None for an invalid one."""
     try:
         named = {name: cell for name, cell in zip(header, cells) if cell and name in COLUMNS}
         row: Row = {name: float(cell) for name, cell in named.items()}

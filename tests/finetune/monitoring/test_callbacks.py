@@ -11,7 +11,7 @@ from paddlenlp.trainer import Trainer, TrainingArguments
 
 from paddlemix.errors import MissingDependencyError
 from paddlemix.finetune.monitoring import callbacks as module
-from paddlemix.finetune.monitoring import remove_default_callbacks, watching
+from paddlemix.finetune.monitoring import monitor_training, remove_default_callbacks
 from paddlemix.finetune.monitoring.callbacks import ProgressCallback, ThroughputCallback
 
 
@@ -102,9 +102,9 @@ def test_the_time_left_after_resuming_counts_the_steps_of_this_run_only_without_
     assert second.endswith("1:30 left")
 
 
-def watched(folder, steps, *, start=0, visualdl=True, total=100):
-    with watching(folder, visualdl=visualdl) as watch:
-        run = Run(watch.callbacks, total, start)
+def monitored(folder, steps, *, start=0, visualdl=True, total=100):
+    with monitor_training(folder, visualdl=visualdl) as monitor:
+        run = Run(monitor.callbacks, total, start)
         for step in steps:
             run.log(step)
         run.tell("on_evaluate", metrics={"eval_loss": 0.25, "eval_iou_accuracy": 0.75})
@@ -120,9 +120,9 @@ def column(path, name):
 
 
 def test_a_resumed_run_goes_on_in_all_its_files(tmp_path):
-    watched(tmp_path, [25, 50, 75])
+    monitored(tmp_path, [25, 50, 75])
     assert (tmp_path / "curves.png").exists()
-    watched(tmp_path, [75, 100], start=50)
+    monitored(tmp_path, [75, 100], start=50)
     assert column(tmp_path / "log.csv", "step") == ["25", "50", "75", "100", "100"]
     assert column(tmp_path / "log.csv", "eval_iou_accuracy") == ["", "", "", "", "0.75"]
 
@@ -135,10 +135,10 @@ def test_a_resumed_run_goes_on_in_all_its_files(tmp_path):
 
 
 def test_other_processes_write_nothing(tmp_path, capsys):
-    with watching(tmp_path, visualdl=True) as watch:
-        run = Run(watch.callbacks, total=10, first_process=False)
+    with monitor_training(tmp_path, visualdl=True) as monitor:
+        run = Run(monitor.callbacks, total=10, first_process=False)
         run.log(10)
-        watch.activity("answering")
+        monitor.show_status("answering")
         run.tell("on_evaluate", metrics={"eval_loss": 1.0})
         run.tell("on_save")
         run.tell("on_train_end")
@@ -151,9 +151,9 @@ def test_visualdl_is_asked_for_only_where_it_is_wanted(tmp_path, monkeypatch):
             raise MissingDependencyError(f"{feature} needs {package}", name=package)
 
     monkeypatch.setattr(module, "require", require)
-    watched(tmp_path, [100], visualdl=False)
+    monitored(tmp_path, [100], visualdl=False)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["curves.png", "log.csv"]
-    with pytest.raises(MissingDependencyError), watching(tmp_path, visualdl=True):
+    with pytest.raises(MissingDependencyError), monitor_training(tmp_path, visualdl=True):
         pass
 
 
@@ -165,9 +165,9 @@ def test_after_an_error_the_logger_is_as_before_and_the_line_is_ended(tmp_path, 
     stream = Terminal()
     monkeypatch.setattr("sys.stderr", stream)
     level = logging.getLogger("PaddleNLP").level
-    with pytest.raises(RuntimeError), watching(tmp_path, visualdl=False) as watch:
+    with pytest.raises(RuntimeError), monitor_training(tmp_path, visualdl=False) as monitor:
         assert logging.getLogger("PaddleNLP").level == logging.WARNING
-        Run(watch.callbacks, total=10).log(5)
+        Run(monitor.callbacks, total=10).log(5)
         raise RuntimeError
     assert logging.getLogger("PaddleNLP").level == level
     assert stream.getvalue().endswith("\n")
@@ -190,12 +190,12 @@ def test_a_run_of_the_trainer_shows_this_projects_lines_only(tmp_path, capfd):
             return {"x": [1.0, float(index)]}
 
     arguments = dict(max_steps=4, logging_steps=2, save_strategy="no", report_to=[], disable_tqdm=True, device="cpu")
-    with watching(tmp_path, visualdl=False) as watch:
+    with monitor_training(tmp_path, visualdl=False) as monitor:
         trainer = Trainer(
             Model(),
             args=TrainingArguments(output_dir=str(tmp_path), per_device_train_batch_size=2, **arguments),
             train_dataset=Data(),
-            callbacks=watch.callbacks,
+            callbacks=monitor.callbacks,
         )
         remove_default_callbacks(trainer)
         trainer.train()

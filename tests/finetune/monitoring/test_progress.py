@@ -73,7 +73,7 @@ def test_a_line_that_stays_takes_the_place_of_the_progress(narrow):
     stream = Terminal()
     line = ProgressLine(stream)
     line.draw("progress", 1, 10)
-    line.say("step 1: eval_loss 2.0")
+    line.print("step 1: eval_loss 2.0")
     line.close()
     assert stream.getvalue().split("\r")[-1] == "step 1: eval_loss 2.0\n"
 
@@ -82,7 +82,7 @@ def test_elsewhere_only_lines_that_stay_are_written():
     stream = io.StringIO()
     line = ProgressLine(stream)
     line.draw("progress", 1, 10)
-    line.say("step 1")
+    line.print("step 1")
     line.close()
     assert stream.getvalue() == "step 1\n"
 

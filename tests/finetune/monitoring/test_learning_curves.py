@@ -1,9 +1,9 @@
-"""Curves become one image; panels without anything in them are left out."""
+"""Learning curves become one image; panels without anything in them are left out."""
 
 import pytest
 from PIL import Image
 
-from paddlemix.finetune.monitoring.curves import SMOOTHING, Curve, Panel, draw, panels_of_log, smooth
+from paddlemix.finetune.monitoring.learning_curves import SMOOTHING, LearningCurve, Panel, draw, panels_of_log, smooth
 
 TRAINING = [{"step": step, "loss": 1.0 / step, "learning_rate": 1e-5} for step in range(1, 50)]
 EVALUATION = {"step": 40, "eval_loss": 0.5}
@@ -19,7 +19,7 @@ def test_smoothing_keeps_a_line_and_flattens_noise():
 def test_scores_have_a_panel_where_there_are_any():
     assert [panel.title for panel in panels_of_log([*TRAINING, EVALUATION])] == ["loss", "learning rate"]
     panels = panels_of_log([*TRAINING, {**EVALUATION, "eval_iou_accuracy": 0.25}])
-    assert [panel.title for panel in panels] == ["loss", "held-out answers", "learning rate"]
+    assert [panel.title for panel in panels] == ["loss", "accuracy on the eval split", "learning rate"]
     assert panels[0].curves[1].points == [(40, 0.5)] and panels[1].curves[0].points == [(40, 0.25)]
 
 
@@ -33,7 +33,7 @@ def test_any_log_can_be_drawn_and_drawn_again(tmp_path, rows):
 
 
 def test_panels_stand_side_by_side(tmp_path):
-    curve = Curve("a", [(1, 1.0), (2, 0.5)])
+    curve = LearningCurve("a", [(1, 1.0), (2, 0.5)])
     draw([Panel("one", [curve])] * 4, tmp_path / "curves.png")
     with Image.open(tmp_path / "curves.png") as image:
         assert image.width == 4 * 400

@@ -1,24 +1,31 @@
-"""Curves of a training as an image: losses, scores and learning rate over the steps."""
+"""Learning curves as an image: losses, accuracies and learning rate over the steps."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ...utils.dependencies import require
 from ...utils.files import replacing
 from .training_log import Row
 
 SMOOTHING = 15
-"""Most points of which the mean is taken where a curve is drawn smoothed; of few points, a tenth of them."""
+"""Maximum window of the running mean; with few points a tenth of them."""
 
-_FEW = 30  # points that are marked, so that they can be told from the line between them
+_MARKED_POINTS = 30  # up to so many points of a curve are marked
 
 
 @dataclass(frozen=True)
-class Curve:
-    """Points (step, value) by rising step, drawn as a line; ``smoothed``: pale, with its running mean over it."""
+class LearningCurve:
+    """One line of a plot.
+
+    Attributes:
+        label: for the legend.
+        points: (step, value) by ascending step.
+        smoothed: whether to draw it pale, with its running mean over it.
+    """
 
     label: str
     points: Sequence[tuple[float, float]]
@@ -27,15 +34,25 @@ class Curve:
 
 @dataclass(frozen=True)
 class Panel:
-    """A title and curves over one axis, which begins at 0 and ends at ``top``, or at the highest value."""
+    """One plot.
+
+    Attributes:
+        title: above it.
+        curves: its lines.
+        top: upper end of the value axis, which begins at 0; by default the highest value.
+    """
 
     title: str
-    curves: Sequence[Curve]
+    curves: Sequence[LearningCurve]
     top: float | None = None
 
 
 def draw(panels: Sequence[Panel], path: Path) -> None:
-    """Write a PNG with the panels side by side; a file of that name is replaced. Curves without points are left out.
+    """Write a PNG with the panels side by side, replacing an existing file. Curves without points are left out.
+
+    Args:
+        panels: at least one.
+        path: of the file.
 
     Raises:
         MissingDependencyError: matplotlib is not installed.
@@ -59,33 +76,33 @@ def draw(panels: Sequence[Panel], path: Path) -> None:
         figure.savefig(aside, format="png", dpi=100)
 
 
-def _draw_curve(axes: object, curve: Curve) -> None:
+def _draw_curve(axes: Any, curve: LearningCurve) -> None:
     steps, values = zip(*curve.points)
     if curve.smoothed and len(steps) > 1:
         (line,) = axes.plot(steps, values, alpha=0.25)
         axes.plot(steps, smooth(values), color=line.get_color(), label=curve.label)
     else:
-        axes.plot(steps, values, marker="." if len(steps) <= _FEW else None, label=curve.label)
+        axes.plot(steps, values, marker="." if len(steps) <= _MARKED_POINTS else None, label=curve.label)
 
 
 def smooth(values: Sequence[float]) -> list[float]:
-    """The mean around each value: of :data:`SMOOTHING`, fewer near the ends and where there are few."""
+    """The centered running mean: of :data:`SMOOTHING` values, fewer near the ends and where there are few."""
     half = min(SMOOTHING, len(values) // 10) // 2
     windows = (values[max(0, at - half) : at + half + 1] for at in range(len(values)))
     return [sum(part) / len(part) for part in windows]
 
 
 def panels_of_log(rows: Sequence[Row]) -> list[Panel]:
-    """What is drawn of a fine-tuning run: losses, scores where there are any, learning rate."""
+    """The panels of a fine-tuning run: losses, accuracies if there are any, learning rate."""
 
-    def curve(column: str, label: str, smoothed: bool = False) -> Curve:
-        return Curve(label, [(row["step"], row[column]) for row in rows if column in row], smoothed)
+    def curve(column: str, label: str, smoothed: bool = False) -> LearningCurve:
+        return LearningCurve(label, [(row["step"], row[column]) for row in rows if column in row], smoothed)
 
-    loss = Panel("loss", [curve("loss", "training", smoothed=True), curve("eval_loss", "held out")])
+    loss = Panel("loss", [curve("loss", "training", smoothed=True), curve("eval_loss", "eval split")])
     scores = Panel(
-        "held-out answers",
+        "accuracy on the eval split",
         [curve("eval_iou_accuracy", "boxes with IoU ≥ 0.5"), curve("eval_exact_answers", "exact answers")],
-        top=1.03,  # a line along 1 is to be seen
+        top=1.03,  # keeps a line at 1 visible
     )
     rate = Panel("learning rate", [curve("learning_rate", "")])
     return [loss, scores, rate] if any(curve.points for curve in scores.curves) else [loss, rate]

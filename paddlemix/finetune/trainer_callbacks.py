@@ -1,0 +1,65 @@
+"""Callbacks that tell PaddleNLP's ``Trainer`` when to log, evaluate, save and stop."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from paddlenlp.trainer import TrainerCallback
+
+from .training_data import TrainingData
+
+if TYPE_CHECKING:
+    from .trainer import FinetuneTrainer
+
+
+class StepControlCallback(TrainerCallback):
+    """Sets the epoch of each step and what follows it.
+
+    Args:
+        data: the batches of the training.
+        eval_steps: optimizer steps between evaluations; None: never.
+    """
+
+    trainer: FinetuneTrainer
+
+    def __init__(self, data: TrainingData, eval_steps: int | None) -> None:
+        self.data = data
+        self.eval_steps = eval_steps
+
+    def on_optimizer_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Synchronize the new weights."""
+        self.trainer.after_optimizer()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Log after the last step, evaluate at the interval, save and stop on request."""
+        step = state.global_step
+        state.epoch = self.data.epochs(step)
+        is_last = step == self.data.steps
+        if is_last:
+            control.should_log = True
+        is_stopping = self.trainer.is_stopping and not is_last
+        if self.eval_steps is not None and (is_last or step % self.eval_steps == 0):
+            control.should_evaluate = not is_stopping
+            self.trainer.evaluation_pending = is_stopping
+        if is_stopping:
+            control.should_save = control.should_training_stop = True
+
+
+class InitialEvaluationCallback(TrainerCallback):
+    """Evaluates before the first step, and on resuming where an interruption left an evaluation out.
+
+    It comes after the callbacks that are to receive the metrics.
+
+    Args:
+        eval_on_start: whether to evaluate before the first step.
+    """
+
+    trainer: FinetuneTrainer
+
+    def __init__(self, eval_on_start: bool) -> None:
+        self.eval_on_start = eval_on_start
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Evaluate if due."""
+        if (self.eval_on_start and state.global_step == 0) or self.trainer.evaluation_pending:
+            self.trainer.evaluate()
