@@ -4,22 +4,15 @@ import argparse
 import json
 import re
 import shlex
-from dataclasses import MISSING, fields
-from math import prod
 
-import pytest
-
+from docs import finetuning_tables
 from examples.bundled_model.scenes.lesson import write_lesson
 from paddlemix.data.records import read_records
-from paddlemix.finetune.configuration import FinetuneConfig, add_options, given_options
-from paddlemix.finetune.freezing import frozen_names
-from paddlemix.models.qwen_vl.configuration import QWenVLConfig
-from paddlemix.models.qwen_vl.weights import ADAPTER_TARGETS, FREEZE_PRESETS, WEIGHTS
+from paddlemix.finetune.arguments import add_options, given_options
+from paddlemix.finetune.configuration import FinetuneConfig
 from tests.test_readme import _LINK, ROOT, blocks, prose
 
 PAGES = ("docs/finetuning.md", "docs/finetuning_cn.md")
-RANK = 64
-DEVICES = 8
 
 
 def test_both_pages_have_the_same_examples_links_sections_and_tables():
@@ -31,19 +24,14 @@ def test_both_pages_have_the_same_examples_links_sections_and_tables():
     assert shapes[0] == shapes[1]
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_the_table_has_every_option_with_its_default(page):
-    rows = re.findall(r"^\| `(\w+)` \| (.+?) \|", prose(page), re.MULTILINE)
-    table = {
-        name: default.strip("`") for name, default in rows if name in {item.name for item in fields(FinetuneConfig)}
-    }
-    expected = {item.name: item.default for item in fields(FinetuneConfig)}
-    assert list(table) == list(expected)
-    required = {name for name, default in expected.items() if default is MISSING}
-    assert required == {"data", "output_dir"}
-    for name in set(expected) - required:
-        default = expected[name]
-        assert json.loads(table[name]) == (list(default) if isinstance(default, tuple) else default), name
+def test_the_generated_tables_are_up_to_date():
+    for language, path in finetuning_tables.PAGES.items():
+        text = path.read_text(encoding="utf-8")
+        assert text == finetuning_tables.with_tables(text, language), "run python docs/finetuning_tables.py"
+
+
+def test_every_option_has_a_chinese_help_text():
+    assert list(finetuning_tables.help_texts("zh")) == list(finetuning_tables.help_texts("en"))
 
 
 def commands(page):
@@ -94,43 +82,3 @@ def test_the_records_can_be_read(tmp_path):
     first, second = read_records(tmp_path / "train.jsonl")
     assert (first.labeled, second.labeled) == (True, False)
     assert first.images == second.images == [str(tmp_path / "images" / "scene-54.png")]
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_the_memory_table_follows_from_the_number_of_parameters(page):
-    shapes = WEIGHTS.expected_shapes(QWenVLConfig())
-    sizes = {name: prod(shape) for name, shape in shapes.items()}
-    total, decoder = sum(sizes.values()), sum(size for name, size in sizes.items() if name.startswith("transformer.h."))
-    frozen = frozen_names(list(sizes), ["freeze_vit"], FREEZE_PRESETS, WEIGHTS)
-    without_vit = total - sum(sizes[name] for name in frozen)
-    adapted = [name for name in sizes if name.startswith("transformer.h.") and _is_adapted(name)]
-    adapters = sum(RANK * sum(shapes[name]) for name in adapted)
-    embeddings = sizes["transformer.wte.weight"] + sizes["lm_head.weight"]
-
-    def row(weights, trained, gradients=1, optimizer=1):
-        """GB of weights, gradients and optimizer: how much of the latter two a device keeps."""
-        parts = [weights, 2 * trained * gradients, 12 * trained * optimizer]
-        return [round(part / 1e9, 1) for part in (*parts, sum(parts))]
-
-    part = 1 / DEVICES
-    with_adapters = 2 * (total + adapters)
-    sharded_weights = 2 * (total - decoder) + 2 * decoder * part
-    expected = [
-        row(2 * total, total - sum(sizes[name] for name in sizes if WEIGHTS.is_constant(name))),
-        row(2 * total, without_vit),
-        row(2 * total, without_vit, optimizer=part),
-        row(2 * total, without_vit, gradients=part, optimizer=part),
-        row(sharded_weights, without_vit, gradients=part, optimizer=part),
-        row(with_adapters, adapters),
-        row(with_adapters, adapters + embeddings),
-        # What quantized weights take is in docs/quantization.md.
-        row(10.3e9 + 2 * adapters, adapters),
-        row(7.2e9 + 2 * adapters, adapters),
-    ]
-    number = r"\| +([\d.]+) "
-    rows = re.findall(rf"^\| `(?:full|lora|qlora)`[^|]*{number}{number}{number}{number}\|$", prose(page), re.MULTILINE)
-    assert [[float(cell) for cell in row] for row in rows] == expected
-
-
-def _is_adapted(name):
-    return any(name.endswith(f".{target}.weight") for target in ADAPTER_TARGETS)
