@@ -120,3 +120,20 @@ def code_without_docstrings(module: str) -> str:
 def test_only_the_package_of_a_family_names_its_weights() -> None:
     found = {name: sorted(set(WEIGHT_NAMES.findall(code_without_docstrings(name)))) for name in NEUTRAL_MODULES}
     assert {name: names for name, names in found.items() if names and name not in NAMING_MODULES} == {}
+
+
+#: what Paddle and its classes have for themselves
+PRIVATE_PADDLE = re.compile(
+    r"_C_ops|_share_buffer_to|_is_initialized|_clear_data|_register_backward_hook|_create_accumulators|\._accumulators"
+    r"|_master_weights|_current_expected_place|create_or_get_global_tcp_store|paddle\.base|framework\.core|paddle\.pir"
+)
+#: to be mended, never to be added to
+USING_PRIVATE_PADDLE = {
+    f"paddlemix.finetune.{name}" for name in ("checkpoints", "data_parallel", "processes", "randomness", "zero3")
+}
+
+
+def test_one_module_uses_what_paddle_keeps_private() -> None:
+    found = {name: sorted(set(PRIVATE_PADDLE.findall(code_without_docstrings(name)))) for name in MODULES}
+    assert found.pop("paddlemix.utils.paddle_internals")
+    assert {name: used for name, used in found.items() if used and name not in USING_PRIVATE_PADDLE} == {}

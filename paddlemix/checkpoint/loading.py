@@ -44,6 +44,8 @@ def load_into(
     ``elsewhere``: names of ours for tensors that the caller takes care of, and ``problems``: what it found wrong with
     them, to be listed with the rest. ``counter`` is told how many bytes of the files have been read.
     """
+    from ..utils.paddle_internals import is_initialized
+
     parameters = model.state_dict()
     found = checkpoint.our_names()
     missing = [name for name in parameters if name not in found]
@@ -77,7 +79,7 @@ def load_into(
             )
     raise_listed(f"{checkpoint.path}: damaged", not_finite)
     for name in missing:
-        if not parameters[name]._is_initialized():
+        if not is_initialized(parameters[name]):
             parameters[name].initialize()
     return missing
 
@@ -139,10 +141,10 @@ def _fill(
 
 def _allocate(parameter: Any) -> None:
     """Give memory to a parameter that was made under ``paddle.LazyGuard``; its initial values are never computed."""
-    if not parameter._is_initialized():
-        import paddle
+    from ..utils.paddle_internals import allocate, is_initialized
 
-        paddle.empty(parameter.shape, parameter.dtype)._share_buffer_to(parameter)
+    if not is_initialized(parameter):
+        allocate(parameter)
 
 
 def _values(parameter: Any, tag: str) -> np.ndarray:

@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import cast
 
 import paddle
-from paddle import _C_ops
 from paddle.utils.cpp_extension import load_op_meta_info_and_register_op
 
 from ..errors import ConfigurationError, OperatorError
 from ..utils.display import quoted
 from ..utils.mkl import environment_at_start
+from ..utils.paddle_internals import run_custom_op
 from . import forking
 from .checks import PARAMETERS, check_arguments, check_tensors
 
@@ -274,7 +274,7 @@ def run(name: str, *arguments: object) -> list[paddle.Tensor]:
             if outputs is not NotImplemented:
                 return outputs
         check_arguments(name, arguments)
-        return _C_ops._run_custom_op(name, *arguments)  # type: ignore[attr-defined]  # private, in no stub
+        return run_custom_op(name, *arguments)
     except OSError as error:  # how Paddle passes on a failed check; the file and line of the check follow the message
         raise OperatorError(str(error).partition("\n")[0]) from None
 

@@ -11,15 +11,15 @@ from collections.abc import Sequence
 import paddle
 
 from ..errors import OperatorError
+from ..utils.paddle_internals import TRACED_TYPES
 
-_TRACED: tuple[type, ...] = (paddle.pir.Value, paddle.base.framework.Variable)
 _INT64 = 1 << 63
 
 
 @paddle.jit.not_to_static
 def is_tensor(value: object) -> bool:
     """Whether this is a tensor, or stands for one in a program that is being traced."""
-    return isinstance(value, (paddle.Tensor, *_TRACED))
+    return isinstance(value, (paddle.Tensor, *TRACED_TYPES))
 
 
 def integers(tensor: paddle.Tensor) -> list[int]:

@@ -12,8 +12,8 @@ import os
 from pathlib import Path
 
 import paddle
-from paddle.base import core
 
+from ..utils.paddle_internals import set_num_threads
 from ._import_paddle import OPENMP_SURVIVES_FORK
 
 _PADDLES_RUNTIME = Path(paddle.__file__).parent / "libs" / "libiomp5.so"  # external_ops/setup.py links it as well
@@ -51,7 +51,7 @@ def _after_fork_in_child() -> None:
 def _compute_on_one_thread() -> None:
     global _in_child_on_one_thread
     _in_child_on_one_thread = True
-    core.set_num_threads(1)
+    set_num_threads(1)
     if _PADDLES_RUNTIME.is_file():
         ctypes.CDLL(str(_PADDLES_RUNTIME)).kmp_set_defaults(b"OMP_NUM_THREADS=1")  # for threads that the child starts
     if _library is not None:

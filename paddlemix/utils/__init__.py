@@ -12,6 +12,7 @@
 ``progress``         one progress bar for loading, converting, verifying
 ``device``           which device to compute on
 ``allocator``        keeping freed memory for the next step
+``paddle_internals`` what is used of Paddle beyond its public interface
 ``mkl``              Paddle's MKL on AMD processors
 ``denormals``        flushing denormal numbers to zero
 """

@@ -13,10 +13,10 @@ from typing import Any
 import paddle
 import paddle.nn as nn
 import paddle.nn.functional as F
-from paddle import _C_ops
 from paddle.distributed.fleet.utils import recompute
 
 from ... import ops
+from ...utils import paddle_internals
 
 _HAS_CUDA = paddle.is_compiled_with_cuda()
 
@@ -46,7 +46,7 @@ def without_bias(layer: nn.Layer, x: paddle.Tensor) -> tuple[paddle.Tensor, padd
 def _linear(x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor | None) -> paddle.Tensor:
     if _HAS_CUDA or not paddle.in_dynamic_mode():
         return F.linear(x, weight, bias)
-    return _C_ops.linear(x, weight, bias)
+    return paddle_internals.linear(x, weight, bias)
 
 
 class RMSNorm(nn.Layer):

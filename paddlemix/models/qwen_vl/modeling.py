@@ -16,6 +16,7 @@ from paddlenlp.transformers.model_outputs import CausalLMOutputWithPast
 from paddlenlp.transformers.model_utils import PretrainedModel
 
 from ...errors import PromptError
+from ...utils.paddle_internals import is_initialized
 from .attention_metadata import CachedAttention, DenseAttention, PackedAttention, Span, attention_metadata
 from .configuration import QWenVLConfig
 from .generation import QWenVLGenerationMixin
@@ -296,7 +297,7 @@ class QWenLMHeadModel(QWenVLGenerationMixin, QWenVLCheckpointMixin, PretrainedMo
     def _init_weights(self, layer: nn.Layer) -> None:
         """Initial values for training from scratch; parameters that wait for a checkpoint are left alone."""
         own = [parameter for parameter in layer.parameters(include_sublayers=False)]
-        if not own or not all(parameter._is_initialized() for parameter in own):
+        if not own or not all(map(is_initialized, own)):
             return
         std = self.config.initializer_range
         if isinstance(layer, (nn.Linear, nn.Embedding, CrossAttention)):

@@ -1,0 +1,81 @@
+"""What is used of Paddle beyond its public interface, so that an upgrade of Paddle has one place to break."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import paddle
+from paddle import _C_ops
+from paddle.base import core
+
+TRACED_TYPES: tuple[type, ...] = (paddle.pir.Value, paddle.base.framework.Variable)
+"""Types of tensors in programs that are traced instead of run."""
+
+linear: Callable[..., paddle.Tensor] = _C_ops.linear
+"""``linear(x, weight, bias)``, as ``F.linear`` in dynamic mode on a CPU, without its look-ups of global flags."""
+
+run_custom_op: Callable[..., Any] = _C_ops._run_custom_op
+"""``run_custom_op(name, *arguments)`` calls a registered custom operator."""
+
+set_num_threads: Callable[[int], None] = core.set_num_threads
+"""Threads of Paddle's own matrix products."""
+
+
+# ---------------------------------------------------------------------------------------------------- tensors
+
+
+def is_initialized(tensor: paddle.Tensor) -> bool:
+    """Whether a tensor has memory; parameters made under ``paddle.LazyGuard`` have none at first."""
+    return tensor._is_initialized()
+
+
+def allocate(tensor: paddle.Tensor) -> None:
+    """Give a tensor memory of its shape and dtype, with any values."""
+    paddle.empty(tensor.shape, tensor.dtype)._share_buffer_to(tensor)
+
+
+def release(tensor: paddle.Tensor) -> None:
+    """Free the memory of a tensor, which keeps its shape and dtype."""
+    tensor._clear_data()
+
+
+def on_gradient(parameter: paddle.Tensor, hook: Callable[..., Any]) -> None:
+    """Call ``hook`` whenever the backward pass has added to the gradient of a parameter."""
+    parameter._register_backward_hook(hook)
+
+
+# ---------------------------------------------------------------------------------------------------- optimizers
+
+
+def create_accumulators(optimizer: Any, parameters: Sequence[paddle.Tensor]) -> None:
+    """Make the state of an optimizer for these parameters before its first step."""
+    block = paddle.static.default_main_program().global_block()  # what the optimizer itself passes, and does not use
+    optimizer._create_accumulators(block, list(parameters))
+
+
+def accumulators(optimizer: Any) -> Mapping[str, Mapping[str, paddle.Tensor]]:
+    """The state of an optimizer: its kind, such as ``moment1``, -> name of a parameter's weight -> values."""
+    return optimizer._accumulators
+
+
+def master_weights(optimizer: Any) -> Mapping[str, paddle.Tensor]:
+    """Name of a 16-bit parameter -> the float32 copy that its optimizer works on."""
+    return optimizer._master_weights
+
+
+# ---------------------------------------------------------------------------------------------------- process
+
+
+def global_store() -> Any:
+    """The key-value store that the processes of a distributed launch share."""
+    return core.create_or_get_global_tcp_store()
+
+
+def generators() -> list[Any]:
+    """Paddle's generators of random numbers in this process: the CPU's and that of the current GPU."""
+    found = [core.default_cpu_generator()]
+    place = paddle.framework._current_expected_place()
+    if place.is_gpu_place():
+        found.append(core.default_cuda_generator(place.gpu_device_id()))
+    return found
