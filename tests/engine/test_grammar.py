@@ -4,7 +4,7 @@ import re
 import numpy as np
 import pytest
 
-from paddlemix.engine.engine import Engine
+from paddlemix.engine.engine import Engine, EngineConfig
 from paddlemix.engine.grammar import MAX_SOURCE
 from paddlemix.engine.request import FinishReason, Grammar, Request, SamplingParams
 from paddlemix.errors import ConfigurationError, PromptError
@@ -33,7 +33,8 @@ def speaking(tmp_path_factory):
 
 def answer(speaking, grammar, seed=0, **sampling):
     model, processor, compiler = speaking
-    engine = Engine(QWenVLRunner(model, processor.tokenizer.vocab_size), processor.tokenizer, grammars=compiler)
+    runner = QWenVLRunner(model, processor.tokenizer.vocab_size)
+    engine = Engine(runner, processor.tokenizer, EngineConfig(cache_bytes=1 << 24), compiler)
     params = SamplingParams(
         max_tokens=300, temperature=1.0, seed=seed, stop_token_ids=(processor.tokenizer.im_end_id,), **sampling
     )

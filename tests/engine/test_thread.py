@@ -152,6 +152,39 @@ def test_stopping_aborts_what_runs():
     assert reader.calls[-1][0].finish_reason is FinishReason.ABORT
 
 
+def test_the_real_engine_in_its_thread(tmp_path):
+    """The model is made, warmed up and run there, without gradients; many threads ask at once."""
+    import paddle
+
+    from paddlemix.engine.engine import EngineConfig
+    from paddlemix.engine.request import SamplingParams
+    from paddlemix.models.qwen_vl.runner import new_engine
+    from tests.engine.engines import tokens
+    from tests.random_model import random_model
+
+    def load():
+        model, processor = random_model(tmp_path)
+        return new_engine(model, processor.tokenizer, EngineConfig(cache_bytes=1 << 24))
+
+    thread = EngineThread(load, context=paddle.no_grad)
+    thread.start()
+    assert thread.wait_until_ready(60)
+    readers = [Reader() for _ in range(12)]
+
+    def ask(index):
+        params = SamplingParams(max_tokens=5, temperature=0.8, seed=index % 3)
+        thread.submit(Request(str(index), (1, 2, 3 + index % 3), sampling=params), readers[index])
+
+    askers = [threading.Thread(target=ask, args=(index,)) for index in range(12)]
+    for asker in askers:
+        asker.start()
+    assert all(reader.done.wait(60) for reader in readers)
+    answers = [tokens([output for call in reader.calls for output in call]) for reader in readers]
+    assert all(answers[index] == answers[index % 3] and len(answers[index]) == 5 for index in range(12))
+    assert thread.drain(60) and thread.stats().finished == {"length": 12} and thread.stats().blocks_owned == 0
+    assert thread.stop(60)
+
+
 def test_a_model_that_cannot_be_loaded_is_reported_to_whoever_waits():
     def load():
         raise PromptError("no model")

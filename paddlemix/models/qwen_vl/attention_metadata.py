@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache, wraps
-from typing import NamedTuple, TypeVar, Union
+from functools import lru_cache
+from typing import NamedTuple, Union
 
 import numpy as np
 import paddle
 
-from ... import ops
 from .configuration import QWenVLConfig
+from .rotary import Rotation, rotation_up_to
 
 #: Attention scores of each head that a group of spans may waste on padding. Padding costs more than calls of operators:
 #: a pass over 1,024 slots of 20 to 200 took 167 ms with none at all, 173 ms with so much, 203 ms with 2 ** 17.
 PADDED_SCORES = 1 << 12
-
-_Made = TypeVar("_Made")
 
 
 class Span(NamedTuple):
@@ -39,20 +37,6 @@ class SpanGroup:
 
     positions: paddle.Tensor
     mask: paddle.Tensor
-
-
-@dataclass(frozen=True)
-class Rotation:
-    """Rotary tables and query factors, shared by all layers.
-
-    Attributes:
-        cos, sin: float32 ``[tables, table_length, head_dim]``; one table but for pages of several NTK factors.
-        logn: float32 ``[table_length]``, factors for the queries by position; ``None`` where all are 1.
-    """
-
-    cos: paddle.Tensor
-    sin: paddle.Tensor
-    logn: paddle.Tensor | None
 
 
 @dataclass(frozen=True)
@@ -197,29 +181,29 @@ def paged_attention(
         alphas: the NTK factor of each row.
     """
     longest = int(lengths.max())
-    positions = starts[:, None] + np.arange(longest, dtype=np.int32)
     known = sorted(set(alphas))
     indices = None if len(known) == 1 else np.array([known.index(alpha) for alpha in alphas], dtype=np.int32)
+    slots = paddle.to_tensor(starts)
+    if longest == 1:  # a step of decoding, of which every call counts
+        positions, kv_lengths = slots.unsqueeze(1), slots + 1
+    else:
+        positions = paddle.to_tensor(starts[:, None] + np.arange(longest, dtype=np.int32))
+        kv_lengths = paddle.to_tensor(starts + lengths)
     return PagedAttention(
         rotation=rotation_up_to(int(starts.max()) + longest - 1, tuple(known), config, True),
-        positions=paddle.to_tensor(positions),
-        slots=paddle.to_tensor(starts),
-        kv_lengths=paddle.to_tensor(starts + lengths),
+        positions=positions,
+        slots=slots,
+        kv_lengths=kv_lengths,
         lengths=None if (lengths == longest).all() else paddle.to_tensor(lengths),
-        block_table=paddle.to_tensor(block_table),
+        block_table=block_table_tensor(block_table.tobytes(), block_table.shape, paddle.get_device()),
         table_index=None if indices is None else paddle.to_tensor(indices),
     )
 
 
-def rotation_up_to(last: int, alphas: Sequence[float], config: QWenVLConfig, scale_queries: bool) -> Rotation:
-    """Tables for positions up to ``last``, one for each of ``alphas``; query factors only where they are needed."""
-    # Rounded up, so that a conversation of growing length reuses one table.
-    length = -(-(last + 1) // 1024) * 1024
-    place = paddle.get_device()
-    bases = tuple(rotary_base(config, alpha) for alpha in alphas)
-    cos, sin = rotary_tensors(length, config.kv_channels, bases, place)
-    scaled = scale_queries and config.use_logn_attn and last >= config.seq_length
-    return Rotation(cos, sin, logn_tensor(length, config.seq_length, place) if scaled else None)
+@lru_cache(maxsize=8)
+def block_table_tensor(table: bytes, shape: tuple[int, int], place: str) -> paddle.Tensor:
+    """int32 ``shape`` on ``place``: a table stays the same for as many steps as a block has positions."""
+    return paddle.to_tensor(np.frombuffer(table, dtype=np.int32).reshape(shape), place=place)
 
 
 def span_groups(
@@ -262,38 +246,6 @@ def grouped_by_length(spans: Sequence[Span]) -> list[list[Span]]:
             longest, padded = length, 0
         groups[-1].append(span)
     return groups
-
-
-def rotary_base(config: QWenVLConfig, alpha: float) -> float:
-    """The rotary base stretched by the NTK factor (``base * alpha ** (d / (d - 2))``)."""
-    return float(config.rotary_emb_base * alpha ** (config.kv_channels / (config.kv_channels - 2)))
-
-
-def _kept(make: Callable[..., _Made]) -> Callable[..., _Made]:
-    """Keep what the latest calls made, save while a program is traced: its values are of no use outside of it."""
-    kept = lru_cache(maxsize=8)(make)
-
-    @wraps(make)
-    def call(*arguments: object) -> _Made:
-        return kept(*arguments) if paddle.in_dynamic_mode() else make(*arguments)
-
-    return paddle.jit.not_to_static(call)
-
-
-@_kept
-def rotary_tensors(
-    length: int, head_dim: int, bases: tuple[float, ...], place: str
-) -> tuple[paddle.Tensor, paddle.Tensor]:
-    """Cosines and sines on ``place``, two float32 ``[len(bases), length, head_dim]``."""
-    tables = zip(*(ops.rotary_tables(length, head_dim, base) for base in bases))
-    return tuple(paddle.to_tensor(np.stack(table), place=place) for table in tables)
-
-
-@_kept
-def logn_tensor(length: int, seq_length: int, place: str) -> paddle.Tensor:
-    """Query factors ``max(1, log(p + 1) / log(seq_length))`` by position ``p``, float32 ``[length]``."""
-    factors = np.maximum(1.0, np.log(np.arange(length) + 1.0) / np.log(seq_length))
-    return paddle.to_tensor(factors.astype(np.float32), place=place)
 
 
 def visible_slots(

@@ -12,11 +12,11 @@ from .attention_metadata import (
     DenseAttention,
     PackedAttention,
     PagedAttention,
-    Rotation,
 )
 from .configuration import QWenVLConfig
 from .kv_cache import KVCache, PagedKVCache
 from .layers import Linear, RMSNorm, without_bias
+from .rotary import Rotation
 
 
 class QWenAttention(nn.Layer):
