@@ -153,11 +153,11 @@ class ConversationEncoder:
                 room -= len(branch.span.ids)
         ids = np.asarray(shared.ids)
         starts = np.flatnonzero(ids == self.tokenizer.img_start_id)
-        slots = (starts[:, None] + 1 + np.arange(self.tokenizer.image_slots)).reshape(-1)
+        slots = (starts[:, None] + 1 + np.arange(self.tokenizer.num_image_tokens)).reshape(-1)
         lead = _plain(shared.ids, 0.0)
         whole = sum(chosen, lead)
         packed = pack_branches(shared, [branch.span for branch in chosen])
-        twins = seen.twins(self.tokenizer.image_slots) if images > 1 else []
+        twins = seen.twins(self.tokenizer.num_image_tokens) if images > 1 else []
         return PointedRow(packed, whole.about, np.asarray(whole.named), np.asarray(whole.digits), slots, twins)
 
     def branch(self, conversation: Conversation, seen: View) -> Branch:

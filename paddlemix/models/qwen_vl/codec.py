@@ -30,7 +30,7 @@ from .vocabulary import load_vocabulary
 if TYPE_CHECKING:
     import tiktoken
 
-DEFAULT_IMAGE_SLOTS = 256
+DEFAULT_NUM_IMAGE_TOKENS = 256
 
 _SPECIAL = re.compile("|".join(map(re.escape, s.SPECIAL_TOKENS)))
 _ALL_SPECIAL = frozenset(s.SPECIAL_TOKENS)
@@ -88,13 +88,13 @@ class QWenVLCodec:
     IMAGE_ST = s.IMAGE_TAGS
     GROUNDING_ST = s.GROUNDING_TAGS
 
-    def __init__(self, vocab_file: str | os.PathLike[str], image_slots: int, errors: str) -> None:
+    def __init__(self, vocab_file: str | os.PathLike[str], num_image_tokens: int, errors: str) -> None:
         """Read the vocabulary. Raises CheckpointError for the file, ConfigurationError for the rest."""
-        check_kind("image_slots", image_slots, VISUAL["n_queries"].kind)
+        check_kind("num_image_tokens", num_image_tokens, VISUAL["n_queries"].kind)
         if errors not in _ERROR_POLICIES:
             raise ConfigurationError(f"errors: got {shown(errors)}, expected one of {', '.join(_ERROR_POLICIES)}")
         self.vocab_file = str(vocab_file)
-        self.image_slots = image_slots
+        self.num_image_tokens = num_image_tokens
         self.errors = errors
         self._vocabulary = load_vocabulary(self.vocab_file)
         ids = {token: len(self.mergeable_ranks) + i for i, token in enumerate(s.SPECIAL_TOKENS)}
@@ -105,7 +105,7 @@ class QWenVLCodec:
         self.box_start_id, self.box_end_id = ids[s.BOX_START], ids[s.BOX_END]
         self.quad_start_id, self.quad_end_id = ids[s.QUAD_START], ids[s.QUAD_END]
         self.img_start_id, self.img_end_id, self.img_pad_id = ids[s.IMG_START], ids[s.IMG_END], ids[s.IMG_PAD]
-        self.placeholder = PlaceholderFormat(self.img_start_id, self.img_end_id, self.img_pad_id, image_slots)
+        self.placeholder = PlaceholderFormat(self.img_start_id, self.img_end_id, self.img_pad_id, num_image_tokens)
         self.grounding_ids = frozenset(ids[tag] for tag in s.GROUNDING_TAGS)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -119,6 +119,11 @@ class QWenVLCodec:
         self._vocabulary = load_vocabulary(self.vocab_file)
 
     # ------------------------------------------------------------------ the vocabulary
+
+    @property
+    def image_slots(self) -> int:
+        """``num_image_tokens`` under the name that ``tokenizer_config.json`` has for it."""
+        return self.num_image_tokens
 
     @property
     def mergeable_ranks(self) -> dict[bytes, int]:

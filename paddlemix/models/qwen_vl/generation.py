@@ -89,7 +89,7 @@ class QWenVLGenerationMixin:
             generation_config: instead of the model's own (``generation_config.json``).
             images: float32 ``[n, 3, side, side]`` for the ``<img>`` spans, in order of appearance over the rows.
                 Where neither these nor ``image_features`` are given, the images are read from the paths or
-                addresses that the spans hold.
+                URLs in the image placeholders.
             image_features: ``[n, n_queries, hidden]``, encoded images instead of ``images``.
             attention_mask: int ``[batch, length]``, zeros for padding; may be left out where no row is padded, or
                 where the padding id cannot begin a prompt.
@@ -101,7 +101,7 @@ class QWenVLGenerationMixin:
                 PaddleNLP's ``TextStreamer`` and ``TextIteratorStreamer`` are such.
             logits_processor: PaddleNLP's ``LogitsProcessor`` objects, called with all ids so far (padding replaced
                 by the row's first id) and the logits, before the built-in ones.
-            image_policy: what paths and addresses in the prompt may be read; ``ImagePolicy.scripts()`` by default.
+            image_policy: what paths and URLs in the prompt may be read; ``ImagePolicy.scripts()`` by default.
             **options: the fields of :class:`GenerationOptions`.
 
         Returns:

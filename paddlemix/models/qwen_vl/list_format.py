@@ -68,7 +68,7 @@ def _text_of(element: Mapping[str, Any], key: str, index: int) -> str:
     if key == "image" and isinstance(value, os.PathLike):
         value = os.fspath(value)
     if not isinstance(value, str):
-        expected = "a path or an address; other images go into messages" if key == "image" else "a str"
+        expected = "a path or a URL; other images go into messages" if key == "image" else "a str"
         raise PromptError(f"element {index}, {key}: got {type(value).__name__}, expected {expected}")
     return value
 

@@ -1,11 +1,11 @@
-"""The message schema that every entry point shares, and its way from and to the original's forms and JSON.
+"""The message schema of every entry point, and its conversion from and to the original's forms and JSON.
 
 A conversation is a list of ``{"role": "system" | "user" | "assistant", "content": ...}``; only the first message may be
 the system's, and only the user's hold images. Content is a string or a list of parts: ``{"type": "text", "text":
 str}`` and ``{"type": "image", "image": X}``, where X is whatever the image loader takes (PIL image, path, bytes, data
-URL, array, address). OpenAI's ``{"type": "image_url", "image_url": {"url": ...}}`` is an image too. The user may point
-at a place: ``{"type": "box", "label": str or None, "box": [x1, y1, x2, y2]}``, in thousandths of the image's width and
-height. Text is only text.
+or http(s) URL, array). OpenAI's ``{"type": "image_url", "image_url": {"url": ...}}`` is an image too. The user may
+point at a region: ``{"type": "box", "label": str or None, "box": [x1, y1, x2, y2]}``, in thousandths of the image's
+width and height. Text is only text.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def _normalize_part(part: Any, where: str) -> Part:
         return {"type": "text", "text": part["text"]}
     if kind == "image":
         if part.get("image") is None:
-            raise PromptError(f"{where}.image: got nothing, expected an image, path, address or data URL")
+            raise PromptError(f"{where}.image: got nothing, expected an image, path or URL")
         return {"type": "image", "image": part["image"]}
     if kind == "image_url":
         url = part.get("image_url")
@@ -187,7 +187,7 @@ def messages_to_history(messages: Sequence[Mapping[str, Any]]) -> tuple[History,
     """Messages as the original's ``[(query, response)]`` and the system text (None without a system message).
 
     A question without an answer has the response None. Raises PromptError where the form has no room: images that
-    are not paths or addresses, an answer without a question, text with ``<img>`` or ``</img>`` in it.
+    are not paths or URLs, an answer without a question, text with ``<img>`` or ``</img>`` in it.
     """
     history: History = []
     system = None
@@ -213,7 +213,7 @@ def _flat_text(message: Message, index: int, n_images: int) -> tuple[str, int]:
             part = {"type": "text", "text": "".join(text for text, _ in box_pieces(part))}
         source = part["text"] if part["type"] == "text" else part["image"]
         if not isinstance(source, (str, os.PathLike)):
-            raise PromptError(f"{where}.image: got {type(source).__name__}, expected a path or address in a history")
+            raise PromptError(f"{where}.image: got {type(source).__name__}, expected a path or URL in a history")
         source = os.fspath(source)
         if message["role"] == "user" and (IMG_START in source or IMG_END in source):
             raise PromptError(f"{where}: holds '<img>' or '</img>', which a history would take for an image")
@@ -276,7 +276,7 @@ def split_images(text: str, keep_labels: bool = False) -> list[Part]:
 
 
 def messages_to_json(messages: Sequence[Mapping[str, Any]]) -> str:
-    """Messages as JSON. Paths, addresses and data URLs stay as they are; images in memory become PNG data URLs.
+    """Messages as JSON. Paths and URLs stay as they are; images in memory become PNG data URLs.
 
     Raises PromptError for malformed messages and ImageError for an image that cannot be read.
     """

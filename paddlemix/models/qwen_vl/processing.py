@@ -128,8 +128,8 @@ class QwenVLProcessor:
             settings["exif_transpose"] = exif_transpose
         if background is not None:
             settings["background"] = parse_color(background) if isinstance(background, str) else background
-        slots = {"image_slots": visual["n_queries"]} if visual else {}
-        tokenizer = QWenVLTokenizer.from_directory(directory, **slots)
+        sizes = {"num_image_tokens": visual["n_queries"]} if visual else {}
+        tokenizer = QWenVLTokenizer.from_directory(directory, **sizes)
         generation = read_generation_config(directory) or {}
         options.setdefault("chat_format", generation.get("chat_format") or "chatml")
         return cls(tokenizer, QwenVLImageProcessor.from_dict(settings), **options)
@@ -261,7 +261,7 @@ class QwenVLProcessor:
         if len(prompt.input_ids) > limit:
             raise PromptError(
                 f"messages: {len(prompt.input_ids)} ids, expected at most {limit}; shorten the text, send fewer "
-                f"images ({self.tokenizer.image_slots + 2} ids each), or drop old turns with max_window_size"
+                f"images ({self.tokenizer.num_image_tokens + 2} ids each), or drop old turns with max_window_size"
             )
         return prompt
 

@@ -19,10 +19,11 @@ from ...utils.files import (
     told_as_checkpoint_error,
     write_json,
 )
-from ...utils.schema import shown
+from ...utils.schema import check_kind, shown
 from ...utils.validation import check_integer
 from . import list_format
-from .codec import DEFAULT_IMAGE_SLOTS, QWenVLCodec
+from .codec import DEFAULT_NUM_IMAGE_TOKENS, QWenVLCodec
+from .config_schema import VISUAL
 from .pretrained_arguments import split_tokenizer_arguments
 from .vocabulary import ENDOFTEXT, IGNORE_INDEX, rank_file_bytes
 
@@ -105,25 +106,30 @@ class QWenVLTokenizer(QWenVLCodec):
         self,
         vocab_file: str | os.PathLike[str],
         *,
-        image_slots: int = DEFAULT_IMAGE_SLOTS,
+        num_image_tokens: int = DEFAULT_NUM_IMAGE_TOKENS,
         errors: str = "replace",
         model_max_length: int = DEFAULT_MAX_LENGTH,
         padding_side: str = "right",
+        image_slots: int | None = None,
     ) -> None:
         """Read the vocabulary.
 
         Args:
             vocab_file: a tiktoken rank file.
-            image_slots: ids between ``<img>`` and ``</img>``; the model's number of image queries.
+            num_image_tokens: ids between ``<img>`` and ``</img>``; the model's ``n_queries``.
             errors: how :meth:`decode` treats bytes that are not UTF-8: "strict", "replace" or "ignore".
             model_max_length: where ``truncation=True`` cuts when no ``max_length`` is given.
             padding_side: "left" or "right".
+            image_slots: older name of ``num_image_tokens``, and its field in ``tokenizer_config.json``.
 
         Raises:
             CheckpointError: the file cannot be read.
             ConfigurationError: a value that cannot work.
         """
-        super().__init__(vocab_file, image_slots, errors)
+        if image_slots is not None:
+            check_kind("image_slots", image_slots, VISUAL["n_queries"].kind)
+            num_image_tokens = image_slots
+        super().__init__(vocab_file, num_image_tokens, errors)
         check_integer("model_max_length", model_max_length)
         if padding_side not in _PADDING_SIDES:
             raise ConfigurationError(f"padding_side: got {shown(padding_side)}, expected 'left' or 'right'")
@@ -141,9 +147,9 @@ class QWenVLTokenizer(QWenVLCodec):
 
         Args:
             name_or_dir: a directory, a known name, or a name in a public store.
-            **arguments: those of the constructor, which go before the file's (``image_slots`` is 256 unless given);
-                ``revision``, ``cache_dir``, ``token`` and ``local_files_only`` of the hub; and what else users of
-                transformers write, see :mod:`.pretrained_arguments`.
+            **arguments: those of the constructor, which go before the file's (``num_image_tokens`` is 256 unless
+                given); ``revision``, ``cache_dir``, ``token`` and ``local_files_only`` of the hub; and what else users
+                of transformers write, see :mod:`.pretrained_arguments`.
 
         Raises:
             CheckpointError, ConfigurationError, ModelNotFoundError.
@@ -162,6 +168,8 @@ class QWenVLTokenizer(QWenVLCodec):
         """
         config = read_json_object(directory / TOKENIZER_CONFIG_FILE) or {}
         ours = {name: config.pop(name) for name in _CONFIG_FIELDS if name in config}
+        if "num_image_tokens" in overrides:
+            ours.pop("image_slots", None)
         try:
             tokenizer = cls(directory / VOCAB_FILE, **{**ours, **overrides})
         except ConfigurationError as error:

@@ -22,7 +22,7 @@ from tests.tiny_vocabulary import N_RANKS, write_rank_file
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory) -> QWenVLTokenizer:
     """256 bytes and eight merges, 20 slots an image."""
-    return QWenVLTokenizer(write_rank_file(tmp_path_factory.mktemp("vocab") / "tiny.tiktoken"), image_slots=20)
+    return QWenVLTokenizer(write_rank_file(tmp_path_factory.mktemp("vocab") / "tiny.tiktoken"), num_image_tokens=20)
 
 
 def test_special_ids_follow_from_the_number_of_ranks(tiny):
@@ -199,6 +199,8 @@ def test_saving_and_loading_gives_the_same_tokenizer(tiny, tmp_path):
     again = QWenVLTokenizer.from_pretrained(tmp_path / "copy")
     text = "in the <img>x</img>你"
     assert again(text) == loaded(text) == tiny(text)
+    assert QWenVLTokenizer.from_pretrained(tmp_path / "copy", num_image_tokens=4).num_image_tokens == 4
+    assert QWenVLTokenizer.from_pretrained(tmp_path / "copy", image_slots=4).num_image_tokens == 4
 
 
 @pytest.mark.parametrize(
@@ -229,7 +231,14 @@ def test_missing_and_damaged_files_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "field, value", [("image_slots", 0), ("errors", "guess"), ("model_max_length", "8192"), ("padding_side", "both")]
+    "field, value",
+    [
+        ("num_image_tokens", 0),
+        ("image_slots", 0),
+        ("errors", "guess"),
+        ("model_max_length", "8192"),
+        ("padding_side", "both"),
+    ],
 )
 def test_a_wrong_setting_is_refused_by_name(tiny, field, value):
     with pytest.raises(ConfigurationError, match=field):
