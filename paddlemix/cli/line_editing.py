@@ -38,7 +38,7 @@ def _paths(start: str) -> list[str]:
     return [os.path.join(folder, entry.name) + ("/" if _is_folder(entry) else "") for entry in found]
 
 
-def _is_folder(entry: os.DirEntry) -> bool:
+def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
     except OSError:

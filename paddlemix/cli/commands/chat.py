@@ -1,9 +1,9 @@
-"""Chat with Qwen-VL about images in the terminal.
+r"""Chat with Qwen-VL about images in the terminal.
 
     %(prog)s                              interactive, with the small bundled model
     %(prog)s --model_name_or_path DIR     with another model
     %(prog)s --script lines.txt           unattended: each line is a message or a command
-    printf '/image a.jpg\\nWhat is this?\\n' | %(prog)s
+    printf '/image a.jpg\nWhat is this?\n' | %(prog)s
 
 Commands: /image PATH_OR_URL, /reset, /save FILE, /load FILE, /help, /quit; Tab completes them and paths. /save!
 replaces a file, /load! also opens the files that a conversation names. Ctrl-C stops an answer, not the program.

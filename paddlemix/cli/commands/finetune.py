@@ -1,8 +1,8 @@
-"""Fine-tune Qwen-VL on conversations of your own: all weights, adapters, or adapters on a quantized model.
+r"""Fine-tune Qwen-VL on conversations of your own: all weights, adapters, or adapters on a quantized model.
 
     %(prog)s finetune_lora.json --data talks.json --output_dir talks-lora
     %(prog)s finetune_lora.json --data talks.json --output_dir talks-lora --check-only
-    python -m paddle.distributed.launch examples/qwen_vl/finetune.py \\
+    python -m paddle.distributed.launch examples/qwen_vl/finetune.py \
         finetune_full.json --data talks.json --output_dir talks-full
 
 The options come from a JSON file, the command line, or both; those of the command line count. Started again, an

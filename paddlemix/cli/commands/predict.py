@@ -1,8 +1,8 @@
-"""Ask Qwen-VL one question about an image, or several images.
+r"""Ask Qwen-VL one question about an image, or several images.
 
     %(prog)s --prompt "Where is the dog?"                        the bundled model and image
     %(prog)s --input_image street.jpg --prompt "这是什么？"       the bundled model, your image
-    %(prog)s --model_name_or_path qwen-vl/qwen-vl-chat-7b \\
+    %(prog)s --model_name_or_path qwen-vl/qwen-vl-chat-7b \
         --input_image a.jpg --input_image https://example.org/b.jpg --prompt "What differs?"
 
 Prints `response: …`, and where the answer points at places in the image, `image: …`: the path of a copy with the

@@ -1,4 +1,4 @@
-"""Calibrate a model to 4 bits with GPTQ and write it in the format of the published Qwen-VL-Chat-Int4.
+r"""Calibrate a model to 4 bits with GPTQ and write it in the format of the published Qwen-VL-Chat-Int4.
 
     %(prog)s --data talks.json --output_dir scenes-int4                        the bundled model
     %(prog)s --model_name_or_path my-model --data talks.json --output_dir my-model-int4
@@ -6,7 +6,7 @@
 The data is a file for fine-tuning, a JSON list or JSON lines; a hundred or two conversations such as the model will be
 used for are enough. Each is a list of messages, {"role": "user", "content": [{"type": "image", "image": "a.jpg"},
 {"type": "text", "text": "..."}]} and {"role": "assistant", "content": "..."}, or a record of the original,
-{"conversations": [{"from": "user", "value": "Picture 1: <img>a.jpg</img>\\n..."}, {"from": "assistant", "value":
+{"conversations": [{"from": "user", "value": "Picture 1: <img>a.jpg</img>\n..."}, {"from": "assistant", "value":
 "..."}]}. Paths of images are relative to the file.
 
 What it writes is loaded like any model: paddlemix predict --model_name_or_path scenes-int4. The float model and what
