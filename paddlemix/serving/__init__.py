@@ -17,6 +17,6 @@ Imports the engine's plain types, never Paddle: the model lives in the engine's 
 ``sse``            server-sent events: pings, slow and vanished clients
 ``metrics``        Prometheus
 ``app``            all of it together; ``routes_*`` are the endpoints
+``loading``        from a model's name to the engine's thread
 ``lifecycle``      running under uvicorn, draining on SIGTERM
-``program``        the command line
 """

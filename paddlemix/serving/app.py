@@ -13,13 +13,22 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from .. import __version__
-from . import routes_status
+from . import routes_messages, routes_status
 from .engine_client import EngineHandle
 from .errors import APIError, server_error
 from .middleware import Gate
 from .routes_chat import chat_completions
 from .routes_completions import completions
-from .schemas import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
+from .routes_responses import responses
+from .schemas import (
+    ChatBody,
+    CompletionBody,
+    CountTokensBody,
+    DetokenizeBody,
+    MessagesBody,
+    ResponsesBody,
+    TokenizeBody,
+)
 from .server import ServedModel, Server, endpoint
 from .settings import ServerSettings
 
@@ -103,6 +112,11 @@ def _add_routes(app: FastAPI) -> None:
     _get(app, "/v1/models/{model:path}", routes_status.one_model, "A model.", 404, path_parameters=("model",))
     _post(app, "/v1/chat/completions", endpoint(chat_completions), ChatBody, "Answer a conversation.")
     _post(app, "/v1/completions", endpoint(completions), CompletionBody, "Continue a text.")
+    _post(app, "/v1/responses", endpoint(responses), ResponsesBody, "Answer what is sent, without a memory.")
+    messages = endpoint(routes_messages.messages, APIError.anthropic)
+    _post(app, "/v1/messages", messages, MessagesBody, "Answer a conversation of Anthropic's form.")
+    count_tokens = endpoint(routes_messages.count_tokens, APIError.anthropic, needs_engine=False)
+    _post(app, "/v1/messages/count_tokens", count_tokens, CountTokensBody, "The tokens of such a conversation.")
     tokenize = endpoint(routes_status.tokenize, needs_engine=False)
     _post(app, "/tokenize", tokenize, TokenizeBody, "A text or a conversation as ids.")
     detokenize = endpoint(routes_status.detokenize, needs_engine=False)

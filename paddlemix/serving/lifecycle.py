@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
+import threading
+import time
+from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.server import HANDLED_SIGNALS
 
+from ..engine.thread import EngineThread
+from ..errors import ConfigurationError
+from .app import create_app
+from .server import ServedModel
 from .settings import ServerSettings
 
 logger = logging.getLogger(__name__)
+
+_STOP_SECONDS = 10.0
 
 
 class DrainingServer(uvicorn.Server):
@@ -39,6 +50,16 @@ class DrainingServer(uvicorn.Server):
             return
         self._loop.call_soon_threadsafe(self.begin_draining)
 
+    def take_signals_again(self) -> None:
+        """Handle signals here, whoever has taken them since: importing Paddle installs handlers of its own."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._take_signals)
+
+    def _take_signals(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for number in HANDLED_SIGNALS:
+                signal.signal(number, self.handle_exit)
+
     def begin_draining(self) -> None:
         """Let in no more requests, and end when those inside are answered."""
         if self._draining is None:
@@ -54,6 +75,56 @@ class DrainingServer(uvicorn.Server):
             logger.warning("stopping: %d requests are cut off", admission.taken)
             self.force_exit = True
         self.should_exit = True
+
+
+def serve(
+    settings: ServerSettings,
+    model: ServedModel,
+    engine: EngineThread,
+    say: Callable[[str], None],
+    *,
+    certfile: str | None = None,
+    keyfile: str | None = None,
+) -> None:
+    """Serve a model until a signal comes; the engine is started and stopped here.
+
+    Args:
+        say: told the address, once answers can be had.
+        certfile: with ``keyfile`` for https.
+
+    Raises:
+        ConfigurationError: the address cannot be listened on.
+        Exception: what loading the model raised.
+    """
+    app = create_app(settings, model, engine)
+    server = uvicorn_server(app, settings, ssl_certfile=certfile, ssl_keyfile=keyfile)
+    engine.start()
+    failure: list[Exception] = []
+    scheme = "http" if certfile is None else "https"
+
+    def watch() -> None:
+        try:
+            engine.wait_until_ready()
+        except Exception as error:  # raised again below, where the program can tell it
+            failure.append(error)
+            server.should_exit = server.force_exit = True
+            return
+        while not server.started and not server.should_exit:
+            time.sleep(0.01)
+        if server.started and not server.should_exit:
+            server.take_signals_again()
+            host, port = server.servers[0].sockets[0].getsockname()[:2]
+            say(f"serving {settings.model_name} on {scheme}://{f'[{host}]' if ':' in host else host}:{port}/v1")
+
+    threading.Thread(target=watch, name="ready", daemon=True).start()
+    try:
+        server.run()
+    except SystemExit as error:  # uvicorn's way to say that it could not listen, which it has logged
+        raise ConfigurationError(f"host, port: cannot listen on {settings.host}:{settings.port}") from error
+    finally:
+        engine.stop(_STOP_SECONDS)
+    if failure:
+        raise failure[0]
 
 
 def uvicorn_server(app: FastAPI, settings: ServerSettings, **options: object) -> DrainingServer:

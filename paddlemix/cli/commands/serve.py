@@ -1,0 +1,159 @@
+"""Serve a model over HTTP, by OpenAI's and Anthropic's protocols.
+
+    %(prog)s                                  the bundled model on http://127.0.0.1:8000
+    %(prog)s --model_name_or_path qwen-vl/qwen-vl-chat-7b --quantization int4
+    PADDLEMIX_API_KEY=secret %(prog)s --host 0.0.0.0
+
+It needs the extra `serve`: pip install -e '.[cpu,serve]' in the checkout. docs/serving.md has examples of requests.
+On SIGTERM or Ctrl-C running answers are finished before it ends; a second signal ends it at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import ConfigurationError
+from ...options import IMAGES, MODEL, ModelOptions
+from ...utils.dependencies import require
+from ...utils.files import read_text
+from ...zoo import DEFAULT_MODEL
+from .. import common as cli
+
+if TYPE_CHECKING:
+    from ...serving.settings import Limits, ServerSettings
+
+KEY_VARIABLE = "PADDLEMIX_API_KEY"
+_PACKAGES = ("fastapi", "uvicorn", "prometheus_client", "llguidance")
+MIB = 1 << 20
+
+
+def parser(prog: str | None = None) -> argparse.ArgumentParser:
+    """The command line."""
+    result = cli.Parser(
+        prog=prog, usage="%(prog)s [options]", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    _add_server(result.add_argument_group("server"))
+    _add_access(result.add_argument_group("access"))
+    _add_limits(result.add_argument_group("limits", "Requests beyond them are refused before the model works."))
+    engine = result.add_argument_group("engine")
+    engine.add_argument("--max_rows", type=cli.positive, default=8, metavar="N", help="answers computed at once (8)")
+    engine.add_argument(
+        "--chunk_size", type=cli.positive, default=64, metavar="N", help="positions of a prompt computed at once (64)"
+    )
+    engine.add_argument(
+        "--cache_mib", type=cli.positive, default=1024, metavar="N", help="memory for keys and values in MiB (1024)"
+    )
+    cli.add_options(result, MODEL, IMAGES)
+    return result
+
+
+def _add_server(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine)")
+    group.add_argument("--port", type=int, default=8000, metavar="N", help="port (default: %(default)s); 0: a free one")
+    group.add_argument("--served_model_name", metavar="NAME", help="what clients call the model (default: its name)")
+    group.add_argument("--drain_seconds", type=float, default=30.0, metavar="S", help="for running answers at the end")
+    group.add_argument("--ssl_certfile", metavar="FILE", help="certificate for https")
+    group.add_argument("--ssl_keyfile", metavar="FILE", help="its key")
+
+
+def _add_access(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--api_key_file",
+        metavar="FILE",
+        help=f"keys, one in a line, one of which a request must have; {KEY_VARIABLE} in the environment is one, too",
+    )
+    group.add_argument("--allow_no_key", action="store_true", help="be reached from elsewhere without a key")
+    group.add_argument("--allowed_host", action="append", default=[], metavar="NAME", help="a name of this server")
+    group.add_argument(
+        "--allowed_origin", action="append", default=[], metavar="URL", help="of web pages that may call"
+    )
+    group.add_argument(
+        "--allowed_media_domain",
+        action="append",
+        default=[],
+        metavar="HOST",
+        help="host from which images given as URLs are fetched; .example.org: its subdomains (default: none)",
+    )
+    group.add_argument("--trusted_tags", action="store_true", help="read <ref>, <box>, <quad> in users' texts as tags")
+
+
+def _add_limits(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--max_queue", type=cli.positive, metavar="N", help="requests that wait or run (64)")
+    group.add_argument("--max_images", type=cli.positive, metavar="N", help="images of a request (16)")
+    group.add_argument("--max_body_mib", type=cli.positive, metavar="N", help="MiB of a request (48)")
+    group.add_argument("--request_seconds", type=float, metavar="S", help="from a request to its answer's end (600)")
+
+
+def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> int:
+    """Run the command and return its exit status."""
+    options = parser(prog).parse_args(arguments)
+    for package in _PACKAGES:
+        require(package, "serving")
+    from ...engine.engine import EngineConfig
+    from ...serving.lifecycle import serve
+    from ...serving.loading import EngineLoader, served_model
+
+    settings = server_settings(options, os.environ)
+    model_options = ModelOptions(**cli.given_options(options, MODEL, IMAGES))
+    cli.model_note(options.model)
+    config = EngineConfig(options.cache_mib * MIB, max_rows=options.max_rows, chunk_size=options.chunk_size)
+    loader = EngineLoader(model_options, config)
+    model = served_model(model_options, loader)
+    serve(settings, model, loader.thread(), cli.output, certfile=options.ssl_certfile, keyfile=options.ssl_keyfile)
+    return 0
+
+
+def server_settings(options: argparse.Namespace, environment: Mapping[str, str]) -> ServerSettings:
+    """The settings of a command line.
+
+    Raises:
+        ConfigurationError: a value that cannot work, a file of keys that cannot be read.
+    """
+    from ...serving.settings import ServerSettings
+
+    if not 0 <= options.port <= 65535:
+        raise ConfigurationError(f"port: got {options.port}, expected 0 to 65535")
+    if (options.ssl_certfile is None) != (options.ssl_keyfile is None):
+        raise ConfigurationError("ssl_certfile, ssl_keyfile: expected both or neither")
+    name = options.served_model_name or (DEFAULT_MODEL if options.model is None else Path(options.model).name)
+    return ServerSettings(
+        model_name=name,
+        host=options.host,
+        port=options.port,
+        api_keys=_keys(options.api_key_file, environment.get(KEY_VARIABLE)),
+        allow_no_key=options.allow_no_key,
+        allowed_hosts=tuple(host.lower() for host in options.allowed_host),
+        allowed_origins=tuple(options.allowed_origin),
+        allowed_media_domains=tuple(host.lower() for host in options.allowed_media_domain),
+        trusted_tags=options.trusted_tags,
+        drain_seconds=options.drain_seconds,
+        limits=_limits(options),
+    )
+
+
+def _limits(options: argparse.Namespace) -> Limits:
+    from ...serving.settings import Limits
+
+    given: dict[str, Any] = {
+        name: getattr(options, name)
+        for name in ("max_queue", "max_images", "request_seconds")
+        if getattr(options, name) is not None
+    }
+    if options.max_body_mib is not None:
+        given["max_body_bytes"] = options.max_body_mib * MIB
+    return dataclasses.replace(Limits(), **given)
+
+
+def _keys(file: str | None, variable: str | None) -> tuple[str, ...]:
+    keys = [variable] if variable else []
+    if file is not None:
+        lines = (line.strip() for line in read_text(file, error=ConfigurationError).splitlines())
+        keys += [line for line in lines if line and not line.startswith("#")]
+        if not keys:
+            raise ConfigurationError(f"api_key_file: {file} has no key")
+    return tuple(dict.fromkeys(keys))
