@@ -6,11 +6,13 @@ FUZZ_FACTOR ?= 20
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-# Stamps: the install is repeated only when what it depends on changes.
+# Stamps: the install is repeated only when what it depends on changes. PADDLE holds the version of Paddle that is
+# installed: the operators are built for that one, not for every new set of packages.
 CREATED  := $(VENV)/.created
 RUN_DEPS := $(VENV)/.installed-run
 DEV_DEPS := $(VENV)/.installed-dev
 OPS      := $(VENV)/.installed-ops
+PADDLE   := $(VENV)/.paddle
 PINS     := setup.py constraints.txt
 OPS_SOURCES := $(wildcard external_ops/setup.py external_ops/pyproject.toml external_ops/cpu/* external_ops/cuda/* \
                  external_ops/paddle/* external_ops/python/paddlemix_ops/*.py)
@@ -53,7 +55,7 @@ override export MODEL := $(value MODEL)
 PREDICT_ARGS += --model_name_or_path "$$MODEL"
 endif
 
-.PHONY: help predict test test-all fuzz lint format check-install ops sanitize cuda-check cuda-check-bindings wheel wheel-check clean \
+.PHONY: help predict test test-all fuzz lint types docs format check-install ops sanitize cuda-check cuda-check-bindings wheel wheel-check clean \
         clean-venv no-compiler
 .NOTPARALLEL:
 
@@ -66,6 +68,8 @@ help:
 	@echo "make fuzz            damaged and hostile inputs, many more than make test tries (FUZZ_FACTOR=n times: $(FUZZ_FACTOR)), and"
 	@echo "                     a table of what came of them (minutes)"
 	@echo "make lint            ruff check and ruff format --check"
+	@echo "make types           mypy"
+	@echo "make docs            the API reference as HTML, in build/api/"
 	@echo "make format          let ruff mend and format the files"
 	@echo "make check-install   report what is installed, which device Paddle uses, and try a tiny model"
 	@echo "make ops             build the operators of external_ops and install them (predict and test do so too)"
@@ -100,6 +104,13 @@ fuzz: $(OPS) $(DEV_DEPS)
 lint: $(DEV_DEPS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(DEV_DEPS)
+	$(BIN)/mypy
+
+docs: $(DEV_DEPS)
+	rm -rf build/api
+	$(BIN)/python -W ignore docs/build_api.py build/api
 
 format: $(DEV_DEPS)
 	$(BIN)/ruff check --fix .
@@ -143,7 +154,7 @@ wheel-check: wheel
 	echo "The wheel runs the bundled model outside the checkout."
 
 clean:
-	rm -rf build dist *.egg-info .hypothesis .pytest_cache .ruff_cache
+	rm -rf build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	rm -rf external_ops/build external_ops/dist external_ops/harness/build external_ops/python/*.egg-info \
 		external_ops/python/paddlemix_ops/*.so
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
@@ -169,7 +180,12 @@ $(DEV_DEPS): $(CREATED) $(PINS)
 		$(PIP_INSTALL) -e '.[cpu$(COMMA)test$(COMMA)dev]')
 	@touch $(RUN_DEPS) $@
 
-$(OPS): $(RUN_DEPS) $(OPS_SOURCES)
+$(PADDLE): $(RUN_DEPS)
+	@version=$$($(BIN)/python -c 'from importlib.metadata import distributions as all; \
+		print(*sorted(f"{d.name}=={d.version}" for d in all() if d.name.startswith("paddlepaddle")))'); \
+	[ "$$(cat $@ 2> /dev/null)" = "$$version" ] || echo "$$version" > $@
+
+$(OPS): $(PADDLE) $(OPS_SOURCES)
 	$(call step,3,building the operators and installing them into $(VENV) (first time: a few minutes),\
 		$(PIP_INSTALL) setuptools wheel && $(PIP_INSTALL) --verbose --no-build-isolation --no-deps ./external_ops)
 	@touch $@

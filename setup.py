@@ -39,7 +39,7 @@ EXTRAS_REQUIRE = {
     "serve": SERVE,
     # dashscope holds the published Qwen-VL vocabulary (qwen.tiktoken), which the tokenizer tests compare against.
     "test": ["pytest>=7.4", "pytest-xdist>=3.3", "hypothesis>=6.80", "dashscope", *SERVE],
-    "dev": ["ruff>=0.6"],
+    "dev": ["ruff>=0.6", "mypy>=1.11", "types-tqdm", "pdoc>=14"],
 }
 
 # Weights, tokenizers, fonts, glyphs and the licenses that travel with them; py.typed says that annotations count.

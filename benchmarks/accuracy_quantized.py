@@ -25,17 +25,17 @@ import paddle
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from examples.bundled_model.scenes import evaluate  # noqa: E402
-from examples.bundled_model.scenes.answering import answer_function  # noqa: E402
-from examples.bundled_model.scenes.scene import generate_scene  # noqa: E402
-from examples.bundled_model.scenes.tasks import LANGUAGES, make_conversations  # noqa: E402
-from paddlemix import ops  # noqa: E402
-from paddlemix.data.calibration import model_inputs  # noqa: E402
-from paddlemix.inference import LoadedModel, load_model  # noqa: E402
-from paddlemix.models.qwen_vl.messages import Message, user_message  # noqa: E402
-from paddlemix.quantization import calibrate, save_gptq  # noqa: E402
-from paddlemix.quantization.plan import plan_for, weight_bytes  # noqa: E402
-from paddlemix.zoo import DEFAULT_MODEL, DEFAULT_MODEL_DIR  # noqa: E402
+from examples.bundled_model.scenes import evaluate
+from examples.bundled_model.scenes.answering import answer_function
+from examples.bundled_model.scenes.scene import generate_scene
+from examples.bundled_model.scenes.tasks import LANGUAGES, make_conversations
+from paddlemix import ops
+from paddlemix.data.calibration import model_inputs
+from paddlemix.inference import LoadedModel, load_model
+from paddlemix.models.qwen_vl.messages import Message, user_message
+from paddlemix.quantization import calibrate, save_gptq
+from paddlemix.quantization.plan import plan_for, weight_bytes
+from paddlemix.zoo import DEFAULT_MODEL, DEFAULT_MODEL_DIR
 
 # The training's seeds stay below 2**31, the evaluation's begin at 2**40.
 CALIBRATION_SEED, DIVERGENCE_SEED = 2**33, 2**34

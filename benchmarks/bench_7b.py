@@ -18,9 +18,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.bench_model import READ_PROBE_BYTES, divisor, positive, read_probe, time_round, use_threads  # noqa: E402
-from benchmarks.process_memory import peak_gigabytes  # noqa: E402
-from benchmarks.shapes import Shapes  # noqa: E402
+from benchmarks.bench_model import READ_PROBE_BYTES, divisor, positive, read_probe, time_round, use_threads
+from benchmarks.process_memory import peak_gigabytes
+from benchmarks.shapes import Shapes
 
 QUESTIONS = ("What is in the picture? Describe it and box every object.", "Which of them is the largest?")
 LM_LAYERS, VIT_LAYERS = 32, 48

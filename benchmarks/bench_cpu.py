@@ -22,9 +22,9 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.bench_model import READ_PROBE_BYTES, Workload, divisor, positive, probes, time_round, use_threads  # noqa: E402
-from benchmarks.peer import Peer  # noqa: E402
-from benchmarks.shapes import CACHED, PATCHES, PROMPT, Part, Shapes, parts  # noqa: E402
+from benchmarks.bench_model import READ_PROBE_BYTES, Workload, divisor, positive, probes, time_round, use_threads
+from benchmarks.peer import Peer
+from benchmarks.shapes import CACHED, PATCHES, PROMPT, Part, Shapes, parts
 
 ROOM = 32
 FORMATS = ("int4", "int8", "bf16")

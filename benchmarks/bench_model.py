@@ -25,8 +25,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.peer import SETTLE_SECONDS, Peer  # noqa: E402
-from benchmarks.shapes import CACHED, PATCHES, PROMPT, Shapes, parts  # noqa: E402
+from benchmarks.peer import SETTLE_SECONDS, Peer
+from benchmarks.shapes import CACHED, PATCHES, PROMPT, Shapes, parts
 
 # Positions the cache has room for besides the prompt: decoding attends over unused room too.
 ROOM = 32

@@ -23,7 +23,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.bench_model import (  # noqa: E402
+from benchmarks.bench_model import (
     MATMUL_PROBE_SIDE,
     READ_PROBE_BYTES,
     Workload,
@@ -33,9 +33,9 @@ from benchmarks.bench_model import (  # noqa: E402
     time_round,
     use_threads,
 )
-from benchmarks.kernel_cases import Kernel, Run, kernels  # noqa: E402
-from benchmarks.peer import SETTLE_SECONDS  # noqa: E402
-from benchmarks.shapes import Shapes  # noqa: E402
+from benchmarks.kernel_cases import Kernel, Run, kernels
+from benchmarks.peer import SETTLE_SECONDS
+from benchmarks.shapes import Shapes
 
 COPY_PROBE_BYTES = 2**24  # beyond the second-level caches, as what an operator of 1024 rows leaves to the next
 PROBE_EVERY = 9  # kernels: the probes need as many chances of a quiet moment as these

@@ -23,7 +23,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.bench_model import divisor, positive, use_threads  # noqa: E402
+from benchmarks.bench_model import divisor, positive, use_threads
 
 PARTS = ("loss", "bundled", "published", "packing", "qlora")
 VOCABULARY = 151936

@@ -21,7 +21,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.shapes import CACHED, PROMPT, Shapes  # noqa: E402
+from benchmarks.shapes import CACHED, PROMPT, Shapes
 
 # The head is no part of a layer; a small one hardly counts.
 VOCABULARY = 256

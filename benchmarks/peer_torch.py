@@ -18,7 +18,7 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.shapes import CACHED, PATCHES, PROMPT, QUERIES, Shapes  # noqa: E402
+from benchmarks.shapes import CACHED, PATCHES, PROMPT, QUERIES, Shapes
 
 
 def weight(out: int, width: int) -> torch.Tensor:

@@ -18,9 +18,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.bench_model import divisor, positive, use_threads  # noqa: E402
-from benchmarks.process_memory import peak_gigabytes, reset_peak  # noqa: E402
-from benchmarks.shapes import Shapes  # noqa: E402
+from benchmarks.bench_model import divisor, positive, use_threads
+from benchmarks.process_memory import peak_gigabytes, reset_peak
+from benchmarks.shapes import Shapes
 
 CONTEXT = 258
 LENGTHS = (2048, 8192)

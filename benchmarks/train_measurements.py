@@ -14,27 +14,27 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import numpy as np  # noqa: E402
-import paddle  # noqa: E402
-import paddle.nn.functional as F  # noqa: E402
+import numpy as np
+import paddle
+import paddle.nn.functional as F
 
-from benchmarks.process_memory import peak_gigabytes, reset_peak  # noqa: E402
-from benchmarks.random_weights import config_of, random_model  # noqa: E402
-from benchmarks.shapes import Shapes  # noqa: E402
-from paddlemix import ops  # noqa: E402
-from paddlemix.adapters import LoRAConfig, inject  # noqa: E402
-from paddlemix.data.batching import BatchLayout, TrainingPlan  # noqa: E402
-from paddlemix.data.collation import collate_ids  # noqa: E402
-from paddlemix.data.encoding import Example  # noqa: E402
-from paddlemix.data.problems import RecordLocation  # noqa: E402
-from paddlemix.finetune.data_parallel import DataParallel  # noqa: E402
-from paddlemix.finetune.linear_cross_entropy import linear_cross_entropy  # noqa: E402
-from paddlemix.finetune.model import FinetuneModel  # noqa: E402
-from paddlemix.models.qwen_vl.modeling import QWenLMHeadModel  # noqa: E402
-from paddlemix.quantization.plan import plan_for  # noqa: E402
-from paddlemix.utils.allocator import keep_freed_memory  # noqa: E402
-from paddlemix.utils.denormals import flush_denormals  # noqa: E402
-from paddlemix.zoo import DEFAULT_MODEL_DIR  # noqa: E402
+from benchmarks.process_memory import peak_gigabytes, reset_peak
+from benchmarks.random_weights import config_of, random_model
+from benchmarks.shapes import Shapes
+from paddlemix import ops
+from paddlemix.adapters import LoRAConfig, inject
+from paddlemix.data.batching import BatchLayout, TrainingPlan
+from paddlemix.data.collation import collate_ids
+from paddlemix.data.encoding import Example
+from paddlemix.data.problems import RecordLocation
+from paddlemix.finetune.data_parallel import DataParallel
+from paddlemix.finetune.linear_cross_entropy import linear_cross_entropy
+from paddlemix.finetune.model import FinetuneModel
+from paddlemix.models.qwen_vl.modeling import QWenLMHeadModel
+from paddlemix.quantization.plan import plan_for
+from paddlemix.utils.allocator import keep_freed_memory
+from paddlemix.utils.denormals import flush_denormals
+from paddlemix.zoo import DEFAULT_MODEL_DIR
 
 # ---------------------------------------------------------------------- the step of the loss
 

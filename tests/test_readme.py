@@ -132,13 +132,16 @@ def commands(name: str) -> list[list[str]]:
 
 def program(command: list[str]) -> tuple[list[str], list[str]] | None:
     """The program of ours that a command runs, as words after ``python``, and its arguments; None for others."""
+    if command[0] == "paddlemix":
+        return ["-m", *command[:2]], command[2:]
     if command[0] != "python":
         return None
     for index, word in enumerate(command):
         if word.endswith(".py"):
             return [word], command[index + 1 :]
         if word == "-m" and command[index + 1].startswith("paddlemix"):
-            return command[index : index + 2], command[index + 2 :]
+            end = index + (3 if command[index + 1] == "paddlemix" else 2)
+            return command[index:end], command[end:]
     return None
 
 
@@ -146,10 +149,12 @@ def run_here(words: list[str], arguments: list[str]) -> str:
     """What one of our programs prints, run in this process, which has imported Paddle already."""
     printed = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
-        patch.setattr(sys, "argv", [words[-1], *arguments])
-        patch.setattr(sys, "path", list(sys.path))
+        is_module = words[0] == "-m"
+        patch.setattr(sys, "argv", [*words[1 if is_module else 0 :], *arguments])
+        # Python puts a script's folder first
+        patch.setattr(sys, "path", list(sys.path) if is_module else [str((ROOT / words[0]).parent), *sys.path])
         try:
-            if words[0] == "-m":
+            if is_module:
                 runpy.run_module(words[1], run_name="__main__", alter_sys=True)
             else:
                 runpy.run_path(str(ROOT / words[0]), run_name="__main__")

@@ -168,7 +168,7 @@ def tensors_from_peft(tensors: Mapping[str, StoredTensor], where: str, table: We
     whole: dict[str, StoredTensor] = {}
     problems = []
     for theirs, tensor in tensors.items():
-        name = theirs[len(PREFIX) :] if theirs.startswith(PREFIX) else theirs
+        name = theirs.removeprefix(PREFIX)
         pair = _PEFT_PAIR.fullmatch(name)
         parameter = _WRAPPED.sub("", name)
         if pair is not None:

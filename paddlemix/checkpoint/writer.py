@@ -217,7 +217,7 @@ def write_safetensors(
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISDIR(temporary.lstat().st_mode):
             temporary.unlink()  # of a run that was killed; a link goes, and what it leads to stays
-    written = open(temporary, "xb", buffering=0)  # noqa: SIM115 (closed below; what was there is not ours to remove)
+    written = open(temporary, "xb", buffering=0)
     try:
         with written as file:
             header = _header(tensors, metadata)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -26,8 +27,12 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a subcommand and return its exit status."""
-    given = parser().parse_args(arguments)
+    """Run a subcommand and return its exit status; without one, print the help."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    if not words:
+        parser().print_help(sys.stderr)
+        return 2
+    given = parser().parse_args(words)
     command = next(command for command in COMMANDS if command.name == given.command)
     status: int = command.load().main(given.arguments, f"paddlemix {command.name}")
     return status

@@ -148,7 +148,7 @@ class TerminalChat:
             self._write(error_line(error) + "\n")
         except KeyboardInterrupt:
             self._write("\n(stopped; the conversation is as it was before this message)\n")
-        except Exception as error:  # whatever it is, a person's conversation must not be lost to it
+        except Exception as error:  # noqa: BLE001 - whatever it is, a person's conversation must not be lost to it
             self._write(f"{error_line(error)} (an unexpected {type(error).__name__}; the chat goes on)\n")
         return True
 

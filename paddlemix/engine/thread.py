@@ -151,7 +151,7 @@ class EngineThread:
         with self._context():
             try:
                 engine = self._load()
-            except BaseException as error:  # handed to whoever waits for the engine
+            except BaseException as error:  # noqa: BLE001 - handed to whoever waits for the engine
                 with self._lock:
                     self._failure, self._closing = error, True
                 self._loaded.set()

@@ -188,7 +188,7 @@ def load_state(folder: Path, optimizer: paddle.optimizer.AdamW, data_parallel: D
     stored, _ = read_safetensors(path)
     wanted = optimizer_tensors(optimizer, data_parallel.owned)
     if set(stored) != set(wanted):
-        name = sorted(set(stored) ^ set(wanted))[0]
+        name = min(set(stored) ^ set(wanted))
         raise TrainingError(
             f"{path}: {name} is {'unknown' if name in stored else 'missing'}; the file is of another run"
         )

@@ -218,7 +218,8 @@ def backward_order(parameters: Mapping[str, paddle.Tensor]) -> dict[str, paddle.
     def is_input(name: str) -> bool:
         return "wte" in name or "visual" in name
 
-    return dict(sorted(reversed(list(parameters.items())), key=lambda item: is_input(item[0])))
+    backwards = list(reversed(parameters.items()))
+    return dict(sorted(backwards, key=lambda item: is_input(item[0])))
 
 
 def _gradient(parameter: paddle.Tensor) -> paddle.Tensor:

@@ -73,7 +73,7 @@ class _Chat:
                 yield event({**self._head, "object": "chat.completion.chunk", "choices": [], "usage": self._usage()})
         except APIError as error:
             yield event(error.openai())
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the stream has begun: its reader gets the error as an event
             logger.exception("stream %s failed", self._head["id"])
             yield event(from_error(error).openai())
         yield DONE

@@ -17,7 +17,7 @@ def test_prints_a_row_for_each_part_beside_the_peer(tmp_path):
     assert "Peer: twice as slow." in printed
     assert re.search(r"memory read \d+\.\d GB/s, float32 matrix product \d+ GFLOPS", printed)
     for row in table.values():
-        assert 0 < float(row["ms/layer"]) and float(row["layer-tokens/s"]) > 0
+        assert float(row["ms/layer"]) > 0 and float(row["layer-tokens/s"]) > 0
         assert row["peer ms/layer"] == "1000.0" and float(row["ours/peer"]) < 100
     assert table["decode after 288"]["of probe"].endswith("%")
     assert table["prefill of 288"]["of probe"] == ""

@@ -66,6 +66,12 @@ def test_an_unknown_command_names_the_known_ones(capsys):
     assert "invalid choice: 'predcit'" in capsys.readouterr().err
 
 
+def test_without_a_command_the_help_is_printed_and_the_status_is_that_of_wrong_options(capsys):
+    assert main([]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == "" and "usage: paddlemix COMMAND" in printed.err
+
+
 def test_a_command_gets_its_arguments(capsys):
     with pytest.raises(SystemExit) as exit_:
         main(["convert", "--dtype", "int3", "in", "out"])
@@ -121,3 +127,18 @@ def test_scripts_of_other_shells_parse(commands, tmp_path, shell):
 def test_texts_are_quoted_for_each_shell(commands):
     assert "'merge:merge an adapter'\"'\"'s weights'" in shell_completion.zsh(commands)
     assert r"-d 'merge an adapter\'s weights'" in shell_completion.fish(commands)
+
+
+def test_converting_and_early_errors_import_neither_paddle_nor_paddlenlp(tmp_path):
+    program = (
+        "import sys; from paddlemix.cli.main import main; from paddlemix.errors import PaddleMixError\n"
+        "from paddlemix.zoo import DEFAULT_MODEL_DIR\n"
+        f"assert main(['convert', str(DEFAULT_MODEL_DIR), {str(tmp_path / 'out')!r}, '--to', 'hf']) == 0\n"
+        "for words in (['--top_p', '7'], ['--input_image', 'missing.png'],\n"
+        "              ['--device', 'cpu', '--model_name_or_path', 'no-such-model', '--prompt', 'x']):\n"
+        "    try: main(['predict', *words])\n"
+        "    except PaddleMixError: pass\n"
+        "    else: raise AssertionError(words)\n"
+        "print([name for name in ('paddle', 'paddlenlp') if name in sys.modules])"
+    )
+    assert python(program).splitlines()[-1] == "[]"

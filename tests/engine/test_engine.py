@@ -189,7 +189,7 @@ def test_features_that_are_there_are_taken(small):
 
 
 @paddle.no_grad()
-@pytest.mark.parametrize("stage", range(0, 9))
+@pytest.mark.parametrize("stage", range(9))
 def test_an_abort_at_any_stage_leaves_nothing_behind(small, stage):
     model, processor = small
     engine = engine_of(model, processor, chunk_size=16)

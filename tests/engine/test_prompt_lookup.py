@@ -31,7 +31,7 @@ def test_answers_are_the_same_with_fewer_passes(tmp_path, sampling):
     model, processor = random_model(tmp_path, hidden_size=64)
     ids = np.random.default_rng(0).integers(0, 60, 40).tolist() * 3
     # What the model would say is made to repeat, so that something is proposed and accepted.
-    bias = {token: 30.0 for token in ids[:3]}
+    bias = dict.fromkeys(ids[:3], 30.0)
     request = Request("a", tuple(ids), sampling=SamplingParams(max_tokens=60, logit_bias=bias, **sampling))
     plain, looked = engine_of(model, processor), engine_of(model, processor)
     expected = run(plain, request)["a"]

@@ -124,7 +124,10 @@ class _Killer(TrainerCallback):
 def test_an_interrupted_run_ends_as_the_uninterrupted_one(configure, tmp_path, monkeypatch, options):
     options = {
         **options,
-        **{"per_device_train_batch_size": 1, "gradient_accumulation_steps": 2, "num_train_epochs": 3, "save_steps": 3},
+        "per_device_train_batch_size": 1,
+        "gradient_accumulation_steps": 2,
+        "num_train_epochs": 3,
+        "save_steps": 3,
     }
     finetune(configure(output_dir=str(tmp_path / "whole"), **options))
     original = run_module.make_trainer

@@ -158,7 +158,7 @@ def test_headers_that_lie() -> None:
             if max(width, height) <= 65_535:
                 cases += [gif(width, height), gif(width, height, 65_535)]
                 cases += [jpeg(width, height), jpeg(width, height, progressive=True)]
-            if 0 < min(width, height) and max(width, height) < 1 << 24:
+            if min(width, height) > 0 and max(width, height) < 1 << 24:
                 cases.append(webp(width, height))
 
     def try_all() -> None:

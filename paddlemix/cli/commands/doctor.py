@@ -176,7 +176,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> int
             report_device()
             line("operators", operators())
             line("tiny model", run_tiny_model())
-        except Exception as error:  # whatever breaks here is what the report is for
+        except Exception as error:  # noqa: BLE001 - whatever breaks here is what the report is for
             traceback.print_exc()
             problems.append(f"the tiny model did not run: {type(error).__name__}: {error}")
     for problem in problems:

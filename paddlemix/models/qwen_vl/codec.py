@@ -245,8 +245,7 @@ class QWenVLCodec:
         for token in value:
             if not isinstance(token, str) or token not in _ALL_SPECIAL:
                 raise ConfigurationError(f"{name}: got {shown(token)}, which is no special token of Qwen-VL")
-        chosen = frozenset(value)
-        return chosen
+        return frozenset(value)
 
     def _refuse(self, text: str, disallowed: frozenset[str]) -> None:
         for match in _SPECIAL.finditer(text):

@@ -296,7 +296,7 @@ class QWenLMHeadModel(QWenVLGenerationMixin, QWenVLCheckpointMixin, PretrainedMo
 
     def _init_weights(self, layer: nn.Layer) -> None:
         """Initial values for training from scratch; parameters that wait for a checkpoint are left alone."""
-        own = [parameter for parameter in layer.parameters(include_sublayers=False)]
+        own = layer.parameters(include_sublayers=False)
         if not own or not all(map(is_initialized, own)):
             return
         std = self.config.initializer_range

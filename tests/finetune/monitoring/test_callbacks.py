@@ -189,11 +189,11 @@ def test_a_run_of_the_trainer_shows_this_projects_lines_only(tmp_path, capfd):
         def __getitem__(self, index):
             return {"x": [1.0, float(index)]}
 
-    arguments = dict(max_steps=4, logging_steps=2, save_strategy="no", report_to=[], disable_tqdm=True, device="cpu")
+    arguments = {"max_steps": 4, "logging_steps": 2, "save_strategy": "no", "report_to": [], "disable_tqdm": True}
     with monitor_training(tmp_path, visualdl=False) as monitor:
         trainer = Trainer(
             Model(),
-            args=TrainingArguments(output_dir=str(tmp_path), per_device_train_batch_size=2, **arguments),
+            args=TrainingArguments(output_dir=str(tmp_path), per_device_train_batch_size=2, device="cpu", **arguments),
             train_dataset=Data(),
             callbacks=monitor.callbacks,
         )

@@ -39,7 +39,7 @@ def test_the_published_values_stand_in_for_a_missing_file() -> None:
 @pytest.mark.parametrize(
     "fields",
     [
-        {name: 5 for name in ("__class__", "__dict__", "update", "validate", "to_dict", "_from_model_config", "foo")},
+        dict.fromkeys(("__class__", "__dict__", "update", "validate", "to_dict", "_from_model_config", "foo"), 5),
         {"temperature": None, "eos_token_id": None, "chat_format": None, "early_stopping": "x", "length_penalty": []},
         {"num_beams": 1, "typical_p": 1.0, "guidance_scale": None, "bad_words_ids": None, "use_cache": True},
         {"max_length": 20},

@@ -103,7 +103,7 @@ def test_signs_are_high_enough_to_read_and_leave_room():
     assert {sign.word for sign in signs} == set(WORDS)
     for sign in signs:
         x1, y1, x2, y2 = sign.box
-        assert 0 <= x1 and x2 <= 1 and 0 <= y1 and y2 <= 1
+        assert x1 >= 0 and x2 <= 1 and y1 >= 0 and y2 <= 1
         assert y2 - y1 >= 0.115 and x2 - x1 <= MAX_SIGN_WIDTH + 1e-6
 
 

@@ -69,7 +69,7 @@ def test_the_trained_model_has_the_published_parameter_names_and_no_heads(traini
 
 def test_the_configuration_survives_its_file_format():
     config = small_config(QWenVLTokenizer.from_pretrained(DEFAULT_MODEL_DIR))
-    again = type(config)(**{**config.to_dict()})
+    again = type(config)(**config.to_dict())
     assert again.visual.to_dict() == config.visual.to_dict()
     assert again.rotary_emb_base == config.rotary_emb_base
 
