@@ -84,19 +84,37 @@ def image_part(url: str | None = None) -> dict:
     return {"type": "image_url", "image_url": {"url": data_url() if url is None else url}}
 
 
-@contextlib.contextmanager
-def running(processor: QwenVLProcessor, engine: FakeEngine | None = None, load=None, **changes: object) -> Iterator:
-    """A server with other settings than the usual ones; ``limits``: those of its limits that are others."""
-    limits = replace(Limits(), **changes.pop("limits", {}))
-    settings = ServerSettings(model_name=MODEL, port=0, limits=limits, **{"drain_seconds": 5.0, **changes})
+def fake_model(processor: QwenVLProcessor) -> ServedModel:
+    """The bundled model's tokenizer and images, before an engine that needs no weights."""
     tokenizer = processor.tokenizer
     defaults = SamplingDefaults(
         {"max_new_tokens": 256}, (tokenizer.im_end_id, tokenizer.eod_id), (), tokenizer.vocab_size
     )
-    engine = FakeEngine(tokenizer) if engine is None else engine
-    thread = EngineThread(load if load is not None else lambda: engine)
+    return ServedModel(processor, WINDOW, defaults)
+
+
+@contextlib.contextmanager
+def running(
+    processor: QwenVLProcessor | None = None,
+    load: Callable | None = None,
+    model: ServedModel | None = None,
+    thread: EngineThread | None = None,
+    **changes: object,
+) -> Iterator[Running]:
+    """A server over the fake engine, or over a ``thread`` for a ``model``.
+
+    Args:
+        load: another way to make the fake engine.
+        **changes: settings that are not the usual ones; ``limits``: those of its limits that are others.
+    """
+    limits = replace(Limits(), **changes.pop("limits", {}))
+    settings = ServerSettings(model_name=MODEL, port=0, limits=limits, **{"drain_seconds": 5.0, **changes})
+    model = fake_model(processor) if model is None else model
+    engine = FakeEngine(model.processor.tokenizer)
+    if thread is None:
+        thread = EngineThread(load if load is not None else lambda: engine)
     thread.start()
-    app = create_app(settings, ServedModel(processor, WINDOW, defaults), thread)
+    app = create_app(settings, model, thread)
     server = uvicorn_server(app, settings)
     loop = threading.Thread(target=lambda: asyncio.run(server.serve()), daemon=True)
     loop.start()
