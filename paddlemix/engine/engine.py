@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..errors import ConfigurationError, EngineError, PaddleMixError
+from ..errors import ConfigurationError, EngineError, ImageError, NumericalError, PaddleMixError, PromptError
 from .admission import admitted
 from .blocks import BlockPool, root_hash
 from .detokenizer import IncrementalDecoder
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from .grammar import GrammarCompiler
 
 logger = logging.getLogger(__name__)
+
+_REQUEST_ERRORS = (ImageError, NumericalError, PromptError)
+"""What a request may bring on itself; all else is the engine's failure."""
 
 
 @dataclass(frozen=True)
@@ -209,18 +212,19 @@ class Engine:
         """Do ``work``; whether the engine is well. What it raises ends these sequences."""
         try:
             work(*arguments)
-        except Exception as error:  # whatever it is, the requests of others go on
-            own = error if isinstance(error, PaddleMixError) else None
-            if own is None:
-                logger.exception("a step of the engine failed")
-                own = EngineError("engine: the model failed while it computed this request; the log has why")
-            self._fail((sequence for sequence in sequences if sequence.finish_reason is None), own)
-            return isinstance(error, PaddleMixError)
+        except _REQUEST_ERRORS as error:
+            self._fail(sequences, error)
+        except Exception:  # whatever it is, the requests of others go on
+            logger.exception("a step of the engine failed")
+            self._fail(sequences, EngineError("engine: the model failed while it computed this; the log has why"))
+            self._pool.forget()  # nobody knows what was written where
+            return False
         return True
 
-    def _fail(self, sequences: Iterable[Sequence], error: PaddleMixError) -> None:
+    def _fail(self, sequences: list[Sequence], error: PaddleMixError) -> None:
         for sequence in sequences:
-            sequence.finish(FinishReason.ERROR, error)
+            if sequence.finish_reason is None:
+                sequence.finish(FinishReason.ERROR, error)
 
     def _decode(self, rows: list[Sequence]) -> None:
         """One pass for the next token of each row, with what prompt lookup proposes behind it."""

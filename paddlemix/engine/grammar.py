@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import EngineError, PromptError
+from ..errors import PromptError
 from ..utils.dependencies import require
 from .request import Grammar
 
@@ -116,21 +116,21 @@ class GrammarMatcher:
         """Bool ``[vocab_size]``: the ids that may come next.
 
         Raises:
-            EngineError: the grammar has reached one of the library's limits.
+            PromptError: the grammar has reached one of the library's limits.
         """
         mask = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
         if self._matcher.is_error():
-            raise EngineError(f"grammar: {_first_line(self._matcher.get_error())}")
+            raise PromptError(f"grammar: {_first_line(self._matcher.get_error())}")
         return np.unpackbits(mask, bitorder="little")[: self._vocab_size].astype(bool)
 
     def push(self, token: int) -> bool:
         """Go on by a token that is allowed; whether the answer is complete.
 
         Raises:
-            EngineError: the token is not allowed.
+            PromptError: the token is not allowed.
         """
         if not self._matcher.consume_token(token):
-            raise EngineError(f"grammar: {_first_line(self._matcher.get_error())}")
+            raise PromptError(f"grammar: {_first_line(self._matcher.get_error())}")
         return self._matcher.is_stopped()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -127,7 +127,7 @@ def _own(logits: np.ndarray, original: np.ndarray) -> np.ndarray:
     return logits.copy() if np.may_share_memory(logits, original) else logits
 
 
-def _arrays(values: dict[int, float] | Counter[int]) -> tuple[np.ndarray, np.ndarray]:
+def _arrays(values: Mapping[int, float]) -> tuple[np.ndarray, np.ndarray]:
     tokens = np.fromiter(values.keys(), dtype=np.int64, count=len(values))
     return tokens, np.fromiter(values.values(), dtype=np.float32, count=len(values))
 

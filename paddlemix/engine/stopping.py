@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from ..errors import ConfigurationError
 from .detokenizer import IncrementalDecoder
 from .protocols import Codec
 
@@ -42,7 +43,11 @@ class StopChecker:
         self._sequences = [list(sequence) for sequence in sequences]
         self._longest = max((len(sequence) for sequence in self._sequences), default=0)
         self._recent: list[int] = []
-        self._decoder = IncrementalDecoder(tokenizer, stop_strings=strings) if strings else None
+        self._decoder: IncrementalDecoder | None = None
+        if strings:
+            if tokenizer is None:
+                raise ConfigurationError("stop_strings: they need the tokenizer as well; pass tokenizer=")
+            self._decoder = IncrementalDecoder(tokenizer, stop_strings=strings)
 
     def push(self, token: int) -> bool:
         """Whether the row ends with ``token``."""

@@ -62,7 +62,7 @@ class EngineThread:
         self._idle = threading.Event()
         self._closing = False
         self._stopping = False
-        self._failure: BaseException | None = None
+        self._failure: Exception | None = None
         self._stats = EngineStats()
         self._heartbeat = time.monotonic()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -151,7 +151,7 @@ class EngineThread:
         with self._context():
             try:
                 engine = self._load()
-            except BaseException as error:  # noqa: BLE001 - handed to whoever waits for the engine
+            except Exception as error:  # noqa: BLE001 - handed to whoever waits for the engine
                 with self._lock:
                     self._failure, self._closing = error, True
                 self._loaded.set()
@@ -159,17 +159,27 @@ class EngineThread:
                 return
             self._stats = engine.stats()
             self._loaded.set()
-            while not self._stopping:
-                self._take(engine)
-                if self._stopping:
-                    break
-                if engine.has_work():
-                    self._deliver(engine.step())
-                self._stats = engine.stats()
-                self._heartbeat = time.monotonic()
-            for request_id in list(self._callbacks):
-                self._abort(engine, request_id)
+            try:
+                self._loop(engine)
+            except Exception as error:  # nobody must wait for a thread that has ended
+                logger.exception("the engine's thread failed")
+                with self._lock:
+                    self._failure, self._closing = error, True
+                self._fail_all(EngineError("engine: it failed and has ended; the log has why"))
+
+    def _loop(self, engine: StepEngine) -> None:
+        """Step until told to stop; then abort what runs."""
+        while not self._stopping:
+            self._take(engine)
+            if self._stopping:
+                break
+            if engine.has_work():
+                self._deliver(engine.step())
             self._stats = engine.stats()
+            self._heartbeat = time.monotonic()
+        for request_id in list(self._callbacks):
+            self._abort(engine, request_id)
+        self._stats = engine.stats()
 
     def _take(self, engine: StepEngine) -> None:
         """Carry out what came in; wait for something where there is nothing else to do."""

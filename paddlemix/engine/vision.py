@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Any
 
+from ..errors import ImageError
 from .protocols import Features, ModelRunner
 from .request import ImageInput
 
@@ -58,10 +59,12 @@ class ImageEncoding:
         """Go on through so many layers; the features once all are done.
 
         Raises:
-            ImageError: the pixels have the wrong shape.
+            ImageError: there are no pixels, or of the wrong shape.
         """
         if self.image.features is not None:
             return runner.place_features(self.image.features)
         if self._state is None:
+            if self.image.pixels is None:
+                raise ImageError("images: neither pixels nor features came with one")
             self._state = runner.begin_image(self.image.pixels)
         return runner.continue_image(self._state, layers)

@@ -89,6 +89,13 @@ def test_requests_that_join_and_leave_at_random_are_what_they_are_alone(small):
     assert [r.id for r in requests if tokens(outputs[r.id]) != alone(model, processor, r)] == []
 
 
+def test_so_they_are_without_kernels_and_with_them(small, any_backend):
+    model, processor = small
+    requests = requests_of(8, processor, seed=2)
+    outputs = joined_at_random(engine_of(model, processor, blocks=16, block_size=32), requests)
+    assert [r.id for r in requests if tokens(outputs[r.id]) != alone(model, processor, r)] == []
+
+
 @pytest.mark.parametrize("weights", ["int8", "int4"])
 def test_so_they_are_with_quantized_weights(small, tmp_path, weights):
     floats, processor = small

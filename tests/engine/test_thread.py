@@ -152,6 +152,21 @@ def test_stopping_aborts_what_runs():
     assert reader.calls[-1][0].finish_reason is FinishReason.ABORT
 
 
+def test_an_engine_that_breaks_leaves_nobody_waiting(started):
+    engine, thread = started
+    readers = [Reader() for _ in range(2)]
+    engine.go.clear()
+    engine.has_work = lambda: 1 / 0
+    for index, reader in enumerate(readers):
+        try:
+            thread.submit(Request(str(index), (1,)), reader)
+        except EngineError:
+            continue
+        assert reader.done.wait(10)
+        assert isinstance(reader.calls[-1][0].error, EngineError)
+    assert readers[0].calls and not thread.alive and not thread.ready
+
+
 def test_the_real_engine_in_its_thread(tmp_path):
     """The model is made, warmed up and run there, without gradients; many threads ask at once."""
     import paddle

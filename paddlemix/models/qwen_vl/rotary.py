@@ -62,8 +62,8 @@ def rotary_tensors(
     length: int, head_dim: int, bases: tuple[float, ...], place: str
 ) -> tuple[paddle.Tensor, paddle.Tensor]:
     """Cosines and sines on ``place``, two float32 ``[len(bases), length, head_dim]``."""
-    tables = zip(*(ops.rotary_tables(length, head_dim, base) for base in bases))
-    return tuple(paddle.to_tensor(np.stack(table), place=place) for table in tables)
+    cosines, sines = zip(*(ops.rotary_tables(length, head_dim, base) for base in bases))
+    return paddle.to_tensor(np.stack(cosines), place=place), paddle.to_tensor(np.stack(sines), place=place)
 
 
 @_kept

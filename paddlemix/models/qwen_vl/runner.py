@@ -89,10 +89,11 @@ class QWenVLRunner:
     def continue_image(self, state: ImageState, layers: int) -> paddle.Tensor | None:
         """Go on through so many blocks; ``[n_queries, hidden]`` after the last."""
         visual = self._model.visual
-        for block in visual.transformer.resblocks[state.done : state.done + layers]:
+        blocks = list(visual.transformer.resblocks)
+        for block in blocks[state.done : state.done + layers]:
             state.x, state.residual = block(state.x, state.residual)
         state.done += layers
-        if state.done < len(visual.transformer.resblocks):
+        if state.done < len(blocks):
             return None
         x = state.x if state.residual is None else state.x + state.residual
         return visual.finish(x)[0]
