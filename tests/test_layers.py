@@ -87,8 +87,6 @@ def test_the_table_has_no_circle() -> None:
 WEIGHT_NAMES = re.compile(
     r"transformer\.(?:h|llm|visual|wte|ln_f)\b|attn_pool|resblocks|\bc_attn|\bc_proj|in_proj|lm_head\.|\bwte\b|\bmlp\.w[12]\b"
 )
-#: to be mended, never to be added to
-NAMING_MODULES = {"paddlemix.finetune.configuration", "paddlemix.finetune.data_parallel"}
 NEUTRAL_MODULES = [name for name in MODULES if not name.startswith("paddlemix.models.qwen_vl")]
 
 
@@ -108,7 +106,7 @@ def code_without_docstrings(module: str) -> str:
 
 def test_only_the_package_of_a_family_names_its_weights() -> None:
     found = {name: sorted(set(WEIGHT_NAMES.findall(code_without_docstrings(name)))) for name in NEUTRAL_MODULES}
-    assert {name: names for name, names in found.items() if names and name not in NAMING_MODULES} == {}
+    assert {name: names for name, names in found.items() if names} == {}
 
 
 #: what Paddle and its classes have for themselves
@@ -116,13 +114,9 @@ PRIVATE_PADDLE = re.compile(
     r"_C_ops|_share_buffer_to|_is_initialized|_clear_data|_register_backward_hook|_create_accumulators|\._accumulators"
     r"|_master_weights|_current_expected_place|create_or_get_global_tcp_store|paddle\.base|framework\.core|paddle\.pir"
 )
-#: to be mended, never to be added to
-USING_PRIVATE_PADDLE = {
-    f"paddlemix.finetune.{name}" for name in ("checkpoints", "data_parallel", "processes", "randomness", "zero3")
-}
 
 
 def test_one_module_uses_what_paddle_keeps_private() -> None:
     found = {name: sorted(set(PRIVATE_PADDLE.findall(code_without_docstrings(name)))) for name in MODULES}
     assert found.pop("paddlemix.utils.paddle_internals")
-    assert {name: used for name, used in found.items() if used and name not in USING_PRIVATE_PADDLE} == {}
+    assert {name: used for name, used in found.items() if used} == {}

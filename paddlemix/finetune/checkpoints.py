@@ -22,6 +22,7 @@ from ..checkpoint.readers.safetensors_file import read_safetensors
 from ..checkpoint.writer import TensorSource, write_safetensors
 from ..errors import TrainingError
 from ..utils.files import read_json_object, told_as_checkpoint_error, write_json
+from ..utils.paddle_internals import accumulators, create_accumulators, master_weights
 from .data_parallel import DataParallel
 from .randomness import random_state, set_random_state
 
@@ -217,17 +218,17 @@ def optimizer_tensors(
         The tensors by ``kind.parameter``, such as ``moment1.lm_head.weight``; ``master.`` are the float32 copies of
         16-bit parameters.
     """
-    block = paddle.static.default_main_program().global_block()  # what the optimizer itself passes, and does not use
-    optimizer._create_accumulators(block, list(parameters.values()))
+    create_accumulators(optimizer, list(parameters.values()))
+    copies = master_weights(optimizer)
     masters: dict[str, paddle.Tensor | None] = {
-        name: optimizer._master_weights.get(parameter.name) for name, parameter in parameters.items()
+        name: copies.get(parameter.name) for name, parameter in parameters.items()
     }
     # the state of a 16-bit parameter goes by the name of its float32 copy
     keys = {}
     for name, parameter in parameters.items():
         master = masters[name]
         keys[name] = (parameter if master is None else master).name
-    result = {f"{kind}.{name}": of[keys[name]] for kind, of in optimizer._accumulators.items() for name in parameters}
+    result = {f"{kind}.{name}": of[keys[name]] for kind, of in accumulators(optimizer).items() for name in parameters}
     result.update((f"master.{name}", master) for name, master in masters.items() if master is not None)
     return result
 

@@ -127,7 +127,9 @@ class FinetuneConfig:
         STRING_LIST, "linear layers that get an adapter: name suffixes or globs", default=DEFAULT_FAMILY.adapter_targets
     )
     modules_to_save: tuple[str, ...] = config_field(
-        STRING_LIST, "layers trained in full beside the adapters and saved with them: wte, lm_head", default=()
+        STRING_LIST,
+        "layers trained in full beside the adapters and saved with them, e.g. embeddings, head",
+        default=(),
     )
 
     # data

@@ -20,6 +20,7 @@ import paddle.distributed as dist
 import paddle.nn as nn
 
 from ..errors import TrainingError
+from ..utils.paddle_internals import on_gradient
 from .processes import wait_for_everyone
 from .zero3 import Zero3Layer
 
@@ -74,7 +75,9 @@ class DataParallel:
             owner_of = {id(p): self._owners[name] for name, p in sharded.items()}
             self._zero3_layers = [Zero3Layer(layer, owner_of, self.rank) for layer in layers]
         if self.sharding in (STAGE2, STAGE3):
-            self._queue = ReductionQueue(backward_order(self.trainable), self._owners, self.rank)
+            self._queue = ReductionQueue(
+                backward_order(self.trainable, getattr(model, "decoder_inputs", ())), self._owners, self.rank
+            )
 
     @property
     def owned(self) -> dict[str, paddle.Tensor]:
@@ -171,7 +174,7 @@ class ReductionQueue:
         self._ready: set[str] = set()
         self._next = 0
         for name, parameter in self._order:
-            parameter._register_backward_hook(lambda *_, name=name: self._on_gradient(name))
+            on_gradient(parameter, lambda *_, name=name: self._on_gradient(name))
 
     def finish(self) -> None:
         """Reduce the remaining gradients, zeros for parameters that the backward pass did not reach."""
@@ -212,14 +215,16 @@ def assign_owners(sizes: Mapping[str, int], processes: int) -> dict[str, int]:
     return owners
 
 
-def backward_order(parameters: Mapping[str, paddle.Tensor]) -> dict[str, paddle.Tensor]:
-    """Roughly the order of gradients in a backward pass: reversed, with the decoder's inputs at the end."""
+def backward_order(
+    parameters: Mapping[str, paddle.Tensor], decoder_inputs: tuple[str, ...] = ()
+) -> dict[str, paddle.Tensor]:
+    """Roughly the order of gradients in a backward pass: reversed, with the decoder's inputs at the end.
 
-    def is_input(name: str) -> bool:
-        return "wte" in name or "visual" in name
-
-    backwards = list(reversed(parameters.items()))
-    return dict(sorted(backwards, key=lambda item: is_input(item[0])))
+    Args:
+        parameters: by name, in the order of the model.
+        decoder_inputs: what names of parameters begin with that make the decoder's input.
+    """
+    return dict(sorted(reversed(list(parameters.items())), key=lambda item: item[0].startswith(decoder_inputs)))
 
 
 def _gradient(parameter: paddle.Tensor) -> paddle.Tensor:

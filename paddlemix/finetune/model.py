@@ -29,6 +29,7 @@ class FinetuneModel(nn.Layer):
     def __init__(self, model: QWenLMHeadModel, loss_chunk_size: int | None = None, recompute: bool = False) -> None:
         super().__init__()
         self.model = model
+        self.decoder_inputs = tuple(f"model.{prefix}" for prefix in model.decoder_inputs)
         self.loss_chunk_size = loss_chunk_size
         for layer in model.sublayers():
             if hasattr(layer, "enable_recompute"):

@@ -14,6 +14,7 @@ from ..errors import ConfigurationError, PaddleMixError
 from ..utils.allocator import keep_freed_memory
 from ..utils.denormals import flush_denormals
 from ..utils.device import resolve_device
+from ..utils.paddle_internals import global_store
 
 _ARRIVALS = "paddlemix/arrivals"
 _POLL_SECONDS = 0.05
@@ -77,7 +78,7 @@ def wait_for_everyone() -> None:
     processes = dist.get_world_size()
     if processes == 1:
         return
-    store = paddle.framework.core.create_or_get_global_tcp_store()
+    store = global_store()
     arrived = store.add(_ARRIVALS, 1)
     target = -(-arrived // processes) * processes  # nobody can arrive a second time before this round is over
     while store.add(_ARRIVALS, 0) < target:

@@ -9,8 +9,7 @@ import numpy as np
 import paddle
 
 from ..errors import TrainingError
-
-_core = paddle.framework.core
+from ..utils.paddle_internals import generators
 
 
 def seed_everything(seed: int, process: int) -> None:
@@ -34,7 +33,7 @@ def random_state() -> dict[str, Any]:
     return {
         "python": [version, list(words), following],
         "numpy": {**numpy_state, "state": {"key": inner["key"].tolist(), "pos": int(inner["pos"])}},
-        "paddle": [_generator_state(generator) for generator in _generators()],
+        "paddle": [_generator_state(generator) for generator in generators()],
     }
 
 
@@ -48,19 +47,17 @@ def set_random_state(state: dict[str, Any], where: object) -> None:
     Raises:
         TrainingError: an invalid state, or one of other devices.
     """
-    generators = _generators()
+    found = generators()
     try:
         version, words, following = state["python"]
         numpy_state = state["numpy"]
         key = np.array(numpy_state["state"]["key"], np.uint32)
         stored = [(int(seed), int(offset), str(engine)) for seed, offset, engine in state["paddle"]]
-        if len(stored) != len(generators):
-            raise TrainingError(
-                f"{where}: holds {len(stored)} generators of Paddle, this machine has {len(generators)}"
-            )
+        if len(stored) != len(found):
+            raise TrainingError(f"{where}: holds {len(stored)} generators of Paddle, this machine has {len(found)}")
         random.setstate((version, tuple(words), following))
         np.random.set_state({**numpy_state, "state": {"key": key, "pos": numpy_state["state"]["pos"]}})
-        for generator, (seed, offset, engine) in zip(generators, stored):
+        for generator, (seed, offset, engine) in zip(found, stored):
             now: Any = generator.get_state()
             device = now.__getstate__()[0]
             restored = now.__class__.__new__(now.__class__)  # what unpickling would do
@@ -74,22 +71,13 @@ def set_random_state(state: dict[str, Any], where: object) -> None:
 
 def paddle_state() -> list[Any]:
     """The states of Paddle's generators, as Paddle's objects."""
-    return [generator.get_state() for generator in _generators()]
+    return [generator.get_state() for generator in generators()]
 
 
 def set_paddle_state(states: list[Any]) -> None:
     """Restore the states from :func:`paddle_state`."""
-    for generator, state in zip(_generators(), states):
+    for generator, state in zip(generators(), states):
         generator.set_state(state)
-
-
-def _generators() -> list[Any]:
-    """Paddle's generators of this process: the CPU's and that of the current GPU."""
-    generators = [_core.default_cpu_generator()]
-    place = paddle.framework._current_expected_place()
-    if place.is_gpu_place():
-        generators.append(_core.default_cuda_generator(place.gpu_device_id()))
-    return generators
 
 
 def _generator_state(generator: Any) -> list[Any]:

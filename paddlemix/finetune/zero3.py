@@ -14,6 +14,7 @@ import paddle.distributed as dist
 import paddle.nn as nn
 from paddle.autograd import PyLayer
 
+from ..utils.paddle_internals import allocate, release
 from .randomness import paddle_state, set_paddle_state
 
 
@@ -39,14 +40,14 @@ class Zero3Layer:
         with paddle.no_grad():
             for parameter, owner in self._parameters:
                 if owner != self._rank:
-                    paddle.empty(parameter.shape, parameter.dtype)._share_buffer_to(parameter)
+                    allocate(parameter)
                 dist.broadcast(parameter, owner)
 
     def release(self) -> None:
         """Free the memory of parameters of other owners."""
         for parameter, owner in self._parameters:
             if owner != self._rank:
-                parameter._clear_data()
+                release(parameter)
 
     def _forward(self, *arguments: Any) -> Any:
         if not paddle.is_grad_enabled():

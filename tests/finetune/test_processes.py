@@ -28,8 +28,7 @@ class Store:
 @pytest.fixture
 def store(monkeypatch):
     store = Store()
-    core = SimpleNamespace(create_or_get_global_tcp_store=lambda: store)
-    monkeypatch.setattr(processes, "paddle", SimpleNamespace(framework=SimpleNamespace(core=core)))
+    monkeypatch.setattr(processes, "global_store", lambda: store)
     monkeypatch.setattr(processes, "dist", SimpleNamespace(get_world_size=lambda: PROCESSES))
     monkeypatch.setattr(processes, "_POLL_SECONDS", 0.001)
     return store
