@@ -254,8 +254,12 @@ def visible_slots(
     """``kv_starts`` and ``mask`` of ``CachedAttention``: padding on the left needs only the first of them.
 
     Args:
-        padding_mask: ``[batch, slots]`` of ones and zeros, or bool ``[batch, length, past + length]``
-            (true: may be seen), with which several samples share a row. Slots behind its end may be seen.
+        padding_mask: ``[batch, positions]`` of ones and zeros, or bool ``[batch, length, past + length]``
+            (true: may be seen), with which several samples share a row. Positions behind its end may be seen.
+        batch: rows.
+        length: new positions of each row.
+        past: positions in the cache.
+        dtype: the model's dtype, whose lowest finite value is the mask.
     """
     if padding_mask is None:
         return None, None
@@ -279,6 +283,7 @@ def dense_mask(length: int, padding_mask: paddle.Tensor | None, dtype: paddle.dt
     Axes of 1 are left out: Paddle broadcasts several times faster over missing ones on a CPU.
 
     Args:
+        length: of the rows.
         padding_mask: ``[batch, length]`` of ones and zeros, or bool ``[batch, length, length]`` (true: may be seen).
         dtype: the model's dtype, whose lowest finite value is the mask; a row without any visible key stays finite.
     """

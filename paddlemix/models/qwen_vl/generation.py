@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import paddle
@@ -116,7 +116,7 @@ class QWenVLGenerationMixin:
             NumericalError: the model gave no numbers.
         """
         result = generate_rows(
-            self, input_ids, generation_config, images=images, image_features=image_features,
+            cast("QWenLMHeadModel", self), input_ids, generation_config, images=images, image_features=image_features,
             attention_mask=attention_mask, past_key_values=past_key_values, tokenizer=tokenizer, streamer=streamer,
             logits_processor=logits_processor, image_policy=image_policy, **options,
         )  # fmt: skip
@@ -132,7 +132,7 @@ class QWenVLGenerationMixin:
         """Answer a query as the original does; see :func:`.original_chat.chat` for the arguments."""
         from .original_chat import chat
 
-        return chat(self, processor_or_tokenizer, query, history, **arguments)
+        return chat(cast("QWenLMHeadModel", self), processor_or_tokenizer, query, history, **arguments)
 
     def chat_stream(
         self,
@@ -144,7 +144,7 @@ class QWenVLGenerationMixin:
         """The answer so far, again and again as it grows; see :func:`.original_chat.chat_stream`."""
         from .original_chat import chat_stream
 
-        return chat_stream(self, processor_or_tokenizer, query, history, **arguments)
+        return chat_stream(cast("QWenLMHeadModel", self), processor_or_tokenizer, query, history, **arguments)
 
 
 @paddle.no_grad()
@@ -175,9 +175,10 @@ def generate_rows(
     )
     if streamer is not None and getattr(streamer, "skip_prompt", False):
         streamer.put(paddle.to_tensor(ids, place=paddle.CPUPlace()))
-    tokens, log_probs, before, finished = [], [], [], None
+    tokens, log_probs, before = [], [], []
+    finished = np.zeros(len(ids) * resolved.num_return_sequences, dtype=bool)
     for step in steps:
-        before.append(np.zeros_like(step.finished) if finished is None else finished)
+        before.append(finished)
         finished = step.finished
         tokens.append(step.tokens)
         log_probs.append(step.log_probs)
@@ -214,7 +215,7 @@ def generation_steps(
         rows = ids.shape[0] * options.num_return_sequences
         _check(model, rows, options, tokenizer)
         own_cache = cache is None
-        if own_cache:
+        if cache is None:
             capacity = ids.shape[1] + min(limit, CACHE_BLOCK)
             cache = model.new_cache(ids.shape[0], ids.shape[1], capacity)
         else:
@@ -257,7 +258,7 @@ def _steps(
     for count in range(1, limit + 1):
         with paddle.no_grad():
             logits = logits.astype("float32")
-            if processors:
+            if processors is not None and seen is not None:
                 logits = processors(seen, logits)
             if known < logits.shape[1]:
                 logits = logits[:, :known]
@@ -284,7 +285,7 @@ def _steps(
         if finished.all() or count == limit:
             return
         with paddle.no_grad():
-            if processors:
+            if seen is not None:
                 seen = paddle.concat([seen, chosen.unsqueeze(1)], axis=1)
             kept = np.flatnonzero(~finished[batch])
             # Dropping rows copies the cache, so it waits until half of the work would be for nothing.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import paddle
 
@@ -61,6 +62,11 @@ class KVCache:
         prompt_length: int,
         dtype: str | paddle.dtype = "float32",
     ) -> None:
+        """Allocate ``capacity`` positions.
+
+        Raises:
+            ConfigurationError: a size below 1.
+        """
         if batch_size < 1 or capacity < 1 or prompt_length < 1:
             raise ConfigurationError(
                 "KVCache: batch_size, capacity and prompt_length must be positive, "
@@ -69,15 +75,17 @@ class KVCache:
         self.ntk_alpha = ntk_alpha(prompt_length, config)
         self.length = 0
         shape = [batch_size, config.num_attention_heads, capacity, config.kv_channels]
-        self.keys = [paddle.zeros(shape, dtype=dtype) for _ in range(config.num_hidden_layers)]
-        self.values = [paddle.zeros(shape, dtype=dtype) for _ in range(config.num_hidden_layers)]
+        self.keys = [_zeros(shape, dtype) for _ in range(config.num_hidden_layers)]
+        self.values = [_zeros(shape, dtype) for _ in range(config.num_hidden_layers)]
 
     @property
     def batch_size(self) -> int:
+        """Rows of the cache."""
         return self.keys[0].shape[0]
 
     @property
     def capacity(self) -> int:
+        """Positions that are allocated."""
         return self.keys[0].shape[2]
 
     def reserve(self, length: int) -> None:
@@ -121,10 +129,15 @@ class PagedKVCache:
     """
 
     def __init__(self, config: QWenVLConfig, blocks: int, block_size: int, dtype: str | paddle.dtype) -> None:
+        """Allocate all blocks."""
         shape = [blocks, config.num_attention_heads, block_size, config.kv_channels]
         self.block_size = block_size
-        self.keys = [paddle.zeros(shape, dtype=dtype) for _ in range(config.num_hidden_layers)]
-        self.values = [paddle.zeros(shape, dtype=dtype) for _ in range(config.num_hidden_layers)]
+        self.keys = [_zeros(shape, dtype) for _ in range(config.num_hidden_layers)]
+        self.values = [_zeros(shape, dtype) for _ in range(config.num_hidden_layers)]
+
+
+def _zeros(shape: list[int], dtype: Any) -> paddle.Tensor:
+    return paddle.zeros(shape, dtype=dtype)
 
 
 def position_bytes(config: QWenVLConfig, dtype: str) -> int:

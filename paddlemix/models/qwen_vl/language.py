@@ -23,6 +23,7 @@ class QWenAttention(nn.Layer):
     """Causal self-attention. Only ``c_attn`` has a bias."""
 
     def __init__(self, config: QWenVLConfig, layer: int) -> None:
+        """Create the projections; ``layer`` is the index of its keys and values in a cache."""
         super().__init__()
         self.layer = layer
         self.heads = config.num_attention_heads
@@ -36,9 +37,10 @@ class QWenAttention(nn.Layer):
         """``[batch, length, hidden]`` to the same shape."""
         packed, bias = without_bias(self.c_attn, x)
         if isinstance(metadata, CachedAttention):
-            attended = self._attend_cached(packed, bias, metadata, cache)
+            # The forms of metadata and of the cache belong together.
+            attended = self._attend_cached(packed, bias, metadata, cache)  # type: ignore[arg-type]
         elif isinstance(metadata, PagedAttention):
-            attended = self._attend_paged(packed, bias, metadata, cache)
+            attended = self._attend_paged(packed, bias, metadata, cache)  # type: ignore[arg-type]
         elif isinstance(metadata, DenseAttention):
             heads = self._rotate(packed, bias, metadata.rotation, metadata.positions)
             attended = ops.merge_heads(ops.attention(*heads, metadata.mask, self._dropout()))
@@ -117,6 +119,7 @@ class QWenMLP(nn.Layer):
     """``c_proj(silu(w2 x) * w1 x)``: ``w2`` is the gate and ``w1`` the up projection, not the other way round."""
 
     def __init__(self, config: QWenVLConfig) -> None:
+        """Create the three projections."""
         super().__init__()
         width = config.intermediate_size // 2
         self.w1 = Linear(config.hidden_size, width, bias_attr=False)
@@ -124,16 +127,18 @@ class QWenMLP(nn.Layer):
         self.c_proj = Linear(width, config.hidden_size, bias_attr=False)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        """``[batch, length, hidden]`` to the same shape."""
         return self.c_proj(ops.swiglu(self.w2(x), self.w1(x)))
 
 
 class QWenBlock(nn.Layer):
     """Pre-norm transformer block.
 
-    The sum of the block's output and its residual is left to the next norm, which adds them on its way.
+    The addition of the block's output and its residual is fused into the next norm.
     """
 
     def __init__(self, config: QWenVLConfig, layer: int) -> None:
+        """Create norms, attention and feed-forward layers; ``layer`` is the index of the block."""
         super().__init__()
         self.ln_1 = RMSNorm(config.hidden_size, config.layer_norm_epsilon)
         self.attn = QWenAttention(config, layer)

@@ -42,14 +42,17 @@ class CrossAttention(nn.Layer):
         return self.out_proj(ops.attention_prefill(q, k, v, kv_lengths=kv_lengths))
 
     def quantize_parameters(self, format_of: Callable[[str], str]) -> list[Place]:
-        """Put three layers in the place of the packed projection; see
-        :class:`~paddlemix.quantization.layers.HasLinearParameters`."""
+        """Put three layers in the place of the packed projection.
+
+        See :class:`~paddlemix.quantization.layers.HasLinearParameters`.
+        """
         width, kind = self.in_proj_weight.shape[0], format_of("in_proj_weight")
         del self.in_proj_weight, self.in_proj_bias
-        self.in_proj = nn.LayerList([QuantizedLinear(width, width, kind) for _ in range(3)])
+        layers = [QuantizedLinear(width, width, kind) for _ in range(3)]
+        self.in_proj = nn.LayerList(layers)
         return [
             Place(layer, f"in_proj.{i}", "in_proj_weight", "in_proj_bias", slice(i * width, (i + 1) * width))
-            for i, layer in enumerate(self.in_proj)
+            for i, layer in enumerate(layers)
         ]
 
     def _project(self, *inputs: paddle.Tensor) -> list[paddle.Tensor]:

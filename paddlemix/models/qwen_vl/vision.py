@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import paddle
 import paddle.nn as nn
@@ -102,7 +103,7 @@ class VisionTransformer(nn.Layer):
         self.attn_pool = Resampler(config)
         self.ln_post = LayerNorm(config.output_dim, LAYER_NORM_EPSILON)
         # Used as `x @ proj`: stored [in, out] in the original as well, so never transposed by a converter.
-        self.proj = self.create_parameter([config.output_dim, config.output_dim])
+        self.proj: Any = self.create_parameter([config.output_dim, config.output_dim])
 
     def forward(self, images: paddle.Tensor) -> paddle.Tensor:
         """Float ``[n, 3, side, side]`` (normalized pixels) to ``[n, n_queries, output_dim]``.
@@ -130,7 +131,7 @@ class VisionTransformer(nn.Layer):
         """Put a layer in the place of ``proj``; see :class:`~paddlemix.quantization.layers.HasLinearParameters`."""
         shape, kind = self.proj.shape, format_of("proj")
         del self.proj
-        self.proj = QuantizedLinear(*shape, kind)
+        self.proj = QuantizedLinear(shape[0], shape[1], kind)
         return [Place(self.proj, "proj", "proj", "proj.bias")]
 
     def embed_patches(self, images: paddle.Tensor) -> paddle.Tensor:
