@@ -19,7 +19,7 @@ PADDED_SCORES = 1 << 12
 
 
 class Span(NamedTuple):
-    """A conversation that shares a row with others: slots ``start`` to before ``end`` of ``row``."""
+    """A packed sequence: positions ``start`` to before ``end`` of ``row``."""
 
     row: int
     start: int
@@ -74,13 +74,13 @@ class PackedAttention:
 class CachedAttention:
     """New positions behind a contiguous cache, or without one, where it is empty; no gradients.
 
-    Query ``t`` of row ``r`` stands at slot ``slots[r] + t``. It sees the slots from ``kv_starts[r]`` to its own, with
-    ``mask`` added to the scores where those two cannot say it.
+    Query ``t`` of row ``r`` has the cache position ``slots[r] + t``. It sees the positions from ``kv_starts[r]`` to its
+    own, with ``mask`` added to the scores where those two cannot say it.
 
     Attributes:
         positions: int32 ``[batch, length]``, rows of the rotary tables.
-        slots: int32 ``[batch]``, the cache slot of each row's first new position.
-        kv_lengths: int32 ``[batch]``, slots in use, the new ones included.
+        slots: int32 ``[batch]``, the cache position of each row's first new token.
+        kv_lengths: int32 ``[batch]``, context lengths, the new tokens included.
         kv_starts: int32 ``[batch]``, first slot that is no padding; ``None``: 0.
         mask: additive float32 ``[batch or 1, length, kv_length]`` or ``None``.
     """
@@ -140,7 +140,7 @@ def attention_metadata(
         alpha: NTK factor of the rotary base.
         scale_queries: whether log-n scaling applies.
         padding_mask: see ``visible_slots``.
-        position_ids: int ``[batch, length]``; by default the slots are counted with the padding, as in the original.
+        position_ids: int ``[batch, length]``; by default positions are counted with the padding, as in the original.
         with_gradients: whether the form with gradients is wanted.
         dtype: the model's dtype, whose lowest finite value masks.
         spans: of conversations that share rows; they fill all rows, in order, and see themselves only.

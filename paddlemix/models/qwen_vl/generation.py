@@ -87,7 +87,7 @@ class QWenVLGenerationMixin:
         Args:
             input_ids: int ``[batch, length]``, shorter prompts padded on the left.
             generation_config: instead of the model's own (``generation_config.json``).
-            images: float32 ``[n, 3, side, side]`` for the ``<img>`` spans, in order of appearance over the rows.
+            images: float32 ``[n, 3, side, side]`` for the image placeholders, in order of appearance over the rows.
                 Where neither these nor ``image_features`` are given, the images are read from the paths or
                 URLs in the image placeholders.
             image_features: ``[n, n_queries, hidden]``, encoded images instead of ``images``.
@@ -331,9 +331,9 @@ def _next_logits(
 
 
 def _images(given: paddle.Tensor | None, wanted: np.ndarray) -> paddle.Tensor | None:
-    """The images whose spans are still to be fed; ``None`` where there are none.
+    """The images whose placeholders are still to be fed; ``None`` where there are none.
 
-    ``given`` holds those alone, or the images of all spans.
+    ``given`` holds those alone, or the images of all placeholders.
     """
     if given is None:
         return None

@@ -108,7 +108,7 @@ class QWenModel(nn.Layer):
         """Run the decoder: ``[batch, length, hidden]`` to the same shape, after the final norm.
 
         The second result holds the input of the first layer and every layer's output before the final norm, if asked
-        for. ``spans`` are conversations that share rows, in place of a mask and without a cache: they fill all rows, in
+        for. ``spans`` are packed sequences, in place of a mask and without a cache: they fill all rows, in
         order, and each sees itself only.
 
         Raises:

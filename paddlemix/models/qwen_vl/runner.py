@@ -42,6 +42,7 @@ class QWenVLRunner:
     """
 
     def __init__(self, model: QWenLMHeadModel, vocab_size: int | None = None, adapter: str = "") -> None:
+        """Read the sizes and the cache's dtype off the model."""
         config = model.config
         activations = str(model.transformer.ln_f.weight.dtype).rpartition(".")[2]
         self._model = model
