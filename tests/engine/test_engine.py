@@ -96,6 +96,14 @@ def test_so_they_are_without_kernels_and_with_them(small, any_backend):
     assert [r.id for r in requests if tokens(outputs[r.id]) != alone(model, processor, r)] == []
 
 
+def test_so_they_are_with_a_cache_in_bfloat16(tmp_path):
+    sizes = {"seq_length": 48, "max_position_embeddings": 256, "kv_cache_dtype": "bfloat16"}
+    model, processor = random_model(tmp_path, **sizes)
+    requests = requests_of(12, processor, seed=3)
+    outputs = joined_at_random(engine_of(model, processor, blocks=16, block_size=32), requests)
+    assert [r.id for r in requests if tokens(outputs[r.id]) != alone(model, processor, r)] == []
+
+
 @pytest.mark.parametrize("weights", ["int8", "int4"])
 def test_so_they_are_with_quantized_weights(small, tmp_path, weights):
     floats, processor = small

@@ -171,15 +171,12 @@ def test_the_real_engine_in_its_thread(tmp_path):
     """The model is made, warmed up and run there, without gradients; many threads ask at once."""
     import paddle
 
-    from paddlemix.engine.engine import EngineConfig
     from paddlemix.engine.request import SamplingParams
-    from paddlemix.models.qwen_vl.runner import new_engine
-    from tests.engine.engines import tokens
+    from tests.engine.engines import engine_of, tokens
     from tests.random_model import random_model
 
     def load():
-        model, processor = random_model(tmp_path)
-        return new_engine(model, processor.tokenizer, EngineConfig(cache_bytes=1 << 24))
+        return engine_of(*random_model(tmp_path))
 
     thread = EngineThread(load, context=paddle.no_grad)
     thread.start()

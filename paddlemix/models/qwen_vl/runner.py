@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import numpy as np
 import paddle
 
-from ...engine.engine import Engine, EngineConfig
 from ...engine.grammar import GrammarCompiler
 from ...engine.protocols import RowInput
 from .attention_metadata import paged_attention
@@ -123,22 +121,6 @@ class QWenVLRunner:
             paddle.concat(features).astype(embeddings.dtype),
         )
         return flat.reshape(embeddings.shape)
-
-
-def new_engine(
-    model: QWenLMHeadModel, tokenizer: QWenVLTokenizer, config: EngineConfig | None = None, adapter: str = ""
-) -> Engine:
-    """An engine on a model, with grammars where ``llguidance`` is installed.
-
-    Args:
-        model: in evaluation mode.
-        tokenizer: of the same model.
-        config: sizes; those of ``EngineConfig()`` by default.
-        adapter: names what was added to the model's weights.
-    """
-    runner = QWenVLRunner(model, tokenizer.vocab_size, adapter)
-    grammars = grammar_compiler(model, tokenizer) if find_spec("llguidance") else None
-    return Engine(runner, tokenizer, config or EngineConfig(), grammars)
 
 
 def grammar_compiler(model: QWenLMHeadModel, tokenizer: QWenVLTokenizer) -> GrammarCompiler:
