@@ -161,7 +161,7 @@ class _Message:
                 yield piece
         except APIError as error:
             yield event(error.anthropic(), "error")
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the stream has begun: its reader gets the error as an event
             logger.exception("stream %s failed", self._job.request.id)
             yield event(from_error(error).anthropic(), "error")
 

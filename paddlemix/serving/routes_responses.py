@@ -134,7 +134,7 @@ class _Response:
                 yield piece
         except APIError as error:
             yield self._failed(error)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the stream has begun: its reader gets the error as an event
             logger.exception("stream %s failed", self._job.request.id)
             yield self._failed(from_error(error))
 
