@@ -53,12 +53,12 @@ def random_model(config: QWenVLConfig, plan: QuantizationPlan | None, seed: int 
     with paddle.LazyGuard():
         model = QWenLMHeadModel(config)
     generator = np.random.default_rng(seed)
-    for place in replace_layers(model, plan, dtype, model.weight_table):
-        if isinstance(place.layer, QuantizedLinear):
-            fill(place.layer, generator)
+    for parameter in replace_layers(model, plan, dtype, model.weight_table):
+        if isinstance(parameter.layer, QuantizedLinear):
+            fill(parameter.layer, generator)
         else:
-            shape = (place.layer.num_embeddings, place.layer.embedding_dim)
-            place.layer.weight = _sixteen_bit(shape, place.layer.kind, generator)
+            shape = (parameter.layer.num_embeddings, parameter.layer.embedding_dim)
+            parameter.layer.weight = _sixteen_bit(shape, parameter.layer.kind, generator)
     for parameter in model.parameters():
         parameter.initialize()
     for layer in model.sublayers():

@@ -1,4 +1,4 @@
-"""The float weights that a quantized checkpoint stands for, strip by strip."""
+"""The float weights that a quantized checkpoint stands for, chunk by chunk."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from ..checkpoint.readers import Checkpoint, raise_listed
 from ..quantization.gptq_format import GPTQLinear, read_layers
 from ..quantization.plan import INT4, INT8, SIXTEEN_BIT, TILE, tile_dtypes, tile_shapes
 
-#: elements of a strip
-STRIP = 8 << 20
+#: elements of a chunk
+CHUNK = 8 << 20
 
 
 class DequantizedWeights:
@@ -82,7 +82,7 @@ class DequantizedWeights:
         """Layers of GPTQ have biases where the float model has none: of zeros, as published."""
         return name in self.shapes or (name.endswith(".bias") and not self.checkpoint.read(present[name]).any())
 
-    def strips(self, name: str) -> Iterator[tuple[slice, np.ndarray]]:
+    def chunks(self, name: str) -> Iterator[tuple[slice, np.ndarray]]:
         """Outputs and their float32 weights ``[in, outputs]`` (biases: ``[outputs]``), until all have come."""
         if name in self.gptq:
             in_features, out_features = self.shapes[name]
@@ -125,7 +125,7 @@ class DequantizedWeights:
 
 
 def _runs(in_features: int, out_features: int) -> Iterator[slice]:
-    """All outputs in runs of whole tiles, each of at most about ``STRIP`` weights."""
-    width = max(1, STRIP // in_features // TILE) * TILE
+    """All outputs in runs of whole tiles, each of at most about ``CHUNK`` weights."""
+    width = max(1, CHUNK // in_features // TILE) * TILE
     for start in range(0, out_features, width):
         yield slice(start, min(start + width, out_features))

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..checkpoint import dtypes, hub, layouts, tiles, writer
+from ..checkpoint import chunks, dtypes, hub, layouts, writer
 from ..checkpoint.convert import Conversion, file_metadata, files_identity, json_bytes, side_files
 from ..checkpoint.readers import Checkpoint
 from ..checkpoint.readers.tensor import StoredTensor
@@ -121,7 +121,7 @@ class _Merging:
         return self.conversion.source(name, self.names[name])
 
     def _whole(self, name: str, values: StoredTensor, wanted: str) -> Iterator[np.ndarray]:
-        yield from tiles.pieces(read_values(self.adapter, name, values, wanted))
+        yield from chunks.pieces(read_values(self.adapter, name, values, wanted))
 
     def _pair(self, layer: str) -> tuple[np.ndarray, np.ndarray]:
         a, b = (read_values(self.adapter, layer, part, "float32") for part in self.adapter.tensors.pairs[layer])
@@ -132,7 +132,7 @@ class _Merging:
         theirs, (a, b) = self.names[name], self._pair(layer)
         turned = self.checkpoint.table.is_transposed(name, self.checkpoint.layout, layouts.PADDLE)
         stored, at = self.checkpoint.dtype(theirs), 0
-        for piece in tiles.converted(self.checkpoint.read(theirs), turned, stored, "float32"):
+        for piece in chunks.converted(self.checkpoint.read(theirs), turned, stored, "float32"):
             yield self._cast(name, piece + a[at : at + len(piece)] @ b, wanted)
             at += len(piece)
 
@@ -141,11 +141,11 @@ class _Merging:
         is held, in 16 bits."""
         pair = self._pair(layer) if layer in self.adapter.tensors.pairs else None
         result = np.empty(shape, dtypes.STORAGE[self.dtype])
-        for outputs, values in self.quantized.strips(name):
+        for outputs, values in self.quantized.chunks(name):
             if pair is not None:
                 values = values + pair[0] @ pair[1][:, outputs]
             result[..., outputs] = self._cast(name, values, self.dtype)
-        yield from tiles.pieces(result)
+        yield from chunks.pieces(result)
 
     def _cast(self, name: str, values: np.ndarray, wanted: str) -> np.ndarray:
         result = dtypes.from_float32(values, wanted)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..checkpoint import dtypes, hub, open_checkpoint, tiles
+from ..checkpoint import chunks, dtypes, hub, open_checkpoint
 from ..checkpoint.convert import check_tensors
 from ..checkpoint.layouts import WeightTable
 from ..checkpoint.loading import check_config
@@ -256,7 +256,7 @@ def write_adapter(
         wanted = dtype if dtype is not None and tensor.dtype in dtypes.FLOATING else tensor.dtype
 
         def pieces(tensor: StoredTensor = tensor, turned: bool = turned, wanted: str = wanted) -> Any:
-            return tiles.converted(tensor.load(), turned, tensor.dtype, wanted)
+            return chunks.converted(tensor.load(), turned, tensor.dtype, wanted)
 
         sources.append(TensorSource(name, tensor.shape[::-1] if turned else tensor.shape, wanted, pieces))
     metadata = {"format": "pt", ADAPTER_MARKER: "1", **({} if base is None else {BASE_MARKER: base})}

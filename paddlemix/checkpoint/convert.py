@@ -26,7 +26,7 @@ from ..utils.files import (
 )
 from ..utils.foreign_file import foreign_content
 from ..utils.progress import Counter, Progress
-from . import dtypes, layouts, tiles, writer
+from . import chunks, dtypes, layouts, writer
 from .readers import Checkpoint, open_checkpoint, raise_listed
 from .target import check_target, require_free
 
@@ -205,7 +205,7 @@ def _equal(
     transpose = source.table.is_transposed(name, source.layout, result.layout)
     written = result.read(ours).reshape(-1).view(np.uint8)
     at = 0
-    for piece in tiles.converted(source.read(theirs), transpose, source.dtype(theirs), wanted):
+    for piece in chunks.converted(source.read(theirs), transpose, source.dtype(theirs), wanted):
         if not np.array_equal(written[at : at + piece.nbytes], piece.reshape(-1).view(np.uint8)):
             return False
         at += piece.nbytes
@@ -237,7 +237,7 @@ class Conversion:
     def _pieces(self, name: str, transpose: bool, wanted: str) -> Iterator[np.ndarray]:
         stored = self.checkpoint.dtype(name)
         bad = overflown = 0
-        for piece in tiles.pieces(self.checkpoint.read(name), transpose):
+        for piece in chunks.pieces(self.checkpoint.read(name), transpose):
             result = dtypes.cast(piece, stored, wanted)
             if self.check_finite or stored != wanted:
                 before = dtypes.count_non_finite(piece, stored)

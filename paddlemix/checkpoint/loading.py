@@ -14,7 +14,7 @@ import numpy as np
 from ..errors import ConfigurationError
 from ..utils.display import quoted
 from ..utils.progress import Counter
-from . import dtypes, layouts, tiles, writer
+from . import chunks, dtypes, layouts, writer
 from .convert import file_metadata
 from .readers import Checkpoint, raise_listed
 from .target import PROCESSOR_FILES, Guard, check_target, require_free
@@ -128,7 +128,7 @@ def _fill(
     in_place = _has_memory(parameter)
     values = _memory(parameter, tag) if in_place else np.empty(parameter.shape, dtypes.STORAGE[tag])
     flat, done, damaged = values.reshape(-1), 0, False
-    for piece in tiles.converted(array, transpose, stored, tag):
+    for piece in chunks.converted(array, transpose, stored, tag):
         flat[done : done + piece.size] = piece.reshape(-1)
         done += piece.size
         damaged = damaged or (check_finite and dtypes.count_non_finite(piece, tag) > 0)
@@ -208,7 +208,7 @@ def write_model(
         wanted = dtype if dtype is not None and tag in dtypes.FLOATING else tag
 
         def pieces(parameter: Any = parameter, tag: str = tag, wanted: str = wanted) -> Any:
-            return tiles.converted(_values(parameter, tag), False, tag, wanted)
+            return chunks.converted(_values(parameter, tag), False, tag, wanted)
 
         sources.append(writer.TensorSource(name, tuple(parameter.shape), wanted, pieces))
     metadata = file_metadata(layouts.PADDLE)

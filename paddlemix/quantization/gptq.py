@@ -25,7 +25,7 @@ DAMPING = 0.01
 # Shares of a group's largest magnitude that are tried as its range.
 _CLIPPING = np.arange(1.0, 0.59, -0.025, dtype=np.float32)
 # Outputs that are rounded together, so that their group of 128 inputs stays in a core's cache.
-_STRIP = 1024
+_CHUNK = 1024
 
 
 @dataclass(frozen=True)
@@ -132,14 +132,14 @@ def round_weight(
         ) from None
     q = np.empty(weight.shape, np.int8)
     scales = np.empty((-(-len(weight) // GROUP), weight.shape[1]), np.float16)
-    for start in range(0, weight.shape[1], _STRIP):
-        strip = slice(start, start + _STRIP)
-        w = np.where(unused[:, None], np.float32(0), weight[:, strip])
-        _round_strip(w, spread, diagonal.astype(np.float32), q[:, strip], scales[:, strip])
+    for start in range(0, weight.shape[1], _CHUNK):
+        chunk = slice(start, start + _CHUNK)
+        w = np.where(unused[:, None], np.float32(0), weight[:, chunk])
+        _round_chunk(w, spread, diagonal.astype(np.float32), q[:, chunk], scales[:, chunk])
     return RoundedWeight(q, scales)
 
 
-def _round_strip(w: np.ndarray, spread: np.ndarray, importance: np.ndarray, q: np.ndarray, scales: np.ndarray) -> None:
+def _round_chunk(w: np.ndarray, spread: np.ndarray, importance: np.ndarray, q: np.ndarray, scales: np.ndarray) -> None:
     """Round ``w`` (overwritten) into ``q`` and ``scales``, group by group."""
     for group, start in enumerate(range(0, len(w), GROUP)):
         stop = min(start + GROUP, len(w))

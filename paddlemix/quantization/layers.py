@@ -69,7 +69,7 @@ class SixteenBitEmbedding(nn.Layer):
 
 
 @dataclass(frozen=True)
-class Place:
+class PendingParameter:
     """A layer that waits for its weight.
 
     Attributes:
@@ -88,7 +88,7 @@ class Place:
 class HasLinearParameters(Protocol):
     """A layer of a model with linear weights that are parameters of its own instead of layers within it."""
 
-    def quantize_parameters(self, format_of: Callable[[str], str]) -> list[Place]:
+    def quantize_parameters(self, format_of: Callable[[str], str]) -> list[PendingParameter]:
         """Replace these parameters by :class:`QuantizedLinear` layers.
 
         Args:
@@ -99,7 +99,7 @@ class HasLinearParameters(Protocol):
         """
 
 
-def replace_layers(model: nn.Layer, plan: QuantizationPlan, dtype: str, table: WeightTable) -> list[Place]:
+def replace_layers(model: nn.Layer, plan: QuantizationPlan, dtype: str, table: WeightTable) -> list[PendingParameter]:
     """Put the layers that ``plan`` asks for in the place of a model's float ones, whose weights are dropped.
 
     Layers with linear parameters of their own replace them themselves, see :class:`HasLinearParameters`.
@@ -113,7 +113,7 @@ def replace_layers(model: nn.Layer, plan: QuantizationPlan, dtype: str, table: W
     Returns:
         The new layers, in the order of the model; all wait for their weights.
     """
-    places: list[Place] = []
+    pending: list[PendingParameter] = []
     for parent, prefix in [*_layers(model)]:
         for name, child in [*parent.named_children()]:
             path = f"{prefix}{name}"
@@ -127,10 +127,10 @@ def replace_layers(model: nn.Layer, plan: QuantizationPlan, dtype: str, table: W
             else:
                 continue
             setattr(parent, name, new)
-            places.append(Place(new, path, f"{path}.weight", f"{path}.bias"))
+            pending.append(PendingParameter(new, path, f"{path}.weight", f"{path}.bias"))
         if hasattr(parent, "quantize_parameters"):
-            places += _replace_parameters(parent, prefix, plan, table)
-    return places
+            pending += _replace_parameters(parent, prefix, plan, table)
+    return pending
 
 
 def _layers(model: nn.Layer) -> Iterator[tuple[nn.Layer, str]]:
@@ -141,7 +141,7 @@ def _layers(model: nn.Layer) -> Iterator[tuple[nn.Layer, str]]:
 
 def _replace_parameters(
     layer: HasLinearParameters, prefix: str, plan: QuantizationPlan, table: WeightTable
-) -> list[Place]:
+) -> list[PendingParameter]:
     def format_of(name: str) -> str:
         kind = plan.format_of(f"{prefix}{name}", table)
         if kind is None:
@@ -149,6 +149,6 @@ def _replace_parameters(
         return kind
 
     return [
-        replace(place, path=prefix + place.path, weight=prefix + place.weight, bias=prefix + place.bias)
-        for place in layer.quantize_parameters(format_of)
+        replace(parameter, path=prefix + parameter.path, weight=prefix + parameter.weight, bias=prefix + parameter.bias)
+        for parameter in layer.quantize_parameters(format_of)
     ]

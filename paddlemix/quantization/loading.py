@@ -15,9 +15,9 @@ from ..errors import ConfigurationError
 from ..utils.display import quoted
 from ..utils.progress import Counter
 from .gptq_format import PER_WORD, SYMMETRIC_ZERO, GPTQLinear, read_layers
-from .layers import Place, QuantizedLinear, replace_layers
+from .layers import PendingParameter, QuantizedLinear, replace_layers
 from .plan import INT4, SIXTEEN_BIT, QuantizationPlan
-from .tiles import STRIP, PackedWeight, aligned_empty, as_tensor, fill_float
+from .tiles import CHUNK, PackedWeight, aligned_empty, as_tensor, fill_float
 
 _VIEWS = "FLAGS_use_stride_kernel"
 
@@ -33,7 +33,7 @@ def load_quantized(
 ) -> None:
     """Put quantized layers into ``model``, made in ``dtype`` under ``paddle.LazyGuard``, and fill it.
 
-    One strip of one float weight is held beside the model; tiles of our own checkpoints stay in the mapped files.
+    One chunk of one float weight is held beside the model; tiles of our own checkpoints stay in the mapped files.
     ``counter`` is told how many bytes of the files have been read.
     Raises CheckpointError with all that is missing, misshapen or unexpected before anything large is read, and at the
     end with weights that hold NaN or infinity; ConfigurationError where Paddle was told to do without views.
@@ -42,76 +42,78 @@ def load_quantized(
         raise ConfigurationError(
             f"{_VIEWS}: is switched off, and quantized weights are views of integers; unset the environment variable"
         )
-    places = replace_layers(model, plan, dtype, checkpoint.table)
+    pending = replace_layers(model, plan, dtype, checkpoint.table)
     if checkpoint.packed:
-        names = {f"{place.path}.{part}" for place in places for part in ("qweight", "scales", "bias", "weight")}
+        names = {
+            f"{parameter.path}.{part}" for parameter in pending for part in ("qweight", "scales", "bias", "weight")
+        }
         load_into(
             model, checkpoint, dtype, check_finite=check_finite,
-            elsewhere=names, problems=_packed_problems(places, checkpoint), counter=counter,
+            elsewhere=names, problems=_packed_problems(pending, checkpoint), counter=counter,
         )  # fmt: skip
-        for place in places:
-            _map_tiles(place, checkpoint, dtype)
+        for parameter in pending:
+            _map_tiles(parameter, checkpoint, dtype)
         return
     source = _FloatSource(checkpoint, check_finite, counter or Counter(0, None))
-    names = {name for place in places for name in (place.weight, place.bias)}
+    names = {name for parameter in pending for name in (parameter.weight, parameter.bias)}
     load_into(
-        model, checkpoint, dtype, check_finite=check_finite, elsewhere=names, problems=source.problems(places),
+        model, checkpoint, dtype, check_finite=check_finite, elsewhere=names, problems=source.problems(pending),
         counter=counter,
     )  # fmt: skip
-    for place in places:
-        if isinstance(place.layer, QuantizedLinear):
-            source.fill_linear(place, dtype)
+    for parameter in pending:
+        if isinstance(parameter.layer, QuantizedLinear):
+            source.fill_linear(parameter, dtype)
         else:
-            source.fill_embedding(place)
+            source.fill_embedding(parameter)
     raise_listed(f"{checkpoint.path}: damaged", source.damaged)
 
 
 # ---------------------------------------------------------------------------------------------------- our tiles
 
 
-def _packed_problems(places: list[Place], checkpoint: Checkpoint) -> list[str]:
+def _packed_problems(pending: list[PendingParameter], checkpoint: Checkpoint) -> list[str]:
     problems = []
-    for place in places:
-        for part, (shape, dtype) in _expected(place).items():
-            name = f"{place.path}.{part}"
+    for parameter in pending:
+        for part, (shape, dtype) in _expected(parameter).items():
+            name = f"{parameter.path}.{part}"
             if name not in checkpoint:
                 problems.append(f"{quoted(name)} is missing")
             elif checkpoint.shape(name) != shape or checkpoint.dtype(name) != dtype:
                 came = f"{checkpoint.dtype(name)} {list(checkpoint.shape(name))}"
                 problems.append(f"{quoted(name)} is {came}, expected {dtype} {list(shape)}")
-        bias = f"{place.path}.bias"
+        bias = f"{parameter.path}.bias"
         if bias in checkpoint:
-            wanted = [place.layer.out_features]
+            wanted = [parameter.layer.out_features]
             if list(checkpoint.shape(bias)) != wanted:
                 problems.append(f"{bias!r} has shape {list(checkpoint.shape(bias))}, expected {wanted}")
-        elif needs_bias(place, checkpoint.table):
+        elif needs_bias(parameter, checkpoint.table):
             problems.append(f"{bias!r} is missing")
     return problems
 
 
-def needs_bias(place: Place, table: WeightTable) -> bool:
+def needs_bias(parameter: PendingParameter, table: WeightTable) -> bool:
     """Whether the layer has a bias in the float model. (GPTQ's layers have more.)"""
-    found = table.find_rule(place.bias)
+    found = table.find_rule(parameter.bias)
     return found is not None and not found[0].optional_bias
 
 
-def _expected(place: Place) -> dict[str, tuple[tuple[int, ...], str]]:
-    layer = place.layer
+def _expected(parameter: PendingParameter) -> dict[str, tuple[tuple[int, ...], str]]:
+    layer = parameter.layer
     if isinstance(layer, QuantizedLinear):
         return layer.expected()
     return {"weight": ((layer.num_embeddings, layer.embedding_dim), layer.kind)}
 
 
-def _map_tiles(place: Place, checkpoint: Checkpoint, dtype: str) -> None:
+def _map_tiles(parameter: PendingParameter, checkpoint: Checkpoint, dtype: str) -> None:
     tensors = {
-        part: as_tensor(checkpoint.map_writable(f"{place.path}.{part}"), kind)
-        for part, (_, kind) in _expected(place).items()
+        part: as_tensor(checkpoint.map_writable(f"{parameter.path}.{part}"), kind)
+        for part, (_, kind) in _expected(parameter).items()
     }
-    if not isinstance(place.layer, QuantizedLinear):
-        place.layer.weight = tensors["weight"]
+    if not isinstance(parameter.layer, QuantizedLinear):
+        parameter.layer.weight = tensors["weight"]
         return
-    bias = _bias(checkpoint, f"{place.path}.bias", dtype)
-    place.layer.fill(tensors["qweight"], tensors.get("scales"), bias)
+    bias = _bias(checkpoint, f"{parameter.path}.bias", dtype)
+    parameter.layer.fill(tensors["qweight"], tensors.get("scales"), bias)
 
 
 def _bias(checkpoint: Checkpoint, name: str | None, dtype: str, columns: slice | None = None) -> paddle.Tensor | None:
@@ -127,78 +129,78 @@ _TRANSPOSED_ROWS = 256
 
 
 class _FloatSource:
-    """The weights of a float or GPTQ checkpoint, as the places of a model want them."""
+    """The weights of a float or GPTQ checkpoint, as the pending parameters of a model want them."""
 
     def __init__(self, checkpoint: Checkpoint, check_finite: bool, counter: Counter) -> None:
         self.checkpoint, self.check_finite, self.counter = checkpoint, check_finite, counter
         self.names, self.gptq = checkpoint.our_names(), read_layers(checkpoint)
         self.damaged: list[str] = []
 
-    def problems(self, places: list[Place]) -> list[str]:
+    def problems(self, pending: list[PendingParameter]) -> list[str]:
         found = []
-        for place in places:
-            layer = place.layer
+        for parameter in pending:
+            layer = parameter.layer
             if not isinstance(layer, QuantizedLinear):
                 shape = (layer.num_embeddings, layer.embedding_dim)
-            elif place.columns is None:
+            elif parameter.columns is None:
                 shape = (layer.in_features, layer.out_features)
             else:
                 shape = (layer.in_features, 3 * layer.out_features)
-            if place.weight in self.gptq:
-                stored = self.gptq[place.weight]
+            if parameter.weight in self.gptq:
+                stored = self.gptq[parameter.weight]
                 if (stored.in_features, stored.out_features) != shape:
                     came = [stored.in_features // PER_WORD, stored.out_features]
                     found.append(
-                        f"'{place.path}.qweight' has shape {came}, expected {[shape[0] // PER_WORD, shape[1]]}"
+                        f"'{parameter.path}.qweight' has shape {came}, expected {[shape[0] // PER_WORD, shape[1]]}"
                     )
-            elif place.weight not in self.names:
-                found.append(f"{place.weight!r} is missing")
+            elif parameter.weight not in self.names:
+                found.append(f"{parameter.weight!r} is missing")
             else:
-                name = self.names[place.weight]
-                wanted = shape[::-1] if self._transposed(place.weight) else shape
+                name = self.names[parameter.weight]
+                wanted = shape[::-1] if self._transposed(parameter.weight) else shape
                 if self.checkpoint.shape(name) != wanted:
                     came = list(self.checkpoint.shape(name))
                     found.append(f"{quoted(name)} has shape {came}, expected {list(wanted)}")
-            if needs_bias(place, self.checkpoint.table) or place.bias in self.names:
-                found += self._bias_problems(place, shape[1])
+            if needs_bias(parameter, self.checkpoint.table) or parameter.bias in self.names:
+                found += self._bias_problems(parameter, shape[1])
         return list(dict.fromkeys(found))
 
-    def _bias_problems(self, place: Place, size: int) -> list[str]:
-        name = self.names.get(place.bias)
+    def _bias_problems(self, parameter: PendingParameter, size: int) -> list[str]:
+        name = self.names.get(parameter.bias)
         if name is None:
-            return [f"{place.bias!r} is missing"]
+            return [f"{parameter.bias!r} is missing"]
         shape = self.checkpoint.shape(name)
         return [] if shape == (size,) else [f"{quoted(name)} has shape {list(shape)}, expected [{size}]"]
 
-    def fill_linear(self, place: Place, dtype: str) -> None:
-        layer = place.layer
+    def fill_linear(self, parameter: PendingParameter, dtype: str) -> None:
+        layer = parameter.layer
         packed = PackedWeight(layer.kind, layer.in_features, layer.out_features)
-        if place.weight in self.gptq:
-            stored = self.gptq[place.weight]
+        if parameter.weight in self.gptq:
+            stored = self.gptq[parameter.weight]
             if layer.kind == INT4:
                 take_integers(packed, stored)
             else:
                 fill_float(packed, stored.dequantized)
             self.counter.add(layer.in_features * layer.out_features // 2)
         else:
-            fill_float(packed, partial(self._strip, place))
+            fill_float(packed, partial(self._chunk, parameter))
         if packed.scales is not None:
-            self._check(self.names.get(place.weight, place.path), packed.scales, str(packed.scales.dtype))
+            self._check(self.names.get(parameter.weight, parameter.path), packed.scales, str(packed.scales.dtype))
         kinds = layer.expected()
         tensors = [as_tensor(packed.weight, kinds["qweight"][1])]
         tensors.append(None if packed.scales is None else as_tensor(packed.scales, kinds["scales"][1]))
-        bias = self.names.get(place.bias)
+        bias = self.names.get(parameter.bias)
         if bias is not None:
             self._check(bias, self.checkpoint.read(bias), self.checkpoint.dtype(bias))
-        layer.fill(*tensors, _bias(self.checkpoint, bias, dtype, place.columns))
+        layer.fill(*tensors, _bias(self.checkpoint, bias, dtype, parameter.columns))
 
-    def fill_embedding(self, place: Place) -> None:
+    def fill_embedding(self, parameter: PendingParameter) -> None:
         """A table that has the right dtype stays in its file, of which an answer needs a few rows."""
-        name, layer = self.names[place.weight], place.layer
+        name, layer = self.names[parameter.weight], parameter.layer
         stored, table = self.checkpoint.dtype(name), self.checkpoint.read(name)
         mapped = stored == layer.kind
         values = self.checkpoint.map_writable(name) if mapped else aligned_empty(table.shape, layer.kind)
-        rows = max(1, STRIP // layer.embedding_dim)
+        rows = max(1, CHUNK // layer.embedding_dim)
         for start in range(0, len(table), rows):
             part = slice(start, start + rows)
             if not mapped:
@@ -207,18 +209,22 @@ class _FloatSource:
             self.counter.add(table[part].nbytes)
         layer.weight = as_tensor(values, layer.kind)
 
-    def _strip(self, place: Place, columns: slice) -> np.ndarray:
-        """Float32 ``[in, columns]`` of a place's weight."""
-        name = self.names[place.weight]
-        first = place.columns.start if place.columns is not None else 0
+    def _chunk(self, parameter: PendingParameter, columns: slice) -> np.ndarray:
+        """Float32 ``[in, columns]`` of a parameter's weight."""
+        name = self.names[parameter.weight]
+        first = parameter.columns.start if parameter.columns is not None else 0
         columns = slice(first + columns.start, first + columns.stop)
         array, stored = self.checkpoint.read(name), self.checkpoint.dtype(name)
-        part = _transpose(array[columns]) if self._transposed(place.weight) else np.ascontiguousarray(array[:, columns])
+        part = (
+            _transpose(array[columns])
+            if self._transposed(parameter.weight)
+            else np.ascontiguousarray(array[:, columns])
+        )
         values = dtypes.to_float32(part, stored)
         self.counter.add(part.nbytes)
         self._check(name, values, "float32")
-        if place.layer.kind in SIXTEEN_BIT and stored == "float32" and self.check_finite:
-            self._check(name, dtypes.from_float32(values, place.layer.kind), place.layer.kind)
+        if parameter.layer.kind in SIXTEEN_BIT and stored == "float32" and self.check_finite:
+            self._check(name, dtypes.from_float32(values, parameter.layer.kind), parameter.layer.kind)
         return values
 
     def _check(self, name: str, values: np.ndarray, dtype: str) -> None:
@@ -243,6 +249,6 @@ def _transpose(rows: np.ndarray) -> np.ndarray:
 
 def take_integers(packed: PackedWeight, stored: GPTQLinear) -> None:
     scales = stored.group_scales()
-    for columns in packed.strips():
+    for columns in packed.chunks():
         q = (stored.integers(columns) - SYMMETRIC_ZERO).astype(np.int8)
         packed.put_int4(columns, q, scales[:, columns])

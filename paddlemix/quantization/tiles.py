@@ -1,4 +1,4 @@
-"""Packed weights as NumPy arrays: making them strip by strip, handing them to Paddle, reading them back."""
+"""Packed weights as NumPy arrays: making them chunk by chunk, handing them to Paddle, reading them back."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ..ops.linear_w8 import dequantize_w8, quantize_w8
 from ..ops.linear_w16 import dequantize_w16, pack_w16
 from .plan import INT4, INT8, TILE, tile_dtypes, tile_shapes
 
-#: elements of a float strip; about three such strips are alive at a time
-STRIP = 8 << 20
+#: elements of a float chunk; about three such chunks are alive at a time
+CHUNK = 8 << 20
 _HUGE_PAGE = 2 << 20
 
 
 class PackedWeight:
-    """The tiles and scales of one linear layer, to be filled strip by strip.
+    """The tiles and scales of one linear layer, to be filled chunk by chunk.
 
     Attributes:
         weight, scales: arrays of ``plan.tile_shapes``; bfloat16 as uint16.
@@ -32,9 +32,9 @@ class PackedWeight:
         self.weight = aligned_empty(shapes[0], types[0])
         self.scales = None if shapes[1] is None else aligned_empty(shapes[1], types[1])
 
-    def strips(self) -> Iterator[slice]:
-        """The outputs in runs of whole tiles, each of at most about ``STRIP`` elements."""
-        width = max(1, STRIP // max(1, self.in_features) // TILE) * TILE
+    def chunks(self) -> Iterator[slice]:
+        """The outputs in runs of whole tiles, each of at most about ``CHUNK`` elements."""
+        width = max(1, CHUNK // max(1, self.in_features) // TILE) * TILE
         for start in range(0, self.out_features, width):
             yield slice(start, min(start + width, self.out_features))
 
@@ -104,10 +104,10 @@ def dequantized(
     return w.numpy()
 
 
-def fill_float(packed: PackedWeight, strip: Callable[[slice], np.ndarray]) -> None:
-    """Quantize a weight of which ``strip`` gives the float32 ``[in, columns]``."""
-    for columns in packed.strips():
-        packed.quantize(columns, strip(columns))
+def fill_float(packed: PackedWeight, chunk: Callable[[slice], np.ndarray]) -> None:
+    """Quantize a weight of which ``chunk`` gives the float32 ``[in, columns]``."""
+    for columns in packed.chunks():
+        packed.quantize(columns, chunk(columns))
 
 
 def _tensor(array: np.ndarray) -> paddle.Tensor:

@@ -12,7 +12,7 @@ import threading
 
 from tests.checkpoint.convert_large import anonymous_memory
 
-STRIP = 1 << 20
+CHUNK = 1 << 20
 """Elements of a strip: an eighth of the usual size, as the model is smaller too."""
 
 
@@ -20,7 +20,7 @@ def main() -> None:
     from paddlemix.models.qwen_vl.modeling import QWenLMHeadModel
     from paddlemix.quantization import loading, tiles  # imported here, so that they count as before
 
-    tiles.STRIP = loading.STRIP = STRIP
+    tiles.CHUNK = loading.CHUNK = CHUNK
 
     before = anonymous_memory()
     stopped = threading.Event()

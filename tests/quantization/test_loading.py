@@ -145,11 +145,11 @@ def test_every_layout_gives_the_same_tiles(tmp_path):
         assert_equal_models(first, QWenLMHeadModel.from_pretrained(folder, quantization="int4"))
 
 
-def test_strips_do_not_show(monkeypatch):
+def test_chunks_do_not_show(monkeypatch):
     from paddlemix.quantization import tiles
 
     whole = QWenLMHeadModel.from_pretrained(FOLDER / "ckpt_bin", quantization="int4")
-    monkeypatch.setattr(tiles, "STRIP", 5000)
+    monkeypatch.setattr(tiles, "CHUNK", 5000)
     assert_equal_models(whole, QWenLMHeadModel.from_pretrained(FOLDER / "ckpt_bin", quantization="int4"))
 
 

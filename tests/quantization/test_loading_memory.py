@@ -47,7 +47,7 @@ def memory(*arguments: object) -> dict[str, int]:
     return json.loads(subprocess.run(command, capture_output=True, encoding="utf-8", check=True).stdout)
 
 
-def test_loading_takes_the_quantized_model_and_a_few_strips_and_loading_it_again_nothing(large_model, tmp_path):
+def test_loading_takes_the_quantized_model_and_a_few_chunks_and_loading_it_again_nothing(large_model, tmp_path):
     size = weight_bytes(WEIGHTS, CONFIG, "float32", plan_for(None, "int4", None))
     embeddings = 2 * CONFIG["vocab_size"] * CONFIG["hidden_size"]  # these stay in the file
     floats = weight_bytes(WEIGHTS, CONFIG, "float32")

@@ -11,7 +11,7 @@ import paddle.nn as nn
 import paddle.nn.functional as F
 
 from ... import ops
-from ...quantization.layers import Place, QuantizedLinear
+from ...quantization.layers import PendingParameter, QuantizedLinear
 from .configuration import QWenVLVisionConfig
 from .layers import LayerNorm, Linear
 
@@ -41,7 +41,7 @@ class CrossAttention(nn.Layer):
         kv_lengths = paddle.full([key.shape[0]], key.shape[1], dtype="int32")
         return self.out_proj(ops.attention_prefill(q, k, v, kv_lengths=kv_lengths))
 
-    def quantize_parameters(self, format_of: Callable[[str], str]) -> list[Place]:
+    def quantize_parameters(self, format_of: Callable[[str], str]) -> list[PendingParameter]:
         """Put three layers in the place of the packed projection.
 
         See :class:`~paddlemix.quantization.layers.HasLinearParameters`.
@@ -51,7 +51,7 @@ class CrossAttention(nn.Layer):
         layers = [QuantizedLinear(width, width, kind) for _ in range(3)]
         self.in_proj = nn.LayerList(layers)
         return [
-            Place(layer, f"in_proj.{i}", "in_proj_weight", "in_proj_bias", slice(i * width, (i + 1) * width))
+            PendingParameter(layer, f"in_proj.{i}", "in_proj_weight", "in_proj_bias", slice(i * width, (i + 1) * width))
             for i, layer in enumerate(layers)
         ]
 

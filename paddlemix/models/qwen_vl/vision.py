@@ -10,7 +10,7 @@ import paddle.nn as nn
 
 from ... import ops
 from ...errors import ImageError
-from ...quantization.layers import Place, QuantizedLinear
+from ...quantization.layers import PendingParameter, QuantizedLinear
 from .configuration import QWenVLVisionConfig
 from .layers import LayerNorm, Linear, activation_checkpoint, without_bias
 from .resampler import LAYER_NORM_EPSILON, Resampler, resize_positions
@@ -127,12 +127,12 @@ class VisionTransformer(nn.Layer):
         # quantized, it is a layer
         return self.proj(x) if isinstance(self.proj, nn.Layer) else x @ self.proj
 
-    def quantize_parameters(self, format_of: Callable[[str], str]) -> list[Place]:
+    def quantize_parameters(self, format_of: Callable[[str], str]) -> list[PendingParameter]:
         """Put a layer in the place of ``proj``; see :class:`~paddlemix.quantization.layers.HasLinearParameters`."""
         shape, kind = self.proj.shape, format_of("proj")
         del self.proj
         self.proj = QuantizedLinear(shape[0], shape[1], kind)
-        return [Place(self.proj, "proj", "proj", "proj.bias")]
+        return [PendingParameter(self.proj, "proj", "proj", "proj.bias")]
 
     def embed_patches(self, images: paddle.Tensor) -> paddle.Tensor:
         """``[n, 3, side, side]`` to ``[n, patches, width]``, positions added, before the first norm.
