@@ -224,7 +224,8 @@ def backward_order(
         parameters: by name, in the order of the model.
         decoder_inputs: what names of parameters begin with that make the decoder's input.
     """
-    return dict(sorted(reversed(list(parameters.items())), key=lambda item: item[0].startswith(decoder_inputs)))
+    backward = list(parameters.items())[::-1]
+    return dict(sorted(backward, key=lambda item: item[0].startswith(decoder_inputs)))
 
 
 def _gradient(parameter: paddle.Tensor) -> paddle.Tensor:

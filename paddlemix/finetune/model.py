@@ -118,7 +118,7 @@ def packed_sequences(segments: np.ndarray) -> list[Span]:
         One span for each conversation and each run of padding, row by row.
 
     Raises:
-        PromptError: a segment is 0 or stands in several places of a row.
+        PromptError: a segment id is 0 or occurs in several runs of a row.
     """
     spans = []
     for row, line in enumerate(segments):

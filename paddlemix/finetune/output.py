@@ -71,7 +71,7 @@ def find_run(config: FinetuneConfig) -> Run | None:
                 raise TargetError(f"output_dir: {folder} holds a model ({name}); name another directory")
         if newest_checkpoint(folder) is not None:
             raise TargetError(
-                f"output_dir: {folder} holds checkpoints, but no {RUN_FILE} that says of what; name another one"
+                f"output_dir: {folder} holds checkpoints, but no {RUN_FILE} that describes them; name another one"
             )
         require_free(folder, overwrite=None, companions={_LOCK, BAD_RECORDS_FILE})
         return None
@@ -99,16 +99,16 @@ def lock_output_dir(config: FinetuneConfig, previous: Run | None) -> contextlib.
         CheckpointError: another process trains there, or the directory cannot be written.
         TargetError: another one did since ``previous`` was found.
     """
-    folder, held = Path(config.output_dir), contextlib.ExitStack()
+    folder, lock = Path(config.output_dir), contextlib.ExitStack()
     with told_as_checkpoint_error(folder):
-        held.enter_context(exclusive(folder / _LOCK, wait=False))
-    held.callback((folder / _LOCK).unlink, missing_ok=True)  # before the lock is freed: nobody loses his own
-    with contextlib.ExitStack() as refused:
-        refused.push(held)
+        lock.enter_context(exclusive(folder / _LOCK, wait=False))
+    lock.callback((folder / _LOCK).unlink, missing_ok=True)  # before its release, so that it is not another's file
+    with contextlib.ExitStack() as on_error:
+        on_error.push(lock)
         if find_run(config) != previous:
             raise TargetError(f"output_dir: another process has just written to {folder}; start again")
-        refused.pop_all()
-    return held
+        on_error.pop_all()
+    return lock
 
 
 def prepare_output_dir(folder: Path, run: Run, previous: Run | None) -> Path | None:

@@ -244,7 +244,7 @@ class FinetuneTrainer(Trainer):
         step = self.state.global_step
         return TrainingInterruptedError(
             f"{folder}: stopped by {signal.Signals(number).name} after step {step} of {self.data.steps}; "
-            f"checkpoint-{step} is written, and the same command goes on from there",
+            f"checkpoint-{step} is written, and the same command resumes from there",
             number,
         )
 

@@ -20,12 +20,19 @@ def names(folder):
     return sorted(path.name for path in folder.glob("checkpoint-*"))
 
 
-@pytest.fixture
-def trained(tmp_path):
-    """The folder of a toy training with its last two checkpoints, of steps 4 and 6."""
-    trainer, _ = toy_trainer(tmp_path / "run", ToyData(steps=6))
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of a toy training with its last two checkpoints, of steps 4 and 6; not to be changed."""
+    folder = tmp_path_factory.mktemp("finished")
+    trainer, _ = toy_trainer(folder, ToyData(steps=6))
     trainer.train()
-    return tmp_path / "run"
+    return folder
+
+
+@pytest.fixture
+def trained(finished, tmp_path):
+    """A copy of ``finished``."""
+    return shutil.copytree(finished, tmp_path / "run")
 
 
 def test_only_the_newest_checkpoints_are_kept(trained):

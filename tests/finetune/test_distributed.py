@@ -133,14 +133,3 @@ def test_each_process_keeps_its_part_of_the_optimizer_state(runs):
 def test_all_processes_stop_with_the_same_error(runs, name, said):
     first, second = ((runs / f"{name}.{rank}.error").read_text() for rank in (0, 1))
     assert first == second and said in first
-
-
-def test_processes_without_gloo_are_told_what_to_do():
-    environment = {name: value for name, value in os.environ.items() if name != "PADDLE_DISTRI_BACKEND"}
-    environment.update(PADDLE_TRAINERS_NUM="2", PADDLE_TRAINER_ID="0")
-    program = "from paddlemix.cli import common as cli; from paddlemix.finetune.processes import init_process; "
-    program += "cli.run(lambda _: init_process('cpu'))"
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 1 and "--backend gloo" in done.stderr

@@ -6,8 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from paddlemix.errors import ConfigurationError
 from paddlemix.finetune import processes
-from paddlemix.finetune.processes import wait_for_everyone
+from paddlemix.finetune.processes import init_process, wait_for_everyone
 
 PROCESSES = 3
 
@@ -60,3 +61,12 @@ def test_a_single_process_waits_for_nobody(store, monkeypatch):
     monkeypatch.setattr(processes, "dist", SimpleNamespace(get_world_size=lambda: 1))
     wait_for_everyone()
     assert store.counts == {}
+
+
+def test_processes_on_cpus_without_gloo_are_refused(monkeypatch):
+    for name in ("flush_denormals", "keep_freed_memory"):
+        monkeypatch.setattr(processes, name, lambda: None)
+    monkeypatch.setenv("PADDLE_TRAINERS_NUM", "2")
+    monkeypatch.delenv("PADDLE_DISTRI_BACKEND", raising=False)
+    with pytest.raises(ConfigurationError, match="--backend gloo"):
+        init_process("cpu")

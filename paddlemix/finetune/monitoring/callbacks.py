@@ -150,7 +150,7 @@ class ProgressCallback(TrainerCallback):
             self._drawn = self._clock()
             self._progress = Progress(state.global_step, state.max_steps)
             if state.global_step:
-                self._line.print(f"going on after step {state.global_step} of {state.max_steps}")
+                self._line.print(f"resuming after step {state.global_step} of {state.max_steps}")
             self._draw()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -98,7 +98,7 @@ def test_the_time_left_after_resuming_counts_the_steps_of_this_run_only_without_
     clock.now += 9
     run.log(910)
     first, second = stream.getvalue().splitlines()
-    assert first == "going on after step 900 of 1000"
+    assert first == "resuming after step 900 of 1000"
     assert second.endswith("1:30 left")
 
 
