@@ -117,7 +117,7 @@ class _Killer(TrainerCallback):
     "options",
     [
         {"lora_dropout": 0.3, "modules_to_save": ["wte"], "packing": True, "dataloader_num_workers": 1},
-        {"mode": "full", "recompute": True, "eval_fraction": 0.2, "eval_steps": 2, "eval_samples": 1},
+        {"mode": "full", "recompute": True, "eval_fraction": 0.2, "eval_steps": 3, "eval_samples": 1},
     ],
     ids=["lora", "full"],
 )
@@ -126,7 +126,7 @@ def test_an_interrupted_run_ends_as_the_uninterrupted_one(configure, tmp_path, m
         **options,
         "per_device_train_batch_size": 1,
         "gradient_accumulation_steps": 2,
-        "num_train_epochs": 3,
+        "max_steps": 6,
         "save_steps": 3,
     }
     finetune(configure(output_dir=str(tmp_path / "whole"), **options))
@@ -155,7 +155,7 @@ def test_an_interrupted_run_ends_as_the_uninterrupted_one(configure, tmp_path, m
 
 
 def test_a_run_killed_before_its_result_is_written_ends_as_the_uninterrupted_one(configure, tmp_path, monkeypatch):
-    options = {"eval_fraction": 0.2, "eval_samples": 1, "max_steps": 2, "save_steps": 1}
+    options = {"eval_fraction": 0.2, "eval_samples": 0, "max_steps": 2, "save_steps": 1}
     expected = finetune(configure(output_dir=str(tmp_path / "whole"), **options)).metrics
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(run_module, "write_result", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
