@@ -1,11 +1,12 @@
-"""Runs the measuring programs small, in a process of their own, beside made-up peers, and reads what they print."""
+"""Runs the measuring programs small, in forks of this process, beside made-up peers, and reads what they print."""
 
 from __future__ import annotations
 
 import shlex
-import subprocess
 import sys
 from pathlib import Path
+
+from tests.forked import run_forked
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ("--shrink", "16", "--threads", "1")
@@ -27,8 +28,7 @@ def write_peer(folder: Path, description: str, seconds: dict[str, list[float]]) 
 
 def run(script: str, *arguments: str) -> str:
     """What a program of ``benchmarks/`` prints."""
-    command = [sys.executable, f"benchmarks/{script}", *SMALL, *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = run_forked([str(ROOT / "benchmarks" / script), *SMALL, *arguments], ROOT)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
