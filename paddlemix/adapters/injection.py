@@ -68,9 +68,9 @@ def inject(model: nn.Layer, config: LoRAConfig, dtype: str | None = None) -> lis
         NotEnoughMemoryError: the adapter is larger than what is available.
     """
     _refuse_attached(model)
-    if config.targets is None:
-        config = dataclasses.replace(config, targets=model.adapter_targets)
-    layers = select(adaptable_layers(model), config.targets, "lora_targets", "linear layer")
+    targets = model.adapter_targets if config.targets is None else config.targets
+    config = dataclasses.replace(config, targets=targets)
+    layers = select(adaptable_layers(model), targets, "lora_targets", "linear layer")
     saved = select(_trainable_layers(model), config.modules_to_save, "modules_to_save", "layer")
     _require_memory(model, config, layers, dtype or model.activation_dtype, _TRAINED_COPIES)
     return inject_exactly(model, config, layers, saved, dtype)

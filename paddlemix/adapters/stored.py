@@ -92,7 +92,7 @@ def read_adapter(directory: str | os.PathLike[str], table: WeightTable) -> Adapt
         config = peft.config_from_peft(settings, str(folder))
         stored, base = _peft_tensors(folder)
         tensors = peft.tensors_from_peft(stored, str(folder), table)
-        targets = list(config.targets) or sorted(tensors.pairs)
+        targets = list(config.targets or ()) or sorted(tensors.pairs)
     problems = [
         f"{quoted(layer)} has rank {a.shape[1]}, the settings say {config.r}"
         for layer, (a, _) in tensors.pairs.items()

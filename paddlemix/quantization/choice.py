@@ -44,6 +44,6 @@ def plan_of(
         sixteen_bit="float16" if is_half else "bfloat16",
         exact_int4=exact,
     )
-    if stored == GPTQ_METHOD and quantization == INT4 and plan.blocks != INT4:
+    if plan is not None and stored == GPTQ_METHOD and quantization == INT4 and plan.blocks != INT4:
         logger.warning("quantization int4: this kind of GPTQ does not fit it; decoder layers are in %s.", plan.blocks)
     return plan

@@ -94,7 +94,7 @@ def plan_for(
     """
     check_options(quantization, vision_quantization)
     method = quant_method(section)
-    if method == METHOD:
+    if section is not None and method == METHOD:
         return _as_stored(section, quantization, vision_quantization)
     if method is None and quantization is None:
         if vision_quantization is not None:
@@ -103,13 +103,13 @@ def plan_for(
                 f"give that as well, one of {', '.join(QUANTIZATIONS)}"
             )
         return None
-    names = {None: None, "bf16": sixteen_bit, "int8": INT8, "int4": INT4}
-    visual = names[vision_quantization]
+    formats = {"bf16": sixteen_bit, "int8": INT8, "int4": INT4}
+    visual = None if vision_quantization is None else formats[vision_quantization]
     if quantization is None:  # GPTQ as published
         plan = QuantizationPlan(INT4, sixteen_bit, visual or sixteen_bit, sixteen_bit)
     else:
-        others = names["int8" if quantization == "int4" else quantization]
-        plan = QuantizationPlan(names[quantization], others, visual or others, sixteen_bit)
+        others = formats["int8" if quantization == "int4" else quantization]
+        plan = QuantizationPlan(formats[quantization], others, visual or others, sixteen_bit)
     if method == GPTQ_METHOD and plan.blocks == INT4 and not exact_int4:
         return QuantizationPlan(sixteen_bit, plan.head, plan.visual, plan.embeddings)
     return plan
@@ -122,8 +122,9 @@ def quant_method(section: Mapping[str, Any] | None) -> str | None:
     """
     if section is not None and not isinstance(section, Mapping):
         raise ConfigurationError(f"quantization_config: expected a dict of its fields, got {shown(section)}")
-    method = (section or {}).get("quant_method")
-    if section and method is None and section.get("bits") is not None:
+    section = section or {}
+    method = section.get("quant_method")
+    if method is None and section.get("bits") is not None:
         method = GPTQ_METHOD  # what AutoGPTQ itself wrote before others gave methods a name
     if method is None:
         return None
@@ -144,7 +145,7 @@ def quant_method(section: Mapping[str, Any] | None) -> str | None:
 def _as_stored(
     section: Mapping[str, Any], quantization: str | None, vision_quantization: str | None
 ) -> QuantizationPlan:
-    parts = {name: section.get(name) for name in QuantizationPlan.__dataclass_fields__}
+    parts: dict[str, Any] = {name: section.get(name) for name in QuantizationPlan.__dataclass_fields__}
     for name, kind in parts.items():
         known = SIXTEEN_BIT if name == "embeddings" else FORMATS
         if kind not in known:

@@ -51,7 +51,7 @@ _ERROR_TEXT = re.compile(
 )
 
 
-def foreign_content(content: bytes | memoryview, *, text: bool) -> str | None:
+def foreign_content(content: bytes | bytearray | memoryview, *, text: bool) -> str | None:
     """What a file holds in place of a part of a model, and what mends it: the rest of a sentence that begins with its
     name; None where it may be what it should be.
 

@@ -15,7 +15,7 @@ TRACED_TYPES: tuple[type, ...] = (paddle.pir.Value, paddle.base.framework.Variab
 linear: Callable[..., paddle.Tensor] = _C_ops.linear
 """``linear(x, weight, bias)``, as ``F.linear`` in dynamic mode on a CPU, without its look-ups of global flags."""
 
-run_custom_op: Callable[..., Any] = _C_ops._run_custom_op
+run_custom_op: Callable[..., Any] = _C_ops._run_custom_op  # type: ignore[attr-defined]  # in no stub
 """``run_custom_op(name, *arguments)`` calls a registered custom operator."""
 
 set_num_threads: Callable[[int], None] = core.set_num_threads
