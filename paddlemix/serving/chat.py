@@ -59,11 +59,11 @@ def prepare_chat(
     answers = body.n if body.n is not None else 1
     check_answers(1, answers, limits)
     use = read_tools(body, limits.max_tools)
-    grammar = _grammar(server, body, use)
     top = _top_logprobs(body)
     sampling = sampling_params(
         body, server.model.sampling, logprobs=top, more_stops=[STOP_STRING] if use.tools and not use.forced else ()
     )
+    grammar = _grammar(server, body, use, sampling.max_tokens)
     go_on = body.continue_final_message is True or (continue_final and body.messages[-1].get("role") == "assistant")
     conversation = read_conversation(body.messages, server.settings, use.tools, continue_final=go_on)
     draw = body.draw_boxes is True
@@ -93,7 +93,7 @@ def _top_logprobs(body: ChatBody) -> int | None:
     return (body.top_logprobs or 0) if body.logprobs is True else None
 
 
-def _grammar(server: Server, body: ChatBody, use: ToolUse) -> Grammar | None:
+def _grammar(server: Server, body: ChatBody, use: ToolUse, max_tokens: int | None) -> Grammar | None:
     asked = structured_grammar(body.structured_outputs, server.settings.limits)
     where = "structured_outputs"
     if body.response_format is not None and body.response_format.type != "text":
@@ -108,7 +108,7 @@ def _grammar(server: Server, body: ChatBody, use: ToolUse) -> Grammar | None:
     if use.forced:
         if asked is not None:
             raise bad_request(where, "not beside a tool_choice that forces a call")
-        asked, where = use.grammar(), "tools"
+        asked, where = use.grammar(max_tokens), "tools"
     if asked is not None:
         check_grammar(server, asked, where)
     return asked

@@ -105,7 +105,7 @@ def serve(
     def watch() -> None:
         try:
             engine.wait_until_ready()
-        except Exception as error:  # noqa: BLE001 - raised again below, where the program can tell it
+        except Exception as error:  # noqa: BLE001 (raised again below, where the program can tell it)
             failure.append(error)
             server.should_exit = server.force_exit = True
             return

@@ -10,12 +10,12 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from .. import __version__
 from .answers import AnswerReader, Delta, boxes, chat_logprobs, drawn_image, usage
 from .bodies import read_body
 from .chat import ChatJob, prepare_chat
-from .errors import APIError, from_error
 from .schemas import ChatBody
-from .server import Server, deadline, logger, stream_response
+from .server import Server, deadline, openai_failure, stream_response
 from .sse import DONE, event, unless_gone
 from .tools import ToolCall
 
@@ -31,7 +31,7 @@ async def chat_completions(server: Server, request: Request, keep: Callable[[], 
     job = replace(job, request=replace(job.request, id=server.unique_id("chatcmpl")))
     chat = _Chat(server, body, job, state)
     if body.stream is True:
-        return stream_response(server, request, keep, chat.events())
+        return stream_response(server, request, keep, chat.events(), openai_failure)
     return JSONResponse(await unless_gone(request, chat.answer()))
 
 
@@ -49,7 +49,7 @@ class _Chat:
             "id": job.request.id,
             "created": int(time.time()),
             "model": server.settings.model_name,
-            "system_fingerprint": None,
+            "system_fingerprint": f"paddlemix-{__version__}",
         }
 
     async def answer(self) -> dict[str, Any]:
@@ -64,18 +64,12 @@ class _Chat:
         """The answer as it comes."""
         for index in range(self._job.answers):
             yield self._chunk(index, {"role": "assistant", "content": "", "refusal": None})
-        try:
-            async with self._server.client.generate(self._job.request, self._job.answers) as generation:
-                steps = self._server.deltas(generation, self._readers, self._state.received, ping=True)
-                async for deltas in steps:
-                    yield b"".join([piece for index, delta in deltas for piece in await self._pieces(index, delta)])
-            if self._wants_usage:
-                yield event({**self._head, "object": "chat.completion.chunk", "choices": [], "usage": self._usage()})
-        except APIError as error:
-            yield event(error.openai())
-        except Exception as error:  # noqa: BLE001 - the stream has begun: its reader gets the error as an event
-            logger.exception("stream %s failed", self._head["id"])
-            yield event(from_error(error).openai())
+        async with self._server.client.generate(self._job.request, self._job.answers) as generation:
+            steps = self._server.deltas(generation, self._readers, self._state.received, ping=True)
+            async for deltas in steps:
+                yield b"".join([piece for index, delta in deltas for piece in await self._pieces(index, delta)])
+        if self._wants_usage:
+            yield event({**self._head, "object": "chat.completion.chunk", "choices": [], "usage": self._usage()})
         yield DONE
 
     @property

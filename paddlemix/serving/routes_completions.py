@@ -10,16 +10,17 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from .. import __version__
 from ..engine import request as engine
 from .answers import AnswerReader, Delta, boxes, completion_logprobs, hidden_ids, usage
 from .bodies import read_body
 from .chat import check_grammar, prefix_salt
 from .content import image_source
-from .errors import APIError, bad_request, from_error
+from .errors import bad_request
 from .prompts import Prompt
 from .sampling import check_answers, sampling_params, structured_grammar
 from .schemas import CompletionBody
-from .server import Server, deadline, logger, stream_response
+from .server import Server, deadline, openai_failure, stream_response
 from .sse import DONE, event, unless_gone
 
 
@@ -42,7 +43,7 @@ async def completions(server: Server, request: Request, keep: Callable[[], None]
     server.metrics.request_preparation_time.observe(time.monotonic() - state.received)
     completion = _Completion(server, body, job, answer_id, state)
     if body.stream is True:
-        return stream_response(server, request, keep, completion.events())
+        return stream_response(server, request, keep, completion.events(), openai_failure)
     return JSONResponse(await unless_gone(request, completion.answer()))
 
 
@@ -114,7 +115,7 @@ class _Completion:
             "object": "text_completion",
             "created": int(time.time()),
             "model": server.settings.model_name,
-            "system_fingerprint": None,
+            "system_fingerprint": f"paddlemix-{__version__}",
         }
 
     async def answer(self) -> dict[str, Any]:
@@ -131,21 +132,15 @@ class _Completion:
 
     async def events(self) -> AsyncGenerator[bytes, None]:
         """The answer as it comes."""
-        try:
-            for index in range(len(self._readers)):
-                if self._echo(index):
-                    yield self._chunk(self._choice(index, self._echo(index), (), None))
-            async with self._server.client.generate_all(self._job.requests) as generation:
-                steps = self._server.deltas(generation, self._readers, self._state.received, ping=True)
-                async for deltas in steps:
-                    yield b"".join(self._piece(index, delta) for index, delta in deltas)
-            if self._wants_usage:
-                yield event({**self._head, "choices": [], "usage": self._usage()})
-        except APIError as error:
-            yield event(error.openai())
-        except Exception as error:  # noqa: BLE001 - the stream has begun: its reader gets the error as an event
-            logger.exception("stream %s failed", self._head["id"])
-            yield event(from_error(error).openai())
+        for index in range(len(self._readers)):
+            if self._echo(index):
+                yield self._chunk(self._choice(index, self._echo(index), (), None))
+        async with self._server.client.generate_all(self._job.requests) as generation:
+            steps = self._server.deltas(generation, self._readers, self._state.received, ping=True)
+            async for deltas in steps:
+                yield b"".join(self._piece(index, delta) for index, delta in deltas)
+        if self._wants_usage:
+            yield event({**self._head, "choices": [], "usage": self._usage()})
         yield DONE
 
     @property

@@ -15,9 +15,9 @@ from .answers import AnswerReader, Delta, boxes, usage
 from .bodies import check_body, read_body
 from .chat import ChatJob, prepare_chat, read_tools
 from .content import read_conversation
-from .errors import APIError, bad_request, from_error
+from .errors import APIError, bad_request
 from .schemas import ChatBody, CountTokensBody, MessagesBody
-from .server import Server, deadline, logger, stream_response
+from .server import Server, deadline, stream_response
 from .sse import event, unless_gone
 from .tools import ToolCall
 
@@ -32,7 +32,7 @@ async def messages(server: Server, request: Request, keep: Callable[[], None]) -
     job = replace(job, request=replace(job.request, id=server.unique_id("msg")))
     answer = _Message(server, job, state)
     if body.stream is True:
-        return stream_response(server, request, keep, answer.events())
+        return stream_response(server, request, keep, answer.events(), _failure)
     return JSONResponse(await unless_gone(request, answer.answer()))
 
 
@@ -61,7 +61,7 @@ def chat_body(body: MessagesBody | CountTokensBody) -> ChatBody:
     Raises:
         APIError: 400.
     """
-    fields: dict[str, Any] = {"messages": []}
+    fields: dict[str, Any] = {"model": body.model or "", "messages": []}
     if body.system is not None:
         fields["messages"].append({"role": "system", "content": body.system})
     for index, message in enumerate(body.messages):
@@ -140,30 +140,24 @@ class _Message:
         end = self._reader.end if self._reader.end is not None else Delta()
         content: list[dict[str, Any]] = []
         if self._reader.text or end.call is None:
-            content.append({"type": "text", "text": self._reader.text})
+            content.append(_text_block(self._reader.text))
         if end.call is not None:
             content.append(self._tool_use(end.call))
         return {**self._head(), "content": content, **_stop(end), "usage": self._usage(), **_places(self._reader)}
 
     async def events(self) -> AsyncGenerator[bytes, None]:
         """The answer as it comes."""
-        start = {"input_tokens": len(self._job.request.prompt_ids), "output_tokens": 0}
+        start = _usage(len(self._job.request.prompt_ids), 0, 0)
         message = {**self._head(), "content": [], "stop_reason": None, "stop_sequence": None, "usage": start}
         yield _event("message_start", message=message)
-        yield _event("content_block_start", index=0, content_block={"type": "text", "text": ""})
-        try:
-            async with self._server.client.generate(self._job.request) as generation:
-                steps = self._server.deltas(generation, [self._reader], self._state.received, ping=True)
-                async for deltas in steps:
-                    texts = "".join(delta.text for _, delta in deltas)
-                    yield _delta(0, {"type": "text_delta", "text": texts}) if texts else b""
-            for piece in self._closing():
-                yield piece
-        except APIError as error:
-            yield event(error.anthropic(), "error")
-        except Exception as error:  # noqa: BLE001 - the stream has begun: its reader gets the error as an event
-            logger.exception("stream %s failed", self._job.request.id)
-            yield event(from_error(error).anthropic(), "error")
+        yield _event("content_block_start", index=0, content_block=_text_block(""))
+        async with self._server.client.generate(self._job.request) as generation:
+            steps = self._server.deltas(generation, [self._reader], self._state.received, ping=True)
+            async for deltas in steps:
+                texts = "".join(delta.text for _, delta in deltas)
+                yield _delta(0, {"type": "text_delta", "text": texts}) if texts else b""
+        for piece in self._closing():
+            yield piece
 
     def _closing(self) -> Sequence[bytes]:
         end = self._reader.end if self._reader.end is not None else Delta()
@@ -181,22 +175,36 @@ class _Message:
 
     def _head(self) -> dict[str, Any]:
         model = self._server.settings.model_name
-        return {"id": self._job.request.id, "type": "message", "role": "assistant", "model": model}
+        head = {"id": self._job.request.id, "type": "message", "role": "assistant", "model": model}
+        return {**head, "container": None, "stop_details": None}
 
     def _tool_use(self, call: ToolCall) -> dict[str, Any]:
         name = f"toolu_{self._job.request.id[-20:]}"
-        return {"type": "tool_use", "id": name, "name": call.name, "input": _arguments(call)}
+        use = {"type": "tool_use", "id": name, "name": call.name, "input": _arguments(call)}
+        return {**use, "caller": {"type": "direct"}}
 
     def _usage(self) -> dict[str, Any]:
         told = usage([self._reader])
         self._state.tokens = f"{told['prompt_tokens']}+{told['completion_tokens']} tokens"
         cached = told["prompt_tokens_details"]["cached_tokens"]
-        return {
-            "input_tokens": told["prompt_tokens"] - cached,
-            "cache_creation_input_tokens": 0,
-            "cache_read_input_tokens": cached,
-            "output_tokens": told["completion_tokens"],
-        }
+        return _usage(told["prompt_tokens"], cached, told["completion_tokens"])
+
+
+def _text_block(text: str) -> dict[str, Any]:
+    return {"type": "text", "text": text, "citations": None}
+
+
+def _usage(prompt: int, cached: int, completion: int) -> dict[str, Any]:
+    """Tokens in Anthropic's form, in which those from a cache are no input; what there is none of here is null."""
+    nothing = dict.fromkeys(("cache_creation", "inference_geo", "server_tool_use", "output_tokens_details"))
+    return {
+        "input_tokens": prompt - cached,
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": cached,
+        "output_tokens": completion,
+        **nothing,
+        "service_tier": "standard",
+    }
 
 
 def _stop(end: Delta) -> dict[str, Any]:
@@ -219,6 +227,10 @@ def _arguments(call: ToolCall) -> dict[str, Any]:
     except (ValueError, RecursionError):
         value = call.arguments
     return value if isinstance(value, dict) else {"input": value}
+
+
+def _failure(error: APIError) -> bytes:
+    return event(error.anthropic(), "error")
 
 
 def _event(name: str, **fields: Any) -> bytes:

@@ -13,9 +13,9 @@ from starlette.responses import JSONResponse, Response
 from .answers import Delta, boxes, usage
 from .bodies import check_body, read_body
 from .chat import ChatJob, prepare_chat
-from .errors import APIError, bad_request, from_error
+from .errors import APIError, bad_request
 from .schemas import ChatBody, ResponsesBody
-from .server import Server, deadline, logger, stream_response
+from .server import Server, deadline, stream_response
 from .sse import event, unless_gone
 from .tools import ToolCall
 
@@ -30,7 +30,7 @@ async def responses(server: Server, request: Request, keep: Callable[[], None]) 
     job = replace(job, request=replace(job.request, id=server.unique_id("resp")))
     answer = _Response(server, body, job, state)
     if body.stream is True:
-        return stream_response(server, request, keep, answer.events())
+        return stream_response(server, request, keep, answer.events(), answer.failed)
     return JSONResponse(await unless_gone(request, answer.answer()))
 
 
@@ -52,7 +52,8 @@ def chat_body(body: ResponsesBody) -> ChatBody:
         APIError: 400.
     """
     items = [{"role": "user", "content": body.input}] if isinstance(body.input, str) else body.input
-    fields: dict[str, Any] = {"messages": [_message(item, f"input[{i}]") for i, item in enumerate(items)]}
+    messages = [_message(item, f"input[{i}]") for i, item in enumerate(items)]
+    fields: dict[str, Any] = {"model": body.model, "messages": messages}
     if body.instructions is not None:
         fields["messages"].insert(0, {"role": "system", "content": body.instructions})
     for name in ("temperature", "top_p", "presence_penalty", "frequency_penalty"):
@@ -124,19 +125,13 @@ class _Response:
         place = {"item_id": self._item_id("msg"), "output_index": 0, "content_index": 0}
         yield self._event("response.output_item.added", output_index=0, item=self._message("in_progress", []))
         yield self._event("response.content_part.added", **place, part=_text_part(""))
-        try:
-            async with self._server.client.generate(self._job.request) as generation:
-                steps = self._server.deltas(generation, [self._reader], self._state.received, ping=True)
-                async for deltas in steps:
-                    text = "".join(delta.text for _, delta in deltas)
-                    yield self._event("response.output_text.delta", **place, delta=text, logprobs=[]) if text else b""
-            for piece in self._closing(place):
-                yield piece
-        except APIError as error:
-            yield self._failed(error)
-        except Exception as error:  # noqa: BLE001 - the stream has begun: its reader gets the error as an event
-            logger.exception("stream %s failed", self._job.request.id)
-            yield self._failed(from_error(error))
+        async with self._server.client.generate(self._job.request) as generation:
+            steps = self._server.deltas(generation, [self._reader], self._state.received, ping=True)
+            async for deltas in steps:
+                text = "".join(delta.text for _, delta in deltas)
+                yield self._event("response.output_text.delta", **place, delta=text, logprobs=[]) if text else b""
+        for piece in self._closing(place):
+            yield piece
 
     def _closing(self, place: dict[str, Any]) -> list[bytes]:
         end, text = self._end, self._reader.text
@@ -162,7 +157,8 @@ class _Response:
         name = "response.completed" if status == "completed" else "response.incomplete"
         return [*pieces, self._event(name, response=self._object(end))]
 
-    def _failed(self, error: APIError) -> bytes:
+    def failed(self, error: APIError) -> bytes:
+        """The event with which a stream ends that cannot go on."""
         response = {**self._object(None), "status": "failed"}
         response["error"] = {"code": error.code or "server_error", "message": str(error)}
         return self._event("response.failed", response=response)

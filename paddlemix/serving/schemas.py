@@ -41,7 +41,7 @@ class StructuredOutputs(Body):
 class SamplingFields(Body):
     """Fields that chat and plain completions share."""
 
-    model: Optional[str] = None
+    model: str
     temperature: Optional[float] = Field(None, ge=0, le=2)
     top_p: Optional[float] = Field(None, ge=0, le=1)
     top_k: Optional[int] = Field(None, ge=-1, le=MAX_TOKEN_ID)
@@ -125,7 +125,7 @@ class DetokenizeBody(Body):
 class ResponsesBody(Body):
     """``/v1/responses``, without a memory: nothing is stored, nothing is referred to."""
 
-    model: Optional[str] = None
+    model: str
     input: Union[str, Annotated[list[dict[str, Any]], Field(min_length=1)]]
     instructions: Optional[str] = None
     temperature: Optional[float] = Field(None, ge=0, le=2)
@@ -147,7 +147,7 @@ class ResponsesBody(Body):
 class MessagesBody(Body):
     """``/v1/messages``, as Anthropic's clients send it."""
 
-    model: Optional[str] = None
+    model: str
     messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
     system: Optional[Union[str, list[dict[str, Any]]]] = None
     max_tokens: int = Field(ge=1, le=MAX_TOKENS)

@@ -23,7 +23,7 @@ from .metrics import Metrics
 from .prompts import PromptBuilder
 from .sampling import SamplingDefaults
 from .settings import ServerSettings
-from .sse import ClientGoneError, EventStream
+from .sse import DONE, ClientGoneError, EventStream, event
 
 if TYPE_CHECKING:
     from ..models.qwen_vl.processing import QwenVLProcessor
@@ -84,7 +84,7 @@ class Server:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def check_model(self, name: str | None) -> None:
-        """Raise APIError for the name of another model; none means this one."""
+        """Raise APIError for the name of another model; where it may be absent, that means this one."""
         if name is not None and name != self.settings.model_name:
             raise APIError(
                 404,
@@ -205,14 +205,39 @@ def _error_response(server: Server, error: APIError, shape: ErrorShape) -> Respo
     return JSONResponse(shape(error), error.status, headers=error.headers)
 
 
+def openai_failure(error: APIError) -> bytes:
+    """How a stream of OpenAI's protocol ends that cannot go on."""
+    return event(error.openai()) + DONE
+
+
 def stream_response(
-    server: Server, request: Request, keep: Callable[[], None], events: AsyncGenerator[bytes, None]
+    server: Server,
+    request: Request,
+    keep: Callable[[], None],
+    events: AsyncGenerator[bytes, None],
+    failure: Callable[[APIError], bytes],
 ) -> Response:
-    """A stream that gives the request's place back when it is over."""
+    """A stream that gives the request's place back when it is over; ``failure``: its last event after an error."""
     settings = server.settings
-    response = EventStream(events, request.state.place.release, settings.limits.send_seconds, settings.ping_seconds)
+    guarded = _ending_with_failure(events, failure, request.state.request_id)
+    response = EventStream(guarded, request.state.place.release, settings.limits.send_seconds, settings.ping_seconds)
     keep()
     return response
+
+
+async def _ending_with_failure(
+    events: AsyncGenerator[bytes, None], failure: Callable[[APIError], bytes], request_id: str
+) -> AsyncGenerator[bytes, None]:
+    try:
+        async for piece in events:
+            yield piece
+    except APIError as error:
+        yield failure(error)
+    except Exception as error:
+        logger.exception("stream %s failed", request_id)
+        yield failure(from_error(error))
+    finally:
+        await events.aclose()
 
 
 def deadline(request: Request, server: Server) -> float:

@@ -16,6 +16,8 @@ STOP_STRING = "Observation:"
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _CHINESE = re.compile("[\u4e00-\u9fff]")
+_LEAST_TEXT = 16
+_CLOSED = {"enum", "const", "maxLength", "pattern", "format"}
 _ACTION, _INPUT, _FINAL = "Action:", "Action Input:", "Final Answer:"
 
 _INSTRUCTION = """Answer the following questions as best you can. You have access to the following APIs:
@@ -60,9 +62,9 @@ class ToolUse:
     tools: tuple[Tool, ...] = ()
     forced: tuple[Tool, ...] = ()
 
-    def grammar(self) -> Grammar | None:
-        """What the answer must look like where a call is forced."""
-        return forced_call_grammar(self.forced) if self.forced else None
+    def grammar(self, max_tokens: int | None) -> Grammar | None:
+        """What the answer must look like where a call is forced, and ends within ``max_tokens`` by all odds."""
+        return forced_call_grammar(self.forced, max_tokens) if self.forced else None
 
 
 def read_tool(value: Any, where: str) -> Tool:
@@ -139,15 +141,37 @@ def call_text(content: str, call: ToolCall, question_text: str) -> str:
     return f"{content.strip()}\nAction: {call.name}\nAction Input: {call.arguments}"
 
 
-def forced_call_grammar(tools: Sequence[Tool]) -> Grammar:
-    """A call of one of the tools and nothing else, with arguments of its schema."""
+def forced_call_grammar(tools: Sequence[Tool], max_tokens: int | None = None) -> Grammar:
+    """A call of one of the tools and nothing else, with arguments of its schema.
+
+    Texts in them whose length the schema leaves open get at most so many characters, together, as there are tokens: a
+    model that goes on and on would otherwise never come to the end of the call.
+    """
     rules = ["start: " + " | ".join(f"call_{index}" for index in range(len(tools)))]
     for index, tool in enumerate(tools):
         head = json.dumps(f"{_ACTION} {tool.name}\n{_INPUT} ")
-        schema = {"type": "object", **tool.parameters, "x-guidance": {"whitespace_flexible": False}}
+        parameters = tool.parameters
+        if max_tokens is not None:
+            count = _bound_texts(parameters, None)[1]
+            parameters, _ = _bound_texts(parameters, max(_LEAST_TEXT, max_tokens // (2 * max(count, 1))))
+        schema = {"type": "object", **parameters, "x-guidance": {"whitespace_flexible": False}}
         rules.append(f"call_{index}: {head} arguments_{index}")
         rules.append(f"arguments_{index}: %json {json.dumps(schema)}")
     return Grammar("lark", "\n".join(rules))
+
+
+def _bound_texts(schema: Any, length: int | None) -> tuple[Any, int]:
+    """A schema whose texts of open length have at most ``length`` characters, and how many such texts there are."""
+    if isinstance(schema, list):
+        parts = [_bound_texts(part, length) for part in schema]
+        return [part for part, _ in parts], sum(count for _, count in parts)
+    if not isinstance(schema, dict):
+        return schema, 0
+    inside = {name: _bound_texts(value, length) for name, value in schema.items()}
+    result, count = {name: value for name, (value, _) in inside.items()}, sum(n for _, n in inside.values())
+    if schema.get("type") == "string" and not _CLOSED.intersection(schema):
+        return {**result, **({} if length is None else {"maxLength": length})}, count + 1
+    return result, count
 
 
 class CallReader:

@@ -49,7 +49,7 @@ class Running:
         return self.http.post("/v1/chat/completions", json={"model": MODEL, "messages": messages, **fields})
 
     def post(self, path: str, **body: object) -> httpx.Response:
-        return self.http.post(path, json=body)
+        return self.http.post(path, json={"model": MODEL, **body})
 
     def idle(self) -> None:
         """Wait until no request is inside and the engine has nothing to do."""

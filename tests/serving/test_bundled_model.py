@@ -18,7 +18,7 @@ import pytest
 from paddlemix.engine.engine import EngineConfig
 from paddlemix.options import ModelOptions
 from paddlemix.serving.loading import EngineLoader, served_model
-from paddlemix.zoo import DEFAULT_MODEL_DIR, DEMO_IMAGE
+from paddlemix.zoo import DEFAULT_MODEL, DEFAULT_MODEL_DIR, DEMO_IMAGE
 from tests.serving.harness import DEADLINE, Running, events, running
 
 IMAGE = "data:image/png;base64," + base64.b64encode(DEMO_IMAGE.read_bytes()).decode()
@@ -106,7 +106,13 @@ def test_the_program_finishes_its_answers_when_it_is_stopped():
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ) as process:
         assert process.stdout is not None
         address = next(m[1] for line in process.stdout if (m := re.search(r"on (http://\S+)/v1", line)))
-        body = {"messages": [{"role": "user", "content": "Hi"}], "ignore_eos": True, "max_tokens": 300, "stream": True}
+        body = {
+            "messages": [{"role": "user", "content": "Hi"}],
+            "model": DEFAULT_MODEL,
+            "ignore_eos": True,
+            "max_tokens": 300,
+            "stream": True,
+        }
         with httpx.stream("POST", f"{address}/v1/chat/completions", json=body, timeout=DEADLINE) as response:
             lines = response.iter_lines()
             next(lines)

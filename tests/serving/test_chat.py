@@ -185,7 +185,7 @@ def test_silence_is_filled_with_comments(start):
     with start(ping_seconds=0.02) as server:
         server.engine.paused = True
         with server.http.stream("POST", "/v1/chat/completions", json={
-            "stream": True, "messages": [{"role": "user", "content": "x"}],
+            "model": MODEL, "stream": True, "messages": [{"role": "user", "content": "x"}],
         }) as response:  # fmt: skip
             lines = response.iter_lines()
             assert '"role":"assistant"' in next(lines)

@@ -159,6 +159,9 @@ def test_methods_types_and_paths_that_are_not_there(server):
     refused(server.http.post("/v1/chat/completions", content=b"a=b"), None, 415)
     refused(server.http.get("/nowhere"), None, 404)
     refused(server.post("/v1/chat/completions", model="gpt-4", messages=USER), "model", 404, "model_not_found")
+    for model in ({}, {"model": None}):
+        response = server.http.post("/v1/chat/completions", json={**model, "messages": USER})
+        refused(response, "model")
     refused(server.http.get("/v1/models/gpt-4"), "model", 404, "model_not_found")
 
 
@@ -176,7 +179,9 @@ def test_a_body_too_large_is_refused_by_its_length_and_by_its_bytes(start):
 def test_a_full_queue_answers_before_it_reads(start):
     with start(limits={"max_queue": 1}) as server:
         server.engine.paused = True
-        with server.http.stream("POST", "/v1/chat/completions", json={"stream": True, "messages": USER}):
+        with server.http.stream(
+            "POST", "/v1/chat/completions", json={"model": MODEL, "stream": True, "messages": USER}
+        ):
             response = server.http.post("/v1/chat/completions", content=b"{", headers={"Content-Type": "x/y"})
             refused(response, None, 429, "queue_full")
             assert response.headers["retry-after"] == "1"
@@ -208,7 +213,7 @@ def test_cached_prefixes_are_apart_for_each_key_and_salt(start):
         for key, salt in (("one-key", None), ("two-key", None), ("one-key", None), ("one-key", "s")):
             server.http.post(
                 "/v1/chat/completions",
-                json={"messages": USER, "cache_salt": salt},
+                json={"model": MODEL, "messages": USER, "cache_salt": salt},
                 headers={"Authorization": f"Bearer {key}"},
             )
         first, second, third, salted = (request.salt for request in server.engine.seen)
@@ -264,6 +269,6 @@ def test_two_requests_of_one_id_do_not_meet(server):
     server.engine.step_seconds = 0.005
     for _ in range(2):
         assert server.http.post(
-            "/v1/chat/completions", json={"messages": USER}, headers={"X-Request-ID": "same"}
+            "/v1/chat/completions", json={"model": MODEL, "messages": USER}, headers={"X-Request-ID": "same"}
         ).status_code == 200  # fmt: skip
     assert len({request.id for request in server.engine.seen}) == 2
