@@ -1,4 +1,4 @@
-"""Train the bundled model: one stage at a time, resumable. See ``--help`` and docs/bundled_model.md."""
+"""Train the bundled model: one stage at a time, resumable. See ``--help`` and README.md here."""
 
 import sys
 from pathlib import Path
