@@ -143,7 +143,7 @@ def layers(options: argparse.Namespace, vocabulary: int) -> dict[str, int]:
 
 
 def shrunk_packing(shrink: int) -> list[tuple[int, str, int, int]]:
-    """``PACKING``; for a quick trial one case of each kind, with fewer slots and shorter conversations."""
+    """``PACKING``; for a quick trial one case of each kind, with fewer positions and shorter conversations."""
     if shrink == 1:
         return list(PACKING)
     first_of_kind = {lengths: (budget, lengths, low, high) for budget, lengths, low, high in reversed(PACKING)}
@@ -180,7 +180,7 @@ def packing_part(options: argparse.Namespace) -> str:
                     f"{faster:.2f}",
                 ]
             )
-    header = ("tokens of a conversation", "slots of a pass", "rows", "passes", "samples/s", "times grouped")
+    header = ("tokens of a conversation", "positions of a pass", "rows", "passes", "samples/s", "times grouped")
     title = f"## Packing: {records} conversations, the bundled model, a step of AdamW in each pass"
     return f"{title}\n\n{table(header, rows)}"
 

@@ -12,7 +12,7 @@ from .shapes import PATCHES, PROMPT, Shapes
 
 # A model's weights and cache come from memory for every layer; so do these, in turns, as many as no cache can hold.
 COLD_BYTES, MOST_COPIES = 2**29, 64
-LONG = 2048  # slots
+LONG = 2048  # positions
 
 Run = Callable[[], object]
 
@@ -48,7 +48,7 @@ def kernels(shapes: Shapes) -> list[Kernel]:
         listed += [rotary(rows, shapes), swiglu(rows, ffn)]
     listed.append(gelu(PATCHES, shapes.vit_mlp))
     listed += [prefill(shapes), interleaved(shapes)]
-    listed += [decode(slots, dtype, shapes) for slots in (PROMPT, LONG) for dtype in ("float32", "bfloat16")]
+    listed += [decode(length, dtype, shapes) for length in (PROMPT, LONG) for dtype in ("float32", "bfloat16")]
     for name in ("linear_w4", "linear_w8", "linear_w16"):
         listed += [linear(name, rows, hidden, ffn) for rows in (1, 8, PROMPT)]
     listed += [linear(name, PATCHES, width, shapes.vit_mlp) for name in ("linear_w8", "linear_w16")]
@@ -90,11 +90,11 @@ def rotary(rows: int, shapes: Shapes) -> Kernel:
 
         head_dim = hidden // heads
         caches = [paddle.zeros([1, heads, 2 * PROMPT, head_dim]) for _ in "kv"]
-        slots = paddle.to_tensor([PROMPT if rows == 1 else 0], dtype="int32")
-        positions = slots.unsqueeze(0) + paddle.arange(rows, dtype="int32").unsqueeze(0)
+        cache_positions = paddle.to_tensor([PROMPT if rows == 1 else 0], dtype="int32")
+        positions = cache_positions.unsqueeze(0) + paddle.arange(rows, dtype="int32").unsqueeze(0)
         cos, sin = (paddle.to_tensor(table).unsqueeze(0) for table in ops.rotary_tables(2 * PROMPT, head_dim, 10000.0))
         qkv, bias = paddle.randn([1, rows, 3 * hidden]), paddle.randn([3 * hidden])
-        return both(lambda: ops.rotary_qkv_cache(qkv, bias, heads, cos, sin, positions, *caches, slots))
+        return both(lambda: ops.rotary_qkv_cache(qkv, bias, heads, cos, sin, positions, *caches, cache_positions))
 
     return Kernel("rotary_qkv", f"{rows} × 3 · {hidden}", 24 * rows * hidden, "cache", 9 * rows * hidden, make, rows)
 
@@ -158,24 +158,24 @@ def interleaved(shapes: Shapes) -> Kernel:
     return Kernel("attention_interleaved", shape, moved, "cache", 4 * PATCHES**2 * width, make, PATCHES)
 
 
-def decode(slots: int, dtype: str, shapes: Shapes) -> Kernel:
+def decode(length: int, dtype: str, shapes: Shapes) -> Kernel:
     size = 4 if dtype == "float32" else 2
-    moved = 2 * size * slots * shapes.hidden
+    moved = 2 * size * length * shapes.hidden
 
     def make() -> tuple[Run, Run]:
         import paddle
 
         from paddlemix import ops
 
-        shape = [1, shapes.heads, slots, shapes.hidden // shapes.heads]
+        shape = [1, shapes.heads, length, shapes.hidden // shapes.heads]
         query = paddle.randn([*shape[:2], 1, shape[3]])
-        lengths = paddle.to_tensor([slots], dtype="int32")
+        lengths = paddle.to_tensor([length], dtype="int32")
         starts = lengths - 1
         caches = in_turn([[paddle.randn(shape).astype(dtype) for _ in "kv"] for _ in range(copies(moved))])
         return both(lambda: ops.attention_decode(query, *caches(), kv_lengths=lengths, query_starts=starts))
 
-    shape = f"{shapes.heads} heads, {slots} slots, {dtype}"
-    return Kernel("attention_decode", shape, moved, "memory", 4 * slots * shapes.hidden, make, 1)
+    shape = f"{shapes.heads} heads, {length} positions, {dtype}"
+    return Kernel("attention_decode", shape, moved, "memory", 4 * length * shapes.hidden, make, 1)
 
 
 def linear(name: str, rows: int, inputs: int, outputs: int) -> Kernel:

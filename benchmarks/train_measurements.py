@@ -195,7 +195,7 @@ def packing_times(repeats: int, records: int, budget: int, lengths: str, shortes
     """Seconds for an epoch of short conversations with the bundled model, in packed rows and in padded ones.
 
     A step is the trainer's: a forward and backward pass, the gradient's norm, AdamW over all weights.
-    Both have at most ``budget`` slots in a forward pass: one packed row of so many, or as many rows as the longest
+    Both have at most ``budget`` positions in a forward pass: one packed row of so many, or as many rows as the longest
     conversation allows, grouped by length and padded to the longest of them.
     """
     model = QWenLMHeadModel.from_pretrained(DEFAULT_MODEL_DIR)

@@ -46,7 +46,8 @@ class UnsafeCheckpointError(CheckpointError):
 
 class AdapterError(PaddleMixError, ValueError):
     """An adapter cannot be used: of another base model, of a kind that is not supported, or for layers that are not
-    there."""
+    there.
+    """
 
 
 class TargetError(ConfigurationError, CheckpointError, AdapterError):

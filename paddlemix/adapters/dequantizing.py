@@ -24,7 +24,8 @@ class DequantizedWeights:
 
     def __init__(self, checkpoint: Checkpoint, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """``shapes``: of the float model, by name. Raises CheckpointError where the files do not hold all of it, or
-        biases that it has no place for."""
+        biases that it has no place for.
+        """
         self.checkpoint, self.shapes = checkpoint, shapes
         self.gptq: dict[str, GPTQLinear] = read_layers(checkpoint)
         present = checkpoint.our_names()

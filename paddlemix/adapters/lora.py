@@ -46,6 +46,7 @@ class LoRALinear(nn.Layer):
         return out + (added if added.dtype == out.dtype else added.astype(out.dtype))
 
     def extra_repr(self) -> str:
+        """What Paddle prints of the layer."""
         return f"r={self.lora_A.shape[1]}, scaling={self.scaling}, dropout={self.dropout}"
 
 

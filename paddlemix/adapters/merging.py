@@ -138,7 +138,8 @@ class _Merging:
 
     def _dequantized(self, name: str, layer: str | None, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
         """A quantized weight with its adapter if it has one. It comes by outputs and is written by inputs, so all of it
-        is held, in 16 bits."""
+        is held, in 16 bits.
+        """
         pair = self._pair(layer) if layer in self.adapter.tensors.pairs else None
         result = np.empty(shape, dtypes.STORAGE[self.dtype])
         for outputs, values in self.quantized.chunks(name):

@@ -223,7 +223,8 @@ def _require_plain(
     settings: Mapping[str, Any], harmless: frozenset[str], plain: Mapping[str, tuple[Any, ...]], where: str
 ) -> None:
     """Raise AdapterError for a setting that would be computed in another way. What is unset, and other tools' private
-    notes, whose names begin with an underscore, are passed over."""
+    notes, whose names begin with an underscore, are passed over.
+    """
     for name, value in settings.items():
         if name in harmless or name.startswith("_") or not value or value in plain.get(name, ()):
             continue

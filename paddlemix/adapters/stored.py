@@ -130,7 +130,8 @@ def _text(value: Any) -> str | None:
 
 def require_fit(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]], base: str) -> None:
     """Raise AdapterError unless the adapter is for a model with weights of these ``shapes`` (by name, as
-    ``WeightTable.expected_shapes`` has them) and the fingerprint ``base``."""
+    ``WeightTable.expected_shapes`` has them) and the fingerprint ``base``.
+    """
     problems = []
     for layer, (a, b) in adapter.tensors.pairs.items():
         shape, came = shapes.get(f"{layer}.weight"), (a.shape[0], b.shape[1])

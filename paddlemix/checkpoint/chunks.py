@@ -16,7 +16,8 @@ TILE_ROWS = 1024
 
 def pieces(array: np.ndarray, transpose: bool = False) -> Iterator[np.ndarray]:
     """``array`` (or its transpose, for 2-d) in row-major order as C-contiguous pieces of at most about ``PIECE``
-    elements; concatenated and flattened they are the whole."""
+    elements; concatenated and flattened they are the whole.
+    """
     if transpose:
         yield from _transposed(array)
     elif array.ndim == 0 or array.size <= PIECE:

@@ -172,7 +172,8 @@ def verify_conversion(
 ) -> None:
     """Compare every tensor of ``target`` with ``source`` bit by bit (after conversion to ``dtype``) and every file with
     its sha256 in the manifest. ``progress`` is called with (bytes compared, bytes in all). Raises CheckpointError with
-    the list of differences."""
+    the list of differences.
+    """
     target = Path(target)
     manifest = writer.read_manifest(target)
     if manifest is None:
@@ -251,6 +252,7 @@ class Conversion:
             self.problems.append(f"{name!r} holds {overflown} values too large for {wanted}")
 
     def raise_problems(self) -> None:
+        """Raise CheckpointError with all problems, if there are any."""
         raise_listed(f"{self.checkpoint.path}: refused", self.problems)
 
 
@@ -260,7 +262,8 @@ def _target_dtype(stored: str, dtype: str | None) -> str:
 
 def check_tensors(checkpoint: Checkpoint, config: Mapping[str, Any] | None) -> None:
     """Look for unknown tensors of float weights, integers, tensors of other rank than the table says and, given a
-    checked config, missing and misshapen ones. Raises CheckpointError that lists them."""
+    checked config, missing and misshapen ones. Raises CheckpointError that lists them.
+    """
     table = checkpoint.table
     problems = [f"{quoted(name)} is not a weight of {table.family}" for name in checkpoint.unknown_names()]
     names = checkpoint.our_names()

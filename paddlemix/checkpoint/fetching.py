@@ -30,7 +30,8 @@ Progress = Callable[[int, Optional[int], str], None]
 @dataclass(frozen=True)
 class Caches:
     """Where models are looked for and kept. ``own``: a folder for each name. ``huggingface``: in its layout, those that
-    are looked into, the first of which takes downloads. The others name what to change when one cannot be written."""
+    are looked into, the first of which takes downloads. The others name what to change when one cannot be written.
+    """
 
     own: Path
     huggingface: tuple[Path, ...]
@@ -130,7 +131,8 @@ def _check_listing(files: Sequence[RemoteFile], weights: bool) -> None:
 
 def _check_contact(files: Sequence[RemoteFile]) -> None:
     """Ask a store that lists nothing for its ``config.json``: where it cannot be reached, or somebody else answers,
-    that is known at once, and not after all attempts for a file."""
+    that is known at once, and not after all attempts for a file.
+    """
     config = next(file for file in files if file.name == CONFIG_FILE)
     if config.size is None:
         fetch_json(config.url, config.headers)
@@ -138,7 +140,8 @@ def _check_contact(files: Sequence[RemoteFile]) -> None:
 
 def _download_all(files: Sequence[RemoteFile], paths: dict[RemoteFile, Path], progress: bool | Progress) -> None:
     """Fetch ``files`` to their ``paths``, small ones first. Files that are there already are whole, and are kept unless
-    their size shows that the store has another version by now."""
+    their size shows that the store has another version by now.
+    """
     missing = [file for file in files if not _is_there(paths[file], file.size)]
     if not missing:
         return

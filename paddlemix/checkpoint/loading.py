@@ -178,7 +178,8 @@ def save_model(
     manifest. ``side_files`` are written with them. Written aside and renamed: a failure (CheckpointError) leaves the
     folder as it was. A folder that holds anything but a processor's files is refused (TargetError), unless it is an
     earlier result and ``overwrite`` says that it may go. Quantized weights are written as they are; with them a
-    ``dtype`` is refused (ConfigurationError)."""
+    ``dtype`` is refused (ConfigurationError).
+    """
     guard = partial(require_free, overwrite=overwrite, companions=PROCESSOR_FILES)
     return write_model(
         model, check_target(folder), dtype=dtype, max_shard_bytes=max_shard_bytes, side_files=side_files, guard=guard
@@ -195,7 +196,8 @@ def write_model(
     guard: Guard | None = None,
 ) -> dict[str, Any]:
     """As :func:`save_model`, into a folder of which the caller knows that it may be written to, or that ``guard`` is
-    asked about."""
+    asked about.
+    """
     state = model.state_dict()
     packed = any(name.endswith(".qweight") for name in state)
     if dtype is not None:

@@ -55,6 +55,7 @@ class TensorSource:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of the tensor in a file."""
         return element_count(self.shape) * STORAGE[self.dtype].itemsize
 
 
@@ -172,7 +173,8 @@ def _is_refusal(error: BaseException) -> bool:
 
 def require_room(folder: Path, needed: int) -> None:
     """Raise CheckpointError unless the disk of ``folder``, which need not be there yet, has room for ``needed`` bytes
-    of weights and what comes with them."""
+    of weights and what comes with them.
+    """
     needed += SPARE_BYTES
     place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(place).free
@@ -211,7 +213,8 @@ def write_safetensors(
     path: Path, tensors: Sequence[TensorSource], metadata: Mapping[str, str], report: Report = None
 ) -> str:
     """Write one file under another name, sync it, rename it; returns its sha256. A failure leaves nothing behind.
-    ``report`` is called with the number of bytes of tensors written so far."""
+    ``report`` is called with the number of bytes of tensors written so far.
+    """
     temporary = path.with_name(path.name + ".tmp")
     digest = hashlib.sha256()
     with contextlib.suppress(FileNotFoundError):
@@ -266,7 +269,8 @@ def _body(tensors: Sequence[TensorSource]) -> Iterator[np.ndarray]:
 
 def _finished(folder: Path, staging: Path, identity: str | None) -> Files:
     """Files that an earlier run with the same identity finished and that are whole; all others in ``staging`` are
-    deleted. Those that it had moved up already come back."""
+    deleted. Those that it had moved up already come back.
+    """
     state = read_json_if_whole(staging / PROGRESS)
     files = state.get("files") if state and identity is not None and state.get("identity") == identity else None
     good = {}
@@ -286,7 +290,8 @@ def _publish(
     folder: Path, staging: Staging, plan: _Plan, files: Files, companions: Collection[str] | None
 ) -> dict[str, Any]:
     """Write what stands beside the shards, and move all of it up. Of an earlier result ``companions`` stay; None: all
-    but the weights."""
+    but the weights.
+    """
     for name, content in plan.side_files.items():
         if isinstance(content, Path):
             shutil.copyfile(content, staging.path / name)
@@ -335,7 +340,8 @@ def _is_file_table(value: Any) -> bool:
 
 def damaged_files(folder: Path, manifest: Mapping[str, Any], report: Report = None) -> list[str]:
     """What is wrong with the files of a manifest, one line each: missing, or not the bytes that were written.
-    ``report`` is called with the size of each piece that was read."""
+    ``report`` is called with the size of each piece that was read.
+    """
     problems = []
     for name, entry in {**manifest["files"], **manifest.get("side_files", {})}.items():
         path = folder / name

@@ -87,8 +87,7 @@ class IncrementalDecoder:
         errors: str | None = None,
         stop_strings: Sequence[str] = (),
     ) -> None:
-        """
-        skip_special_tokens, keep_image_special, errors: as for ``tokenizer.decode``.
+        """skip_special_tokens, keep_image_special, errors: as for ``tokenizer.decode``.
         stop_strings: text from the first of these on is dropped; see :class:`StopStringMatcher`.
         """
         self._tokenizer = tokenizer

@@ -43,6 +43,7 @@ class Scheduler:
 
     @property
     def has_work(self) -> bool:
+        """Whether a sequence waits or runs."""
         return bool(self.running or self.waiting or self.prompt)
 
     def blocks_for(self, length: int) -> int:

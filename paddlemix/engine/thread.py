@@ -26,15 +26,20 @@ MAX_FAILURES = 3
 class StepEngine(Protocol):
     """What the thread needs of an engine; see :class:`.engine.Engine`."""
 
-    def add(self, request: Request) -> None: ...
+    def add(self, request: Request) -> None:
+        """Queue a request."""
 
-    def abort(self, request_id: str) -> Output | None: ...
+    def abort(self, request_id: str) -> Output | None:
+        """End a request; its last output, or None if there is no such request."""
 
-    def step(self) -> list[Output]: ...
+    def step(self) -> list[Output]:
+        """Compute one step; what it added to the answers."""
 
-    def has_work(self) -> bool: ...
+    def has_work(self) -> bool:
+        """Whether a request waits or runs."""
 
-    def stats(self) -> EngineStats: ...
+    def stats(self) -> EngineStats:
+        """Counts and sizes for monitoring."""
 
 
 class EngineThread:

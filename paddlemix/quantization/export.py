@@ -105,7 +105,8 @@ def check_export(
 
 def _written_bytes(checkpoint: Checkpoint, shapes: Mapping[str, Sequence[int]]) -> int:
     """The size of the written weights: float16, and of layers in ``shapes`` 4 bits with a scale and a zero point for
-    each group, an index for each input and a bias."""
+    each group, an index for each input and a bias.
+    """
     total, names = 0, checkpoint.our_names()
     for ours, theirs in names.items():
         layer = ours[: -len(".weight")]

@@ -156,7 +156,8 @@ def _round_chunk(w: np.ndarray, spread: np.ndarray, importance: np.ndarray, q: n
 
 def best_scales(w: np.ndarray, importance: np.ndarray) -> np.ndarray:
     """One scale for each column of a group ``[inputs, columns]``, float16: of a grid of ranges the one with the least
-    squared error, inputs weighted by ``importance``."""
+    squared error, inputs weighted by ``importance``.
+    """
     largest = np.abs(w).max(axis=0)
     best = np.zeros(w.shape[1], np.float16)
     least = np.full(w.shape[1], np.inf, np.float32)
@@ -178,7 +179,7 @@ class _ReachedError(Exception):
 
 
 class _Probe(nn.Layer):
-    """Stands in for a layer and ends the computation. (A hook on the layer would miss uses of its weight alone.)"""
+    """Stands in for a layer and ends the computation: a hook on the layer would miss uses of its weight alone."""
 
     def forward(self, *arguments: Any) -> None:
         raise _ReachedError(arguments)

@@ -35,10 +35,12 @@ class GPTQLinear:
 
     @property
     def in_features(self) -> int:
+        """Inputs of the layer."""
         return self.qweight.shape[0] * PER_WORD
 
     @property
     def out_features(self) -> int:
+        """Outputs of the layer."""
         return self.qweight.shape[1]
 
     def problems(self, name: str) -> list[str]:
@@ -65,7 +67,8 @@ class GPTQLinear:
 
     def zeros(self, columns: slice = slice(None)) -> np.ndarray:
         """Zero points 0..15, int32 ``[groups, columns]``: each from its own four bits, as AutoGPTQ 0.7.1 computes with
-        them, whatever borrowed from its neighbors when the words were made."""
+        them, whatever borrowed from its neighbors when the words were made.
+        """
         return ((_unpack(self.qzeros.T).T + 1) & 15)[:, columns]
 
     def integers(self, columns: slice = slice(None)) -> np.ndarray:
@@ -79,7 +82,8 @@ class GPTQLinear:
 
     def fits_tiles(self) -> bool:
         """Whether our int4 holds exactly this: zero points in the middle, inputs in the order of their groups, groups
-        of a multiple of 128 inputs."""
+        of a multiple of 128 inputs.
+        """
         size = int(np.count_nonzero(self.g_idx == 0))
         whole = size == self.in_features or (size and size % GROUP == 0)
         ordered = whole and np.array_equal(self.g_idx, np.arange(self.in_features) // size)
@@ -126,7 +130,8 @@ def read_layers(checkpoint: Checkpoint) -> dict[str, GPTQLinear]:
 
 def symmetric_layer(q: np.ndarray, scales: np.ndarray, group_size: int = GROUP) -> GPTQLinear:
     """A layer from integers -8..7, int8 ``[in, out]``, and scales float16 ``[groups, out]``; in and out are multiples
-    of 8."""
+    of 8.
+    """
     zeros = np.full((scales.shape[1], len(scales)), SYMMETRIC_ZERO - 1)
     g_idx = (np.arange(len(q)) // group_size).astype(np.int32)
     qzeros = np.ascontiguousarray(_pack(zeros).T)

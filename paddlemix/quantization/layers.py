@@ -52,6 +52,7 @@ class QuantizedLinear(nn.Layer):
         return {name: (s, t) for name, s, t in zip(("qweight", "scales"), shapes, types) if s is not None}
 
     def extra_repr(self) -> str:
+        """What Paddle prints of the layer."""
         return f"in_features={self.in_features}, out_features={self.out_features}, kind={self.kind}"
 
 
@@ -65,6 +66,7 @@ class SixteenBitEmbedding(nn.Layer):
         self.register_buffer("weight", None)
 
     def forward(self, ids: paddle.Tensor) -> paddle.Tensor:
+        """Embeddings of the ids, in the dtype of the activations."""
         return F.embedding(ids, self.weight).astype(self.output_dtype)
 
 

@@ -92,7 +92,7 @@ def _packed_problems(pending: list[PendingParameter], checkpoint: Checkpoint) ->
 
 
 def needs_bias(parameter: PendingParameter, table: WeightTable) -> bool:
-    """Whether the layer has a bias in the float model. (GPTQ's layers have more.)"""
+    """Whether the layer has a bias in the float model; GPTQ's layers have more of them."""
     found = table.find_rule(parameter.bias)
     return found is not None and not found[0].optional_bias
 
@@ -239,7 +239,8 @@ class _FloatSource:
 
 def _transpose(rows: np.ndarray) -> np.ndarray:
     """``[columns, in]`` as contiguous ``[in, columns]``, a few rows at a time: ten times as fast as all at once, which
-    walks through the memory in large steps."""
+    walks through the memory in large steps.
+    """
     result = np.empty(rows.shape[::-1], rows.dtype)
     for start in range(0, len(rows), _TRANSPOSED_ROWS):
         part = slice(start, start + _TRANSPOSED_ROWS)
@@ -248,6 +249,7 @@ def _transpose(rows: np.ndarray) -> np.ndarray:
 
 
 def take_integers(packed: PackedWeight, stored: GPTQLinear) -> None:
+    """Fill a packed weight with the integers and scales of a GPTQ layer, without rounding anew."""
     scales = stored.group_scales()
     for columns in packed.chunks():
         q = (stored.integers(columns) - SYMMETRIC_ZERO).astype(np.int8)

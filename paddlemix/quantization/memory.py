@@ -24,7 +24,8 @@ def check_memory(
     """Raise NotEnoughMemoryError, with the numbers, if the weights of a model with ``config`` do not fit into memory as
     ``dtype``, or, those that it names, in the formats of ``plan``. ``available`` is in bytes; without it, the machine's
     available memory and the limit of the control group, if there is one, count. ``stored_quantized``: the files hold
-    the formats of ``plan``, and cannot be quantized again."""
+    the formats of ``plan``, and cannot be quantized again.
+    """
     needed = weight_bytes(table, config, dtypes.check_target(dtype), plan)
     if available is None:
         available = available_memory()

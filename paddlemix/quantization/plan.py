@@ -35,7 +35,8 @@ _SIXTEEN_BIT_PADDING = 32
 class QuantizationPlan:
     """Formats of the decoder's linear layers, of the language-model head, of the linear layers of the ViT and the
     resampler, and of the token embeddings (16 bits). Norms, biases, positions and the first convolution keep the
-    model's dtype."""
+    model's dtype.
+    """
 
     blocks: str
     head: str

@@ -65,7 +65,8 @@ class PackedWeight:
 
 def aligned_empty(shape: tuple[int, ...], dtype: str) -> np.ndarray:
     """An array that begins at a page, so that no line of a tile crosses two of the cache; large ones in huge pages,
-    where the system has them: a product that streams gigabytes of weights spends less on looking pages up."""
+    where the system has them: a product that streams gigabytes of weights spends less on looking pages up.
+    """
     kind = dtypes.STORAGE[dtype]
     size = int(np.prod(shape)) * kind.itemsize
     if size < _HUGE_PAGE:
@@ -80,7 +81,8 @@ def aligned_empty(shape: tuple[int, ...], dtype: str) -> np.ndarray:
 
 def as_tensor(array: np.ndarray, dtype: str) -> paddle.Tensor:
     """An array (bfloat16 as uint16) as a tensor on the current device: on the CPU over the array's own memory, which
-    lives as long as the tensor."""
+    lives as long as the tensor.
+    """
     if paddle.get_device() != "cpu":
         tensor = paddle.to_tensor(array.view(np.int16) if dtype == "bfloat16" else array)
         return tensor.view("bfloat16") if dtype == "bfloat16" else tensor

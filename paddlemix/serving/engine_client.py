@@ -18,21 +18,28 @@ class EngineHandle(Protocol):
     """What the server needs of :class:`paddlemix.engine.thread.EngineThread`."""
 
     @property
-    def ready(self) -> bool: ...
+    def ready(self) -> bool:
+        """Whether the model is loaded."""
 
     @property
-    def alive(self) -> bool: ...
+    def alive(self) -> bool:
+        """Whether the thread runs and its steps succeed."""
 
     @property
-    def heartbeat(self) -> float: ...
+    def heartbeat(self) -> float:
+        """When the thread last finished a step or found nothing to do, on the monotonic clock."""
 
-    def submit(self, request: Request, callback: OutputCallback) -> None: ...
+    def submit(self, request: Request, callback: OutputCallback) -> None:
+        """Queue a request; the callback gets its outputs in the engine's thread."""
 
-    def abort(self, request_id: str) -> None: ...
+    def abort(self, request_id: str) -> None:
+        """End a request before its next step."""
 
-    def stats(self) -> EngineStats: ...
+    def stats(self) -> EngineStats:
+        """Counts and sizes for monitoring."""
 
-    def stop(self, timeout: float | None = None) -> bool: ...
+    def stop(self, timeout: float | None = None) -> bool:
+        """End the thread; whether it ended within ``timeout`` seconds."""
 
 
 class Generation:

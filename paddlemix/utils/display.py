@@ -15,9 +15,9 @@ _SUGGESTED_NAME_LIMIT = 60
 
 
 def escape_controls(text: str, keep: str = "") -> str:
-    """``text`` with everything that a terminal would obey, and not show, written as an escape (``\\x1b``, ``\\u202e``).
+    r"""``text`` with everything that a terminal would obey, and not show, written as an escape (``\x1b``, ``\u202e``).
 
-    Characters in ``keep`` stay as they are: ``"\\n\\t"`` for text of several lines.
+    Characters in ``keep`` stay as they are: ``"\n\t"`` for text of several lines.
     """
     return _CONTROLS.sub(lambda found: found[0] if found[0] in keep else _escape(found[0]), text)
 
@@ -53,5 +53,6 @@ def did_you_mean(name: str, known: Sequence[str]) -> str:
 
 def one_line(error: BaseException) -> str:
     """An error's message, to be quoted in another one: on one line, at most 200 characters before controls are escaped;
-    the name of its type where it has none."""
+    the name of its type where it has none.
+    """
     return escape_controls((" ".join(str(error).split()) or type(error).__name__)[:200])

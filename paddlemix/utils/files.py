@@ -228,9 +228,9 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 file. Raises OSError; an older file is then still there.
+    r"""Write a UTF-8 file. Raises OSError; an older file is then still there.
 
-    Surrogates that stand alone, which UTF-8 does not have, are written as ``\\ud800``, which JSON reads back.
+    Surrogates that stand alone, which UTF-8 does not have, are written as ``\ud800``, which JSON reads back.
     """
     with replacing(path) as aside, open(aside, "x", encoding="utf-8", errors="backslashreplace") as file:
         file.write(text)

@@ -40,7 +40,8 @@ def integer(least: int, most: int | None = None) -> Kind:
 
 def number(least: float, most: float, *, above: bool = False, below: bool = False) -> Kind:
     """Finite numbers of a range, both ends included; without ``least`` where ``above``, without ``most`` where
-    ``below``."""
+    ``below``.
+    """
 
     def accepts(value: Any) -> bool:
         # Comparing works for integers that no float can hold, and is false for NaN.

@@ -62,6 +62,7 @@ class Checkpoint:
         return name in self._tensors
 
     def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor, as stored."""
         return self._tensors[name].shape
 
     def dtype(self, name: str) -> str:
@@ -84,7 +85,8 @@ class Checkpoint:
 
     def map_writable(self, name: str) -> np.ndarray:
         """The tensor as an array over a map of its own, which changes to it stay in; bfloat16 as uint16. Where the file
-        does not hold it as it is, a copy."""
+        does not hold it as it is, a copy.
+        """
         tensor = self._tensors[name]
         stored = tensor.load()
         if tensor.offset is None or stored.size == 0:
@@ -105,7 +107,8 @@ class Checkpoint:
 
     def unknown_names(self) -> list[str]:
         """Tensors that are neither weights of the family, nor parts of their GPTQ form, nor known to be harmless
-        (``layouts.HARMLESS``)."""
+        (``layouts.HARMLESS``).
+        """
         gptq = self.gptq_layers()
         return [
             name

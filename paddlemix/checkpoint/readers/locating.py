@@ -41,7 +41,8 @@ def raise_listed(
 
 def locate(path: Path) -> tuple[list[Path], dict[str, str] | None]:
     """The weight files of a folder, of an index, or the one file that ``path`` is, and the index (tensor -> file name)
-    if there is one. Raises CheckpointError, and UnsafeCheckpointError where an index points out of its folder."""
+    if there is one. Raises CheckpointError, and UnsafeCheckpointError where an index points out of its folder.
+    """
     if not path.is_dir():
         if not os.path.lexists(path):
             raise CheckpointError(f"{path}: no such file or folder; expected a checkpoint")

@@ -55,6 +55,7 @@ class Buildable:
     """An object of a constructor that accepts a state; others refuse the BUILD opcode."""
 
     def build(self, state: Any) -> None:
+        """Take the state that a pickle gives the object."""
         raise NotImplementedError
 
 
@@ -63,7 +64,8 @@ _MARK = object()
 
 def shown(value: Any) -> str:
     """A value out of a pickle for messages: text in quotes (cut), a plain integer, of anything else the type. A few
-    bytes of pickle can describe nested tuples whose ``repr`` fills the memory."""
+    bytes of pickle can describe nested tuples whose ``repr`` fills the memory.
+    """
     if isinstance(value, str):
         return quoted(value)
     return str(value) if type(value) is int else f"of type {type(value).__name__}"

@@ -71,7 +71,8 @@ class StoredTensor:
 
 def map_writable(path: Path, offset: int, shape: tuple[int, ...], kind: np.dtype) -> np.ndarray:
     """A tensor in a file as an array over its mapped pages. Writing to it changes neither the file nor other maps; it
-    is writable because Paddle takes no other arrays without a copy."""
+    is writable because Paddle takes no other arrays without a copy.
+    """
     with reading(path):
         return np.memmap(path, dtype=kind, mode="c", offset=offset, shape=shape).view(np.ndarray)
 

@@ -80,7 +80,8 @@ def means_nothing(value: Any) -> bool:
 
 def rebuild_with(allowed: Mapping[tuple[str, str], Constructor]) -> Callable[..., Any]:
     """What stands for torch's ``_rebuild_from_type_v2``, as which tensors with attributes are saved: a function, the
-    type of its result, its arguments, and the attributes."""
+    type of its result, its arguments, and the attributes.
+    """
 
     def rebuild(function: Any, kind: Any, arguments: Any, *_: Any) -> Any:
         constructor = allowed.get((function.module, function.name)) if isinstance(function, Symbol) else None

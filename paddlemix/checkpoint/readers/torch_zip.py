@@ -51,7 +51,8 @@ class _Tensor:
 
 def read_torch_zip(path: Path) -> dict[str, StoredTensor]:
     """All tensors of a torch ``.bin`` file by name. Raises CheckpointError or, for anything but weights, its subclass
-    UnsafeCheckpointError."""
+    UnsafeCheckpointError.
+    """
     file = MappedFile(path)
     with reading(path):
         return _tensors(file)
