@@ -214,18 +214,18 @@ def _record(folder: Path, scene: Scene, name: str, part: int, conversation: Conv
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kind", choices=NAMES, metavar="OBJECT", help=f"what is to be learnt: {' or '.join(NAMES)}")
+    parser.add_argument("kind", choices=NAMES, metavar="OBJECT", help=f"what is to be learned: {' or '.join(NAMES)}")
     parser.add_argument("output_folder", metavar="OUTPUT_FOLDER")
     parser.add_argument(
         "--images", type=cli.positive, default=200, metavar="N", help="with the object (default: %(default)s)"
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="other pictures (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="other images (default: %(default)s)")
     cli.add_overwrite_option(parser)
     args = parser.parse_args(arguments)
     lesson = write_lesson(args.kind, args.output_folder, images=args.images, seed=args.seed, overwrite=args.overwrite)
-    images = f"{args.images} pictures with and {args.images} without the object"
+    images = f"{args.images} images with and {args.images} without the object"
     print(f"{lesson.train}: {lesson.conversations} conversations about {images}")
-    print(f"{lesson.test}: {lesson.questions} questions about {TEST_IMAGES} other pictures")
+    print(f"{lesson.test}: {lesson.questions} questions about {TEST_IMAGES} other images")
     return 0
 
 

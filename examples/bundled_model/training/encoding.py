@@ -45,7 +45,7 @@ class Branch:
     """A conversation behind its images.
 
     Attributes:
-        span: its ids and which of them are learnt.
+        span: its ids and which of them are learned.
         about: for each id the queries (over all images) in whose cells stands what it speaks of; none if nowhere.
         named: for each id whether it is the name of a kind, there or not.
         digits: for each id which digit of which coordinate it is, ``coordinate * DIGITS + digit``, or ``NOTHING``.

@@ -157,7 +157,7 @@ def test_a_lesson_replaces_only_another_lesson_and_only_when_asked(tmp_path):
     write_lesson("penguin", folder, images=1, test_images=1, overwrite=True)
     assert len(list((folder / "images").iterdir())) == 3
     (folder / "images" / "mine.png").touch()
-    with pytest.raises(TargetError, match="did not write .pictures/mine.png"):
+    with pytest.raises(TargetError, match="did not write .images/mine.png"):
         write_lesson("penguin", folder, **small, overwrite=True)
 
 
