@@ -62,13 +62,13 @@ endif
 help:
 	@echo "make predict [IMAGE=image] [PROMPT=text] [MODEL=name or directory]"
 	@echo "                     answer about an image; without arguments: the bundled model and the bundled image"
-	@echo "make test [ARGS=…]   ruff, then the tests that are not marked slow ($(JOBS) processes, JOBS=n to change); ARGS are"
+	@echo "make test [ARGS=…]   ruff and mypy, then the tests that are not marked slow ($(JOBS) processes, JOBS=n to change); ARGS are"
 	@echo "                     passed to pytest"
 	@echo "make test-all        the same with the slow tests"
 	@echo "make fuzz            damaged and hostile inputs, many more than make test tries (FUZZ_FACTOR=n times: $(FUZZ_FACTOR)), and"
 	@echo "                     a table of what came of them (minutes)"
-	@echo "make lint            ruff check and ruff format --check"
-	@echo "make types           mypy"
+	@echo "make lint            ruff check, ruff format --check and mypy"
+	@echo "make types           mypy alone"
 	@echo "make docs            the API reference as HTML, in build/api/"
 	@echo "make format          let ruff mend and format the files"
 	@echo "make check-install   report what is installed, which device Paddle uses, and try a tiny model"
@@ -104,6 +104,7 @@ fuzz: $(OPS) $(DEV_DEPS)
 lint: $(DEV_DEPS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 types: $(DEV_DEPS)
 	$(BIN)/mypy

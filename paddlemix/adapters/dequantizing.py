@@ -59,13 +59,15 @@ class DequantizedWeights:
         """What of a quantized weight or bias has not the shapes that the model asks for."""
         shape, places = self.shapes[name], self._layers(name)
         if name in self.gptq:
-            came = self.gptq[name].in_features, self.gptq[name].out_features
-            return [] if came == shape else [f"{name!r} has {came[0]} inputs and {came[1]} outputs, expected {shape}"]
+            sizes = self.gptq[name].in_features, self.gptq[name].out_features
+            return (
+                [] if sizes == shape else [f"{name!r} has {sizes[0]} inputs and {sizes[1]} outputs, expected {shape}"]
+            )
         problems = []
         for place in places:
             width = shape[-1] // len(places)
             if len(shape) == 1:
-                wanted: dict[str, tuple[tuple[int, ...] | None, str]] = {}
+                wanted: dict[str, tuple[tuple[int, ...], str | None]] = {}
                 bias = f"{place}.bias"
                 if bias not in self.checkpoint or self.checkpoint.shape(bias) != (width,):
                     problems.append(f"{bias!r} is missing or misshapen, expected {[width]}")
@@ -114,8 +116,8 @@ class DequantizedWeights:
                 for name in (weight, scales)
                 if name in self.checkpoint
             ]
-            packed, factors = (*arrays, None)[:2]
-            yield outputs, dequantized(kind, packed, factors, in_features, outputs.stop - outputs.start)
+            factors = arrays[1] if len(arrays) > 1 else None
+            yield outputs, dequantized(kind, arrays[0], factors, in_features, outputs.stop - outputs.start)
 
     def _kind(self, place: str) -> str:
         dtype = self.checkpoint.dtype(f"{place}.qweight")

@@ -238,7 +238,7 @@ def _train_whole(model: nn.Layer, tree: dict[str, nn.Layer], name: str) -> None:
 def float_layer(layer: QuantizedLinear | SixteenBitEmbedding, dtype: str) -> nn.Layer:
     """A float layer of the same weights."""
     previous = paddle.get_default_dtype()
-    paddle.set_default_dtype(dtype)
+    paddle.set_default_dtype(dtype)  # type: ignore[arg-type]
     try:
         if isinstance(layer, SixteenBitEmbedding):
             result: nn.Layer = nn.Embedding(layer.num_embeddings, layer.embedding_dim)
@@ -248,7 +248,7 @@ def float_layer(layer: QuantizedLinear | SixteenBitEmbedding, dtype: str) -> nn.
     finally:
         paddle.set_default_dtype(previous)
     values = dequantized(layer.kind, layer.qweight, layer.scales, layer.in_features, layer.out_features)
-    result.weight.set_value(paddle.to_tensor(np.ascontiguousarray(values)).astype(dtype))
+    result.weight.set_value(paddle.to_tensor(np.ascontiguousarray(values)).astype(dtype))  # type: ignore[arg-type]
     if layer.bias is not None:
         result.bias.set_value(layer.bias)
     return result

@@ -113,8 +113,9 @@ class _Merging:
             values = self.adapter.tensors.whole[name]
             wanted = self.dtype or self.checkpoint.dtype(self.names[name])
             return writer.TensorSource(name, shape, wanted, lambda: self._whole(name, values, wanted))
-        if name in self.quantized.names:
-            return writer.TensorSource(name, shape, self.dtype, lambda: self._dequantized(name, layer, shape))
+        if name in self.quantized.names and self.dtype is not None:  # merge_adapter gives a quantized base a dtype
+            dtype = self.dtype
+            return writer.TensorSource(name, shape, dtype, lambda: self._dequantized(name, layer, shape, dtype))
         if layer in self.adapter.tensors.pairs:
             wanted = self.dtype or self.checkpoint.dtype(self.names[name])
             return writer.TensorSource(name, shape, wanted, lambda: self._sum(name, layer, wanted))
@@ -136,16 +137,16 @@ class _Merging:
             yield self._cast(name, piece + a[at : at + len(piece)] @ b, wanted)
             at += len(piece)
 
-    def _dequantized(self, name: str, layer: str | None, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
+    def _dequantized(self, name: str, layer: str | None, shape: tuple[int, ...], wanted: str) -> Iterator[np.ndarray]:
         """A quantized weight with its adapter if it has one. It comes by outputs and is written by inputs, so all of it
         is held, in 16 bits.
         """
         pair = self._pair(layer) if layer in self.adapter.tensors.pairs else None
-        result = np.empty(shape, dtypes.STORAGE[self.dtype])
+        result = np.empty(shape, dtypes.STORAGE[wanted])
         for outputs, values in self.quantized.chunks(name):
             if pair is not None:
                 values = values + pair[0] @ pair[1][:, outputs]
-            result[..., outputs] = self._cast(name, values, self.dtype)
+            result[..., outputs] = self._cast(name, values, wanted)
         yield from chunks.pieces(result)
 
     def _cast(self, name: str, values: np.ndarray, wanted: str) -> np.ndarray:

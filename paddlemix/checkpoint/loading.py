@@ -162,7 +162,7 @@ def _memory(parameter: Any, tag: str) -> np.ndarray:
     kind = dtypes.STORAGE[tag]
     size = int(np.prod(parameter.shape)) * kind.itemsize
     buffer = (ctypes.c_char * size).from_address(parameter.data_ptr())
-    return np.frombuffer(buffer, kind).reshape(parameter.shape)
+    return np.frombuffer(memoryview(buffer), kind).reshape(parameter.shape)
 
 
 def save_model(

@@ -87,7 +87,8 @@ def list_huggingface(model: str, revision: str | None = None, token: Token = Non
     found = []
     for entry in _entries(files, url):
         name = _checked_name(entry.get("rfilename"), url)
-        large = entry.get("lfs") if isinstance(entry.get("lfs"), dict) else {}
+        lfs = entry.get("lfs")
+        large: dict[str, Any] = lfs if isinstance(lfs, dict) else {}
         found.append(
             RemoteFile(
                 name,

@@ -155,7 +155,7 @@ def _clocked(kind: type[http.client.HTTPConnection], clock: _Clock) -> type[http
     class Connection(kind):  # type: ignore[valid-type, misc]
         def connect(self) -> None:
             super().connect()
-            self.sock = _ClockedSocket(self.sock, clock)
+            self.sock: Any = _ClockedSocket(self.sock, clock)
 
     return Connection
 

@@ -108,7 +108,7 @@ def write_checkpoint(
     plan = _Plan(plan_shards(tensors, max_shard_bytes), dict(metadata), identity, dict(side_files or {}))
 
     def allowed(target: Path) -> None:
-        if made_from is None or not _claims(target, plan):
+        if guard is not None and (made_from is None or not _claims(target, plan)):
             guard(target)
 
     with staging_in(folder, None if guard is None else allowed) as staging:
@@ -225,7 +225,8 @@ def write_safetensors(
         with written as file:
             header = _header(tensors, metadata)
             done = -len(header)
-            for chunk in itertools.chain([header], _body(tensors)):
+            chunks: Iterator[Any] = itertools.chain([header], _body(tensors))
+            for chunk in chunks:
                 digest.update(chunk)
                 view = memoryview(chunk)
                 while view:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import paddle
 import paddle.nn as nn
@@ -28,11 +28,15 @@ class QuantizedLinear(nn.Layer):
         bias: ``[out_features]`` in the model's dtype, or None.
     """
 
+    qweight: paddle.Tensor
+    scales: Any
+    bias: paddle.Tensor | None
+
     def __init__(self, in_features: int, out_features: int, kind: str) -> None:
         super().__init__()
         self.in_features, self.out_features, self.kind = in_features, out_features, kind
         for name in ("qweight", "scales", "bias"):
-            self.register_buffer(name, None)
+            self.register_buffer(name, None)  # type: ignore[arg-type]
 
     def fill(self, qweight: paddle.Tensor, scales: paddle.Tensor | None, bias: paddle.Tensor | None) -> None:
         """Take these arrays, without a copy."""
@@ -49,7 +53,7 @@ class QuantizedLinear(nn.Layer):
     def expected(self) -> dict[str, tuple[tuple[int, ...], str]]:
         """Shape and dtype of ``qweight`` and, where there are, ``scales``."""
         shapes, types = tile_shapes(self.kind, self.in_features, self.out_features), tile_dtypes(self.kind)
-        return {name: (s, t) for name, s, t in zip(("qweight", "scales"), shapes, types) if s is not None}
+        return {name: (s, t) for name, s, t in zip(("qweight", "scales"), shapes, types) if s is not None and t}
 
     def extra_repr(self) -> str:
         """What Paddle prints of the layer."""
@@ -63,11 +67,11 @@ class SixteenBitEmbedding(nn.Layer):
         super().__init__()
         self.num_embeddings, self.embedding_dim, self.kind = num_embeddings, embedding_dim, kind
         self.output_dtype = dtype
-        self.register_buffer("weight", None)
+        self.register_buffer("weight", None)  # type: ignore[arg-type]
 
     def forward(self, ids: paddle.Tensor) -> paddle.Tensor:
         """Embeddings of the ids, in the dtype of the activations."""
-        return F.embedding(ids, self.weight).astype(self.output_dtype)
+        return F.embedding(ids, self.weight).astype(self.output_dtype)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -123,9 +127,11 @@ def replace_layers(model: nn.Layer, plan: QuantizationPlan, dtype: str, table: W
             if kind is None:
                 continue
             if isinstance(child, nn.Linear):
-                new = QuantizedLinear(*child.weight.shape, kind)
+                inputs, outputs = child.weight.shape
+                new: QuantizedLinear | SixteenBitEmbedding = QuantizedLinear(inputs, outputs, kind)
             elif isinstance(child, nn.Embedding) and kind != dtype:
-                new = SixteenBitEmbedding(*child.weight.shape, kind, dtype)
+                rows, width = child.weight.shape
+                new = SixteenBitEmbedding(rows, width, kind, dtype)
             else:
                 continue
             setattr(parent, name, new)

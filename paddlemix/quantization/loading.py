@@ -187,12 +187,12 @@ class _FloatSource:
         if packed.scales is not None:
             self._check(self.names.get(parameter.weight, parameter.path), packed.scales, str(packed.scales.dtype))
         kinds = layer.expected()
-        tensors = [as_tensor(packed.weight, kinds["qweight"][1])]
-        tensors.append(None if packed.scales is None else as_tensor(packed.scales, kinds["scales"][1]))
+        weight = as_tensor(packed.weight, kinds["qweight"][1])
+        scales = None if packed.scales is None else as_tensor(packed.scales, kinds["scales"][1])
         bias = self.names.get(parameter.bias)
         if bias is not None:
             self._check(bias, self.checkpoint.read(bias), self.checkpoint.dtype(bias))
-        layer.fill(*tensors, _bias(self.checkpoint, bias, dtype, parameter.columns))
+        layer.fill(weight, scales, _bias(self.checkpoint, bias, dtype, parameter.columns))
 
     def fill_embedding(self, parameter: PendingParameter) -> None:
         """A table that has the right dtype stays in its file, of which an answer needs a few rows."""

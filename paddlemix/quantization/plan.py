@@ -156,7 +156,7 @@ def _as_stored(
     plan = QuantizationPlan(**parts)
     if quantization is not None or vision_quantization is not None:
         asked = plan_for(None, quantization or _name_of(plan), vision_quantization, sixteen_bit=plan.embeddings)
-        if vision_quantization is None:
+        if asked is not None and vision_quantization is None:
             asked = QuantizationPlan(**{**asdict(asked), "visual": plan.visual})
         if asked != plan:
             given = f"quantization: got {quantization!r}, vision_quantization: got {vision_quantization!r}"
@@ -220,7 +220,7 @@ def weight_bytes(table: WeightTable, config: Any, dtype: str, plan: Quantization
             total += _bytes(shape, kind)
         else:
             for array, element in zip(tile_shapes(kind, *shape), tile_dtypes(kind)):
-                total += _bytes(array, element) if array is not None else 0
+                total += _bytes(array, element) if array is not None and element is not None else 0
     return total
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import paddle
@@ -30,7 +31,9 @@ class PackedWeight:
         self.kind, self.in_features, self.out_features = kind, in_features, out_features
         shapes, types = tile_shapes(kind, in_features, out_features), tile_dtypes(kind)
         self.weight = aligned_empty(shapes[0], types[0])
-        self.scales = None if shapes[1] is None else aligned_empty(shapes[1], types[1])
+        self.scales = None
+        if shapes[1] is not None and types[1] is not None:
+            self.scales = aligned_empty(shapes[1], types[1])
 
     def chunks(self) -> Iterator[slice]:
         """The outputs in runs of whole tiles, each of at most about ``CHUNK`` elements."""
@@ -59,7 +62,7 @@ class PackedWeight:
     def _put(self, columns: slice, weight: paddle.Tensor, scales: paddle.Tensor | None = None) -> None:
         tiles = slice(columns.start // TILE, -(-columns.stop // TILE))
         self.weight[tiles] = weight.numpy()
-        if scales is not None:
+        if scales is not None and self.scales is not None:
             self.scales[tiles] = scales.numpy()
 
 
@@ -87,15 +90,14 @@ def as_tensor(array: np.ndarray, dtype: str) -> paddle.Tensor:
         tensor = paddle.to_tensor(array.view(np.int16) if dtype == "bfloat16" else array)
         return tensor.view("bfloat16") if dtype == "bfloat16" else tensor
     if array.size == 0:
-        return paddle.zeros(array.shape, dtype)
+        return paddle.zeros(array.shape, dtype)  # type: ignore[arg-type]
     # DLPack has no uint16 that Paddle would take for bfloat16
-    tensor = paddle.from_dlpack(array.view(np.int16) if dtype == "bfloat16" else array)
+    shared: Any = array.view(np.int16) if dtype == "bfloat16" else array
+    tensor = paddle.from_dlpack(shared)
     return tensor.view("bfloat16") if dtype == "bfloat16" else tensor
 
 
-def dequantized(
-    kind: str, weight: paddle.Tensor, scales: paddle.Tensor | None, in_features: int, out_features: int
-) -> np.ndarray:
+def dequantized(kind: str, weight: paddle.Tensor, scales: Any, in_features: int, out_features: int) -> np.ndarray:
     """The float32 weights ``[in_features, out_features]`` that packed tiles stand for."""
     if kind == INT4:
         w = dequantize_w4(weight, scales, in_features, out_features)
@@ -114,4 +116,5 @@ def fill_float(packed: PackedWeight, chunk: Callable[[slice], np.ndarray]) -> No
 
 def _tensor(array: np.ndarray) -> paddle.Tensor:
     """On the CPU, whatever the device."""
-    return paddle.from_dlpack(np.require(array, requirements="CW"))
+    contiguous: Any = np.require(array, requirements=["C", "W"])
+    return paddle.from_dlpack(contiguous)

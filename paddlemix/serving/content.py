@@ -143,6 +143,7 @@ def image_source(part: Mapping[str, Any], where: str, settings: ServerSettings) 
     Raises:
         APIError: 400: it is neither a data URL nor an http(s) URL of an allowed host.
     """
+    url: Any
     source = part.get("source")
     if isinstance(source, dict):  # Anthropic's
         if source.get("type") == "base64" and isinstance(source.get("data"), str):

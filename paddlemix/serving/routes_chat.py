@@ -140,7 +140,7 @@ class _Chat:
         if self._legacy:
             return {"function_call": function}
         entry: dict[str, Any] = {
-            "id": f"call_{self._head['id'][-20:]}{index}",
+            "id": f"call_{str(self._head['id'])[-20:]}{index}",
             "type": "function",
             "function": function,
         }

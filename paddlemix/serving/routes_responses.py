@@ -232,7 +232,7 @@ class _Response:
             "total_tokens": told["total_tokens"],
         }
 
-    def _event(self, name: str, **fields: Any) -> bytes:
+    def _event(self, name: str, /, **fields: Any) -> bytes:
         self._number += 1
         return event({"type": name, "sequence_number": self._number, **fields}, name)
 

@@ -64,16 +64,21 @@ def _too_deep(max_depth: int) -> str:
     return f"its lists and objects are nested too deeply (more than {max_depth} inside each other)"
 
 
+def _after_blanks(text: str, position: int) -> int:
+    blanks = _BLANK.match(text, position)
+    return blanks.end() if blanks else position
+
+
 def explain(error: json.JSONDecodeError) -> str:
     """The message for text that is no JSON: what stands there instead, where that is a known habit, and the place."""
     text, position = error.doc, error.pos
     if not text.strip():
         return "it is empty"
-    position = _BLANK.match(text, position).end()
+    position = _after_blanks(text, position)
     # Python 3.13 points at the comma itself, older versions at what follows it.
     ahead = text[position : position + 8]
     before = text[max(position - 256, 0) : position].rstrip()
-    after_comma = text[_BLANK.match(text, position + 1).end() :][:1] if ahead.startswith(",") else ahead[:1]
+    after_comma = text[_after_blanks(text, position + 1) :][:1] if ahead.startswith(",") else ahead[:1]
     place = f"line {text.count(chr(10), 0, position) + 1}"
     if ahead.startswith(("//", "/*", "#")):
         return f"JSON has no comments: {place}; remove it"
@@ -81,8 +86,9 @@ def explain(error: json.JSONDecodeError) -> str:
         return f"JSON has no comma before a closing {after_comma}: {place}; remove it"
     if ahead.startswith("'"):
         return f"JSON has no single quotes: {place}; write names and texts in double quotes"
-    if _PYTHON_LITERAL.match(ahead):
-        return f"JSON writes true, false and null: {place}, got {_PYTHON_LITERAL.match(ahead).group()}"
+    literal = _PYTHON_LITERAL.match(ahead)
+    if literal:
+        return f"JSON writes true, false and null: {place}, got {literal.group()}"
     if position >= len(text):
         return f"it ends in the middle: {place}"
     return f"{error.msg}: {place}, column {position - text.rfind(chr(10), 0, position)}"

@@ -95,7 +95,7 @@ def load(
 
 class _Machine:
     def __init__(self, data: np.ndarray, allowed: Mapping, where: str, persistent: Callable | None) -> None:
-        self.data, self.allowed, self.where, self.persistent = memoryview(data), allowed, where, persistent
+        self.data, self.allowed, self.where, self.persistent = data.data, allowed, where, persistent
         self.at = self.inline_bytes = 0
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}

@@ -35,7 +35,7 @@ class MappedFile:
             raise CheckpointError(f"{path} cannot be read: {reason(error)}") from error
         self._pages = pages
         self.data = np.frombuffer(pages, np.uint8)
-        other = foreign_content(memoryview(self.data), text=False)
+        other = foreign_content(self.data.data, text=False)
         if other is not None:
             raise CheckpointError(f"{path} {other}")
 

@@ -122,7 +122,7 @@ class _Budgeted(io.RawIOBase):
     """The bytes of a file for ``zipfile``, which reads its list of members in one piece, however long it is."""
 
     def __init__(self, file: MappedFile) -> None:
-        self._bytes, self._path, self._at, self._left = memoryview(file.data), file.path, 0, MAX_ARCHIVE_BYTES
+        self._bytes, self._path, self._at, self._left = file.data.data, file.path, 0, MAX_ARCHIVE_BYTES
 
     def seekable(self) -> bool:
         return True
