@@ -3,6 +3,7 @@
 PYTHON ?= python3
 JOBS   ?= 2
 FUZZ_FACTOR ?= 20
+SOAK_REQUESTS ?= 2000
 VENV   := .venv
 BIN    := $(VENV)/bin
 
@@ -55,7 +56,7 @@ override export MODEL := $(value MODEL)
 PREDICT_ARGS += --model_name_or_path "$$MODEL"
 endif
 
-.PHONY: help predict test test-all fuzz lint types docs format check-install ops sanitize cuda-check cuda-check-bindings wheel wheel-check clean \
+.PHONY: help predict test test-all fuzz conformance soak lint types docs format check-install ops sanitize cuda-check cuda-check-bindings wheel wheel-check clean \
         clean-venv no-compiler
 .NOTPARALLEL:
 
@@ -67,6 +68,8 @@ help:
 	@echo "make test-all        the same with the slow tests"
 	@echo "make fuzz            damaged and hostile inputs, many more than make test tries (FUZZ_FACTOR=n times: $(FUZZ_FACTOR)), and"
 	@echo "                     a table of what came of them (minutes)"
+	@echo "make conformance     run suites that others wrote against the server (minutes)"
+	@echo "make soak            ask the server SOAK_REQUESTS=n times, with faults of every kind (now: $(SOAK_REQUESTS))"
 	@echo "make lint            ruff check, ruff format --check and mypy"
 	@echo "make types           mypy alone"
 	@echo "make docs            the API reference as HTML, in build/api/"
@@ -100,6 +103,16 @@ test-all: lint $(OPS)
 
 fuzz: $(OPS) $(DEV_DEPS)
 	@$(BIN)/python -m tests.fuzz --factor $(FUZZ_FACTOR) --jobs $(JOBS)
+
+# The suites have an environment of their own: they need packages that nothing else does.
+conformance: $(DEV_DEPS)
+	"$(PYTHON)" -m venv $(VENV)/conformance
+	$(VENV)/conformance/bin/python -m pip install --quiet --disable-pip-version-check \
+		'llm-comply>=0.5' 'apiwells>=0.2.3' 'schemathesis>=4.32' 'langchain-openai>=1.7'
+	@$(BIN)/python -m tests.serving.conformance --tools $(VENV)/conformance/bin
+
+soak: $(OPS) $(DEV_DEPS)
+	@$(BIN)/python -m tests.serving.soak --requests $(SOAK_REQUESTS)
 
 lint: $(DEV_DEPS)
 	$(BIN)/ruff check .

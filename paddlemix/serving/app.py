@@ -61,6 +61,19 @@ _ERROR_SCHEMA = {
     },
 }
 
+_ANTHROPIC_ERROR = {
+    "type": "object",
+    "required": ["type", "error"],
+    "properties": {
+        "type": {"const": "error"},
+        "error": {
+            "type": "object",
+            "required": ["type", "message"],
+            "properties": {"type": {"type": "string"}, "message": {"type": "string"}},
+        },
+    },
+}
+
 
 def create_app(settings: ServerSettings, model: ServedModel, engine: EngineHandle) -> FastAPI:
     """The application.
@@ -107,16 +120,23 @@ def _add_routes(app: FastAPI) -> None:
     _get(app, "/health", routes_status.health, "Whether the process lives.", 503)
     _get(app, "/health/ready", routes_status.ready, "Whether to send requests here.", 503)
     _get(app, "/version", routes_status.version, "The version.")
-    _get(app, "/metrics", routes_status.metrics, "Metrics for Prometheus.")
+    _get(app, "/metrics", routes_status.metrics, "Metrics for Prometheus.", media_type="text/plain")
     _get(app, "/v1/models", routes_status.models, "The models there are.")
     _get(app, "/v1/models/{model:path}", routes_status.one_model, "A model.", 404, path_parameters=("model",))
     _post(app, "/v1/chat/completions", endpoint(chat_completions), ChatBody, "Answer a conversation.")
     _post(app, "/v1/completions", endpoint(completions), CompletionBody, "Continue a text.")
     _post(app, "/v1/responses", endpoint(responses), ResponsesBody, "Answer what is sent, without a memory.")
     messages = endpoint(routes_messages.messages, APIError.anthropic)
-    _post(app, "/v1/messages", messages, MessagesBody, "Answer a conversation of Anthropic's form.")
+    _post(app, "/v1/messages", messages, MessagesBody, "Answer a conversation of Anthropic's form.", _ANTHROPIC_ERROR)
     count_tokens = endpoint(routes_messages.count_tokens, APIError.anthropic, needs_engine=False)
-    _post(app, "/v1/messages/count_tokens", count_tokens, CountTokensBody, "The tokens of such a conversation.")
+    _post(
+        app,
+        "/v1/messages/count_tokens",
+        count_tokens,
+        CountTokensBody,
+        "The tokens of such a conversation.",
+        _ANTHROPIC_ERROR,
+    )
     tokenize = endpoint(routes_status.tokenize, needs_engine=False)
     _post(app, "/tokenize", tokenize, TokenizeBody, "A text or a conversation as ids.")
     detokenize = endpoint(routes_status.detokenize, needs_engine=False)
@@ -124,7 +144,13 @@ def _add_routes(app: FastAPI) -> None:
 
 
 def _get(
-    app: FastAPI, path: str, route: Callable, summary: str, *errors: int, path_parameters: tuple[str, ...] = ()
+    app: FastAPI,
+    path: str,
+    route: Callable,
+    summary: str,
+    *errors: int,
+    path_parameters: tuple[str, ...] = (),
+    media_type: str = "application/json",
 ) -> None:
     parameters = [
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in path_parameters
@@ -134,20 +160,23 @@ def _get(
         route,
         methods=["GET"],
         summary=summary,
-        responses=_responses(401, 403, 500, *errors),
+        responses={200: {"content": {media_type: {}}}, **_responses(401, 403, 500, *errors)},
+        response_class=Response,
         openapi_extra={"parameters": parameters} if parameters else None,
         response_model=None,
     )
 
 
-def _post(app: FastAPI, path: str, route: Callable, body: type, summary: str) -> None:
+def _post(
+    app: FastAPI, path: str, route: Callable, body: type, summary: str, error_schema: dict[str, Any] = _ERROR_SCHEMA
+) -> None:
     content = {"application/json": {"schema": inline_schema(body)}}
     app.add_api_route(
         path,
         route,
         methods=["POST"],
         summary=summary,
-        responses=_responses(*_ERRORS),
+        responses=_responses(*_ERRORS, schema=error_schema),
         openapi_extra={"requestBody": {"required": True, "content": content}},
         response_model=None,
         name=path.strip("/").replace("/", "_"),
@@ -155,8 +184,8 @@ def _post(app: FastAPI, path: str, route: Callable, body: type, summary: str) ->
     )
 
 
-def _responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    content = {"application/json": {"schema": _ERROR_SCHEMA}}
+def _responses(*statuses: int, schema: dict[str, Any] = _ERROR_SCHEMA) -> dict[int | str, dict[str, Any]]:
+    content = {"application/json": {"schema": schema}}
     return {status: {"description": _ERRORS[status], "content": content} for status in statuses}
 
 

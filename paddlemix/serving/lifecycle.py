@@ -96,6 +96,7 @@ def serve(
         ConfigurationError: the address cannot be listened on.
         Exception: what loading the model raised.
     """
+    logging.getLogger("paddlemix.serving").setLevel(logging.INFO)  # the access log, and what happens when it stops
     app = create_app(settings, model, engine)
     server = uvicorn_server(app, settings, ssl_certfile=certfile, ssl_keyfile=keyfile)
     engine.start()

@@ -144,8 +144,8 @@ def call_text(content: str, call: ToolCall, question_text: str) -> str:
 def forced_call_grammar(tools: Sequence[Tool], max_tokens: int | None = None) -> Grammar:
     """A call of one of the tools and nothing else, with arguments of its schema.
 
-    Texts in them whose length the schema leaves open get at most so many characters, together, as there are tokens: a
-    model that goes on and on would otherwise never come to the end of the call.
+    What the schema leaves open is bounded, since a model that goes on and on would never come to the end of the call:
+    texts get at most half as many characters, together, as there are tokens, and objects no further properties.
     """
     rules = ["start: " + " | ".join(f"call_{index}" for index in range(len(tools)))]
     for index, tool in enumerate(tools):
@@ -161,7 +161,10 @@ def forced_call_grammar(tools: Sequence[Tool], max_tokens: int | None = None) ->
 
 
 def _bound_texts(schema: Any, length: int | None) -> tuple[Any, int]:
-    """A schema whose texts of open length have at most ``length`` characters, and how many such texts there are."""
+    """A schema whose texts of open length have at most ``length`` characters, and how many such texts there are.
+
+    Objects get no properties but those that it names, unless it says so.
+    """
     if isinstance(schema, list):
         parts = [_bound_texts(part, length) for part in schema]
         return [part for part, _ in parts], sum(count for _, count in parts)
@@ -169,6 +172,8 @@ def _bound_texts(schema: Any, length: int | None) -> tuple[Any, int]:
         return schema, 0
     inside = {name: _bound_texts(value, length) for name, value in schema.items()}
     result, count = {name: value for name, (value, _) in inside.items()}, sum(n for _, n in inside.values())
+    if isinstance(schema.get("properties"), dict):
+        result.setdefault("additionalProperties", False)
     if schema.get("type") == "string" and not _CLOSED.intersection(schema):
         return {**result, **({} if length is None else {"maxLength": length})}, count + 1
     return result, count

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from paddlemix.serving.tools import CallReader, Tool, ToolCall, find_call
+from paddlemix.serving.tools import CallReader, Tool, ToolCall, find_call, forced_call_grammar
 from tests.serving.harness import events
 
 WEATHER = {
@@ -143,3 +143,19 @@ def test_the_last_call_of_a_text_counts():
         "b", "3"
     )
     assert find_call("nothing") == (None, 7)
+
+
+def test_a_forced_call_comes_to_its_end():
+    schema = {
+        "type": "object",
+        "properties": {
+            "a": {"type": "string"},
+            "b": {"enum": ["x"]},
+            "c": {"type": "array", "items": {"type": "string"}},
+        },
+    }
+    source = forced_call_grammar([Tool("f", "", schema)], max_tokens=200).source
+    bounded = json.loads(source.splitlines()[-1].partition("%json ")[2])
+    assert bounded["properties"]["a"]["maxLength"] == bounded["properties"]["c"]["items"]["maxLength"] == 50
+    assert bounded["additionalProperties"] is False and "maxLength" not in bounded["properties"]["b"]
+    assert "maxLength" not in json.dumps(schema)
