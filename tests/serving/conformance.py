@@ -12,6 +12,7 @@ import json
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,7 +55,8 @@ def comply(tools: Path, url: str, form: str) -> list[str]:
 
 def program(name: str, command: list[str | Path]) -> list[str]:
     """What another program says, where it fails."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    with tempfile.TemporaryDirectory() as folder:  # some leave files where they run
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
     print(f"{name}: {'passed' if done.returncode == 0 else 'failed'}")
     return [] if done.returncode == 0 else [f"{name}:\n{done.stdout[-4000:]}{done.stderr[-1000:]}"]
 
@@ -65,6 +67,7 @@ def main() -> int:
     parser.add_argument("--tools", type=Path, required=True, help="folder of the suites' programs")
     parser.add_argument("--examples", type=int, default=20, help="cases of schemathesis for each operation and phase")
     options = parser.parse_args()
+    options.tools = options.tools.absolute()
     wrong = []
     with bundled_server() as url:
         for form in _FORMATS:
