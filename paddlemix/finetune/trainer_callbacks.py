@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from paddlenlp.trainer import TrainerCallback
 
 from .training_data import TrainingData
 
-if TYPE_CHECKING:
-    from .trainer import FinetuneTrainer
+
+class ControlledTrainer(Protocol):
+    """What the callbacks use of the trainer.
+
+    Attributes:
+        evaluation_pending: the training ended at a step whose evaluation was skipped.
+    """
+
+    evaluation_pending: bool
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the training ends with this step on request."""
+
+    def after_optimizer(self) -> None:
+        """Synchronize the new weights."""
+
+    def evaluate(self) -> dict[str, float]:
+        """Metrics of the model as it is now."""
 
 
 class StepControlCallback(TrainerCallback):
@@ -20,7 +37,7 @@ class StepControlCallback(TrainerCallback):
         eval_steps: optimizer steps between evaluations; None: never.
     """
 
-    trainer: FinetuneTrainer
+    trainer: ControlledTrainer
 
     def __init__(self, data: TrainingData, eval_steps: int | None) -> None:
         self.data = data
@@ -54,7 +71,7 @@ class InitialEvaluationCallback(TrainerCallback):
         eval_on_start: whether to evaluate before the first step.
     """
 
-    trainer: FinetuneTrainer
+    trainer: ControlledTrainer
 
     def __init__(self, eval_on_start: bool) -> None:
         self.eval_on_start = eval_on_start
