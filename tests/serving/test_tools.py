@@ -52,6 +52,16 @@ def test_a_streamed_call_is_that_of_a_plain_answer(server):
     assert "".join(c["delta"].get("content", "") for c in chunks) == "Thought: I need it."
 
 
+def test_a_response_streams_its_call(server):
+    server.engine.answer = CALL
+    tool = {"type": "function", **WEATHER["function"]}
+    stream = events(server.post("/v1/responses", input="How is Rome?", tools=[tool], stream=True))
+    (done,) = [event for event in stream if event["type"] == "response.function_call_arguments.done"]
+    assert done["name"] == "get_weather" and json.loads(done["arguments"]) == {"city": "Rome"}
+    assert stream[-1]["type"] == "response.completed"
+    assert [item["type"] for item in stream[-1]["response"]["output"]] == ["message", "function_call"]
+
+
 @pytest.mark.parametrize("streamed", [False, True])
 def test_a_final_answer_comes_without_the_thoughts(server, streamed):
     server.engine.answer = "Thought: I now know the final answer.\nFinal Answer: It is sunny."
