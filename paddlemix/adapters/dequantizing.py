@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
 from ..checkpoint import dtypes, layouts
 from ..checkpoint.readers import Checkpoint, raise_listed
 from ..quantization.gptq_format import GPTQLinear, read_layers
-from ..quantization.plan import INT4, INT8, SIXTEEN_BIT, TILE, tile_dtypes, tile_shapes
+from ..quantization.plan import INT4, INT8, SIXTEEN_BIT, TILE, tile_arrays
 
 #: elements of a chunk
 CHUNK = 8 << 20
@@ -59,25 +60,22 @@ class DequantizedWeights:
         """What of a quantized weight or bias has not the shapes that the model asks for."""
         shape, places = self.shapes[name], self._layers(name)
         if name in self.gptq:
-            sizes = self.gptq[name].in_features, self.gptq[name].out_features
-            return (
-                [] if sizes == shape else [f"{name!r} has {sizes[0]} inputs and {sizes[1]} outputs, expected {shape}"]
-            )
+            came = self.gptq[name].in_features, self.gptq[name].out_features
+            return [] if came == shape else [f"{name!r} has {came[0]} inputs and {came[1]} outputs, expected {shape}"]
         problems = []
         for place in places:
             width = shape[-1] // len(places)
             if len(shape) == 1:
-                wanted: dict[str, tuple[tuple[int, ...], str | None]] = {}
+                wanted = {}
                 bias = f"{place}.bias"
                 if bias not in self.checkpoint or self.checkpoint.shape(bias) != (width,):
                     problems.append(f"{bias!r} is missing or misshapen, expected {[width]}")
             else:
                 kind = self._kind(place)
-                parts = zip(("qweight", "scales"), tile_shapes(kind, shape[0], width), tile_dtypes(kind))
-                wanted = {f"{place}.{part}": (size, dtype) for part, size, dtype in parts if size is not None}
+                wanted = {f"{place}.{part}": array for part, array in tile_arrays(kind, shape[0], width).items()}
             for part, (size, dtype) in wanted.items():
-                came = (self.checkpoint.shape(part), self.checkpoint.dtype(part)) if part in self.checkpoint else None
-                if came != (size, dtype):
+                stored = (self.checkpoint.shape(part), self.checkpoint.dtype(part)) if part in self.checkpoint else None
+                if stored != (size, dtype):
                     problems.append(f"{part!r} is not the {dtype} {list(size)} that the model asks for")
         return problems
 
@@ -107,17 +105,15 @@ class DequantizedWeights:
     def _tiles(self, place: str, in_features: int, out_features: int) -> Iterator[tuple[slice, np.ndarray]]:
         from ..quantization.tiles import as_tensor, dequantized  # with Paddle, which float models do without
 
+        def read(name: str, tiles: slice) -> Any:
+            return as_tensor(np.array(self.checkpoint.read(name)[tiles]), self.checkpoint.dtype(name))
+
         weight, scales = f"{place}.qweight", f"{place}.scales"
         kind = self._kind(place)
         for outputs in _runs(in_features, out_features):
             part = slice(outputs.start // TILE, -(-outputs.stop // TILE))
-            arrays = [
-                as_tensor(np.array(self.checkpoint.read(name)[part]), self.checkpoint.dtype(name))
-                for name in (weight, scales)
-                if name in self.checkpoint
-            ]
-            factors = arrays[1] if len(arrays) > 1 else None
-            yield outputs, dequantized(kind, arrays[0], factors, in_features, outputs.stop - outputs.start)
+            factors = read(scales, part) if scales in self.checkpoint else None
+            yield outputs, dequantized(kind, read(weight, part), factors, in_features, outputs.stop - outputs.start)
 
     def _kind(self, place: str) -> str:
         dtype = self.checkpoint.dtype(f"{place}.qweight")

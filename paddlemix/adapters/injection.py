@@ -17,6 +17,7 @@ from ..quantization.layers import QuantizedLinear, SixteenBitEmbedding
 from ..quantization.memory import available_memory
 from ..quantization.tiles import dequantized
 from ..utils import parameter_names as naming
+from ..utils.paddle_internals import paddle_dtype
 from .config import LoRAConfig
 from .fingerprint import model_fingerprint
 from .lora import LoRALinear, linear_shape
@@ -91,12 +92,18 @@ def inject_exactly(
     tree = dict(model.named_sublayers())
     for name in saved:
         _train_whole(model, tree, name)
+    linear = linear_layers(model)
     for name in layers:
-        adapted = LoRALinear(tree[name], config, dtype)
+        adapted = LoRALinear(linear[name], config, dtype)
         adapted.training = model.training
         replace(model, name, adapted)
     model.attached_adapter = found
     return list(layers)
+
+
+def linear_layers(model: nn.Layer) -> dict[str, nn.Linear | QuantizedLinear]:
+    """All linear layers by name, float and quantized."""
+    return {name: layer for name, layer in model.named_sublayers() if isinstance(layer, (nn.Linear, QuantizedLinear))}
 
 
 def adaptable_layers(model: nn.Layer) -> dict[str, nn.Linear | QuantizedLinear]:
@@ -106,11 +113,7 @@ def adaptable_layers(model: nn.Layer) -> dict[str, nn.Linear | QuantizedLinear]:
     projection of the resampler's attention is one; in PyTorch, where ``peft`` wraps it as well, its adapter has no
     effect before it is merged, because ``nn.MultiheadAttention`` takes the weight past the layer.
     """
-    return {
-        name: layer
-        for name, layer in model.named_sublayers()
-        if isinstance(layer, (nn.Linear, QuantizedLinear)) and model.weight_table.is_linear_layer(name)
-    }
+    return {name: layer for name, layer in linear_layers(model).items() if model.weight_table.is_linear_layer(name)}
 
 
 def select(known: Iterable[str], patterns: Iterable[str], field: str, what: str) -> list[str]:
@@ -206,8 +209,9 @@ def _refuse_overlap(layers: tuple[str, ...], saved: tuple[str, ...]) -> None:
 
 def _require_memory(model: nn.Layer, config: LoRAConfig, layers: Sequence[str], dtype: str, copies: int = 1) -> None:
     """Raise NotEnoughMemoryError where ``copies`` of the adapter alone are more than the memory that can be had."""
-    tree = dict(model.named_sublayers())
-    features = sum(sum(linear_shape(tree[name])) for name in layers)
+    linear = linear_layers(model)
+    shapes = [linear_shape(linear[name]) for name in layers]
+    features = sum(in_features + out_features for in_features, out_features in shapes)
     needed = config.r * features * STORAGE[dtype].itemsize * copies
     on_gpu = paddle.get_device().startswith("gpu")
     available = paddle.device.cuda.get_device_properties().total_memory if on_gpu else available_memory()
@@ -238,7 +242,7 @@ def _train_whole(model: nn.Layer, tree: dict[str, nn.Layer], name: str) -> None:
 def float_layer(layer: QuantizedLinear | SixteenBitEmbedding, dtype: str) -> nn.Layer:
     """A float layer of the same weights."""
     previous = paddle.get_default_dtype()
-    paddle.set_default_dtype(dtype)  # type: ignore[arg-type]
+    paddle.set_default_dtype(paddle_dtype(dtype))
     try:
         if isinstance(layer, SixteenBitEmbedding):
             result: nn.Layer = nn.Embedding(layer.num_embeddings, layer.embedding_dim)
@@ -248,7 +252,7 @@ def float_layer(layer: QuantizedLinear | SixteenBitEmbedding, dtype: str) -> nn.
     finally:
         paddle.set_default_dtype(previous)
     values = dequantized(layer.kind, layer.qweight, layer.scales, layer.in_features, layer.out_features)
-    result.weight.set_value(paddle.to_tensor(np.ascontiguousarray(values)).astype(dtype))  # type: ignore[arg-type]
+    result.weight.set_value(paddle.to_tensor(np.ascontiguousarray(values)).astype(paddle_dtype(dtype)))
     if layer.bias is not None:
         result.bias.set_value(layer.bias)
     return result

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import paddle
 import paddle.nn as nn
 import paddle.nn.functional as F
 
 from ..quantization.layers import QuantizedLinear
+from ..utils.paddle_internals import paddle_dtype
 from .config import LoRAConfig
 
 
@@ -24,7 +23,7 @@ class LoRALinear(nn.Layer):
         lora_B: ``[r, out_features]``.
     """
 
-    def __init__(self, base_layer: nn.Layer, config: LoRAConfig, dtype: str) -> None:
+    def __init__(self, base_layer: nn.Linear | QuantizedLinear, config: LoRAConfig, dtype: str) -> None:
         super().__init__()
         in_features, out_features = linear_shape(base_layer)
         self.base_layer = base_layer
@@ -32,13 +31,11 @@ class LoRALinear(nn.Layer):
         bound = in_features**-0.5  # Kaiming's uniform distribution with a negative slope of sqrt(5), as in peft
         self.lora_A = self.create_parameter(
             [in_features, config.r],
-            dtype=dtype,  # type: ignore[arg-type]
+            dtype=paddle_dtype(dtype),
             default_initializer=nn.initializer.Uniform(-bound, bound),
         )
         self.lora_B = self.create_parameter(
-            [config.r, out_features],
-            dtype=dtype,  # type: ignore[arg-type]
-            default_initializer=nn.initializer.Constant(0.0),
+            [config.r, out_features], dtype=paddle_dtype(dtype), default_initializer=nn.initializer.Constant(0.0)
         )
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
@@ -56,9 +53,8 @@ class LoRALinear(nn.Layer):
         return f"r={self.lora_A.shape[1]}, scaling={self.scaling}, dropout={self.dropout}"
 
 
-def linear_shape(layer: Any) -> tuple[int, int]:
+def linear_shape(layer: nn.Linear | QuantizedLinear) -> tuple[int, int]:
     """``(in_features, out_features)``."""
     if isinstance(layer, QuantizedLinear):
         return layer.in_features, layer.out_features
-    in_features, out_features = layer.weight.shape
-    return in_features, out_features
+    return tuple(layer.weight.shape)

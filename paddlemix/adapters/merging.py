@@ -111,15 +111,18 @@ class _Merging:
         layer = name[: -len(".weight")] if name.endswith(".weight") else None
         if name in self.adapter.tensors.whole:
             values = self.adapter.tensors.whole[name]
-            wanted = self.dtype or self.checkpoint.dtype(self.names[name])
+            wanted = self._dtype_of(name)
             return writer.TensorSource(name, shape, wanted, lambda: self._whole(name, values, wanted))
-        if name in self.quantized.names and self.dtype is not None:  # merge_adapter gives a quantized base a dtype
-            dtype = self.dtype
-            return writer.TensorSource(name, shape, dtype, lambda: self._dequantized(name, layer, shape, dtype))
+        if name in self.quantized.names:
+            wanted = self._dtype_of(name)
+            return writer.TensorSource(name, shape, wanted, lambda: self._dequantized(name, layer, shape, wanted))
         if layer in self.adapter.tensors.pairs:
-            wanted = self.dtype or self.checkpoint.dtype(self.names[name])
+            wanted = self._dtype_of(name)
             return writer.TensorSource(name, shape, wanted, lambda: self._sum(name, layer, wanted))
         return self.conversion.source(name, self.names[name])
+
+    def _dtype_of(self, name: str) -> str:
+        return self.dtype or self.checkpoint.dtype(self.names[name])
 
     def _whole(self, name: str, values: StoredTensor, wanted: str) -> Iterator[np.ndarray]:
         yield from chunks.pieces(read_values(self.adapter, name, values, wanted))

@@ -225,10 +225,9 @@ def write_safetensors(
         with written as file:
             header = _header(tensors, metadata)
             done = -len(header)
-            chunks: Iterator[Any] = itertools.chain([header], _body(tensors))
-            for chunk in chunks:
+            for chunk in itertools.chain([memoryview(header)], _body(tensors)):
                 digest.update(chunk)
-                view = memoryview(chunk)
+                view = chunk
                 while view:
                     view = view[file.write(view) :]
                 done += len(chunk)
@@ -257,13 +256,13 @@ def _header(tensors: Sequence[TensorSource], metadata: Mapping[str, str]) -> byt
     return struct.pack("<Q", len(text)) + text
 
 
-def _body(tensors: Sequence[TensorSource]) -> Iterator[np.ndarray]:
+def _body(tensors: Sequence[TensorSource]) -> Iterator[memoryview]:
     """The bytes of every tensor in pieces."""
     for tensor in tensors:
         count = 0
         for piece in tensor.pieces():
             count += piece.nbytes
-            yield piece.reshape(-1).view(np.uint8)
+            yield piece.reshape(-1).view(np.uint8).data
         if count != tensor.nbytes:
             raise CheckpointError(f"{tensor.name!r}: {count} bytes came, expected {tensor.nbytes}")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import paddle
 import paddle.nn as nn
@@ -14,7 +14,8 @@ from ..checkpoint.layouts import WeightTable
 from ..ops.linear_w4 import linear_w4
 from ..ops.linear_w8 import linear_w8
 from ..ops.linear_w16 import linear_w16
-from .plan import INT4, INT8, QuantizationPlan, tile_dtypes, tile_shapes
+from ..utils.paddle_internals import paddle_dtype
+from .plan import INT4, QuantizationPlan, tile_arrays
 
 
 class QuantizedLinear(nn.Layer):
@@ -24,19 +25,19 @@ class QuantizedLinear(nn.Layer):
 
     Attributes:
         kind: the format, one of ``plan.FORMATS``.
-        qweight, scales: see ``plan.tile_shapes`` and ``plan.tile_dtypes``; 16-bit weights have no scales.
+        qweight, scales: see ``plan.tile_arrays``; 16-bit weights have no scales.
         bias: ``[out_features]`` in the model's dtype, or None.
     """
 
     qweight: paddle.Tensor
-    scales: Any
+    scales: paddle.Tensor | None
     bias: paddle.Tensor | None
 
     def __init__(self, in_features: int, out_features: int, kind: str) -> None:
         super().__init__()
         self.in_features, self.out_features, self.kind = in_features, out_features, kind
         for name in ("qweight", "scales", "bias"):
-            self.register_buffer(name, None)  # type: ignore[arg-type]
+            self.register_buffer(name, None)  # type: ignore[arg-type]  # None is allowed, in no stub
 
     def fill(self, qweight: paddle.Tensor, scales: paddle.Tensor | None, bias: paddle.Tensor | None) -> None:
         """Take these arrays, without a copy."""
@@ -44,16 +45,16 @@ class QuantizedLinear(nn.Layer):
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         """``[..., in_features]`` to ``[..., out_features]``, in the dtype of ``x``."""
+        scales = self.scales
+        if scales is None:
+            return linear_w16(x, self.qweight, self.bias, self.out_features)
         if self.kind == INT4:
-            return linear_w4(x, self.qweight, self.scales, self.bias, self.out_features)
-        if self.kind == INT8:
-            return linear_w8(x, self.qweight, self.scales, self.bias, self.out_features)
-        return linear_w16(x, self.qweight, self.bias, self.out_features)
+            return linear_w4(x, self.qweight, scales, self.bias, self.out_features)
+        return linear_w8(x, self.qweight, scales, self.bias, self.out_features)
 
     def expected(self) -> dict[str, tuple[tuple[int, ...], str]]:
         """Shape and dtype of ``qweight`` and, where there are, ``scales``."""
-        shapes, types = tile_shapes(self.kind, self.in_features, self.out_features), tile_dtypes(self.kind)
-        return {name: (s, t) for name, s, t in zip(("qweight", "scales"), shapes, types) if s is not None and t}
+        return tile_arrays(self.kind, self.in_features, self.out_features)
 
     def extra_repr(self) -> str:
         """What Paddle prints of the layer."""
@@ -67,11 +68,11 @@ class SixteenBitEmbedding(nn.Layer):
         super().__init__()
         self.num_embeddings, self.embedding_dim, self.kind = num_embeddings, embedding_dim, kind
         self.output_dtype = dtype
-        self.register_buffer("weight", None)  # type: ignore[arg-type]
+        self.register_buffer("weight", None)  # type: ignore[arg-type]  # None is allowed, in no stub
 
     def forward(self, ids: paddle.Tensor) -> paddle.Tensor:
         """Embeddings of the ids, in the dtype of the activations."""
-        return F.embedding(ids, self.weight).astype(self.output_dtype)  # type: ignore[arg-type]
+        return F.embedding(ids, self.weight).astype(paddle_dtype(self.output_dtype))
 
 
 @dataclass(frozen=True)
@@ -127,8 +128,8 @@ def replace_layers(model: nn.Layer, plan: QuantizationPlan, dtype: str, table: W
             if kind is None:
                 continue
             if isinstance(child, nn.Linear):
-                inputs, outputs = child.weight.shape
-                new: QuantizedLinear | SixteenBitEmbedding = QuantizedLinear(inputs, outputs, kind)
+                in_features, out_features = child.weight.shape
+                new: QuantizedLinear | SixteenBitEmbedding = QuantizedLinear(in_features, out_features, kind)
             elif isinstance(child, nn.Embedding) and kind != dtype:
                 rows, width = child.weight.shape
                 new = SixteenBitEmbedding(rows, width, kind, dtype)

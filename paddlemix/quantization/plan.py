@@ -156,7 +156,7 @@ def _as_stored(
     plan = QuantizationPlan(**parts)
     if quantization is not None or vision_quantization is not None:
         asked = plan_for(None, quantization or _name_of(plan), vision_quantization, sixteen_bit=plan.embeddings)
-        if asked is not None and vision_quantization is None:
+        if vision_quantization is None and asked is not None:
             asked = QuantizationPlan(**{**asdict(asked), "visual": plan.visual})
         if asked != plan:
             given = f"quantization: got {quantization!r}, vision_quantization: got {vision_quantization!r}"
@@ -202,6 +202,16 @@ def tile_dtypes(kind: str) -> tuple[str, str | None]:
     return {INT4: ("uint8", "float16"), INT8: ("uint8", "float32")}.get(kind, (kind, None))
 
 
+def tile_arrays(kind: str, in_features: int, out_features: int) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Shape and dtype of the ``qweight`` and, where there are, the ``scales`` of ``[in_features, out_features]``."""
+    weight, scales = tile_shapes(kind, in_features, out_features)
+    weight_dtype, scales_dtype = tile_dtypes(kind)
+    arrays = {"qweight": (weight, weight_dtype)}
+    if scales is not None and scales_dtype is not None:
+        arrays["scales"] = (scales, scales_dtype)
+    return arrays
+
+
 def weight_bytes(table: WeightTable, config: Any, dtype: str, plan: QuantizationPlan | None = None) -> int:
     """Bytes of all weights of a model in memory.
 
@@ -219,8 +229,8 @@ def weight_bytes(table: WeightTable, config: Any, dtype: str, plan: Quantization
         elif name == table.embedding:
             total += _bytes(shape, kind)
         else:
-            for array, element in zip(tile_shapes(kind, *shape), tile_dtypes(kind)):
-                total += _bytes(array, element) if array is not None and element is not None else 0
+            in_features, out_features = shape
+            total += sum(_bytes(*array) for array in tile_arrays(kind, in_features, out_features).values())
     return total
 
 

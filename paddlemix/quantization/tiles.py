@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 import paddle
@@ -13,7 +12,8 @@ from ..checkpoint import dtypes
 from ..ops.linear_w4 import dequantize_w4, pack_w4, quantize_w4
 from ..ops.linear_w8 import dequantize_w8, quantize_w8
 from ..ops.linear_w16 import dequantize_w16, pack_w16
-from .plan import INT4, INT8, TILE, tile_dtypes, tile_shapes
+from ..utils.paddle_internals import paddle_dtype
+from .plan import INT4, INT8, TILE, tile_arrays
 
 #: elements of a float chunk; about three such chunks are alive at a time
 CHUNK = 8 << 20
@@ -24,16 +24,14 @@ class PackedWeight:
     """The tiles and scales of one linear layer, to be filled chunk by chunk.
 
     Attributes:
-        weight, scales: arrays of ``plan.tile_shapes``; bfloat16 as uint16.
+        weight, scales: arrays of ``plan.tile_arrays``; bfloat16 as uint16.
     """
 
     def __init__(self, kind: str, in_features: int, out_features: int) -> None:
         self.kind, self.in_features, self.out_features = kind, in_features, out_features
-        shapes, types = tile_shapes(kind, in_features, out_features), tile_dtypes(kind)
-        self.weight = aligned_empty(shapes[0], types[0])
-        self.scales = None
-        if shapes[1] is not None and types[1] is not None:
-            self.scales = aligned_empty(shapes[1], types[1])
+        arrays = tile_arrays(kind, in_features, out_features)
+        self.weight = aligned_empty(*arrays["qweight"])
+        self.scales = aligned_empty(*arrays["scales"]) if "scales" in arrays else None
 
     def chunks(self) -> Iterator[slice]:
         """The outputs in runs of whole tiles, each of at most about ``CHUNK`` elements."""
@@ -90,21 +88,22 @@ def as_tensor(array: np.ndarray, dtype: str) -> paddle.Tensor:
         tensor = paddle.to_tensor(array.view(np.int16) if dtype == "bfloat16" else array)
         return tensor.view("bfloat16") if dtype == "bfloat16" else tensor
     if array.size == 0:
-        return paddle.zeros(array.shape, dtype)  # type: ignore[arg-type]
+        return paddle.zeros(array.shape, paddle_dtype(dtype))
     # DLPack has no uint16 that Paddle would take for bfloat16
-    shared: Any = array.view(np.int16) if dtype == "bfloat16" else array
-    tensor = paddle.from_dlpack(shared)
+    tensor = _shared(array.view(np.int16) if dtype == "bfloat16" else array)
     return tensor.view("bfloat16") if dtype == "bfloat16" else tensor
 
 
-def dequantized(kind: str, weight: paddle.Tensor, scales: Any, in_features: int, out_features: int) -> np.ndarray:
+def dequantized(
+    kind: str, weight: paddle.Tensor, scales: paddle.Tensor | None, in_features: int, out_features: int
+) -> np.ndarray:
     """The float32 weights ``[in_features, out_features]`` that packed tiles stand for."""
-    if kind == INT4:
-        w = dequantize_w4(weight, scales, in_features, out_features)
-    elif kind == INT8:
-        w = dequantize_w8(weight, scales, in_features, out_features)
-    else:
+    if scales is None:
         w = dequantize_w16(weight, in_features, out_features)
+    elif kind == INT4:
+        w = dequantize_w4(weight, scales, in_features, out_features)
+    else:
+        w = dequantize_w8(weight, scales, in_features, out_features)
     return w.numpy()
 
 
@@ -116,5 +115,9 @@ def fill_float(packed: PackedWeight, chunk: Callable[[slice], np.ndarray]) -> No
 
 def _tensor(array: np.ndarray) -> paddle.Tensor:
     """On the CPU, whatever the device."""
-    contiguous: Any = np.require(array, requirements=["C", "W"])
-    return paddle.from_dlpack(contiguous)
+    return _shared(np.require(array, requirements=["C", "W"]))
+
+
+def _shared(array: np.ndarray) -> paddle.Tensor:
+    """A CPU tensor over the memory of ``array``."""
+    return paddle.from_dlpack(array)  # type: ignore[arg-type]  # NumPy's stubs lack arguments that Paddle's ask for

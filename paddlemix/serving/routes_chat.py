@@ -45,7 +45,7 @@ class _Chat:
         self._state = state
         self._legacy = body.functions is not None
         self._readers = job.readers(server)
-        self._head = {
+        self._head: dict[str, Any] = {
             "id": job.request.id,
             "created": int(time.time()),
             "model": server.settings.model_name,
@@ -140,7 +140,7 @@ class _Chat:
         if self._legacy:
             return {"function_call": function}
         entry: dict[str, Any] = {
-            "id": f"call_{str(self._head['id'])[-20:]}{index}",
+            "id": f"call_{self._head['id'][-20:]}{index}",
             "type": "function",
             "function": function,
         }

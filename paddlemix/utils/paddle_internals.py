@@ -25,6 +25,11 @@ set_num_threads: Callable[[int], None] = core.set_num_threads
 # ---------------------------------------------------------------------------------------------------- tensors
 
 
+def paddle_dtype(name: str) -> paddle.dtype:
+    """Paddle's dtype of this name, as ``"float32"``; its stubs take only names that are literals."""
+    return getattr(paddle, name)
+
+
 def is_initialized(tensor: paddle.Tensor) -> bool:
     """Whether a tensor has memory; parameters made under ``paddle.LazyGuard`` have none at first."""
     return tensor._is_initialized()

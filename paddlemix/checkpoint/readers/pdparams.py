@@ -120,7 +120,7 @@ def _tensors(file: MappedFile) -> dict[str, StoredTensor]:
 def _whole_array(name: Any, info: Any, state: dict[Any, Any], path: Path) -> tuple[list[Any], tuple]:
     """Pieces and shape of an array that was cut; takes the pieces out of ``state``."""
     pieces, shape = (info.get("slices"), info.get("OriginShape")) if isinstance(info, dict) else (None, None)
-    if not isinstance(pieces, list) or shape is None or not is_shape(shape):
+    if not isinstance(pieces, list) or not is_shape(shape):
         raise CheckpointError(f"{path}: entry {shown(name)} has no list of pieces, or an impossible shape")
     if not all(isinstance(piece, str) and piece in state for piece in pieces) or len(set(pieces)) < len(pieces):
         raise CheckpointError(f"{path}: the pieces of {shown(name)} are incomplete")

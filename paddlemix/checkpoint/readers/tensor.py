@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import mmap
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable
+from typing import TYPE_CHECKING, Callable
 
 import numpy as np
 
@@ -15,6 +16,9 @@ from ...utils.display import quoted
 from ...utils.files import open_regular, reason
 from ...utils.foreign_file import foreign_content
 from .guard import reading
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeGuard  # in typing from Python 3.10 on
 
 
 class MappedFile:
@@ -77,7 +81,7 @@ def map_writable(path: Path, offset: int, shape: tuple[int, ...], kind: np.dtype
         return np.memmap(path, dtype=kind, mode="c", offset=offset, shape=shape).view(np.ndarray)
 
 
-def element_count(shape: tuple[int, ...]) -> int:
+def element_count(shape: Sequence[int]) -> int:
     """Number of elements of a tensor of ``shape``; exact, whatever the shape claims."""
     count = 1
     for dim in shape:
@@ -85,7 +89,7 @@ def element_count(shape: tuple[int, ...]) -> int:
     return count
 
 
-def is_shape(value: object) -> bool:
+def is_shape(value: object) -> TypeGuard[Sequence[int]]:
     """Whether ``value``, out of an untrusted file, is a list or tuple of at most 32 plain non-negative ints."""
     if not isinstance(value, (list, tuple)) or len(value) > 32:
         return False
