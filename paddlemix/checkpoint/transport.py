@@ -152,7 +152,7 @@ class _Handler(urllib.request.AbstractHTTPHandler):
 
 
 def _clocked(kind: type[http.client.HTTPConnection], clock: _Clock) -> type[http.client.HTTPConnection]:
-    class Connection(kind):  # type: ignore[valid-type, misc]
+    class Connection(kind):  # type: ignore[valid-type, misc]  # the base is an argument
         def connect(self) -> None:
             super().connect()
             self.sock: Any = _ClockedSocket(self.sock, clock)

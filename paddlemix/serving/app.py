@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from fastapi import FastAPI
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
@@ -168,7 +169,12 @@ def _get(
 
 
 def _post(
-    app: FastAPI, path: str, route: Callable, body: type, summary: str, error_schema: dict[str, Any] = _ERROR_SCHEMA
+    app: FastAPI,
+    path: str,
+    route: Callable,
+    body: type[BaseModel],
+    summary: str,
+    error_schema: dict[str, Any] = _ERROR_SCHEMA,
 ) -> None:
     content = {"application/json": {"schema": inline_schema(body)}}
     app.add_api_route(
@@ -189,9 +195,9 @@ def _responses(*statuses: int, schema: dict[str, Any] = _ERROR_SCHEMA) -> dict[i
     return {status: {"description": _ERRORS[status], "content": content} for status in statuses}
 
 
-def inline_schema(body: type) -> dict[str, Any]:
+def inline_schema(body: type[BaseModel]) -> dict[str, Any]:
     """The JSON schema of a body without references, which would point outside the place where it is put."""
-    schema = body.model_json_schema()  # type: ignore[attr-defined]
+    schema = body.model_json_schema()
     definitions = schema.pop("$defs", {})
 
     def resolved(node: Any) -> Any:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -128,7 +129,7 @@ def serve(
         raise failure[0]
 
 
-def uvicorn_server(app: FastAPI, settings: ServerSettings, **options: object) -> DrainingServer:
+def uvicorn_server(app: FastAPI, settings: ServerSettings, **options: Any) -> DrainingServer:
     """The server for an application; ``options``: further ones of uvicorn."""
     config = uvicorn.Config(
         app,
@@ -140,6 +141,6 @@ def uvicorn_server(app: FastAPI, settings: ServerSettings, **options: object) ->
         timeout_keep_alive=30,
         timeout_graceful_shutdown=5,
         lifespan="on",
-        **options,  # type: ignore[arg-type]
+        **options,
     )
     return DrainingServer(config, app, settings.drain_seconds)

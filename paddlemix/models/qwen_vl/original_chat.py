@@ -129,8 +129,9 @@ def _answer(
     if stop_words_ids:
         options = {**options, "stop_token_sequences": [*stop_words_ids, *(options.get("stop_token_sequences") or ())]}
     resolved = resolve_options(model.generation_config, generation_config, options)
-    tokenizer: QWenVLTokenizer = getattr(processor_or_tokenizer, "tokenizer", processor_or_tokenizer)  # type: ignore[arg-type]
-    image_processor = getattr(processor_or_tokenizer, "image_processor", None)
+    given: Any = processor_or_tokenizer
+    tokenizer: QWenVLTokenizer = getattr(given, "tokenizer", given)
+    image_processor = getattr(given, "image_processor", None)
     _, input_ids = make_context(
         tokenizer, query, history, system, window.size, "chatml", max_window_images=window.images, keep_last_image=True
     )
