@@ -191,7 +191,7 @@ $(RUN_DEPS): $(CREATED) $(PINS)
 
 $(DEV_DEPS): $(CREATED) $(PINS)
 	$(call step,2,installing Paddle$(COMMA) PaddleNLP$(COMMA) paddlemix and the test tools into $(VENV) (first time: a few minutes),\
-		$(PIP_INSTALL) -e '.[cpu$(COMMA)test$(COMMA)dev]')
+		$(PIP_INSTALL) -e '.[cpu$(COMMA)serve$(COMMA)test$(COMMA)dev]')
 	@touch $(RUN_DEPS) $@
 
 $(PADDLE): $(RUN_DEPS)
