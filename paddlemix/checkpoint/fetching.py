@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Optional
+from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from ..errors import CheckpointError
 from ..utils.files import CONFIG_FILE, reason
@@ -20,6 +20,9 @@ from . import hf_cache, stores
 from .download import NotThereError, RemoteFile, content_problem, download, fetch_json
 from .locks import exclusive
 from .stores import ANY_WEIGHTS, Token
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 logger = logging.getLogger(__name__)
 
@@ -173,7 +176,8 @@ class _Meter:
     """Tells the user how far one file is."""
 
     def __init__(self, file: RemoteFile, progress: bool | Progress) -> None:
-        self.file, self.done, self.report, self.bar = file, 0, progress, None
+        self.file, self.done, self.report = file, 0, progress
+        self.bar: tqdm[Any] | None = None
 
     def __enter__(self) -> _Meter:
         if self.report is True:
