@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -35,7 +36,9 @@ def make(tmp_path):
 
     def run(*arguments: str) -> subprocess.CompletedProcess:
         command = ["make", *arguments, f"PYTHON={tmp_path / 'python'}", "CXX=sh"]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, encoding="utf-8")
+        # These tests may themselves run under make, whose options and level must not reach this one.
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, encoding="utf-8")
 
     return run
 
