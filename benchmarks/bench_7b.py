@@ -145,10 +145,10 @@ def main(arguments: list[str] | None = None) -> None:
         )  # fmt: skip
     read = READ_PROBE_BYTES / min(reads) / 1e9
     peak = max(loading, peak_gigabytes() - READ_PROBE_BYTES / 1e9)
-    print(f"Memory read probe: {read:.1f} GB/s. Peak memory without the probe's: {peak:.2f} GB.")
+    print(f"Plain memory reads: {read:.1f} GB/s. Peak memory without their buffer: {peak:.2f} GB.")
     print(f"Second turn's first token after {first_tokens[1] / first_tokens[0]:.1%} of the first turn's.")
     print()
-    names = ("turn", "prompt", "reused", "encode s", "prefill s", "first token s", "tokens/s", "GB/s", "of probe")
+    names = ("turn", "prompt", "reused", "encode s", "prefill s", "first token s", "tokens/s", "GB/s", "of plain reads")
     print("| " + " | ".join(names) + " |\n" + "| --: " * len(names) + "|")
     for line in lines:
         print("| " + " | ".join(map(str, [*line, f"{float(line[-1]) / read:.0%}"])) + " |")

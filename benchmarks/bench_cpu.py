@@ -126,9 +126,9 @@ def table(shapes: Shapes, seconds: dict[str, list[float]]) -> str:
     read = READ_PROBE_BYTES / min(seconds["read"]) / 1e9
     shape_of = {part.name: part for part in parts(shapes)}
     lines = [
-        f"Memory read probe: {read:.1f} GB/s.",
+        f"Plain memory reads: {read:.1f} GB/s.",
         "",
-        "| what | ms, best | median | GB/s | of probe | tokens/s, GOPS |",
+        "| what | ms, best | median | GB/s | of plain reads | tokens/s, GOPS |",
         "| --- | --: | --: | --: | --: | --: |",
     ]
     for name in sorted(seconds):

@@ -201,9 +201,10 @@ def table(shapes: Shapes, ours: dict[str, list[float]], theirs: dict[str, list[f
     read = READ_PROBE_BYTES / min(ours["read"]) / 1e9
     gflops = 2 * MATMUL_PROBE_SIDE**3 / min(ours["matmul"]) / 1e9
     lines = [
-        f"Probes: memory read {read:.1f} GB/s, float32 matrix product {gflops:.0f} GFLOPS.",
+        f"Probes: plain memory reads {read:.1f} GB/s, float32 matrix product {gflops:.0f} GFLOPS.",
         "",
-        "| part | ms/layer | median | layer-tokens/s | GFLOPS | GB/s | of probe | peer ms/layer | median | ours/peer |",
+        "| part | ms/layer | median | layer-tokens/s | GFLOPS | GB/s | of plain reads "
+        "| peer ms/layer | median | ours/peer |",
         "| --- | --: | --: | --: | --: | --: | --: | --: | --: | --: |",
     ]
     for part in parts(shapes):

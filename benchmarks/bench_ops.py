@@ -200,7 +200,7 @@ def main(arguments: list[str] | None = None) -> None:
     speeds = Speeds.of(probed)
     print(
         f"Paddle {paddle.__version__}, instruction set {instruction_set}, {options.threads} thread(s), best of "
-        f"{options.repeats} rounds.\nProbes: memory read {speeds.memory / 1e9:.1f} GB/s, copy in the cache "
+        f"{options.repeats} rounds.\nProbes: plain memory reads {speeds.memory / 1e9:.1f} GB/s, copy in the cache "
         f"{speeds.cache / 1e9:.1f} GB/s, float32 matrix product {speeds.operations / 1e9:.0f} GFLOPS, call of an "
         f"operator {speeds.call * 1e6:.1f} µs.\n"
     )

@@ -16,10 +16,10 @@ def test_two_turns_of_a_conversation_are_timed(real_vocab_file):
     assert int(second["reused"]) >= int(first["prompt"]) > 256 and second["encode s"] == "0.00"
     for row in turns:
         assert float(row["first token s"]) >= float(row["prefill s"]) and float(row["tokens/s"]) > 0
-        assert re.fullmatch(r"\d+%", row["of probe"])
+        assert re.fullmatch(r"\d+%", row["of plain reads"])
     share = float(re.search(r"first token after ([\d.]+)% of the first turn's", printed)[1])
     assert share > 0
-    assert float(re.search(r"Peak memory without the probe's: ([\d.]+) GB", printed)[1]) > 0.1
+    assert float(re.search(r"Peak memory without their buffer: ([\d.]+) GB", printed)[1]) > 0.1
 
 
 def test_an_answer_of_one_token_has_no_step_to_time(capsys):

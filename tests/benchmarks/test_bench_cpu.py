@@ -25,7 +25,7 @@ def test_prints_every_part_in_every_format_and_the_peers(printed):
     assert set(figures) == OURS | BUNDLED | torch | {"llama decode/Q4_0", "llama prefill/Q4_0"}
     assert figures["llama decode/Q4_0"]["ms, best"] == "2000.00" and figures["llama decode/Q4_0"]["median"] == "2500.00"
     assert all(float(row["ms, best"]) > 0 for row in figures.values())
-    with_bandwidth = {name for name, row in figures.items() if row["of probe"]}
+    with_bandwidth = {name for name, row in figures.items() if row["of plain reads"]}
     assert with_bandwidth == {"decode/int4", "decode/int8", "decode/bf16"}
 
 
@@ -55,10 +55,10 @@ def test_times_faster_bandwidth_and_share_follow_from_the_seconds():
     seconds = {"read": [2.0, 1.0], "matmul": [1.0], "decode/int4": [0.02, 0.01], "prefill/int4": [0.5]}
     seconds |= {"llama decode/Q4_0": [0.025, 0.03], "torch float32 prefill": [0.25], "bundled/token": [0.002]}
     figures, compared = tables(table(shapes, seconds))
-    assert f"Memory read probe: {READ_PROBE_BYTES / 1e9:.1f} GB/s." in table(shapes, seconds)
+    assert f"Plain memory reads: {READ_PROBE_BYTES / 1e9:.1f} GB/s." in table(shapes, seconds)
     decode = by("what", figures)["decode/int4"]
     assert float(decode["GB/s"]) == pytest.approx(read / 0.01 / 1e9, abs=0.05)
-    assert decode["of probe"] == f"{read / 0.01 / READ_PROBE_BYTES:.0%}"
+    assert decode["of plain reads"] == f"{read / 0.01 / READ_PROBE_BYTES:.0%}"
     assert (decode["ms, best"], decode["median"]) == ("10.00", "15.00")
     assert by("what", figures)["prefill/int4"]["tokens/s, GOPS"].startswith("576, ")
     assert by("what", figures)["bundled/token"]["tokens/s, GOPS"] == "500.0/s"

@@ -15,12 +15,12 @@ def test_prints_a_row_for_each_part_beside_the_peer(tmp_path):
     table = by("part", *tables(printed))
     assert list(table) == ["ViT, 1024 patches", "resampler, 1024 patches", "prefill of 288", "decode after 288"]
     assert "Peer: twice as slow." in printed
-    assert re.search(r"memory read \d+\.\d GB/s, float32 matrix product \d+ GFLOPS", printed)
+    assert re.search(r"memory reads \d+\.\d GB/s, float32 matrix product \d+ GFLOPS", printed)
     for row in table.values():
         assert float(row["ms/layer"]) > 0 and float(row["layer-tokens/s"]) > 0
         assert row["peer ms/layer"] == "1000.0" and float(row["ours/peer"]) < 100
-    assert table["decode after 288"]["of probe"].endswith("%")
-    assert table["prefill of 288"]["of probe"] == ""
+    assert table["decode after 288"]["of plain reads"].endswith("%")
+    assert table["prefill of 288"]["of plain reads"] == ""
 
 
 def test_a_peer_that_fails_is_named():

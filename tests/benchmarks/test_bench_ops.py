@@ -27,7 +27,7 @@ def test_prints_a_row_for_each_shape_of_the_kernels_asked_for():
     for row in rows:
         assert float(row["floor"]) > 0 and float(row["time"]) > 0 and float(row["plain Paddle"]) > 0
     assert re.search(
-        r"memory read [\d.]+ GB/s, copy in the cache [\d.]+ GB/s, .* call of an operator [\d.]+ µs", printed
+        r"memory reads [\d.]+ GB/s, copy in the cache [\d.]+ GB/s, .* call of an operator [\d.]+ µs", printed
     )
 
 
