@@ -90,5 +90,9 @@ class TrainingInterruptedError(TrainingError):
         self.signal = signal
 
 
+class EvaluationError(PaddleMixError, ValueError):
+    """Benchmark data, answers or options of an evaluation cannot be used; the message has file and line or the id."""
+
+
 class OutputError(PaddleMixError, OSError):
     """What a program prints cannot be written: its output is closed, or the disk under it is full."""
