@@ -275,8 +275,36 @@ def run(name: str, *arguments: object) -> list[paddle.Tensor]:
                 return outputs
         check_arguments(name, arguments)
         return run_custom_op(name, *arguments)
-    except OSError as error:  # how Paddle passes on a failed check; the file and line of the check follow the message
-        raise OperatorError(str(error).partition("\n")[0]) from None
+    except OSError as error:
+        raise refused(error) from None
+
+
+def bound(
+    operator: str, device: str, dtype: paddle.dtype, name: str | None = None
+) -> Callable[..., list[paddle.Tensor]] | None:
+    """The function of a registered operator, for a caller that makes the choice once and not in every call.
+
+    It takes what :func:`run` takes behind the name, where gradients are off and nothing is traced, and raises
+    ``OSError`` (see :func:`refused`) for arguments that do not fit. All tensors must be contiguous: it answers
+    ``NotImplemented`` to others.
+
+    Args:
+        operator: a name of ``OPERATORS``.
+        device: of the activations, ``"cpu"`` or ``"cuda"``.
+        dtype: of the activations.
+        name: of the registered operator, without the prefix, where it is not that of ``operator``.
+
+    Returns:
+        ``None`` where plain Paddle is to run, or where the library has no short way.
+    """
+    if mode() == "reference" or why_not(operator, device, dtype) is not None:
+        return None
+    return library().direct.get(f"paddlemix_{name or operator}")
+
+
+def refused(error: OSError) -> OperatorError:
+    """The error of an operator that refuses its arguments, without the file and line of the check."""
+    return OperatorError(str(error).partition("\n")[0])
 
 
 def limit_instruction_set(name: str) -> str:

@@ -11,6 +11,7 @@ import paddle.nn as nn
 import paddle.nn.functional as F
 
 from ..checkpoint.layouts import WeightTable
+from ..ops import backend
 from ..ops.linear_w4 import linear_w4
 from ..ops.linear_w8 import linear_w8
 from ..ops.linear_w16 import linear_w16
@@ -51,6 +52,21 @@ class QuantizedLinear(nn.Layer):
         if self.kind == INT4:
             return linear_w4(x, self.qweight, scales, self.bias, self.out_features)
         return linear_w8(x, self.qweight, scales, self.bias, self.out_features)
+
+    def bound(self, device: str, dtype: paddle.dtype) -> Callable[[paddle.Tensor], paddle.Tensor]:
+        """``forward`` with operator and arrays looked up once, for activations on this device and of this dtype.
+
+        For where gradients are off and ``x`` is contiguous. It keeps the arrays that the layer has now.
+        """
+        weight, scales, bias = self.qweight, self.scales, self.bias
+        operator = "linear_w16" if scales is None else "linear_w4" if self.kind == INT4 else "linear_w8"
+        function = backend.bound(operator, device, dtype)
+        if function is None:
+            return self
+        sizes = self.in_features, self.out_features
+        if scales is None:
+            return lambda x: function(x, weight, bias, *sizes)[0]
+        return lambda x: function(x, weight, scales, bias, *sizes)[0]
 
     def expected(self) -> dict[str, tuple[tuple[int, ...], str]]:
         """Shape and dtype of ``qweight`` and, where there are, ``scales``."""

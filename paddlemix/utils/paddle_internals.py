@@ -15,6 +15,12 @@ TRACED_TYPES: tuple[type, ...] = (paddle.pir.Value, paddle.base.framework.Variab
 linear: Callable[..., paddle.Tensor] = _C_ops.linear
 """``linear(x, weight, bias)``, as ``F.linear`` in dynamic mode on a CPU, without its look-ups of global flags."""
 
+matmul: Callable[..., paddle.Tensor] = _C_ops.matmul
+"""``matmul(x, weight)``, what ``F.linear`` comes to on a GPU, without its look-ups of global flags."""
+
+embedding: Callable[..., paddle.Tensor] = _C_ops.embedding
+"""``embedding(ids, weight, -1, False)``, as ``F.embedding`` without a padding id or sparse gradients."""
+
 run_custom_op: Callable[..., Any] = _C_ops._run_custom_op  # type: ignore[attr-defined]  # in no stub
 """``run_custom_op(name, *arguments)`` calls a registered custom operator."""
 
@@ -40,9 +46,29 @@ def allocate(tensor: paddle.Tensor) -> None:
     paddle.empty(tensor.shape, tensor.dtype)._share_buffer_to(tensor)
 
 
+def shared(array: Any) -> paddle.Tensor:
+    """A tensor on the CPU in the memory of a NumPy array."""
+    return paddle.utils.dlpack.from_dlpack(array)
+
+
+def overwrite(tensor: Any, array: Any) -> None:
+    """Copy a NumPy array into a tensor of its shape and dtype on any device; the tensor keeps its memory."""
+    tensor.copy_(paddle.to_tensor(array, place=paddle.CPUPlace()), False)
+
+
 def release(tensor: paddle.Tensor) -> None:
     """Free the memory of a tensor, which keeps its shape and dtype."""
     tensor._clear_data()
+
+
+def has_hooks(layer: paddle.nn.Layer) -> bool:
+    """Whether something is to be called before or after the forward pass of a layer."""
+    return bool(layer._forward_pre_hooks or layer._forward_post_hooks)
+
+
+def entries(layer: paddle.nn.Layer) -> tuple[dict[str, Any], ...]:
+    """The dictionaries of a layer's own sublayers, parameters and buffers, by name; they follow every change."""
+    return layer._sub_layers, layer._parameters, layer._buffers
 
 
 def on_gradient(parameter: paddle.Tensor, hook: Callable[..., Any]) -> None:

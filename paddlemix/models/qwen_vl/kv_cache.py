@@ -25,6 +25,14 @@ def ntk_alpha(length: int, config: QWenVLConfig) -> float:
     return float(2 ** (math.ceil(math.log2(length / config.seq_length)) + 1) - 1)
 
 
+def ntk_alphas(config: QWenVLConfig) -> tuple[float, ...]:
+    """All factors that prompts within the model's window can have, the smallest first."""
+    lengths = [1]
+    while config.seq_length * 2 ** (len(lengths) - 1) < config.max_position_embeddings:
+        lengths.append(config.seq_length * 2 ** (len(lengths) - 1) + 1)
+    return tuple(sorted({ntk_alpha(length, config) for length in lengths}))
+
+
 def cache_dtype(config: QWenVLConfig, activations: str) -> str:
     """The dtype of keys and values in a model whose activations are ``activations``.
 

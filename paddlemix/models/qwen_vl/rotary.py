@@ -41,6 +41,17 @@ def rotation_up_to(last: int, alphas: Sequence[float], config: QWenVLConfig, sca
     return Rotation(cos, sin, logn_tensor(length, config.seq_length, place) if scaled else None)
 
 
+def whole_rotation(alphas: Sequence[float], config: QWenVLConfig) -> Rotation:
+    """Tables for all positions of the model's window, one for each of ``alphas``, and the query factors.
+
+    Nothing depends on how far a row has come: a factor of 1 changes no bit of a query.
+    """
+    length, place = config.max_position_embeddings, paddle.get_device()
+    bases = tuple(rotary_base(config, alpha) for alpha in alphas)
+    cos, sin = rotary_tensors(length, config.kv_channels, bases, place)
+    return Rotation(cos, sin, logn_tensor(length, config.seq_length, place) if config.use_logn_attn else None)
+
+
 def rotary_base(config: QWenVLConfig, alpha: float) -> float:
     """The rotary base stretched by the NTK factor (``base * alpha ** (d / (d - 2))``)."""
     return float(config.rotary_emb_base * alpha ** (config.kv_channels / (config.kv_channels - 2)))

@@ -11,7 +11,10 @@ import paddle
 
 from ...engine.grammar import GrammarCompiler
 from ...engine.protocols import RowInput
+from ...ops import DECODE_MAX_QUERIES
 from .attention_metadata import paged_attention
+from .decode import Apply, BoundDecoder, bind
+from .decode_inputs import DecodeInputs
 from .kv_cache import PagedKVCache, cache_dtype, ntk_alpha, position_bytes
 
 if TYPE_CHECKING:
@@ -45,6 +48,8 @@ class QWenVLRunner:
         activations = str(model.transformer.ln_f.weight.dtype).rpartition(".")[2]
         self._model = model
         self._dtype = cache_dtype(config, activations)
+        self._decoder: BoundDecoder | None = None
+        self._inputs: dict[tuple[int, int, int], DecodeInputs] = {}
         self.embedded = config.vocab_size
         self.vocab_size = min(config.vocab_size, vocab_size or config.vocab_size)
         self.window = config.max_position_embeddings
@@ -66,20 +71,46 @@ class QWenVLRunner:
 
     def forward(self, rows: Sequence[RowInput], cache: PagedKVCache) -> list[np.ndarray]:
         """See :class:`.protocols.ModelRunner`: for each row float32 ``[row.logits, vocab]``."""
+        longest = max(len(row.ids) for row in rows)
+        few = longest <= DECODE_MAX_QUERIES and not any(row.features for row in rows)
+        decoder = self._bound_decoder() if few else None
+        head: Apply = self._model.lm_head
+        if decoder is None:
+            hidden = self._hidden(rows, longest, cache)
+        else:
+            inputs = self._decode_inputs(len(rows), longest, cache.block_size)
+            inputs.load(rows)
+            hidden, head = decoder.hidden(decoder.embed(inputs.ids), inputs.metadata, cache), decoder.head
+        if not any(row.logits for row in rows):
+            return [np.empty([0, self.embedded], dtype=np.float32) for _ in rows]
+        logits = head(_last_positions(hidden, rows))
+        if logits.dtype != paddle.float32:
+            logits = logits.astype("float32")
+        return np.split(logits.numpy(), np.cumsum([row.logits for row in rows])[:-1])
+
+    def _hidden(self, rows: Sequence[RowInput], longest: int, cache: PagedKVCache) -> paddle.Tensor:
+        """``[rows, longest, hidden]`` after the final norm, computed by the layers."""
         model = self._model.transformer
         starts = np.array([row.start for row in rows], dtype=np.int32)
         lengths = np.array([len(row.ids) for row in rows], dtype=np.int32)
         table = _block_table(rows, starts + lengths, cache.block_size)
         metadata = paged_attention(self._model.config, starts, lengths, table, [row.position_factor for row in rows])
-        x, residual = self._embed(rows, int(lengths.max())), None
+        x, residual = self._embed(rows, longest), None
         for block in model.h:
             x, residual = block(x, residual, metadata, cache)
-        hidden, _ = model.ln_f(x, residual)
-        wanted = [row.logits for row in rows]
-        if not any(wanted):
-            return [np.empty([0, self.embedded], dtype=np.float32) for _ in rows]
-        logits = self._model.lm_head(_last_positions(hidden, lengths, wanted)).astype("float32").numpy()
-        return np.split(logits, np.cumsum(wanted)[:-1])
+        return model.ln_f(x, residual)[0]
+
+    def _bound_decoder(self) -> BoundDecoder | None:
+        """The model's layers and weights of this moment, looked up; ``None`` where they cannot be bound."""
+        if self._decoder is None or not self._decoder.is_current():
+            self._decoder = bind(self._model)
+        return self._decoder
+
+    def _decode_inputs(self, rows: int, count: int, block_size: int) -> DecodeInputs:
+        key = rows, count, block_size
+        if key not in self._inputs:
+            self._inputs[key] = DecodeInputs(self._model.config, *key)
+        return self._inputs[key]
 
     def begin_image(self, pixels: np.ndarray) -> ImageState:
         """Patches of float32 ``[3, side, side]``, before the first block."""
@@ -142,13 +173,11 @@ def _block_table(rows: Sequence[RowInput], ends: np.ndarray, block_size: int) ->
     return table
 
 
-def _last_positions(hidden: paddle.Tensor, lengths: np.ndarray, wanted: Sequence[int]) -> paddle.Tensor:
-    """``[sum of wanted, hidden]``: so many last real positions of each row."""
+def _last_positions(hidden: paddle.Tensor, rows: Sequence[RowInput]) -> paddle.Tensor:
+    """``[sum of the rows' logits, hidden]``: so many last real positions of each row."""
     longest = hidden.shape[1]
-    if longest == 1 and all(wanted):
+    if longest == 1 and all(row.logits for row in rows):
         return hidden.squeeze(1)
-    index = [
-        np.arange(row * longest + length - count, row * longest + length)
-        for row, (length, count) in enumerate(zip(lengths, wanted))
-    ]
-    return paddle.gather(hidden.reshape([-1, hidden.shape[-1]]), paddle.to_tensor(np.concatenate(index)))
+    ends = [number * longest + len(row.ids) for number, row in enumerate(rows)]
+    index = np.concatenate([np.arange(end - row.logits, end) for end, row in zip(ends, rows)])
+    return paddle.gather(hidden.reshape([-1, hidden.shape[-1]]), paddle.to_tensor(index))

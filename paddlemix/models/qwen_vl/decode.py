@@ -1,0 +1,202 @@
+"""The decoder for the few new positions of a decode step, without what its layers look up in every call.
+
+A layer's forward pass finds its weights by name, chooses between kernels and plain Paddle, and checks arguments: 45 µs
+for each decoder layer, more than the arithmetic of a small model, and more than a GPU takes for one of the large model.
+Here weights and operators are looked up once. What is computed is the same, operator by operator, so that the numbers
+are the same to the last bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import paddle
+import paddle.nn as nn
+
+from ...ops import backend
+from ...quantization.layers import QuantizedLinear
+from ...utils import paddle_internals
+from .attention_metadata import PagedAttention
+from .kv_cache import PagedKVCache
+from .layers import Linear
+
+if TYPE_CHECKING:
+    from .modeling import QWenLMHeadModel
+
+Apply = Callable[[paddle.Tensor], paddle.Tensor]
+
+
+class Operators(NamedTuple):
+    """The functions of the library; each returns a list of tensors."""
+
+    rms_norm: Callable[..., list[paddle.Tensor]]
+    add_rms_norm: Callable[..., list[paddle.Tensor]]
+    rotary_qkv_cache: Callable[..., list[paddle.Tensor]]
+    attention_decode: Callable[..., list[paddle.Tensor]]
+    swiglu: Callable[..., list[paddle.Tensor]]
+
+
+class BoundLayer(NamedTuple):
+    """A decoder layer: products, and the weights of what is no product.
+
+    Attributes:
+        qkv_bias: is added by the rotary operator; ``None`` where ``qkv`` adds it itself.
+        norm_2: weight of the norm before the feed-forward layer.
+        next_norm: weight of the norm behind the layer, which is the first one of the next layer.
+    """
+
+    qkv: Apply
+    qkv_bias: paddle.Tensor | None
+    attention_out: Apply
+    norm_2: paddle.Tensor
+    gate: Apply
+    up: Apply
+    feed_forward_out: Apply
+    next_norm: paddle.Tensor
+
+
+class BoundDecoder:
+    """The decoder and head of a model, with everything looked up. Call it where gradients are off.
+
+    It keeps the layers and weights that the model has when it is made; :meth:`is_current` tells whether these are the
+    model's still. A linear layer that is no plain one, such as one with an adapter, is called as a layer.
+
+    Args:
+        model: in evaluation mode; :func:`bind` tells whether it can be bound.
+        operators: of its device and dtype.
+    """
+
+    def __init__(self, model: QWenLMHeadModel, operators: Operators) -> None:
+        """Look everything up."""
+        decoder = model.transformer
+        blocks = list(decoder.h)
+        norms = [*(block.ln_1 for block in blocks), decoder.ln_f]
+        device, dtype = backend.device_of(decoder.ln_f.weight), decoder.ln_f.weight.dtype
+
+        def apply(layer: nn.Layer) -> Apply:
+            return bound_linear(layer, device, dtype)
+
+        self._mode = backend.mode()
+        self._operators = operators
+        self._heads = model.config.num_attention_heads
+        self._epsilon = decoder.ln_f.epsilon
+        self.embed = _bound_embedding(decoder.wte)
+        self._first_norm = norms[0].weight
+        self._layers = [
+            BoundLayer(
+                *_without_bias(block.attn.c_attn, device, dtype),
+                apply(block.attn.c_proj),
+                block.ln_2.weight,
+                apply(block.mlp.w2),
+                apply(block.mlp.w1),
+                apply(block.mlp.c_proj),
+                following.weight,
+            )
+            for block, following in zip(blocks, norms[1:])
+        ]
+        self.head = apply(model.lm_head)
+        self._seen = list(_seen(model))
+
+    def is_current(self) -> bool:
+        """Whether layers, weights and the choice of kernels are those that were looked up."""
+        return self._mode == backend.mode() and all(entries[name] is value for entries, name, value in self._seen)
+
+    def hidden(self, x: paddle.Tensor, metadata: PagedAttention, cache: PagedKVCache) -> paddle.Tensor:
+        """``[rows, count, hidden]`` to the same shape, after the final norm.
+
+        Raises:
+            OperatorError: the metadata do not fit the cache.
+        """
+        try:
+            return self._run(x, metadata, cache)
+        except OSError as error:
+            raise backend.refused(error) from None
+
+    def _run(self, x: paddle.Tensor, metadata: PagedAttention, cache: PagedKVCache) -> paddle.Tensor:
+        rms_norm, add_rms_norm, rotary_qkv_cache, attention_decode, swiglu = self._operators
+        rotation, table, table_index = metadata.rotation, metadata.block_table, metadata.table_index
+        cos, sin, logn = rotation.cos, rotation.sin, rotation.logn
+        positions, slots, lengths = metadata.positions, metadata.slots, metadata.lengths
+        kv_lengths, heads, epsilon = metadata.kv_lengths, self._heads, self._epsilon
+        residual = x
+        normalized = rms_norm(x, self._first_norm, epsilon)[0]
+        for layer, keys, values in zip(self._layers, cache.keys, cache.values):
+            qkv, qkv_bias, attention_out, norm_2, gate, up, feed_forward_out, next_norm = layer
+            query = rotary_qkv_cache(
+                qkv(normalized), qkv_bias, cos, sin, positions, keys, values, slots, lengths, table, logn, table_index,
+                heads,
+            )[0]  # fmt: skip
+            attended = attention_decode(query, keys, values, kv_lengths, slots, None, table, None)[0]
+            normalized, residual, _ = add_rms_norm(attention_out(attended), residual, norm_2, epsilon)
+            activated = swiglu(gate(normalized), up(normalized))[0]
+            normalized, residual, _ = add_rms_norm(feed_forward_out(activated), residual, next_norm, epsilon)
+        return normalized
+
+
+def bind(model: QWenLMHeadModel) -> BoundDecoder | None:
+    """The bound form of a model; ``None`` where only its layers compute what is wanted.
+
+    That is where plain Paddle runs, where the library has no short way to its operators, and where something is to be
+    called before or after a layer's forward pass.
+    """
+    weight = model.transformer.ln_f.weight
+    device, dtype = backend.device_of(weight), weight.dtype
+    found = [
+        backend.bound("rms_norm", device, dtype),
+        backend.bound("rms_norm", device, dtype, "add_rms_norm"),
+        backend.bound("rotary_qkv", device, dtype, "rotary_qkv_cache"),
+        backend.bound("attention_decode", device, dtype),
+        backend.bound("swiglu", device, dtype),
+    ]
+    operators = [operator for operator in found if operator is not None]
+    if len(operators) < len(found) or any(paddle_internals.has_hooks(layer) for layer in _called_layers(model)):
+        return None
+    return BoundDecoder(model, Operators(*operators))
+
+
+def bound_linear(layer: nn.Layer, device: str, dtype: paddle.dtype) -> Apply:
+    """A linear layer as a function of ``x``, with its weight looked up."""
+    if type(layer) is Linear:
+        product, bias = _product(layer.weight), layer.bias
+        return product if bias is None else lambda x: product(x) + bias
+    return layer.bound(device, dtype) if type(layer) is QuantizedLinear else layer
+
+
+def _without_bias(layer: nn.Layer, device: str, dtype: paddle.dtype) -> tuple[Apply, paddle.Tensor | None]:
+    """As ``layers.without_bias``, of a layer that is looked up."""
+    if type(layer) is Linear:
+        return _product(layer.weight), layer.bias
+    return bound_linear(layer, device, dtype), None
+
+
+def _product(weight: paddle.Tensor) -> Apply:
+    if paddle.is_compiled_with_cuda():
+        matmul = paddle_internals.matmul
+        return lambda x: matmul(x, weight, False, False)
+    linear = paddle_internals.linear
+    return lambda x: linear(x, weight, None)
+
+
+def _bound_embedding(layer: nn.Layer) -> Apply:
+    if type(layer) is not nn.Embedding:
+        return layer
+    embedding, weight = paddle_internals.embedding, layer.weight
+    return lambda ids: embedding(ids, weight, -1, False)
+
+
+def _called_layers(model: QWenLMHeadModel) -> Iterator[nn.Layer]:
+    """The layers whose forward pass is left out."""
+    decoder = model.transformer
+    yield from (decoder.wte, decoder.ln_f, model.lm_head)
+    for block in decoder.h:
+        yield from (block, block.ln_1, block.attn, block.attn.c_attn, block.attn.c_proj)
+        yield from (block.ln_2, block.mlp, block.mlp.w1, block.mlp.w2, block.mlp.c_proj)
+
+
+def _seen(model: QWenLMHeadModel) -> Iterator[tuple[dict[str, Any], str, Any]]:
+    """Where every bound layer and weight is kept, under which name, and what is there now."""
+    layers: list[nn.Layer] = [model, model.transformer, model.transformer.h, *_called_layers(model)]
+    for layer in layers:
+        for entries in paddle_internals.entries(layer):
+            yield from ((entries, name, value) for name, value in entries.items())
