@@ -30,6 +30,9 @@ INSTALL_REQUIRES = [
 
 SERVE = ["fastapi>=0.115", "uvicorn[standard]>=0.34", "prometheus-client>=0.20", "llguidance>=1.9"]
 
+# Benchmarks: caption scorers, their tokens without Java, edit distances, MMBench's tables, a small set of drawn images.
+EVALUATE = ["pycocoevalcap>=1.2", "nltk>=3.8", "rapidfuzz>=3.9", "openpyxl>=3.1", "easy-vqa>=1.0"]
+
 EXTRAS_REQUIRE = {
     "cpu": ["paddlepaddle>=3.0,<4"],
     "gpu": ["paddlepaddle-gpu>=3.0,<4"],
@@ -37,8 +40,9 @@ EXTRAS_REQUIRE = {
     "heif": ["pillow-heif>=0.18"],
     # llguidance: answers held to a grammar
     "serve": SERVE,
+    "evaluate": EVALUATE,
     # dashscope holds the published Qwen-VL vocabulary (qwen.tiktoken), which the tokenizer tests compare against.
-    "test": ["pytest>=7.4", "pytest-xdist>=3.3", "hypothesis>=6.80", "dashscope", *SERVE],
+    "test": ["pytest>=7.4", "pytest-xdist>=3.3", "hypothesis>=6.80", "dashscope", *SERVE, *EVALUATE],
     "dev": ["ruff>=0.6", "mypy>=1.11", "types-tqdm", "pdoc>=14"],
 }
 

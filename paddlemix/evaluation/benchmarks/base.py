@@ -23,11 +23,13 @@ class Generation:
         min_new_tokens: before these the end token is forbidden.
         max_new_tokens: where an answer is cut; 0 for a choice by loss.
         form: ``"raw"``: the prompt as it is, no chat template; ``"chat"``: as the user's turn of a new conversation.
+        has_tags: ``<ref>`` and ``<box>`` in the prompt are tags (``trusted_tags``), otherwise text is only text.
     """
 
     min_new_tokens: int = 0
     max_new_tokens: int = 0
     form: Literal["raw", "chat"] = "raw"
+    has_tags: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,92 @@
+"""Tokens of captions as caption metrics count them: Penn Treebank, lower case, without punctuation.
+
+Source: pycocoevalcap's tokenizer (Stanford CoreNLP 3.4.1), which needs Java. Without it NLTK's Treebank tokenizer
+comes close: they differ for quotes, abbreviations at the end and some symbols.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from ...errors import EvaluationError, MissingDependencyError
+from ...utils.dependencies import require
+
+DROPPED = frozenset("'' ' `` ` -LRB- -RRB- -LCB- -RCB- . ? ! , : - -- ... ;".split())
+_LINE_SEPARATORS = re.compile("[\r\n\v\f\x1c-\x1e\x85\u2028\u2029]")
+_TYPOGRAPHY = str.maketrans({"“": '"', "”": '"', "‘": "`", "’": "'", "–": "--", "—": "--"})
+_BRACKETS = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
+_JAR = Path("tokenizer", "stanford-corenlp-3.4.1.jar")
+_INSTALL = "pip install -e '.[evaluate]' in the checkout of paddlemix"
+
+
+def has_java() -> bool:
+    """Whether the tokenizer that caption scores are defined with can run."""
+    return shutil.which("java") is not None
+
+
+def tokenize(captions: Sequence[str], *, approximate: bool | None = None) -> list[str]:
+    """Each caption as its tokens with one space between them.
+
+    Args:
+        captions: line separators within them count as spaces.
+        approximate: use NLTK; None: where there is no Java.
+
+    Raises:
+        MissingDependencyError: pycocoevalcap or NLTK is not installed.
+        EvaluationError: the tokenizer failed or lost count of the captions.
+    """
+    lines = [_LINE_SEPARATORS.sub(" ", caption) for caption in captions]
+    if approximate is None:
+        approximate = not has_java()
+    tokenized = _tokenize_without_java(lines) if approximate else _tokenize_with_java(lines)
+    return [" ".join(token for token in tokens if token and token not in DROPPED) for tokens in tokenized]
+
+
+def caption_package() -> Path:
+    """The directory of pycocoevalcap, whose scorers are imported one by one.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+    """
+    found = importlib.util.find_spec("pycocoevalcap")
+    if found is None or not found.submodule_search_locations:
+        raise MissingDependencyError(
+            f"caption scores need the package 'pycocoevalcap', which is not installed; to install: {_INSTALL}",
+            name="pycocoevalcap",
+        )
+    return Path(next(iter(found.submodule_search_locations)))
+
+
+def _tokenize_with_java(lines: Sequence[str]) -> list[list[str]]:
+    if not lines:
+        return []
+    # The file lies in a directory of its own: the package's own wrapper writes beside the jar, which may be read-only.
+    with tempfile.TemporaryDirectory(prefix="paddlemix-captions-") as directory:
+        path = Path(directory, "captions.txt")
+        path.write_bytes("\n".join(lines).encode("utf-8", "replace"))
+        command = ["java", "-Dfile.encoding=UTF-8", "-Dstdout.encoding=UTF-8", "-cp", str(caption_package() / _JAR)]
+        command += ["edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", "-lowerCase", str(path)]
+        done = subprocess.run(command, capture_output=True, check=False)
+    if done.returncode:
+        last = done.stderr.decode("utf-8", "replace").strip().split("\n")[-1]
+        raise EvaluationError(f"captions: java ended with status {done.returncode}: {last}; check that it runs")
+    tokenized = [line.rstrip().split(" ") for line in done.stdout.decode("utf-8", "replace").split("\n")]
+    if len(tokenized) == len(lines) + 1 and tokenized[-1] == [""]:
+        tokenized.pop()
+    # An empty last caption gives no line of its own.
+    tokenized += [[""]] * (len(lines) - len(tokenized) if not any(lines[len(tokenized) :]) else 0)
+    if len(tokenized) != len(lines):
+        raise EvaluationError(f"captions: {len(lines)} went into the tokenizer and {len(tokenized)} came out")
+    return tokenized
+
+
+def _tokenize_without_java(lines: Sequence[str]) -> list[list[str]]:
+    tokenizer = require("nltk.tokenize.treebank", "tokens of captions without Java").TreebankWordTokenizer()
+    tokenized = [tokenizer.tokenize(line.lower().translate(_TYPOGRAPHY)) for line in lines]
+    return [[_BRACKETS.get(token, token) for token in tokens] for tokens in tokenized]
