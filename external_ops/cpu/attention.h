@@ -76,7 +76,7 @@ class Scratch {
 // relative error. Below 2^-126 it is 0: subnormal weights change no result, but make every product with them slow. NaN
 // stays NaN, and -inf gives 0.
 constexpr float kExp2Least = -126.0f;
-constexpr float kExp2Terms[] = {1.0f,          0.69314718246f,     0.24022646248f,    0.055503286421f,
+constexpr float kExp2Terms[] = {1.0f,           0.69314718246f,    0.24022646248f,    0.055503286421f,
                                 0.00961848907f, 0.00133999309037f, 0.000153458124259f};
 
 inline float exp2_weight(float x) { return x < kExp2Least ? 0.0f : exp2f(x); }

@@ -6,9 +6,9 @@
 namespace paddlemix {
 namespace {
 
-constexpr int64_t kPiece = 256;              // slots; K of a piece is 128 KB at head_dim 128
-constexpr int64_t kStretch = 32;             // slots whose values several passes over head_dim find in the first cache
-constexpr int64_t kPad = 16;                 // rows of queries and partial results are filled up to a multiple of this
+constexpr int64_t kPiece = 256;   // slots; K of a piece is 128 KB at head_dim 128
+constexpr int64_t kStretch = 32;  // slots whose values several passes over head_dim find in the first cache
+constexpr int64_t kPad = 16;      // rows of queries and partial results are filled up to a multiple of this
 
 // One instruction set's bodies for one dtype T of the cache. `slots` slots of a cache lie `stride` elements apart.
 template <typename T>
@@ -196,13 +196,12 @@ PADDLEMIX_TARGET_AVX512 inline __m512 add_across(const __m512* sums) {
   }
   PADDLEMIX_UNROLL for (int i = 0; i < 4; ++i) {
     const __m512d a = _mm512_castps_pd(pairs[2 * i]), b = _mm512_castps_pd(pairs[2 * i + 1]);
-    quads[i] =
-        _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+    quads[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
   }
-  const __m512 low = _mm512_add_ps(_mm512_shuffle_f32x4(quads[0], quads[1], 0x44),
-                                   _mm512_shuffle_f32x4(quads[0], quads[1], 0xee));
-  const __m512 high = _mm512_add_ps(_mm512_shuffle_f32x4(quads[2], quads[3], 0x44),
-                                    _mm512_shuffle_f32x4(quads[2], quads[3], 0xee));
+  const __m512 low =
+      _mm512_add_ps(_mm512_shuffle_f32x4(quads[0], quads[1], 0x44), _mm512_shuffle_f32x4(quads[0], quads[1], 0xee));
+  const __m512 high =
+      _mm512_add_ps(_mm512_shuffle_f32x4(quads[2], quads[3], 0x44), _mm512_shuffle_f32x4(quads[2], quads[3], 0xee));
   return _mm512_add_ps(_mm512_shuffle_f32x4(low, high, 0x88), _mm512_shuffle_f32x4(low, high, 0xdd));
 }
 

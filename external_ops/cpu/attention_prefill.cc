@@ -86,8 +86,8 @@ struct Attention {
 };
 
 struct Panel {
-  int64_t first, count, lanes;          // its queries, and the lanes they fill
-  float *query, *out;                   // [head_dim][kLanes]
+  int64_t first, count, lanes;  // its queries, and the lanes they fill
+  float *query, *out;           // [head_dim][kLanes]
   float max[kLanes], sum[kLanes];
 };
 

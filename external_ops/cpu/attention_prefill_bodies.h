@@ -240,8 +240,8 @@ PADDLEMIX_TARGET_AVX512 void mix_panel_avx512(const float* weights, const float*
   }
 }
 
-void score_avx512(const float* query, const float* keys, int64_t head_dim, int64_t depth, int64_t slots,
-                  int64_t lanes, bool add, float* scores) {
+void score_avx512(const float* query, const float* keys, int64_t head_dim, int64_t depth, int64_t slots, int64_t lanes,
+                  bool add, float* scores) {
   switch (lanes / kVector) {
     case 1: return score_panel_avx512<1>(query, keys, head_dim, depth, slots, add, scores);
     case 2: return score_panel_avx512<2>(query, keys, head_dim, depth, slots, add, scores);

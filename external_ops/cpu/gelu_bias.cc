@@ -79,21 +79,32 @@ PADDLEMIX_PER_ISA(bias_gradient, Biased)
 
 template <typename T>
 void gelu_bias(const void* x, const void* bias, void* out, int64_t rows, int64_t width) {
-  const Biased<T> g = {static_cast<const T*>(x), static_cast<const T*>(bias), nullptr, static_cast<T*>(out), nullptr,
-                       nullptr, rows, width};
+  const Biased<T> g = {static_cast<const T*>(x),
+                       static_cast<const T*>(bias),
+                       nullptr,
+                       static_cast<T*>(out),
+                       nullptr,
+                       nullptr,
+                       rows,
+                       width};
   parallel_for(rows * width, kGrain, [&](int64_t begin, int64_t end) { run_activate(g, begin, end); });
 }
 
 template <typename T>
 void gelu_bias_grad(const void* x, const void* bias, const void* grad_out, void* grad_x, void* grad_bias, int64_t rows,
                     int64_t width) {
-  const Biased<T> g = {static_cast<const T*>(x), static_cast<const T*>(bias), static_cast<const T*>(grad_out), nullptr,
-                       static_cast<T*>(grad_x), static_cast<T*>(grad_bias), rows, width};
+  const Biased<T> g = {static_cast<const T*>(x),
+                       static_cast<const T*>(bias),
+                       static_cast<const T*>(grad_out),
+                       nullptr,
+                       static_cast<T*>(grad_x),
+                       static_cast<T*>(grad_bias),
+                       rows,
+                       width};
   parallel_for(rows * width, kGrain, [&](int64_t begin, int64_t end) { run_input_gradient(g, begin, end); });
   if (!g.grad_bias) return;
-  parallel_for(width, ceil_div(kGrain, rows + 1), [&](int64_t begin, int64_t end) {
-    run_bias_gradient(g, begin, end);
-  });
+  parallel_for(width, ceil_div(kGrain, rows + 1),
+               [&](int64_t begin, int64_t end) { run_bias_gradient(g, begin, end); });
 }
 
 }  // namespace

@@ -124,17 +124,14 @@ PADDLEMIX_PER_ISA(bias_gradient, NormGrad)
 
 template <typename T>
 void layer_norm(const Norm<T>& n, int64_t rows) {
-  parallel_for(rows, ceil_div(kGrain, n.width), [&](int64_t begin, int64_t end) {
-    run_normalize_rows(n, begin, end);
-  });
+  parallel_for(rows, ceil_div(kGrain, n.width), [&](int64_t begin, int64_t end) { run_normalize_rows(n, begin, end); });
 }
 
 template <typename T>
 void layer_norm_grad(const NormGrad<T>& n) {
   if (n.grad_x) {
-    parallel_for(n.rows, ceil_div(kGrain, n.width), [&](int64_t begin, int64_t end) {
-      run_input_gradient(n, begin, end);
-    });
+    parallel_for(n.rows, ceil_div(kGrain, n.width),
+                 [&](int64_t begin, int64_t end) { run_input_gradient(n, begin, end); });
   }
   if (n.grad_weight || n.grad_bias) {
     parallel_for(n.width, ceil_div(kGrain, n.rows + 1), [&](int64_t begin, int64_t end) {
@@ -147,20 +144,28 @@ void layer_norm_grad(const NormGrad<T>& n) {
 template <typename T>
 Norm<T> make_norm(const void* x, const void* residual, const void* weight, const void* bias, double epsilon, void* out,
                   void* sum, void* mean, void* inverse_std, int64_t width) {
-  return {static_cast<const T*>(x),    static_cast<const T*>(residual), static_cast<const T*>(weight),
-          static_cast<const T*>(bias), static_cast<T*>(out),            static_cast<T*>(sum),
-          static_cast<T*>(mean),       static_cast<T*>(inverse_std),    static_cast<T>(epsilon),
-          width};
+  return {static_cast<const T*>(x),      static_cast<const T*>(residual),
+          static_cast<const T*>(weight), static_cast<const T*>(bias),
+          static_cast<T*>(out),          static_cast<T*>(sum),
+          static_cast<T*>(mean),         static_cast<T*>(inverse_std),
+          static_cast<T>(epsilon),       width};
 }
 
 template <typename T>
 NormGrad<T> make_grad(const void* x, const void* weight, const void* mean, const void* inverse_std,
                       const void* grad_out, const void* grad_sum, void* grad_x, void* grad_weight, void* grad_bias,
                       int64_t rows, int64_t width) {
-  return {static_cast<const T*>(x),           static_cast<const T*>(weight),   static_cast<const T*>(mean),
-          static_cast<const T*>(inverse_std), static_cast<const T*>(grad_out), static_cast<const T*>(grad_sum),
-          static_cast<T*>(grad_x),            static_cast<T*>(grad_weight),    static_cast<T*>(grad_bias),
-          rows,                               width};
+  return {static_cast<const T*>(x),
+          static_cast<const T*>(weight),
+          static_cast<const T*>(mean),
+          static_cast<const T*>(inverse_std),
+          static_cast<const T*>(grad_out),
+          static_cast<const T*>(grad_sum),
+          static_cast<T*>(grad_x),
+          static_cast<T*>(grad_weight),
+          static_cast<T*>(grad_bias),
+          rows,
+          width};
 }
 
 }  // namespace

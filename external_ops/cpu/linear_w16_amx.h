@@ -106,8 +106,8 @@ PADDLEMIX_TARGET_AMX void finish(const Layer& layer, int64_t row, int64_t tile, 
                                  int64_t end) {
   const __mmask16 columns = static_cast<__mmask16>((1u << layer.columns(tile)) - 1);
   const bool last = end >= layer.in_features;
-  const __m512 bias = last && layer.bias ? _mm512_maskz_loadu_ps(columns, layer.bias + tile * kOutputTile)
-                                         : _mm512_setzero_ps();
+  const __m512 bias =
+      last && layer.bias ? _mm512_maskz_loadu_ps(columns, layer.bias + tile * kOutputTile) : _mm512_setzero_ps();
   __mmask16 not_finite = 0;
   const int64_t row_end = std::min(row + kTileRows, layer.rows);
   for (int64_t r = row; r < row_end; ++r, sum += kOutputTile) {

@@ -206,8 +206,8 @@ void paddlemix_cpu_linear_w4(const float* x, int64_t x_stride, const uint8_t* we
   linear(packed, x, x_stride, bias, out, rows, in_features, out_features);
 }
 
-void paddlemix_cpu_quantize_w4(const float* w, int64_t w_stride, uint8_t* weight, uint16_t* scales,
-                               int64_t in_features, int64_t out_features) {
+void paddlemix_cpu_quantize_w4(const float* w, int64_t w_stride, uint8_t* weight, uint16_t* scales, int64_t in_features,
+                               int64_t out_features) {
   const Quantization quantization{w, w_stride, weight, scales, in_features, out_features};
   for_groups(in_features, out_features, [&quantization](int64_t begin, int64_t end) {
 #if PADDLEMIX_X86

@@ -13,9 +13,9 @@ namespace low_bit {
 
 constexpr int64_t at_most(int64_t value, int64_t limit) { return value < limit ? value : limit; }
 
-constexpr int64_t kRowBlock = 16;   // rows of one matrix tile
-constexpr int64_t kLine = 64;       // bytes: one vector, one row of a matrix tile, and one line of the cache
-constexpr int64_t kStep = 64;       // inputs that one matrix tile covers
+constexpr int64_t kRowBlock = 16;  // rows of one matrix tile
+constexpr int64_t kLine = 64;      // bytes: one vector, one row of a matrix tile, and one line of the cache
+constexpr int64_t kStep = 64;      // inputs that one matrix tile covers
 
 // Activations rounded to 8 bits in groups of 128 inputs: x = q * scale, q in [-127, 127]. The rows are cut into blocks
 // of 16, and each block stores 64 inputs of all its rows together, so that a matrix tile is 1 KB in one piece. A block

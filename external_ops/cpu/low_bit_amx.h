@@ -18,13 +18,13 @@
 namespace paddlemix {
 namespace low_bit {
 
-constexpr int64_t kPanelTiles = 2;                        // tiles of 16 outputs
+constexpr int64_t kPanelTiles = 2;  // tiles of 16 outputs
 constexpr int64_t kPanel = kPanelTiles * kOutputTile;
 constexpr int64_t kChunkGroups = 4;
-constexpr int64_t kGroupBytes = kGroup * kOutputTile;     // of one tile, unpacked
+constexpr int64_t kGroupBytes = kGroup * kOutputTile;  // of one tile, unpacked
 constexpr int64_t kPairRows = 2 * kRowBlock;
-constexpr int64_t kMostRows = 512;                        // per pass over the weights; their totals take 64 KB
-constexpr int64_t kCachedActivations = 5 << 18;           // bytes: of a second-level cache of 2 MB
+constexpr int64_t kMostRows = 512;               // per pass over the weights; their totals take 64 KB
+constexpr int64_t kCachedActivations = 5 << 18;  // bytes: of a second-level cache of 2 MB
 
 // Integer sums [group][row block][tile][16 rows][16 outputs].
 typedef int32_t Sums[kChunkGroups][2][kPanelTiles][kRowBlock][kOutputTile];
@@ -151,8 +151,8 @@ PADDLEMIX_TARGET_AMX void panel_amx(const Product<W>& p, int64_t tile, int64_t f
   for (int64_t row = 0; row < (last - first) * kRowBlock; ++row) {
     const float* from = p.out + (row0 + row) * p.out_features + tile * kOutputTile;
     for (int64_t t = 0; t < kPanelTiles; ++t) {
-      const __m512 start = first_group && row < rows ? _mm512_maskz_loadu_ps(masks[t], from + t * kOutputTile)
-                                                     : _mm512_setzero_ps();
+      const __m512 start =
+          first_group && row < rows ? _mm512_maskz_loadu_ps(masks[t], from + t * kOutputTile) : _mm512_setzero_ps();
       _mm512_store_ps(memory.totals[row] + t * kOutputTile, start);
     }
   }

@@ -86,7 +86,7 @@ void paddlemix_cpu_gelu_bias_grad(int dtype, const void* x, const void* bias, co
 typedef struct {
   void* keys;
   void* values;
-  int dtype;  // FLOAT32 or BFLOAT16 (FLOAT64 where the kernel says so), of both
+  int dtype;                                       // FLOAT32 or BFLOAT16 (FLOAT64 where the kernel says so), of both
   int64_t block_stride, head_stride, slot_stride;  // elements; head_dim elements are contiguous
   int64_t block_size;
   const int32_t* block_table;  // [batch, table_width] or NULL
@@ -116,9 +116,9 @@ void paddlemix_cpu_rotary_qkv(int dtype, const void* qkv, const void* bias, cons
 // The gradient without a cache: grad_query, grad_key, grad_value [batch, heads, length, head_dim], contiguous, to
 // grad_qkv [batch, length, 3 * heads * head_dim]. (The bias' gradient is its sum over batch and length.)
 void paddlemix_cpu_rotary_qkv_grad(int dtype, const void* grad_query, const void* grad_key, const void* grad_value,
-                                   const float* cos, const float* sin, int64_t table_length,
-                                   const int32_t* table_index, const int32_t* positions, const float* logn,
-                                   void* grad_qkv, int64_t batch, int64_t length, int64_t heads, int64_t head_dim);
+                                   const float* cos, const float* sin, int64_t table_length, const int32_t* table_index,
+                                   const int32_t* positions, const float* logn, void* grad_qkv, int64_t batch,
+                                   int64_t length, int64_t heads, int64_t head_dim);
 
 // What each query may see. Query t of row r stands at slot query_starts[r] + t and sees the slots s with
 //   kv_starts[r] <= s < kv_lengths[r]   and, if query_starts is given (causal),   s <= query_starts[r] + t,
@@ -170,8 +170,8 @@ void paddlemix_cpu_pack_w16(int weight_dtype, const float* w, int64_t w_stride, 
                             int64_t out_features);
 void paddlemix_cpu_quantize_w8(const float* w, int64_t w_stride, int64_t groups, uint8_t* weight, float* scales,
                                int64_t in_features, int64_t out_features);
-void paddlemix_cpu_quantize_w4(const float* w, int64_t w_stride, uint8_t* weight, uint16_t* scales,
-                               int64_t in_features, int64_t out_features);
+void paddlemix_cpu_quantize_w4(const float* w, int64_t w_stride, uint8_t* weight, uint16_t* scales, int64_t in_features,
+                               int64_t out_features);
 // From quantized values to tiles: q int8 [in_features, out_features].
 void paddlemix_cpu_pack_w8(const int8_t* q, uint8_t* weight, int64_t in_features, int64_t out_features);
 void paddlemix_cpu_pack_w4(const int8_t* q, uint8_t* weight, int64_t in_features, int64_t out_features);

@@ -98,39 +98,41 @@ PADDLEMIX_PER_ISA(weight_gradient, NormGrad)
 
 template <typename T>
 void rms_norm(const Norm<T>& n, int64_t rows) {
-  parallel_for(rows, ceil_div(kGrain, n.width), [&](int64_t begin, int64_t end) {
-    run_normalize_rows(n, begin, end);
-  });
+  parallel_for(rows, ceil_div(kGrain, n.width), [&](int64_t begin, int64_t end) { run_normalize_rows(n, begin, end); });
 }
 
 template <typename T>
 void rms_norm_grad(const NormGrad<T>& n) {
   if (n.grad_x) {
-    parallel_for(n.rows, ceil_div(kGrain, n.width), [&](int64_t begin, int64_t end) {
-      run_input_gradient(n, begin, end);
-    });
+    parallel_for(n.rows, ceil_div(kGrain, n.width),
+                 [&](int64_t begin, int64_t end) { run_input_gradient(n, begin, end); });
   }
   if (n.grad_weight) {
-    parallel_for(n.width, ceil_div(kGrain, n.rows + 1), [&](int64_t begin, int64_t end) {
-      run_weight_gradient(n, begin, end);
-    });
+    parallel_for(n.width, ceil_div(kGrain, n.rows + 1),
+                 [&](int64_t begin, int64_t end) { run_weight_gradient(n, begin, end); });
   }
 }
 
 template <typename T>
 Norm<T> make_norm(const void* x, const void* residual, const void* weight, double epsilon, void* out, void* sum,
                   void* inverse_rms, int64_t width) {
-  return {static_cast<const T*>(x), static_cast<const T*>(residual), static_cast<const T*>(weight),
-          static_cast<T*>(out),     static_cast<T*>(sum),            static_cast<T*>(inverse_rms),
-          static_cast<T>(epsilon),  width};
+  return {
+      static_cast<const T*>(x), static_cast<const T*>(residual), static_cast<const T*>(weight), static_cast<T*>(out),
+      static_cast<T*>(sum),     static_cast<T*>(inverse_rms),    static_cast<T>(epsilon),       width};
 }
 
 template <typename T>
 NormGrad<T> make_grad(const void* x, const void* weight, const void* inverse_rms, const void* grad_out,
                       const void* grad_sum, void* grad_x, void* grad_weight, int64_t rows, int64_t width) {
-  return {static_cast<const T*>(x),        static_cast<const T*>(weight),   static_cast<const T*>(inverse_rms),
-          static_cast<const T*>(grad_out), static_cast<const T*>(grad_sum), static_cast<T*>(grad_x),
-          static_cast<T*>(grad_weight),    rows,                            width};
+  return {static_cast<const T*>(x),
+          static_cast<const T*>(weight),
+          static_cast<const T*>(inverse_rms),
+          static_cast<const T*>(grad_out),
+          static_cast<const T*>(grad_sum),
+          static_cast<T*>(grad_x),
+          static_cast<T*>(grad_weight),
+          rows,
+          width};
 }
 
 }  // namespace
@@ -153,8 +155,7 @@ void paddlemix_cpu_rms_norm_grad(int dtype, const void* x, const void* weight, c
                                  int64_t rows, int64_t width) {
   if (width == 0) return;
   if (dtype == PADDLEMIX_FLOAT64) {
-    rms_norm_grad(
-        make_grad<double>(x, weight, inverse_rms, grad_out, grad_sum, grad_x, grad_weight, rows, width));
+    rms_norm_grad(make_grad<double>(x, weight, inverse_rms, grad_out, grad_sum, grad_x, grad_weight, rows, width));
   } else {
     rms_norm_grad(make_grad<float>(x, weight, inverse_rms, grad_out, grad_sum, grad_x, grad_weight, rows, width));
   }

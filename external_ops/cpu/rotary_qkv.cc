@@ -119,8 +119,8 @@ PADDLEMIX_BODY void rotate(const Rotary<T>& a, int64_t begin, int64_t end) {
 
 // Back by the same angle: the transposed rotation is x * cos + roll(x * sin).
 template <typename T>
-PADDLEMIX_BODY void rotate_head_back(const T* __restrict grad, const float* __restrict cos,
-                                     const float* __restrict sin, T scale, int64_t head_dim, T* __restrict out) {
+PADDLEMIX_BODY void rotate_head_back(const T* __restrict grad, const float* __restrict cos, const float* __restrict sin,
+                                     T scale, int64_t head_dim, T* __restrict out) {
   const int64_t half = head_dim / 2;
   for (int64_t i = 0; i < half; ++i) {
     const T first = grad[i] * scale, second = grad[half + i] * scale;
@@ -165,9 +165,8 @@ void rotary_qkv(const void* qkv, const void* bias, const float* cos, const float
   a.query_strides = query_strides;
   a.kv = kv;
   a.length = length, a.heads = heads, a.head_dim = head_dim;
-  parallel_for(batch * length * heads, ceil_div(kGrain, 3 * head_dim), [&](int64_t begin, int64_t end) {
-    run_rotate(a, begin, end);
-  });
+  parallel_for(batch * length * heads, ceil_div(kGrain, 3 * head_dim),
+               [&](int64_t begin, int64_t end) { run_rotate(a, begin, end); });
 }
 
 template <typename T>
@@ -184,9 +183,8 @@ void rotary_qkv_grad(const void* grad_query, const void* grad_key, const void* g
   a.table_length = table_length;
   a.grad_qkv = static_cast<T*>(grad_qkv);
   a.length = length, a.heads = heads, a.head_dim = head_dim;
-  parallel_for(batch * length * heads, ceil_div(kGrain, 3 * head_dim), [&](int64_t begin, int64_t end) {
-    run_rotate_back(a, begin, end);
-  });
+  parallel_for(batch * length * heads, ceil_div(kGrain, 3 * head_dim),
+               [&](int64_t begin, int64_t end) { run_rotate_back(a, begin, end); });
 }
 
 }  // namespace
@@ -204,9 +202,9 @@ void paddlemix_cpu_rotary_qkv(int dtype, const void* qkv, const void* bias, cons
 }
 
 void paddlemix_cpu_rotary_qkv_grad(int dtype, const void* grad_query, const void* grad_key, const void* grad_value,
-                                   const float* cos, const float* sin, int64_t table_length,
-                                   const int32_t* table_index, const int32_t* positions, const float* logn,
-                                   void* grad_qkv, int64_t batch, int64_t length, int64_t heads, int64_t head_dim) {
+                                   const float* cos, const float* sin, int64_t table_length, const int32_t* table_index,
+                                   const int32_t* positions, const float* logn, void* grad_qkv, int64_t batch,
+                                   int64_t length, int64_t heads, int64_t head_dim) {
   if (batch * length * heads * head_dim == 0) return;
   const auto run = dtype == PADDLEMIX_FLOAT64 ? paddlemix::rotary_qkv_grad<double> : paddlemix::rotary_qkv_grad<float>;
   run(grad_query, grad_key, grad_value, cos, sin, table_length, table_index, positions, logn, grad_qkv, batch, length,

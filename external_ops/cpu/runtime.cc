@@ -128,9 +128,9 @@ uint16_t float_to_fp16(float value) {
   memcpy(&bits, &value, sizeof bits);
   const uint16_t sign = static_cast<uint16_t>((bits >> 16) & 0x8000u);
   const uint32_t magnitude = bits & 0x7fffffffu;
-  if (magnitude > 0x7f800000u) return sign | 0x7e00u;          // NaN
-  if (magnitude >= 0x477ff000u) return sign | 0x7c00u;         // rounds to infinity
-  if (magnitude < 0x38800000u) {                               // subnormal: a multiple of 2^-24, ties to even
+  if (magnitude > 0x7f800000u) return sign | 0x7e00u;   // NaN
+  if (magnitude >= 0x477ff000u) return sign | 0x7c00u;  // rounds to infinity
+  if (magnitude < 0x38800000u) {                        // subnormal: a multiple of 2^-24, ties to even
     return sign | static_cast<uint16_t>(std::lrint(std::ldexp(std::fabs(value), 24)));
   }
   const uint32_t rounded = magnitude + 0xfffu + ((magnitude >> 13) & 1u);

@@ -12,7 +12,7 @@
 #define PADDLEMIX_X86 1
 #include <immintrin.h>
 #define PADDLEMIX_TARGET_AVX2 __attribute__((target("avx2,fma,f16c")))
-#define PADDLEMIX_TARGET_AVX512                                                                                     \
+#define PADDLEMIX_TARGET_AVX512                                                                                        \
   __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,prefer-vector-width=512")))
 #else
 #define PADDLEMIX_X86 0
@@ -25,33 +25,33 @@
 // The tile intrinsics came with GCC 11.
 #if PADDLEMIX_X86 && defined(__linux__) && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
 #define PADDLEMIX_HAS_AMX 1
-#define PADDLEMIX_TARGET_AMX                                                                                        \
-  __attribute__((target(                                                                                            \
-      "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,amx-tile,amx-int8,amx-bf16")))
+#define PADDLEMIX_TARGET_AMX                                                                                           \
+  __attribute__((                                                                                                      \
+      target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,amx-tile,amx-int8,amx-bf16")))
 #else
 #define PADDLEMIX_HAS_AMX 0
 #endif
 
 // Defines run_BODY(const ARGUMENTS<T>&, begin, end) for T = float, in the instruction set in use, and double.
 #if PADDLEMIX_X86
-#define PADDLEMIX_PER_ISA(BODY, ARGUMENTS)                                                                           \
-  void BODY##_portable(const ARGUMENTS<float>& a, int64_t begin, int64_t end) { BODY(a, begin, end); }               \
-  PADDLEMIX_TARGET_AVX2 void BODY##_avx2(const ARGUMENTS<float>& a, int64_t begin, int64_t end) {                    \
-    BODY(a, begin, end);                                                                                             \
-  }                                                                                                                  \
-  PADDLEMIX_TARGET_AVX512 void BODY##_avx512(const ARGUMENTS<float>& a, int64_t begin, int64_t end) {                \
-    BODY(a, begin, end);                                                                                             \
-  }                                                                                                                  \
-  void run_##BODY(const ARGUMENTS<float>& a, int64_t begin, int64_t end) {                                           \
-    const int isa = paddlemix_cpu_isa();                                                                             \
-    if (isa >= PADDLEMIX_AVX512) return BODY##_avx512(a, begin, end);                                                \
-    if (isa >= PADDLEMIX_AVX2) return BODY##_avx2(a, begin, end);                                                    \
-    BODY##_portable(a, begin, end);                                                                                  \
-  }                                                                                                                  \
+#define PADDLEMIX_PER_ISA(BODY, ARGUMENTS)                                                                             \
+  void BODY##_portable(const ARGUMENTS<float>& a, int64_t begin, int64_t end) { BODY(a, begin, end); }                 \
+  PADDLEMIX_TARGET_AVX2 void BODY##_avx2(const ARGUMENTS<float>& a, int64_t begin, int64_t end) {                      \
+    BODY(a, begin, end);                                                                                               \
+  }                                                                                                                    \
+  PADDLEMIX_TARGET_AVX512 void BODY##_avx512(const ARGUMENTS<float>& a, int64_t begin, int64_t end) {                  \
+    BODY(a, begin, end);                                                                                               \
+  }                                                                                                                    \
+  void run_##BODY(const ARGUMENTS<float>& a, int64_t begin, int64_t end) {                                             \
+    const int isa = paddlemix_cpu_isa();                                                                               \
+    if (isa >= PADDLEMIX_AVX512) return BODY##_avx512(a, begin, end);                                                  \
+    if (isa >= PADDLEMIX_AVX2) return BODY##_avx2(a, begin, end);                                                      \
+    BODY##_portable(a, begin, end);                                                                                    \
+  }                                                                                                                    \
   void run_##BODY(const ARGUMENTS<double>& a, int64_t begin, int64_t end) { BODY(a, begin, end); }
 #else
-#define PADDLEMIX_PER_ISA(BODY, ARGUMENTS)                                                                           \
-  void run_##BODY(const ARGUMENTS<float>& a, int64_t begin, int64_t end) { BODY(a, begin, end); }                    \
+#define PADDLEMIX_PER_ISA(BODY, ARGUMENTS)                                                                             \
+  void run_##BODY(const ARGUMENTS<float>& a, int64_t begin, int64_t end) { BODY(a, begin, end); }                      \
   void run_##BODY(const ARGUMENTS<double>& a, int64_t begin, int64_t end) { BODY(a, begin, end); }
 #endif
 

@@ -57,16 +57,28 @@ PADDLEMIX_PER_ISA(gradient, Gated)
 
 template <typename T>
 void swiglu(const void* gate, const void* up, int64_t stride, void* out, int64_t rows, int64_t width) {
-  const Gated<T> s = {static_cast<const T*>(gate), static_cast<const T*>(up), nullptr, static_cast<T*>(out),
-                      nullptr, nullptr, stride, width};
+  const Gated<T> s = {static_cast<const T*>(gate),
+                      static_cast<const T*>(up),
+                      nullptr,
+                      static_cast<T*>(out),
+                      nullptr,
+                      nullptr,
+                      stride,
+                      width};
   parallel_for(rows * width, kGrain, [&](int64_t begin, int64_t end) { run_activate(s, begin, end); });
 }
 
 template <typename T>
-void swiglu_grad(const void* gate, const void* up, int64_t stride, const void* grad_out, void* grad_gate,
-                 void* grad_up, int64_t rows, int64_t width) {
-  const Gated<T> s = {static_cast<const T*>(gate), static_cast<const T*>(up), static_cast<const T*>(grad_out),
-                      nullptr, static_cast<T*>(grad_gate), static_cast<T*>(grad_up), stride, width};
+void swiglu_grad(const void* gate, const void* up, int64_t stride, const void* grad_out, void* grad_gate, void* grad_up,
+                 int64_t rows, int64_t width) {
+  const Gated<T> s = {static_cast<const T*>(gate),
+                      static_cast<const T*>(up),
+                      static_cast<const T*>(grad_out),
+                      nullptr,
+                      static_cast<T*>(grad_gate),
+                      static_cast<T*>(grad_up),
+                      stride,
+                      width};
   parallel_for(rows * width, kGrain, [&](int64_t begin, int64_t end) { run_gradient(s, begin, end); });
 }
 

@@ -27,9 +27,9 @@ PADDLEMIX_BODY T add_lanes(const T* lanes) {
 // x = n ln2 + r with |r| <= ln2 / 2, and exp(r) = 1 + r + r^2 g(r) with the polynomial g of degree 4 whose relative error
 // in exp(r) is least (Remez exchange in float64: 3e-9).
 PADDLEMIX_BODY float exp_of_negative(float x) {
-  constexpr float kToInteger = 12582912.0f;                             // 1.5 * 2^23: adding it rounds to an integer
-  constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;   // n * kLn2High is exact
-  x = x < -105.0f ? -105.0f : x;                                        // exp(-105) is 0
+  constexpr float kToInteger = 12582912.0f;                            // 1.5 * 2^23: adding it rounds to an integer
+  constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;  // n * kLn2High is exact
+  x = x < -105.0f ? -105.0f : x;                                       // exp(-105) is 0
   const float shifted = x * 1.44269504f + kToInteger;
   const float n = shifted - kToInteger;
   const float r = (x - n * kLn2High) - n * kLn2Low;

@@ -46,8 +46,8 @@ class Call {
     capacity = cache[2];
     if (block_table) {
       const std::vector<int64_t> table = block_table->shape();
-      PD_CHECK(table.size() == 2 && table[0] == batch, op, ": block_table has shape ", describe(table),
-               ", expected [", batch, ", blocks of a row]");
+      PD_CHECK(table.size() == 2 && table[0] == batch, op, ": block_table has shape ", describe(table), ", expected [",
+               batch, ", blocks of a row]");
       index("block_table", *block_table, table);
       table_width = table[1];
       capacity = table_width * cache[2];
@@ -92,8 +92,8 @@ class Call {
 
   void use_mask(const Tensor& mask) {
     const std::vector<int64_t> shape = mask.shape();
-    PD_CHECK(shape.size() == 3 && (shape[0] == batch || shape[0] == 1) && shape[1] == length, op_,
-             ": mask has shape ", describe(shape), ", expected [", batch, " or 1, ", length, ", slots]");
+    PD_CHECK(shape.size() == 3 && (shape[0] == batch || shape[0] == 1) && shape[1] == length, op_, ": mask has shape ",
+             describe(shape), ", expected [", batch, " or 1, ", length, ", slots]");
     check_dtype(op_, "mask", mask, DataType::FLOAT32, "float32");
     check_same_place(op_, "mask", mask, query_);
     visibility.mask = mask.data<float>();

@@ -21,13 +21,13 @@ std::vector<Tensor> forward(const Tensor& query, const Tensor& key, const Tensor
 #ifdef PADDLEMIX_WITH_CUDA
   // The lengths lie on the device; to fetch them would stop the host at every step. The cache grows in blocks with what
   // it holds, so that its capacity is a close bound.
-  const int64_t bytes = paddlemix_cuda_attention_decode_workspace(call.batch, call.heads, call.length, call.head_dim,
-                                                                  call.capacity);
+  const int64_t bytes =
+      paddlemix_cuda_attention_decode_workspace(call.batch, call.heads, call.length, call.head_dim, call.capacity);
   Tensor workspace = paddle::empty({bytes}, DataType::UINT8, query.place());
   check_launch(kName, paddlemix_cuda_attention_decode(kernel_dtype(query, kName), query.data(), call.strides, &call.kv,
                                                       &call.visibility, call.scale(), out.data(), workspace.data(),
-                                                      call.capacity, call.batch, call.heads, call.length,
-                                                      call.head_dim, stream_of(query)));
+                                                      call.capacity, call.batch, call.heads, call.length, call.head_dim,
+                                                      stream_of(query)));
   return {out};
 #else
   PD_THROW(kName, ": this build has no kernel for the device of query");

@@ -26,21 +26,27 @@ std::vector<Tensor> interleaved(const Tensor& qkv, int heads) {
   check_given(kName, "qkv", qkv);
   const std::vector<int64_t> shape = qkv.shape();
   PD_CHECK(shape.size() == 3, kName, ": qkv has shape ", describe(shape), ", expected [n, length, 3 * width]");
-  PD_CHECK(heads > 0 && heads <= shape[2] / 3 && shape[2] % (int64_t{3} * heads) == 0, kName, ": a width of ", shape[2], " is not 3 times a multiple of ",
-           heads, " heads");
+  PD_CHECK(heads > 0 && heads <= shape[2] / 3 && shape[2] % (int64_t{3} * heads) == 0, kName, ": a width of ", shape[2],
+           " is not 3 times a multiple of ", heads, " heads");
   PD_CHECK(qkv.is_cpu() && qkv.dtype() == DataType::FLOAT32, kName, ": qkv must be float32 and lie on the CPU");
   const int64_t n = shape[0], length = shape[1], head_dim = shape[2] / (int64_t{3} * heads);
   const paddlemix_strides strides{length * shape[2], 3 * head_dim, shape[2]};
   float* base = const_cast<float*>(qkv.data<float>());
   const std::vector<int32_t> lengths(n, static_cast<int32_t>(length));
   const int64_t block_size = std::max<int64_t>(length, 1);
-  const paddlemix_kv kv{base + head_dim, base + 2 * head_dim, PADDLEMIX_FLOAT32, strides.batch, strides.head,
-                        strides.position, block_size, nullptr, 0};
+  const paddlemix_kv kv{base + head_dim,
+                        base + 2 * head_dim,
+                        PADDLEMIX_FLOAT32,
+                        strides.batch,
+                        strides.head,
+                        strides.position,
+                        block_size,
+                        nullptr,
+                        0};
   const paddlemix_visibility everything{nullptr, nullptr, lengths.data(), nullptr, 0, 0};
   Tensor out = paddle::empty({n, length, shape[2] / 3}, qkv.dtype(), qkv.place());
-  paddlemix_cpu_attention_prefill(base, strides, &kv, &everything,
-                                  1.0f / std::sqrt(static_cast<float>(head_dim)), out.data<float>(), n, heads, length,
-                                  head_dim);
+  paddlemix_cpu_attention_prefill(base, strides, &kv, &everything, 1.0f / std::sqrt(static_cast<float>(head_dim)),
+                                  out.data<float>(), n, heads, length, head_dim);
   return {out};
 }
 

@@ -120,15 +120,15 @@ inline std::vector<PyMethodDef>& direct_functions() {
 
 struct RegisterDirect {
   RegisterDirect(const char* name, PyObject* (*function)(PyObject*, PyObject* const*, Py_ssize_t)) {
-    direct_functions().push_back({name, reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(function)),
-                                  METH_FASTCALL, nullptr});
+    direct_functions().push_back(
+        {name, reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(function)), METH_FASTCALL, nullptr});
   }
 };
 
 }  // namespace paddlemix_ops
 
 // Offers the operator NAME, whose kernel is FUNCTION, on the short way as well.
-#define PADDLEMIX_DIRECT(NAME, FUNCTION) \
+#define PADDLEMIX_DIRECT(NAME, FUNCTION)                                                                               \
   static const paddlemix_ops::RegisterDirect direct_##NAME(#NAME, paddlemix_ops::direct<FUNCTION>)
 #else
 #define PADDLEMIX_WITH_PYTHON 0

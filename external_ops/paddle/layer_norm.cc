@@ -95,10 +95,10 @@ std::vector<Tensor> add_forward(const Tensor& x, const Tensor& residual, const T
 }
 
 // The sum hands its gradient on to both of its terms.
-std::vector<Tensor> add_backward(const Tensor& weight, const Tensor& sum, const Tensor& mean,
-                                 const Tensor& inverse_std, const Tensor& grad_out, const Tensor& grad_sum) {
-  std::vector<Tensor> grads = run_grad(sum, weight, mean, inverse_std, or_zeros(grad_out, sum),
-                                       grad_sum.initialized() ? &grad_sum : nullptr);
+std::vector<Tensor> add_backward(const Tensor& weight, const Tensor& sum, const Tensor& mean, const Tensor& inverse_std,
+                                 const Tensor& grad_out, const Tensor& grad_sum) {
+  std::vector<Tensor> grads =
+      run_grad(sum, weight, mean, inverse_std, or_zeros(grad_out, sum), grad_sum.initialized() ? &grad_sum : nullptr);
   return {grads[0], grads[0], grads[1], grads[2]};
 }
 

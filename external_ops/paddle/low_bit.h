@@ -128,8 +128,8 @@ struct LowBit {
     check_matrix("q", q, DataType::INT8, "int8");
     const int64_t in_features = q.shape()[0], out_features = q.shape()[1];
     for (const int8_t *value = q.data<int8_t>(), *end = value + in_features * out_features; value < end; ++value) {
-      PD_CHECK(Format::kLeast <= *value && *value <= Format::kMost, Format::kName, ": q has ",
-               static_cast<int>(*value), ", expected ", Format::kLeast, " to ", Format::kMost);
+      PD_CHECK(Format::kLeast <= *value && *value <= Format::kMost, Format::kName, ": q has ", static_cast<int>(*value),
+               ", expected ", Format::kLeast, " to ", Format::kMost);
     }
     Tensor weight = paddle::empty(weight_shape(in_features, out_features), DataType::UINT8, q.place());
     Format::cpu_pack(q.data<int8_t>(), weight.data<uint8_t>(), in_features, out_features);
@@ -176,39 +176,39 @@ struct LowBit {
 }  // namespace paddlemix_ops
 
 // The operators of one format; NAME is w4 or w8.
-#define PADDLEMIX_LOW_BIT_OPERATORS(NAME, FORMAT)                                                                     \
-  using FORMAT##Operators = paddlemix_ops::low_bit::LowBit<paddlemix_ops::low_bit::FORMAT>;                           \
-  PD_BUILD_OP(paddlemix_linear_##NAME)                                                                                \
-      .Inputs({"X", "Weight", "Scales", paddle::Optional("Bias")})                                                    \
-      .Outputs({"Out"})                                                                                               \
-      .Attrs({"in_features: int64_t", "out_features: int64_t"})                                                       \
-      .SetKernelFn(PD_KERNEL(FORMAT##Operators::forward))                                                             \
-      .SetInferShapeFn(PD_INFER_SHAPE(FORMAT##Operators::forward_shapes))                                             \
-      .SetInferDtypeFn(PD_INFER_DTYPE(FORMAT##Operators::forward_dtypes));                                            \
-  PD_BUILD_GRAD_OP(paddlemix_linear_##NAME)                                                                           \
-      .Inputs({"Weight", "Scales", paddle::Grad("Out")})                                                              \
-      .Outputs({paddle::Grad("X")})                                                                                   \
-      .Attrs({"in_features: int64_t", "out_features: int64_t"})                                                       \
-      .SetKernelFn(PD_KERNEL(FORMAT##Operators::backward))                                                            \
-      .SetInferShapeFn(PD_INFER_SHAPE(FORMAT##Operators::backward_shapes))                                            \
-      .SetInferDtypeFn(PD_INFER_DTYPE(FORMAT##Operators::backward_dtypes));                                           \
-  PD_BUILD_OP(paddlemix_dequantize_##NAME)                                                                            \
-      .Inputs({"Weight", "Scales"})                                                                                   \
-      .Outputs({"W"})                                                                                                 \
-      .Attrs({"in_features: int64_t", "out_features: int64_t"})                                                       \
-      .SetKernelFn(PD_KERNEL(FORMAT##Operators::dequantize))                                                          \
-      .SetInferShapeFn(PD_INFER_SHAPE(FORMAT##Operators::dequantize_shapes))                                          \
-      .SetInferDtypeFn(PD_INFER_DTYPE(FORMAT##Operators::dequantize_dtypes));                                         \
-  PD_BUILD_OP(paddlemix_quantize_##NAME)                                                                              \
-      .Inputs({"W"})                                                                                                  \
-      .Outputs({"Weight", "Scales"})                                                                                  \
-      .Attrs({"groups: int64_t"})                                                                                     \
-      .SetKernelFn(PD_KERNEL(FORMAT##Operators::quantize))                                                            \
-      .SetInferShapeFn(PD_INFER_SHAPE(FORMAT##Operators::quantize_shapes))                                            \
-      .SetInferDtypeFn(PD_INFER_DTYPE(FORMAT##Operators::quantize_dtypes));                                           \
-  PD_BUILD_OP(paddlemix_pack_##NAME)                                                                                  \
-      .Inputs({"Q"})                                                                                                  \
-      .Outputs({"Weight"})                                                                                            \
-      .SetKernelFn(PD_KERNEL(FORMAT##Operators::pack))                                                                \
-      .SetInferShapeFn(PD_INFER_SHAPE(FORMAT##Operators::pack_shapes))                                                \
+#define PADDLEMIX_LOW_BIT_OPERATORS(NAME, FORMAT)                                                                      \
+  using FORMAT##Operators = paddlemix_ops::low_bit::LowBit<paddlemix_ops::low_bit::FORMAT>;                            \
+  PD_BUILD_OP(paddlemix_linear_##NAME)                                                                                 \
+      .Inputs({"X", "Weight", "Scales", paddle::Optional("Bias")})                                                     \
+      .Outputs({"Out"})                                                                                                \
+      .Attrs({"in_features: int64_t", "out_features: int64_t"})                                                        \
+      .SetKernelFn(PD_KERNEL(FORMAT##Operators::forward))                                                              \
+      .SetInferShapeFn(PD_INFER_SHAPE(FORMAT##Operators::forward_shapes))                                              \
+      .SetInferDtypeFn(PD_INFER_DTYPE(FORMAT##Operators::forward_dtypes));                                             \
+  PD_BUILD_GRAD_OP(paddlemix_linear_##NAME)                                                                            \
+      .Inputs({"Weight", "Scales", paddle::Grad("Out")})                                                               \
+      .Outputs({paddle::Grad("X")})                                                                                    \
+      .Attrs({"in_features: int64_t", "out_features: int64_t"})                                                        \
+      .SetKernelFn(PD_KERNEL(FORMAT##Operators::backward))                                                             \
+      .SetInferShapeFn(PD_INFER_SHAPE(FORMAT##Operators::backward_shapes))                                             \
+      .SetInferDtypeFn(PD_INFER_DTYPE(FORMAT##Operators::backward_dtypes));                                            \
+  PD_BUILD_OP(paddlemix_dequantize_##NAME)                                                                             \
+      .Inputs({"Weight", "Scales"})                                                                                    \
+      .Outputs({"W"})                                                                                                  \
+      .Attrs({"in_features: int64_t", "out_features: int64_t"})                                                        \
+      .SetKernelFn(PD_KERNEL(FORMAT##Operators::dequantize))                                                           \
+      .SetInferShapeFn(PD_INFER_SHAPE(FORMAT##Operators::dequantize_shapes))                                           \
+      .SetInferDtypeFn(PD_INFER_DTYPE(FORMAT##Operators::dequantize_dtypes));                                          \
+  PD_BUILD_OP(paddlemix_quantize_##NAME)                                                                               \
+      .Inputs({"W"})                                                                                                   \
+      .Outputs({"Weight", "Scales"})                                                                                   \
+      .Attrs({"groups: int64_t"})                                                                                      \
+      .SetKernelFn(PD_KERNEL(FORMAT##Operators::quantize))                                                             \
+      .SetInferShapeFn(PD_INFER_SHAPE(FORMAT##Operators::quantize_shapes))                                             \
+      .SetInferDtypeFn(PD_INFER_DTYPE(FORMAT##Operators::quantize_dtypes));                                            \
+  PD_BUILD_OP(paddlemix_pack_##NAME)                                                                                   \
+      .Inputs({"Q"})                                                                                                   \
+      .Outputs({"Weight"})                                                                                             \
+      .SetKernelFn(PD_KERNEL(FORMAT##Operators::pack))                                                                 \
+      .SetInferShapeFn(PD_INFER_SHAPE(FORMAT##Operators::pack_shapes))                                                 \
       .SetInferDtypeFn(PD_INFER_DTYPE(FORMAT##Operators::pack_dtypes))

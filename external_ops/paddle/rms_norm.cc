@@ -39,9 +39,9 @@ Outputs run(const Tensor& x, const Tensor* residual, const Tensor& weight, doubl
     return o;
   }
 #ifdef PADDLEMIX_WITH_CUDA
-  check_launch(kName, paddlemix_cuda_rms_norm(kernel_dtype(x, kName), x.data(), residual_data, weight.data(), epsilon,
-                                              o.out.data(), sum, o.inverse_rms.data<float>(), rows, width,
-                                              stream_of(x)));
+  check_launch(kName,
+               paddlemix_cuda_rms_norm(kernel_dtype(x, kName), x.data(), residual_data, weight.data(), epsilon,
+                                       o.out.data(), sum, o.inverse_rms.data<float>(), rows, width, stream_of(x)));
   return o;
 #else
   PD_THROW(kName, ": this build has no kernel for the device of x");
@@ -62,10 +62,9 @@ std::vector<Tensor> run_grad(const Tensor& x, const Tensor& weight, const Tensor
   }
 #ifdef PADDLEMIX_WITH_CUDA
   Tensor grad_weight = paddle::full(weight.shape(), 0, DataType::FLOAT32, weight.place());
-  check_launch(kName, paddlemix_cuda_rms_norm_grad(kernel_dtype(x, kName), x.data(), weight.data(),
-                                                   inverse_rms.data<float>(), grad_out.data(), grad_sum_data,
-                                                   grad_x.data(), grad_weight.data<float>(), rows, width,
-                                                   stream_of(x)));
+  check_launch(kName, paddlemix_cuda_rms_norm_grad(
+                          kernel_dtype(x, kName), x.data(), weight.data(), inverse_rms.data<float>(), grad_out.data(),
+                          grad_sum_data, grad_x.data(), grad_weight.data<float>(), rows, width, stream_of(x)));
   return {grad_x, paddle::experimental::cast(grad_weight, weight.dtype())};
 #else
   PD_THROW(kName, ": this build has no kernel for the device of x");
@@ -78,8 +77,7 @@ std::vector<Tensor> forward(const Tensor& x, const Tensor& weight, float epsilon
   return {o.out, o.inverse_rms};
 }
 
-std::vector<Tensor> backward(const Tensor& x, const Tensor& weight, const Tensor& inverse_rms,
-                             const Tensor& grad_out) {
+std::vector<Tensor> backward(const Tensor& x, const Tensor& weight, const Tensor& inverse_rms, const Tensor& grad_out) {
   return run_grad(x, weight, inverse_rms, grad_out, nullptr);
 }
 
@@ -91,8 +89,8 @@ std::vector<Tensor> add_forward(const Tensor& x, const Tensor& residual, const T
 // The sum hands its gradient on to both of its terms.
 std::vector<Tensor> add_backward(const Tensor& weight, const Tensor& sum, const Tensor& inverse_rms,
                                  const Tensor& grad_out, const Tensor& grad_sum) {
-  std::vector<Tensor> grads = run_grad(sum, weight, inverse_rms, or_zeros(grad_out, sum),
-                                       grad_sum.initialized() ? &grad_sum : nullptr);
+  std::vector<Tensor> grads =
+      run_grad(sum, weight, inverse_rms, or_zeros(grad_out, sum), grad_sum.initialized() ? &grad_sum : nullptr);
   return {grads[0], grads[0], grads[1]};
 }
 

@@ -39,8 +39,9 @@ Sizes check_inputs(const Tensor& qkv, const Optional& bias, const Tensor& cos, c
   check_given(kName, "cos", cos);
   const std::vector<int64_t> shape = qkv.shape(), tables = cos.shape();
   PD_CHECK(shape.size() == 3, kName, ": qkv must be [batch, length, 3 * heads * head_dim], got ", describe(shape));
-  PD_CHECK(heads > 0 && heads <= shape[2] / 6 && shape[2] % (6 * heads) == 0, kName, ": the last axis of qkv must be 3 * heads * head_dim with ",
-           heads, " heads and an even head_dim, got ", shape[2]);
+  PD_CHECK(heads > 0 && heads <= shape[2] / 6 && shape[2] % (6 * heads) == 0, kName,
+           ": the last axis of qkv must be 3 * heads * head_dim with ", heads, " heads and an even head_dim, got ",
+           shape[2]);
   const int64_t head_dim = shape[2] / (3 * heads);
   PD_CHECK(tables.size() == 3 && tables[2] == head_dim, kName, ": cos must be [tables, table_length, ", head_dim,
            "], got ", describe(tables));
@@ -93,19 +94,18 @@ void run(const Sizes& n, const Tensor& qkv, const Optional& bias, const Tensor& 
     return;
   }
 #ifdef PADDLEMIX_WITH_CUDA
-  check_launch(kName, paddlemix_cuda_rotary_qkv(
-                          kernel_dtype(qkv, kName), qkv.data(), bias_data, cos.data<float>(), sin.data<float>(),
-                          n.table_length, data_or_null<int32_t>(table_index), positions.data<int32_t>(),
-                          data_or_null<float>(logn), query->data(), contiguous_strides(n), &kv, slots, lengths, n.batch,
-                          n.length, n.heads, n.head_dim, stream_of(qkv)));
+  check_launch(kName, paddlemix_cuda_rotary_qkv(kernel_dtype(qkv, kName), qkv.data(), bias_data, cos.data<float>(),
+                                                sin.data<float>(), n.table_length, data_or_null<int32_t>(table_index),
+                                                positions.data<int32_t>(), data_or_null<float>(logn), query->data(),
+                                                contiguous_strides(n), &kv, slots, lengths, n.batch, n.length, n.heads,
+                                                n.head_dim, stream_of(qkv)));
 #else
   PD_THROW(kName, ": this build has no kernel for the device of x");
 #endif
 }
 
 std::vector<Tensor> forward(const Tensor& qkv, const Optional& bias, const Tensor& cos, const Tensor& sin,
-                            const Tensor& positions, const Optional& logn, const Optional& table_index,
-                            int64_t heads) {
+                            const Tensor& positions, const Optional& logn, const Optional& table_index, int64_t heads) {
   const Sizes n = check_inputs(qkv, bias, cos, sin, positions, logn, table_index, heads);
   if (qkv.is_cpu()) check_positions(n, positions, table_index, nullptr);
   const std::vector<int64_t> shape = {n.batch, n.heads, n.length, n.head_dim};
@@ -113,8 +113,9 @@ std::vector<Tensor> forward(const Tensor& qkv, const Optional& bias, const Tenso
   Tensor key = paddle::empty(shape, qkv.dtype(), qkv.place());
   Tensor value = paddle::empty(shape, qkv.dtype(), qkv.place());
   const paddlemix_strides strides = contiguous_strides(n);
-  const paddlemix_kv kv = {key.data(),       value.data(), kernel_dtype(qkv, kName), strides.batch, strides.head,
-                           strides.position, n.length,     nullptr,                  0};
+  const paddlemix_kv kv = {key.data(),    value.data(), kernel_dtype(qkv, kName),
+                           strides.batch, strides.head, strides.position,
+                           n.length,      nullptr,      0};
   run(n, qkv, bias, cos, sin, positions, logn, table_index, &query, kv, nullptr, nullptr);
   return {query, key, value};
 }
@@ -150,8 +151,8 @@ std::vector<Tensor> backward(const Tensor& cos, const Tensor& sin, const Tensor&
 }
 
 // Where the new keys and values go; shapes and dtypes are checked, and on the CPU every slot and block.
-paddlemix_kv check_cache(const Sizes& n, const Tensor& qkv, Tensor& key_cache, Tensor& value_cache,
-                         const Tensor& slots, const int32_t* lengths, const Optional& block_table) {
+paddlemix_kv check_cache(const Sizes& n, const Tensor& qkv, Tensor& key_cache, Tensor& value_cache, const Tensor& slots,
+                         const int32_t* lengths, const Optional& block_table) {
   check_given(kName, "key_cache", key_cache);
   const std::vector<int64_t> shape = key_cache.shape();
   PD_CHECK(shape.size() == 4 && shape[1] == n.heads && shape[3] == n.head_dim, kName, ": key_cache must be [",
@@ -188,15 +189,21 @@ paddlemix_kv check_cache(const Sizes& n, const Tensor& qkv, Tensor& key_cache, T
       check_range("block_table", blocks + r * table_width + first, last - first + 1, shape[0]);
     }
   }
-  return {key_cache.data(),         value_cache.data(), kernel_dtype(key_cache, kName),
-          shape[1] * shape[2] * shape[3], shape[2] * shape[3], shape[3],
-          block_size,               blocks,             table_width};
+  return {key_cache.data(),
+          value_cache.data(),
+          kernel_dtype(key_cache, kName),
+          shape[1] * shape[2] * shape[3],
+          shape[2] * shape[3],
+          shape[3],
+          block_size,
+          blocks,
+          table_width};
 }
 
 std::vector<Tensor> cache_forward(const Tensor& qkv, const Optional& bias, const Tensor& cos, const Tensor& sin,
-                                  const Tensor& positions, Tensor& key_cache, Tensor& value_cache,
-                                  const Tensor& slots, const Optional& lengths, const Optional& block_table,
-                                  const Optional& logn, const Optional& table_index, int64_t heads) {
+                                  const Tensor& positions, Tensor& key_cache, Tensor& value_cache, const Tensor& slots,
+                                  const Optional& lengths, const Optional& block_table, const Optional& logn,
+                                  const Optional& table_index, int64_t heads) {
   const Sizes n = check_inputs(qkv, bias, cos, sin, positions, logn, table_index, heads);
   if (lengths) check_index("lengths", *lengths, {n.batch}, qkv);
   const int32_t* real = data_or_null<int32_t>(lengths);
@@ -204,8 +211,8 @@ std::vector<Tensor> cache_forward(const Tensor& qkv, const Optional& bias, const
   const paddlemix_kv kv = check_cache(n, qkv, key_cache, value_cache, slots, real, block_table);
   const std::vector<int64_t> shape = {n.batch, n.heads, n.length, n.head_dim};
   // Queries beyond a row's length are not written: zeros, so that nothing depends on old memory.
-  Tensor query = real ? paddle::full(shape, 0, qkv.dtype(), qkv.place())
-                      : paddle::empty(shape, qkv.dtype(), qkv.place());
+  Tensor query =
+      real ? paddle::full(shape, 0, qkv.dtype(), qkv.place()) : paddle::empty(shape, qkv.dtype(), qkv.place());
   run(n, qkv, bias, cos, sin, positions, logn, table_index, &query, kv, slots.data<int32_t>(), real);
   return {query};
 }
@@ -260,8 +267,8 @@ PD_BUILD_OP(paddlemix_rotary_qkv)
 PADDLEMIX_DIRECT(paddlemix_rotary_qkv, paddlemix_ops::rotary_qkv::forward);
 
 PD_BUILD_GRAD_OP(paddlemix_rotary_qkv)
-    .Inputs({"Cos", "Sin", "Positions", paddle::Optional("Logn"), paddle::Optional("TableIndex"),
-             paddle::Grad("Query"), paddle::Grad("Key"), paddle::Grad("Value")})
+    .Inputs({"Cos", "Sin", "Positions", paddle::Optional("Logn"), paddle::Optional("TableIndex"), paddle::Grad("Query"),
+             paddle::Grad("Key"), paddle::Grad("Value")})
     .Outputs({paddle::Grad("QKV")})
     .Attrs({"heads: int64_t"})
     .SetKernelFn(PD_KERNEL(paddlemix_ops::rotary_qkv::backward));
