@@ -73,10 +73,6 @@ PADDLEMIX_BODY void bias_gradient(const Biased<T>& g, int64_t begin, int64_t end
   }
 }
 
-PADDLEMIX_PER_ISA(activate, Biased)
-PADDLEMIX_PER_ISA(input_gradient, Biased)
-PADDLEMIX_PER_ISA(bias_gradient, Biased)
-
 template <typename T>
 void gelu_bias(const void* x, const void* bias, void* out, int64_t rows, int64_t width) {
   const Biased<T> g = {static_cast<const T*>(x),
@@ -87,7 +83,7 @@ void gelu_bias(const void* x, const void* bias, void* out, int64_t rows, int64_t
                        nullptr,
                        rows,
                        width};
-  parallel_for(rows * width, kGrain, [&](int64_t begin, int64_t end) { run_activate(g, begin, end); });
+  parallel_for(rows * width, kGrain, [&](int64_t begin, int64_t end) { run_body<activate<T>>(g, begin, end); });
 }
 
 template <typename T>
@@ -101,10 +97,10 @@ void gelu_bias_grad(const void* x, const void* bias, const void* grad_out, void*
                        static_cast<T*>(grad_bias),
                        rows,
                        width};
-  parallel_for(rows * width, kGrain, [&](int64_t begin, int64_t end) { run_input_gradient(g, begin, end); });
+  parallel_for(rows * width, kGrain, [&](int64_t begin, int64_t end) { run_body<input_gradient<T>>(g, begin, end); });
   if (!g.grad_bias) return;
   parallel_for(width, ceil_div(kGrain, rows + 1),
-               [&](int64_t begin, int64_t end) { run_bias_gradient(g, begin, end); });
+               [&](int64_t begin, int64_t end) { run_body<bias_gradient<T>>(g, begin, end); });
 }
 
 }  // namespace

@@ -9,30 +9,22 @@
 //
 // Tried, of no help: the matrix tiles below 16 rows (unpacking waits for memory in front of the products, where the
 // vector body does both at once: 6 rows took 1.8 times as long); longer prefetch in unpacking.
+#include "low_bit_packing.h"
 #include "low_bit_product.h"
 
 namespace paddlemix {
 namespace low_bit {
 namespace {
 
-struct Weight4 {
-  static constexpr int64_t kInputsPerLine = 8, kLinesPerGroup = 16;
-  static constexpr int kParts = 2, kZero = 8;
+struct Weight4 : Lines<8> {
+  static constexpr int kZero = 8;
   static constexpr bool kGroupScales = true, kSignedAvx2 = false;
-  static constexpr int64_t kAhead = 2048;
+  static constexpr int64_t kPrefetchDistance = 2048;
 
-  const uint8_t* weight;
   const uint16_t* half_scales;
-  int64_t groups;
 
-  const uint8_t* group(int64_t tile, int64_t index) const {
-    return weight + (tile * groups + index) * kLinesPerGroup * kLine;
-  }
   const uint16_t* scales_at(int64_t tile, int64_t index) const {
     return half_scales + (tile * groups + index) * kOutputTile;
-  }
-  static int32_t byte(const uint8_t* line, int64_t output, int64_t input) {
-    return line[output * 4 + input % 4] >> input / 4 * 4 & 15;
   }
   float scale(int64_t tile, int64_t index, int64_t output) const {
     return fp16_to_float(scales_at(tile, index)[output]);
@@ -68,28 +60,9 @@ struct Weight4 {
 #endif
 };
 
-// The lines of one tile and group, from q in [-8, 7].
-PADDLEMIX_BODY void pack_group(const int8_t (*q)[kOutputTile], uint8_t* lines) {
-  for (int64_t i = 0; i < kGroup; i += 8, lines += kLine) {
-    for (int64_t o = 0; o < kOutputTile; ++o) {
-      for (int64_t j = 0; j < 4; ++j) {
-        lines[o * 4 + j] = static_cast<uint8_t>((q[i + j][o] + 8) | static_cast<unsigned>(q[i + j + 4][o] + 8) << 4);
-      }
-    }
-  }
-}
-
-struct Quantization {
-  const float* w;
-  int64_t stride;
-  uint8_t* weight;
-  uint16_t* scales;
-  int64_t in_features, out_features;
-};
-
 // Index: a group. The 16 outputs of a tile are the lanes; all clipping factors are tried with the scale as fp16 will
 // hold it. A group with NaN or Inf gets the scale NaN.
-PADDLEMIX_BODY void quantize_body(const Quantization& a, int64_t begin, int64_t end) {
+PADDLEMIX_BODY void quantize_body(const Quantization<uint16_t>& a, int64_t begin, int64_t end) {
   const int64_t groups = ceil_div(a.in_features, kGroup), tiles = ceil_div(a.out_features, kOutputTile);
   alignas(64) float block[kGroup][kOutputTile];
   alignas(64) int8_t q[kGroup][kOutputTile];
@@ -146,52 +119,12 @@ PADDLEMIX_BODY void quantize_body(const Quantization& a, int64_t begin, int64_t 
         bits = finite ? bits - kRoundingBits : Int16{};
         for (int64_t o = 0; o < kOutputTile; ++o) q[i][o] = static_cast<int8_t>(bits[o]);
       }
-      pack_group(q, a.weight + (tile * groups + group) * Weight4::kLinesPerGroup * kLine);
+      pack_group<Weight4>(q, a.weight + (tile * groups + group) * Weight4::kPackedBytes);
       uint16_t* scales = a.scales + (tile * groups + group) * kOutputTile;
       for (int64_t o = 0; o < kOutputTile; ++o) scales[o] = finite[o] ? float_to_fp16(best_scale[o]) : 0x7e00;
     }
   }
 }
-
-// The scales of a group and tile times their values.
-PADDLEMIX_BODY void dequantize_body(const Weight4& weight, float* w, int64_t in_features, int64_t out_features,
-                                    int64_t begin, int64_t end) {
-  const int64_t tiles = ceil_div(out_features, kOutputTile);
-  for (int64_t group = begin; group < end; ++group) {
-    const int64_t inputs = at_most(in_features - group * kGroup, kGroup);
-    for (int64_t tile = 0; tile < tiles; ++tile) {
-      const int64_t outputs = at_most(out_features - tile * kOutputTile, kOutputTile);
-      float scales[kOutputTile];
-      for (int64_t o = 0; o < kOutputTile; ++o) scales[o] = weight.scale(tile, group, o);
-      const uint8_t* lines = weight.group(tile, group);
-      for (int64_t i = 0; i < inputs; ++i) {
-        const uint8_t* line = lines + i / 8 * kLine;
-        float values[kOutputTile];
-        for (int64_t o = 0; o < kOutputTile; ++o) {
-          values[o] = static_cast<float>(Weight4::byte(line, o, i % 8) - 8) * scales[o];
-        }
-        memcpy(w + (group * kGroup + i) * out_features + tile * kOutputTile, values, sizeof(float) * outputs);
-      }
-    }
-  }
-}
-
-void quantize_portable(const Quantization& a, int64_t begin, int64_t end) { quantize_body(a, begin, end); }
-void dequantize_portable(const Weight4& weight, float* w, int64_t in, int64_t out, int64_t begin, int64_t end) {
-  dequantize_body(weight, w, in, out, begin, end);
-}
-#if PADDLEMIX_X86
-PADDLEMIX_TARGET_AVX2 void quantize_avx2(const Quantization& a, int64_t begin, int64_t end) {
-  quantize_body(a, begin, end);
-}
-PADDLEMIX_TARGET_AVX512 void quantize_avx512(const Quantization& a, int64_t begin, int64_t end) {
-  quantize_body(a, begin, end);
-}
-PADDLEMIX_TARGET_AVX512 void dequantize_avx512(const Weight4& weight, float* w, int64_t in, int64_t out, int64_t begin,
-                                               int64_t end) {
-  dequantize_body(weight, w, in, out, begin, end);
-}
-#endif
 
 }  // namespace
 }  // namespace low_bit
@@ -202,45 +135,22 @@ using namespace paddlemix::low_bit;
 
 void paddlemix_cpu_linear_w4(const float* x, int64_t x_stride, const uint8_t* weight, const uint16_t* scales,
                              const float* bias, float* out, int64_t rows, int64_t in_features, int64_t out_features) {
-  const Weight4 packed{weight, scales, ceil_div(in_features, kGroup)};
+  const Weight4 packed{{weight, ceil_div(in_features, kGroup)}, scales};
   linear(packed, x, x_stride, bias, out, rows, in_features, out_features);
 }
 
 void paddlemix_cpu_quantize_w4(const float* w, int64_t w_stride, uint8_t* weight, uint16_t* scales, int64_t in_features,
                                int64_t out_features) {
-  const Quantization quantization{w, w_stride, weight, scales, in_features, out_features};
-  for_groups(in_features, out_features, [&quantization](int64_t begin, int64_t end) {
-#if PADDLEMIX_X86
-    const int isa = paddlemix_cpu_isa();
-    if (isa >= PADDLEMIX_AVX512) return quantize_avx512(quantization, begin, end);
-    if (isa >= PADDLEMIX_AVX2) return quantize_avx2(quantization, begin, end);
-#endif
-    quantize_portable(quantization, begin, end);
-  });
+  const Quantization<uint16_t> a{w, w_stride, ceil_div(in_features, kGroup), weight, scales, in_features, out_features};
+  for_groups(in_features, out_features, [&a](int64_t begin, int64_t end) { run_body<quantize_body>(a, begin, end); });
 }
 
 void paddlemix_cpu_pack_w4(const int8_t* q, uint8_t* weight, int64_t in_features, int64_t out_features) {
-  const int64_t groups = ceil_div(in_features, kGroup);
-  for_groups(in_features, out_features, [=](int64_t begin, int64_t end) {
-    for (int64_t group = begin; group < end; ++group) {
-      for (int64_t tile = 0; tile < ceil_div(out_features, kOutputTile); ++tile) {
-        int8_t block[kGroup][kOutputTile];
-        read_block(q, out_features, in_features, out_features, group, tile, block);
-        pack_group(block, weight + (tile * groups + group) * Weight4::kLinesPerGroup * kLine);
-      }
-    }
-  });
+  pack<Weight4>(q, weight, in_features, out_features);
 }
 
 void paddlemix_cpu_dequantize_w4(const uint8_t* weight, const uint16_t* scales, float* w, int64_t in_features,
                                  int64_t out_features) {
-  const Weight4 packed{weight, scales, ceil_div(in_features, kGroup)};
-  for_groups(in_features, out_features, [&](int64_t begin, int64_t end) {
-#if PADDLEMIX_X86
-    if (paddlemix_cpu_isa() >= PADDLEMIX_AVX512) {
-      return dequantize_avx512(packed, w, in_features, out_features, begin, end);
-    }
-#endif
-    dequantize_portable(packed, w, in_features, out_features, begin, end);
-  });
+  const Weight4 packed{{weight, ceil_div(in_features, kGroup)}, scales};
+  dequantize(packed, w, in_features, out_features);
 }

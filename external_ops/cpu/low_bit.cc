@@ -71,12 +71,6 @@ PADDLEMIX_BODY void round_body(const Rounding& a, int64_t begin, int64_t end) {
   }
 }
 
-void round_portable(const Rounding& a, int64_t begin, int64_t end) { round_body(a, begin, end); }
-#if PADDLEMIX_X86
-PADDLEMIX_TARGET_AVX2 void round_avx2(const Rounding& a, int64_t begin, int64_t end) { round_body(a, begin, end); }
-PADDLEMIX_TARGET_AVX512 void round_avx512(const Rounding& a, int64_t begin, int64_t end) { round_body(a, begin, end); }
-#endif
-
 // Memory that is kept for the thread's next call: a fresh megabyte costs hundreds of page faults.
 class Scratch {
  public:
@@ -112,14 +106,7 @@ Activations round_activations(const float* x, int64_t stride, int64_t rows, int6
   out.sums = reinterpret_cast<int32_t*>(out.scales + entries);
 
   const Rounding rounding{x, stride, in_features, out};
-  parallel_for(entries, 512, [&rounding](int64_t begin, int64_t end) {
-#if PADDLEMIX_X86
-    const int isa = paddlemix_cpu_isa();
-    if (isa >= PADDLEMIX_AVX512) return round_avx512(rounding, begin, end);
-    if (isa >= PADDLEMIX_AVX2) return round_avx2(rounding, begin, end);
-#endif
-    round_portable(rounding, begin, end);
-  });
+  parallel_for(entries, 512, [&rounding](int64_t begin, int64_t end) { run_body<round_body>(rounding, begin, end); });
   return out;
 }
 

@@ -4,15 +4,14 @@
 // total = fma(sum * weight_scale, activation_scale, total). A row's result hence depends neither on how many rows come
 // with it, nor on the instruction set, nor on the threads.
 //
-// A weight W (struct) offers
-//   kInputsPerLine, kLinesPerGroup   how many of the 128 inputs a 64-byte line holds, and 128 over that
-//   kParts                           vectors of 16 x 4 unsigned bytes that a line unpacks to
-//   kZero                            what those bytes exceed the quantized values by
+// A weight W (struct) derives from Lines (low_bit_packing.h) and offers
+//   kInputsPerLine, kLinesPerGroup, kParts, group(tile, index), byte(line, output, input)    from Lines
+//   kZero                            what the stored bytes exceed the quantized values by
 //   kGroupScales                     a scale per output and group, or else per output alone
-//   kAhead                           bytes by which prefetching runs ahead
+//   kPrefetchDistance                bytes between a line and the one that is prefetched with it
 //   kSignedAvx2                      whether multiply() takes the quantized values themselves, without kZero
-//   group(tile, index), byte(line, output, input), scale(tile, index, output)
-//   part<p>(line), scales(tile, index), channel_scales(tile)    the same as vectors (AVX-512)
+//   scale(tile, index, output)
+//   part(line, index), scales(tile, index), channel_scales(tile)    (AVX-512) the same as vectors
 //   multiply(sum, line, x)           (AVX2) adds 8 outputs of the quantized line times its inputs
 //   expand(lines, to)                (AMX) a group as signed bytes: two matrix tiles
 #pragma once
@@ -142,7 +141,7 @@ PADDLEMIX_TARGET_AVX512 static inline void finish_avx512(const Product<W>& p, in
   _mm512_mask_storeu_ps(p.out + row * p.out_features + first, mask, _mm512_fmadd_ps(total, scale, bias));
 }
 
-// R rows of a block against T tiles. The weights are read in T streams, each `kAhead` bytes ahead of its use: hardware
+// R rows of a block against T tiles. The weights are read in T streams, prefetched by the kernel: the hardware's
 // prefetching ends at each page of 4 KB.
 template <typename W, int R, int T>
 PADDLEMIX_TARGET_AVX512 void rows_avx512(const Product<W>& p, int64_t tile, int64_t block, int64_t first) {
@@ -172,7 +171,7 @@ PADDLEMIX_TARGET_AVX512 void rows_avx512(const Product<W>& p, int64_t tile, int6
 #pragma GCC unroll 8
         for (int t = 0; t < T; ++t) {
           line[t] = _mm512_loadu_si512(lines[t]);
-          _mm_prefetch(lines[t] + W::kAhead, _MM_HINT_T0);
+          _mm_prefetch(lines[t] + W::kPrefetchDistance, _MM_HINT_T0);
           lines[t] += kLine;
         }
 #pragma GCC unroll 2

@@ -147,9 +147,6 @@ PADDLEMIX_BODY void rotate_back(const RotaryGrad<T>& a, int64_t begin, int64_t e
   }
 }
 
-PADDLEMIX_PER_ISA(rotate, Rotary)
-PADDLEMIX_PER_ISA(rotate_back, RotaryGrad)
-
 template <typename T>
 void rotary_qkv(const void* qkv, const void* bias, const float* cos, const float* sin, int64_t table_length,
                 const int32_t* table_index, const int32_t* positions, const float* logn, void* query,
@@ -166,7 +163,7 @@ void rotary_qkv(const void* qkv, const void* bias, const float* cos, const float
   a.kv = kv;
   a.length = length, a.heads = heads, a.head_dim = head_dim;
   parallel_for(batch * length * heads, ceil_div(kGrain, 3 * head_dim),
-               [&](int64_t begin, int64_t end) { run_rotate(a, begin, end); });
+               [&](int64_t begin, int64_t end) { run_body<rotate<T>>(a, begin, end); });
 }
 
 template <typename T>
@@ -184,7 +181,7 @@ void rotary_qkv_grad(const void* grad_query, const void* grad_key, const void* g
   a.grad_qkv = static_cast<T*>(grad_qkv);
   a.length = length, a.heads = heads, a.head_dim = head_dim;
   parallel_for(batch * length * heads, ceil_div(kGrain, 3 * head_dim),
-               [&](int64_t begin, int64_t end) { run_rotate_back(a, begin, end); });
+               [&](int64_t begin, int64_t end) { run_body<rotate_back<T>>(a, begin, end); });
 }
 
 }  // namespace

@@ -18,8 +18,8 @@
 #define PADDLEMIX_X86 0
 #endif
 
-// A body written in plain loops that is inlined into one function per instruction set, where the compiler vectorizes it
-// for that set. Without contraction of products and sums (see setup.py) all of them give the same bits.
+// A body written in plain loops that run_body() inlines into one function per instruction set, where the compiler
+// vectorizes it for that set. Without contraction of products and sums (see setup.py) all of them give the same bits.
 #define PADDLEMIX_BODY static inline __attribute__((always_inline))
 
 // The tile intrinsics came with GCC 11.
@@ -30,29 +30,6 @@
       target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,amx-tile,amx-int8,amx-bf16")))
 #else
 #define PADDLEMIX_HAS_AMX 0
-#endif
-
-// Defines run_BODY(const ARGUMENTS<T>&, begin, end) for T = float, in the instruction set in use, and double.
-#if PADDLEMIX_X86
-#define PADDLEMIX_PER_ISA(BODY, ARGUMENTS)                                                                             \
-  void BODY##_portable(const ARGUMENTS<float>& a, int64_t begin, int64_t end) { BODY(a, begin, end); }                 \
-  PADDLEMIX_TARGET_AVX2 void BODY##_avx2(const ARGUMENTS<float>& a, int64_t begin, int64_t end) {                      \
-    BODY(a, begin, end);                                                                                               \
-  }                                                                                                                    \
-  PADDLEMIX_TARGET_AVX512 void BODY##_avx512(const ARGUMENTS<float>& a, int64_t begin, int64_t end) {                  \
-    BODY(a, begin, end);                                                                                               \
-  }                                                                                                                    \
-  void run_##BODY(const ARGUMENTS<float>& a, int64_t begin, int64_t end) {                                             \
-    const int isa = paddlemix_cpu_isa();                                                                               \
-    if (isa >= PADDLEMIX_AVX512) return BODY##_avx512(a, begin, end);                                                  \
-    if (isa >= PADDLEMIX_AVX2) return BODY##_avx2(a, begin, end);                                                      \
-    BODY##_portable(a, begin, end);                                                                                    \
-  }                                                                                                                    \
-  void run_##BODY(const ARGUMENTS<double>& a, int64_t begin, int64_t end) { BODY(a, begin, end); }
-#else
-#define PADDLEMIX_PER_ISA(BODY, ARGUMENTS)                                                                             \
-  void run_##BODY(const ARGUMENTS<float>& a, int64_t begin, int64_t end) { BODY(a, begin, end); }                      \
-  void run_##BODY(const ARGUMENTS<double>& a, int64_t begin, int64_t end) { BODY(a, begin, end); }
 #endif
 
 namespace paddlemix {
@@ -77,6 +54,27 @@ void parallel_for(int64_t count, int64_t grain, const Function& function) {
       count, grain,
       [](void* context, int64_t begin, int64_t end) { (*static_cast<const Function*>(context))(begin, end); },
       const_cast<void*>(static_cast<const void*>(&function)));
+}
+
+// Runs Body, a PADDLEMIX_BODY that takes (const Arguments&, begin, end), as compiled for the instruction set in use.
+#if PADDLEMIX_X86
+template <auto Body, typename Arguments>
+PADDLEMIX_TARGET_AVX2 void body_avx2(const Arguments& arguments, int64_t begin, int64_t end) {
+  Body(arguments, begin, end);
+}
+template <auto Body, typename Arguments>
+PADDLEMIX_TARGET_AVX512 void body_avx512(const Arguments& arguments, int64_t begin, int64_t end) {
+  Body(arguments, begin, end);
+}
+#endif
+template <auto Body, typename Arguments>
+void run_body(const Arguments& arguments, int64_t begin, int64_t end) {
+#if PADDLEMIX_X86
+  const int isa = paddlemix_cpu_isa();
+  if (isa >= PADDLEMIX_AVX512) return body_avx512<Body>(arguments, begin, end);
+  if (isa >= PADDLEMIX_AVX2) return body_avx2<Body>(arguments, begin, end);
+#endif
+  Body(arguments, begin, end);
 }
 
 inline float bf16_to_float(uint16_t bits) {

@@ -52,9 +52,6 @@ PADDLEMIX_BODY void gradient(const Gated<T>& s, int64_t begin, int64_t end) {
   }
 }
 
-PADDLEMIX_PER_ISA(activate, Gated)
-PADDLEMIX_PER_ISA(gradient, Gated)
-
 template <typename T>
 void swiglu(const void* gate, const void* up, int64_t stride, void* out, int64_t rows, int64_t width) {
   const Gated<T> s = {static_cast<const T*>(gate),
@@ -65,7 +62,7 @@ void swiglu(const void* gate, const void* up, int64_t stride, void* out, int64_t
                       nullptr,
                       stride,
                       width};
-  parallel_for(rows * width, kGrain, [&](int64_t begin, int64_t end) { run_activate(s, begin, end); });
+  parallel_for(rows * width, kGrain, [&](int64_t begin, int64_t end) { run_body<activate<T>>(s, begin, end); });
 }
 
 template <typename T>
@@ -79,7 +76,7 @@ void swiglu_grad(const void* gate, const void* up, int64_t stride, const void* g
                       static_cast<T*>(grad_up),
                       stride,
                       width};
-  parallel_for(rows * width, kGrain, [&](int64_t begin, int64_t end) { run_gradient(s, begin, end); });
+  parallel_for(rows * width, kGrain, [&](int64_t begin, int64_t end) { run_body<gradient<T>>(s, begin, end); });
 }
 
 }  // namespace

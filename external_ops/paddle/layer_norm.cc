@@ -1,124 +1,68 @@
 // Paddle operators paddlemix_layer_norm (x, weight, bias) and paddlemix_add_layer_norm (x, residual, weight, bias), with
 // gradients.
-#include "common.h"
-#include "direct.h"
+#include "norm.h"
 
 namespace paddlemix_ops {
 namespace layer_norm {
 
-constexpr const char* kName = "layer_norm";
+using norm::Backward;
+using norm::Forward;
+using norm::Shape;
 
-DataType statistics_of(DataType x) { return x == DataType::FLOAT64 ? DataType::FLOAT64 : DataType::FLOAT32; }
+struct Kind {
+  static constexpr const char* kName = "layer_norm";
+  static constexpr size_t kParameters = 2;
+  static constexpr const char* kParameterNames[] = {"weight", "bias"};
 
-void check_like(const char* name, const Tensor& tensor, const Tensor& x, const std::vector<int64_t>& shape) {
-  check_shape(kName, name, tensor, shape);
-  check_same_dtype(kName, name, tensor, x);
-  check_same_place(kName, name, tensor, x);
-}
-
-// sum is empty without a residual. The statistics are float32, float64 for float64.
-struct Outputs {
-  Tensor out, sum, mean, inverse_std;
+  static void cpu(const Forward& a) {
+    paddlemix_cpu_layer_norm(a.dtype, a.x, a.residual, a.parameters[0], a.parameters[1], a.epsilon, a.out, a.sum,
+                             a.statistics[0], a.statistics[1], a.rows, a.width);
+  }
+  static void cpu(const Backward& a) {
+    paddlemix_cpu_layer_norm_grad(a.dtype, a.x, a.weight, a.statistics[0], a.statistics[1], a.grad_out, a.grad_sum,
+                                  a.grad_x, a.grad_parameters[0], a.grad_parameters[1], a.rows, a.width);
+  }
+#ifdef PADDLEMIX_WITH_CUDA
+  static int cuda(const Forward& a, void* stream) {
+    return paddlemix_cuda_layer_norm(a.dtype, a.x, a.residual, a.parameters[0], a.parameters[1], a.epsilon, a.out,
+                                     a.sum, static_cast<float*>(a.statistics[0]), static_cast<float*>(a.statistics[1]),
+                                     a.rows, a.width, stream);
+  }
+  static int cuda(const Backward& a, void* stream) {
+    return paddlemix_cuda_layer_norm_grad(a.dtype, a.x, a.weight, static_cast<const float*>(a.statistics[0]),
+                                          static_cast<const float*>(a.statistics[1]), a.grad_out, a.grad_sum, a.grad_x,
+                                          static_cast<float*>(a.grad_parameters[0]),
+                                          static_cast<float*>(a.grad_parameters[1]), a.rows, a.width, stream);
+  }
+#endif
 };
-
-Outputs run(const Tensor& x, const Tensor* residual, const Tensor& weight, const Tensor& bias, double epsilon) {
-  const int64_t width = last_dim(kName, x), rows = leading_rows(x);
-  check_like("weight", weight, x, {width});
-  check_like("bias", bias, x, {width});
-  if (residual) check_like("residual", *residual, x, x.shape());
-  Outputs o;
-  o.out = paddle::empty(x.shape(), x.dtype(), x.place());
-  o.mean = paddle::empty(leading_shape(x.shape()), statistics_of(x.dtype()), x.place());
-  o.inverse_std = paddle::empty(leading_shape(x.shape()), statistics_of(x.dtype()), x.place());
-  if (residual) o.sum = paddle::empty(x.shape(), x.dtype(), x.place());
-  const void* residual_data = residual ? residual->data() : nullptr;
-  void* sum = residual ? o.sum.data() : nullptr;
-  if (x.is_cpu()) {
-    paddlemix_cpu_layer_norm(cpu_dtype(x, kName), x.data(), residual_data, weight.data(), bias.data(), epsilon,
-                             o.out.data(), sum, o.mean.data(), o.inverse_std.data(), rows, width);
-    return o;
-  }
-#ifdef PADDLEMIX_WITH_CUDA
-  check_launch(kName, paddlemix_cuda_layer_norm(kernel_dtype(x, kName), x.data(), residual_data, weight.data(),
-                                                bias.data(), epsilon, o.out.data(), sum, o.mean.data<float>(),
-                                                o.inverse_std.data<float>(), rows, width, stream_of(x)));
-  return o;
-#else
-  PD_THROW(kName, ": this build has no kernel for the device of x");
-#endif
-}
-
-// x: the normalized input, the sum where there was a residual. grad_sum may be null. Returns the gradients of x, weight
-// and bias.
-std::vector<Tensor> run_grad(const Tensor& x, const Tensor& weight, const Tensor& mean, const Tensor& inverse_std,
-                             const Tensor& grad_out, const Tensor* grad_sum) {
-  const int64_t width = x.shape().back(), rows = leading_rows(x);
-  Tensor grad_x = paddle::empty(x.shape(), x.dtype(), x.place());
-  const void* grad_sum_data = grad_sum ? grad_sum->data() : nullptr;
-  if (x.is_cpu()) {
-    Tensor grad_weight = paddle::empty(weight.shape(), weight.dtype(), weight.place());
-    Tensor grad_bias = paddle::empty(weight.shape(), weight.dtype(), weight.place());
-    paddlemix_cpu_layer_norm_grad(cpu_dtype(x, kName), x.data(), weight.data(), mean.data(), inverse_std.data(),
-                                  grad_out.data(), grad_sum_data, grad_x.data(), grad_weight.data(), grad_bias.data(),
-                                  rows, width);
-    return {grad_x, grad_weight, grad_bias};
-  }
-#ifdef PADDLEMIX_WITH_CUDA
-  Tensor grad_weight = paddle::full(weight.shape(), 0, DataType::FLOAT32, weight.place());
-  Tensor grad_bias = paddle::full(weight.shape(), 0, DataType::FLOAT32, weight.place());
-  check_launch(kName, paddlemix_cuda_layer_norm_grad(kernel_dtype(x, kName), x.data(), weight.data(),
-                                                     mean.data<float>(), inverse_std.data<float>(), grad_out.data(),
-                                                     grad_sum_data, grad_x.data(), grad_weight.data<float>(),
-                                                     grad_bias.data<float>(), rows, width, stream_of(x)));
-  return {grad_x, paddle::experimental::cast(grad_weight, weight.dtype()),
-          paddle::experimental::cast(grad_bias, weight.dtype())};
-#else
-  PD_THROW(kName, ": this build has no kernel for the device of x");
-#endif
-}
+using Norm = norm::Norm<Kind>;
 
 // Programs that Paddle saves hold no attributes of type double.
 std::vector<Tensor> forward(const Tensor& x, const Tensor& weight, const Tensor& bias, float epsilon) {
-  Outputs o = run(x, nullptr, weight, bias, epsilon);
-  return {o.out, o.mean, o.inverse_std};
+  return Norm::forward(x, nullptr, {&weight, &bias}, epsilon);
 }
 
 std::vector<Tensor> backward(const Tensor& x, const Tensor& weight, const Tensor& mean, const Tensor& inverse_std,
                              const Tensor& grad_out) {
-  return run_grad(x, weight, mean, inverse_std, grad_out, nullptr);
+  return Norm::backward(x, weight, {&mean, &inverse_std}, grad_out, nullptr);
 }
 
 std::vector<Tensor> add_forward(const Tensor& x, const Tensor& residual, const Tensor& weight, const Tensor& bias,
                                 float epsilon) {
-  Outputs o = run(x, &residual, weight, bias, epsilon);
-  return {o.out, o.sum, o.mean, o.inverse_std};
+  return Norm::forward(x, &residual, {&weight, &bias}, epsilon);
 }
 
-// The sum hands its gradient on to both of its terms.
 std::vector<Tensor> add_backward(const Tensor& weight, const Tensor& sum, const Tensor& mean, const Tensor& inverse_std,
                                  const Tensor& grad_out, const Tensor& grad_sum) {
-  std::vector<Tensor> grads =
-      run_grad(sum, weight, mean, inverse_std, or_zeros(grad_out, sum), grad_sum.initialized() ? &grad_sum : nullptr);
-  return {grads[0], grads[0], grads[1], grads[2]};
+  return Norm::add_backward(weight, sum, {&mean, &inverse_std}, grad_out, grad_sum);
 }
 
-using Shape = std::vector<int64_t>;
-
-std::vector<Shape> shapes(const Shape& x, const Shape& weight, const Shape& bias) {
-  return {x, leading_shape(x), leading_shape(x)};
-}
-
-std::vector<Shape> add_shapes(const Shape& x, const Shape& residual, const Shape& weight, const Shape& bias) {
-  return {x, x, leading_shape(x), leading_shape(x)};
-}
-
-std::vector<DataType> dtypes(const DataType& x, const DataType& weight, const DataType& bias) {
-  return {x, statistics_of(x), statistics_of(x)};
-}
-
-std::vector<DataType> add_dtypes(const DataType& x, const DataType& residual, const DataType& weight,
-                                 const DataType& bias) {
-  return {x, x, statistics_of(x), statistics_of(x)};
+std::vector<Shape> shapes(const Shape& x, const Shape&, const Shape&) { return Norm::shapes(x); }
+std::vector<Shape> add_shapes(const Shape& x, const Shape&, const Shape&, const Shape&) { return Norm::add_shapes(x); }
+std::vector<DataType> dtypes(const DataType& x, const DataType&, const DataType&) { return Norm::dtypes(x); }
+std::vector<DataType> add_dtypes(const DataType& x, const DataType&, const DataType&, const DataType&) {
+  return Norm::add_dtypes(x);
 }
 
 }  // namespace layer_norm

@@ -14,9 +14,9 @@ using Shape = std::vector<int64_t>;
 
 inline int64_t blocks(int64_t size, int64_t block) { return (size + block - 1) / block; }
 
-// Format: kName, kLeast and kMost (of a stored weight), kBytesPerTile (of one input), kScaleType and its name, kChannelScales (whether one scale per output is
-// allowed beside one per output and group), and the C functions. Those that dequantize get the weights of the first tile
-// on, all scales, and the number of that tile.
+// Format: kName, kLeast and kMost (of a stored weight), kBytesPerTile (of one input), kScaleType and kScaleName (its
+// name), kChannelScales (whether one scale per output is allowed beside one per output and group), and the C functions.
+// Those that dequantize get the weights from the first tile on, all scales, and the number of that tile.
 template <typename Format>
 struct LowBit {
   static Shape weight_shape(int64_t in_features, int64_t out_features) {

@@ -8,13 +8,13 @@
 namespace paddlemix_ops {
 
 // Weights that are unpacked at once: 256 MB in float32. A head over 152k ids has 2.5 GB of them, all other layers fit.
-constexpr int64_t kStripWeights = int64_t{1} << 26;
+constexpr int64_t kChunkWeights = int64_t{1} << 26;
 
 // grad_out Wᵀ. `unpack(begin, end)` returns W [in_features, end - begin] of the outputs from `begin` on, which is a
 // multiple of `tile`.
 template <typename Unpack>
 Tensor input_gradient(const Tensor& grad_out, int64_t in_features, int64_t out_features, int64_t tile, Unpack unpack) {
-  const int64_t width = std::max(kStripWeights / in_features / tile, int64_t{1}) * tile;
+  const int64_t width = std::max(kChunkWeights / in_features / tile, int64_t{1}) * tile;
   if (width >= out_features) return paddle::matmul(grad_out, unpack(0, out_features), false, true);
   const int64_t last = static_cast<int64_t>(grad_out.shape().size()) - 1;
   Tensor sum;

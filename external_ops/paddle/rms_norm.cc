@@ -1,114 +1,62 @@
 // Paddle operators paddlemix_rms_norm (x, weight) and paddlemix_add_rms_norm (x, residual, weight), with gradients.
-#include "common.h"
-#include "direct.h"
+#include "norm.h"
 
 namespace paddlemix_ops {
 namespace rms_norm {
 
-constexpr const char* kName = "rms_norm";
+using norm::Backward;
+using norm::Forward;
+using norm::Shape;
 
-void check(const Tensor& x, const Tensor* residual, const Tensor& weight) {
-  check_shape(kName, "weight", weight, {last_dim(kName, x)});
-  check_same_dtype(kName, "weight", weight, x);
-  check_same_place(kName, "weight", weight, x);
-  if (residual) {
-    check_shape(kName, "residual", *residual, x.shape());
-    check_same_dtype(kName, "residual", *residual, x);
-    check_same_place(kName, "residual", *residual, x);
+struct Kind {
+  static constexpr const char* kName = "rms_norm";
+  static constexpr size_t kParameters = 1;
+  static constexpr const char* kParameterNames[] = {"weight"};
+
+  static void cpu(const Forward& a) {
+    paddlemix_cpu_rms_norm(a.dtype, a.x, a.residual, a.parameters[0], a.epsilon, a.out, a.sum, a.statistics[0], a.rows,
+                           a.width);
   }
-}
-
-// Returns {out, sum, inverse_rms}; sum is empty without a residual. The statistics are float32, float64 for float64.
-struct Outputs {
-  Tensor out, sum, inverse_rms;
+  static void cpu(const Backward& a) {
+    paddlemix_cpu_rms_norm_grad(a.dtype, a.x, a.weight, a.statistics[0], a.grad_out, a.grad_sum, a.grad_x,
+                                a.grad_parameters[0], a.rows, a.width);
+  }
+#ifdef PADDLEMIX_WITH_CUDA
+  static int cuda(const Forward& a, void* stream) {
+    return paddlemix_cuda_rms_norm(a.dtype, a.x, a.residual, a.parameters[0], a.epsilon, a.out, a.sum,
+                                   static_cast<float*>(a.statistics[0]), a.rows, a.width, stream);
+  }
+  static int cuda(const Backward& a, void* stream) {
+    return paddlemix_cuda_rms_norm_grad(a.dtype, a.x, a.weight, static_cast<const float*>(a.statistics[0]), a.grad_out,
+                                        a.grad_sum, a.grad_x, static_cast<float*>(a.grad_parameters[0]), a.rows,
+                                        a.width, stream);
+  }
+#endif
 };
-
-Outputs run(const Tensor& x, const Tensor* residual, const Tensor& weight, double epsilon) {
-  check(x, residual, weight);
-  const int64_t width = x.shape().back(), rows = leading_rows(x);
-  const DataType statistics = x.dtype() == DataType::FLOAT64 ? DataType::FLOAT64 : DataType::FLOAT32;
-  Outputs o;
-  o.out = paddle::empty(x.shape(), x.dtype(), x.place());
-  o.inverse_rms = paddle::empty(leading_shape(x.shape()), statistics, x.place());
-  if (residual) o.sum = paddle::empty(x.shape(), x.dtype(), x.place());
-  const void* residual_data = residual ? residual->data() : nullptr;
-  void* sum = residual ? o.sum.data() : nullptr;
-  if (x.is_cpu()) {
-    paddlemix_cpu_rms_norm(cpu_dtype(x, kName), x.data(), residual_data, weight.data(), epsilon, o.out.data(), sum,
-                           o.inverse_rms.data(), rows, width);
-    return o;
-  }
-#ifdef PADDLEMIX_WITH_CUDA
-  check_launch(kName,
-               paddlemix_cuda_rms_norm(kernel_dtype(x, kName), x.data(), residual_data, weight.data(), epsilon,
-                                       o.out.data(), sum, o.inverse_rms.data<float>(), rows, width, stream_of(x)));
-  return o;
-#else
-  PD_THROW(kName, ": this build has no kernel for the device of x");
-#endif
-}
-
-// x: the normalized input, the sum where there was a residual. grad_sum may be null.
-std::vector<Tensor> run_grad(const Tensor& x, const Tensor& weight, const Tensor& inverse_rms, const Tensor& grad_out,
-                             const Tensor* grad_sum) {
-  const int64_t width = x.shape().back(), rows = leading_rows(x);
-  Tensor grad_x = paddle::empty(x.shape(), x.dtype(), x.place());
-  const void* grad_sum_data = grad_sum ? grad_sum->data() : nullptr;
-  if (x.is_cpu()) {
-    Tensor grad_weight = paddle::empty(weight.shape(), weight.dtype(), weight.place());
-    paddlemix_cpu_rms_norm_grad(cpu_dtype(x, kName), x.data(), weight.data(), inverse_rms.data(), grad_out.data(),
-                                grad_sum_data, grad_x.data(), grad_weight.data(), rows, width);
-    return {grad_x, grad_weight};
-  }
-#ifdef PADDLEMIX_WITH_CUDA
-  Tensor grad_weight = paddle::full(weight.shape(), 0, DataType::FLOAT32, weight.place());
-  check_launch(kName, paddlemix_cuda_rms_norm_grad(
-                          kernel_dtype(x, kName), x.data(), weight.data(), inverse_rms.data<float>(), grad_out.data(),
-                          grad_sum_data, grad_x.data(), grad_weight.data<float>(), rows, width, stream_of(x)));
-  return {grad_x, paddle::experimental::cast(grad_weight, weight.dtype())};
-#else
-  PD_THROW(kName, ": this build has no kernel for the device of x");
-#endif
-}
+using Norm = norm::Norm<Kind>;
 
 // Programs that Paddle saves hold no attributes of type double.
 std::vector<Tensor> forward(const Tensor& x, const Tensor& weight, float epsilon) {
-  Outputs o = run(x, nullptr, weight, epsilon);
-  return {o.out, o.inverse_rms};
+  return Norm::forward(x, nullptr, {&weight}, epsilon);
 }
 
 std::vector<Tensor> backward(const Tensor& x, const Tensor& weight, const Tensor& inverse_rms, const Tensor& grad_out) {
-  return run_grad(x, weight, inverse_rms, grad_out, nullptr);
+  return Norm::backward(x, weight, {&inverse_rms}, grad_out, nullptr);
 }
 
 std::vector<Tensor> add_forward(const Tensor& x, const Tensor& residual, const Tensor& weight, float epsilon) {
-  Outputs o = run(x, &residual, weight, epsilon);
-  return {o.out, o.sum, o.inverse_rms};
+  return Norm::forward(x, &residual, {&weight}, epsilon);
 }
 
-// The sum hands its gradient on to both of its terms.
 std::vector<Tensor> add_backward(const Tensor& weight, const Tensor& sum, const Tensor& inverse_rms,
                                  const Tensor& grad_out, const Tensor& grad_sum) {
-  std::vector<Tensor> grads =
-      run_grad(sum, weight, inverse_rms, or_zeros(grad_out, sum), grad_sum.initialized() ? &grad_sum : nullptr);
-  return {grads[0], grads[0], grads[1]};
+  return Norm::add_backward(weight, sum, {&inverse_rms}, grad_out, grad_sum);
 }
 
-using Shape = std::vector<int64_t>;
-
-std::vector<Shape> shapes(const Shape& x, const Shape& weight) { return {x, leading_shape(x)}; }
-
-std::vector<Shape> add_shapes(const Shape& x, const Shape& residual, const Shape& weight) {
-  return {x, x, leading_shape(x)};
-}
-
-DataType statistics_of(DataType x) { return x == DataType::FLOAT64 ? DataType::FLOAT64 : DataType::FLOAT32; }
-
-std::vector<DataType> dtypes(const DataType& x, const DataType& weight) { return {x, statistics_of(x)}; }
-
-std::vector<DataType> add_dtypes(const DataType& x, const DataType& residual, const DataType& weight) {
-  return {x, x, statistics_of(x)};
-}
+std::vector<Shape> shapes(const Shape& x, const Shape&) { return Norm::shapes(x); }
+std::vector<Shape> add_shapes(const Shape& x, const Shape&, const Shape&) { return Norm::add_shapes(x); }
+std::vector<DataType> dtypes(const DataType& x, const DataType&) { return Norm::dtypes(x); }
+std::vector<DataType> add_dtypes(const DataType& x, const DataType&, const DataType&) { return Norm::add_dtypes(x); }
 
 }  // namespace rms_norm
 }  // namespace paddlemix_ops
