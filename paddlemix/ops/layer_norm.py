@@ -6,8 +6,7 @@ import paddle
 import paddle.nn.functional as F
 
 from ..errors import OperatorError
-from . import backend
-from .checks import check_features, check_floating, check_like, check_optional, check_tensors, last_axis
+from .norm import normalize
 
 
 def layer_norm(
@@ -31,26 +30,19 @@ def layer_norm(
     Raises:
         OperatorError: shapes or dtypes do not fit.
     """
-    if backend.use_kernel("layer_norm", x):
-        if residual is None:
-            return backend.run("paddlemix_layer_norm", x, weight, bias, epsilon)[0], x
-        normalized, total = backend.run("paddlemix_add_layer_norm", x, residual, weight, bias, epsilon)[:2]
-        return normalized, total
-    check_tensors("layer_norm", x=x, weight=weight, bias=bias)
-    check_optional("layer_norm", residual=residual)
-    check_floating("layer_norm", "x", x)
-    check_features("layer_norm", x, last_axis("layer_norm", "x", x), weight=weight, bias=bias)
-    check_like("layer_norm", x, residual=residual)
+    return normalize("layer_norm", x, {"weight": weight, "bias": bias}, epsilon, residual, layer_norm_reference)
+
+
+def layer_norm_reference(x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor, epsilon: float) -> paddle.Tensor:
+    """The same in plain Paddle, without the addition.
+
+    Raises:
+        OperatorError: Paddle's operator takes no such shape or epsilon.
+    """
     if x.ndim < 2:
         raise OperatorError(f"layer_norm: x must have at least two axes, got shape {list(x.shape)}")
     if not 0 <= epsilon <= 1e-3:
         raise OperatorError(f"layer_norm: epsilon must be from 0 to 0.001, got {epsilon!r}")
-    total = x if residual is None else x + residual
-    return layer_norm_reference(total, weight, bias, epsilon), total
-
-
-def layer_norm_reference(x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor, epsilon: float) -> paddle.Tensor:
-    """The same in plain Paddle, without the addition."""
     if paddle.is_grad_enabled() and weight.stop_gradient and not x.stop_gradient:
         # Paddle's CPU kernel (3.3) leaves a frozen weight out of the gradient of x.
         return F.layer_norm(x, weight.shape, epsilon=epsilon) * weight + bias

@@ -7,8 +7,7 @@ from typing import Any
 import paddle
 from paddle.autograd import PyLayer
 
-from . import backend
-from .checks import check_features, check_floating, check_like, check_optional, check_tensors, last_axis
+from .norm import normalize
 
 
 def rms_norm(
@@ -28,18 +27,7 @@ def rms_norm(
     Raises:
         OperatorError: shapes or dtypes do not fit.
     """
-    if backend.use_kernel("rms_norm", x):
-        if residual is None:
-            return backend.run("paddlemix_rms_norm", x, weight, epsilon)[0], x
-        normalized, total = backend.run("paddlemix_add_rms_norm", x, residual, weight, epsilon)[:2]
-        return normalized, total
-    check_tensors("rms_norm", x=x, weight=weight)
-    check_optional("rms_norm", residual=residual)
-    check_floating("rms_norm", "x", x)
-    check_features("rms_norm", x, last_axis("rms_norm", "x", x), weight=weight)
-    check_like("rms_norm", x, residual=residual)
-    total = x if residual is None else x + residual
-    return rms_norm_reference(total, weight, epsilon), total
+    return normalize("rms_norm", x, {"weight": weight}, epsilon, residual, rms_norm_reference)
 
 
 def rms_norm_reference(x: paddle.Tensor, weight: paddle.Tensor, epsilon: float) -> paddle.Tensor:

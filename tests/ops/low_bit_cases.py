@@ -1,8 +1,16 @@
-"""What the tests of the int8 and int4 linear layers share."""
+"""What the tests of the linear layers with weights of 4 and 8 bits share."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import numpy as np
+import paddle
+
+from paddlemix import ops
+from paddlemix.ops.linear_w4 import dequantize_w4, pack_w4, quantize_w4
+from paddlemix.ops.linear_w8 import dequantize_w8, pack_w8, quantize_w8
 
 GROUP = 128
 # rows: one, few, those where another kernel body begins, several blocks of 16, more than one pass over the weights
@@ -39,3 +47,35 @@ def largest_rounding(x, w):
         [np.abs(x[:, i : i + GROUP]).max(1, keepdims=True).repeat(x[:, i : i + GROUP].shape[1], 1) / 127
          for i in range(0, inputs, GROUP)], axis=1)  # fmt: skip
     return (steps.astype(np.float64) / 2) @ np.abs(w.astype(np.float64))
+
+
+@dataclass(frozen=True)
+class Format:
+    """The functions of one format, and what is true of it alone."""
+
+    operator: str
+    linear: Callable
+    quantize: Callable
+    pack: Callable
+    dequantize: Callable
+    values: tuple[int, int]
+    lines_per_group: int
+    scale_dtype: str
+
+    def packed(self, w):
+        """Tiles and scales of a float32 array, and the array they stand for."""
+        arrays = self.quantize(paddle.to_tensor(w))
+        return arrays, self.dequantize(*arrays, *w.shape).numpy()
+
+
+def _quantize_w8_by_group(w):
+    return quantize_w8(w, -(-w.shape[0] // GROUP))
+
+
+_W8 = ("linear_w8", ops.linear_w8)
+_W8_REST = (pack_w8, dequantize_w8, (-127, 127), 32, "float32")
+FORMATS = {
+    "w4": Format("linear_w4", ops.linear_w4, quantize_w4, pack_w4, dequantize_w4, (-8, 7), 16, "float16"),
+    "w8": Format(*_W8, quantize_w8, *_W8_REST),
+    "w8 by group": Format(*_W8, _quantize_w8_by_group, *_W8_REST),
+}
