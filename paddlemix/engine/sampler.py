@@ -10,6 +10,13 @@ import numpy as np
 from ..errors import NumericalError
 from .request import LogitsHook, SamplingParams, TokenLogprob
 
+_WHOLE = np.float32(1.0)
+_FLOORS = tuple(np.float32(floor) for floor in (0.05, 0.005, 3e-4, 1e-5))
+"""Weights, of 1 for the likeliest token, above which tokens are looked at first: most often these are enough."""
+_MARGIN = np.float32(1 + 1e-4)
+"""Sums of the same numbers in another order differ by less."""
+_GROUP = 64
+
 
 class RowSampler:
     """Chooses the tokens of one row; what other rows do beside it plays no part.
@@ -83,9 +90,8 @@ class RowSampler:
 
     def _draw(self, logits: np.ndarray, uniform: float) -> int:
         """The distribution's inverse at ``uniform``, so that the same number always gives the same token."""
-        tokens, probabilities = likeliest(logits, self._params)
-        cumulative = np.cumsum(probabilities)
-        target = np.float32(uniform) * cumulative[-1]
+        tokens, cumulative, whole = likeliest(logits, self._params, np.float32(uniform))
+        target = np.float32(uniform) * whole
         # A target that rounding lifts to the whole sum would point behind the last kept token.
         last = int((cumulative < cumulative[-1]).sum())
         return int(tokens[min(int((cumulative <= target).sum()), last)])
@@ -97,29 +103,86 @@ class RowSampler:
         log_sum = highest + np.log(np.exp(logits - highest).sum())
         top: list[int] = []
         if count:
-            candidates = np.argpartition(-logits, min(count, len(logits)) - 1)[:count]
-            top = candidates[np.lexsort((candidates, -logits[candidates]))].tolist()
+            top = largest(logits, count).tolist()
         return TokenLogprob(token, float(logits[token] - log_sum), tuple((i, float(logits[i] - log_sum)) for i in top))
 
 
-def likeliest(logits: np.ndarray, params: SamplingParams) -> tuple[np.ndarray, np.ndarray]:
-    """The tokens that may be drawn, the likeliest first, and their weights, float32; these need not add up to 1."""
-    keep = min(params.top_k, len(logits)) if params.top_k > 0 else len(logits)
-    if keep < len(logits):
-        candidates = np.argpartition(-logits, keep - 1)[:keep]
-        tokens = candidates[np.lexsort((candidates, -logits[candidates]))]
+def likeliest(
+    logits: np.ndarray, params: SamplingParams, share: np.float32 = _WHOLE
+) -> tuple[np.ndarray, np.ndarray, np.float32]:
+    """The tokens that may be drawn, the likeliest first, without sorting the vocabulary.
+
+    Args:
+        logits: float32 ``[vocab]``, the highest of them finite.
+        params: how far they are kept.
+        share: of what may be drawn; tokens behind the one that reaches it may be left out.
+
+    Returns:
+        The tokens, the running sum of their weights, float32, and the weight of all that may be drawn. The likeliest
+        token has the weight 1.
+    """
+    weights = _weights(logits, params.temperature)
+    if 0 < params.top_k < len(logits):
+        tokens = largest(logits, params.top_k)
+        return _kept(tokens, weights[tokens], params)
+    total = weights.sum()
+    if params.top_p < 1.0:
+        tokens = _reaching(logits, weights, np.float32(params.top_p) * total)
+    elif params.min_p > 0.0:
+        tokens = _descending(logits, np.flatnonzero(weights >= np.float32(params.min_p) / _MARGIN))
     else:
-        tokens = np.argsort(-logits, kind="stable")
-    scaled = logits[tokens] / np.float32(params.temperature)
-    weights = np.exp(scaled - scaled[0])
-    probabilities = weights / weights.sum()
+        tokens = _reaching(logits, weights, share * total)
+        return tokens, np.cumsum(weights[tokens]), total
+    return _kept(tokens, weights[tokens], params, total)
+
+
+def largest(values: np.ndarray, count: int) -> np.ndarray:
+    """Indices of the ``count`` largest values, the largest first and the first of equal ones."""
+    count = min(count, len(values))
+    groups = len(values) // _GROUP
+    if count <= groups:
+        # That many groups have a value of at least this: so many values are not below it.
+        maxima = values[: groups * _GROUP].reshape(groups, _GROUP).max(axis=1)
+        floor = np.partition(maxima, groups - count)[groups - count]
+        candidates = np.flatnonzero(values >= floor)
+    else:
+        candidates = np.arange(len(values))
+    return _descending(values, candidates)[:count]
+
+
+def _weights(logits: np.ndarray, temperature: float) -> np.ndarray:
+    scaled = logits if temperature == 1.0 else logits / np.float32(temperature)
+    scaled = scaled - scaled.max()
+    return np.exp(scaled, out=scaled)
+
+
+def _reaching(logits: np.ndarray, weights: np.ndarray, mass: np.float32) -> np.ndarray:
+    """The likeliest tokens, the likeliest first: at least as many as together weigh more than ``mass``."""
+    for floor in _FLOORS:
+        candidates = np.flatnonzero(weights >= floor)
+        if weights[candidates].sum() > mass * _MARGIN:
+            return _descending(logits, candidates)
+    return _descending(logits, np.arange(len(logits)))
+
+
+def _descending(values: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+    """Ascending indices, ordered by their values instead, the largest first."""
+    return candidates[np.argsort(-values[candidates], kind="stable")]
+
+
+def _kept(
+    tokens: np.ndarray, weights: np.ndarray, params: SamplingParams, total: np.float32 | None = None
+) -> tuple[np.ndarray, np.ndarray, np.float32]:
+    """Those that top-p and min-p keep of tokens in descending order; ``total`` is the weight of all there are."""
+    probabilities = weights / (weights.sum() if total is None else total)
     kept = np.ones(len(tokens), dtype=bool)
     if params.top_p < 1.0:
         kept = np.cumsum(probabilities) - probabilities < params.top_p
         kept[0] = True
     if params.min_p > 0.0:
         kept &= probabilities >= params.min_p * probabilities[0]
-    return tokens[kept], probabilities[kept]
+    cumulative = np.cumsum(weights[kept])
+    return tokens[kept], cumulative, cumulative[-1]
 
 
 def _own(logits: np.ndarray, original: np.ndarray) -> np.ndarray:

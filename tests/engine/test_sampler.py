@@ -3,7 +3,7 @@ import paddle
 import pytest
 
 from paddlemix.engine.request import SamplingParams
-from paddlemix.engine.sampler import RowSampler, likeliest, row_generators
+from paddlemix.engine.sampler import RowSampler, largest, likeliest, row_generators
 from paddlemix.engine.sampling import sample
 from paddlemix.errors import NumericalError
 
@@ -82,3 +82,51 @@ def test_a_hook_sees_all_ids_and_changes_the_logits_first():
     logits = np.array([2.0, 1.9, -1.0], np.float32)
     assert [sampler.choose(logits).token_id for _ in range(2)] == [2, 2]
     assert seen == [[4], [4, 2]]
+
+
+def sorted_reference(logits, params):
+    """What is kept and how likely each is, by sorting everything, in float64."""
+    order = np.argsort(-logits, kind="stable")
+    order = order[: params.top_k] if params.top_k else order
+    weights = np.exp((logits[order].astype(np.float64) - logits[order[0]]) / params.temperature)
+    likely = weights / weights.sum()
+    kept = (np.cumsum(likely) - likely < params.top_p) | (params.top_p == 1.0)
+    kept &= likely >= params.min_p * likely[0]
+    return order[kept], likely[kept] / likely[kept].sum()
+
+
+RESTRICTED = [
+    {"top_p": 0.3}, {"top_p": 0.95}, {"top_k": 40}, {"top_k": 700, "top_p": 0.8}, {"min_p": 0.1},
+    {"top_p": 0.7, "min_p": 0.3}, {},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("spread", [0.3, 3.0, 12.0])
+@pytest.mark.parametrize("options", RESTRICTED)
+def test_what_is_drawn_without_sorting_has_the_distribution_of_sorting(options, spread):
+    generator = np.random.default_rng(1)
+    logits = (generator.normal(size=5000) * spread).astype(np.float32)
+    logits[generator.integers(0, 5000, 300)] = -np.inf  # as grammars leave them
+    params = SamplingParams(temperature=0.7, **options)
+    expected, likely = sorted_reference(logits, params)
+    tokens, cumulative, whole = likeliest(logits, params)
+    np.testing.assert_array_equal(tokens, expected)
+    np.testing.assert_allclose(cumulative / whole, np.cumsum(likely), rtol=1e-4)
+    sampler, ends = RowSampler(params, (), len(logits)), np.cumsum(likely)
+    for uniform in [0.0, *generator.random(30), float(np.nextafter(np.float32(1), np.float32(0)))]:
+        index = int(np.flatnonzero(expected == sampler._draw(logits, uniform))[0])
+        assert ends[index] - likely[index] - 1e-4 <= uniform <= ends[index] + 1e-4
+
+
+@pytest.mark.parametrize("options", RESTRICTED)
+def test_of_equally_likely_tokens_the_first_are_kept(options):
+    tokens, _, _ = likeliest(np.zeros(5000, np.float32), SamplingParams(temperature=0.7, **options))
+    expected, _ = sorted_reference(np.zeros(5000, np.float32), SamplingParams(temperature=0.7, **options))
+    np.testing.assert_array_equal(tokens, np.arange(len(tokens)))
+    assert abs(len(tokens) - len(expected)) <= 1  # rounding decides where the sum is reached
+
+
+@pytest.mark.parametrize("count", [1, 5, 16, 17, 999, 1000, 2000])
+def test_the_largest_are_found_in_order(count):
+    values = np.random.default_rng(0).integers(0, 60, 1000).astype(np.float32)
+    np.testing.assert_array_equal(largest(values, count), np.argsort(-values, kind="stable")[:count])
