@@ -37,7 +37,7 @@ def benchmark_settings(
         "benchmark": benchmark.name,
         "split": split,
         "data": questions_digest(questions),
-        "form": generation.form,
+        "form": generation.form + (" with tags" if generation.keeps_tags else ""),
         "new tokens": [generation.min_new_tokens, generation.max_new_tokens],
         "shots": shots,
     }

@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from ..settings import files_digest
 from .base import AHEAD, Failure, Rates
 from .prompting import PreparedQuestion, Prompting
 
-_LOSS_DIGITS = 4
+_DIGITS = 4
 
 
 def engine_config(device: str, max_rows: int | None = None, cache_bytes: int | None = None) -> EngineConfig:
@@ -71,7 +71,7 @@ class EngineBackend:
 
     def answers(self, questions: Iterable[Question], generation: Generation) -> Iterator[Answer | Failure]:
         """See :class:`.base.Backend`."""
-        prompting = Prompting(self.processor, generation.form)
+        prompting = Prompting(self.processor, generation)
         run = _Run(self.engine, prompting, generation, self._end_ids(generation))
         source = iter(questions)
         exhausted = False
@@ -98,12 +98,15 @@ class EngineBackend:
 
     def rates(self, questions: Sequence[Question], generation: Generation) -> Rates:
         """See :class:`.base.Backend`."""
-        one = Generation(0, 1, generation.form) if generation.max_new_tokens else generation
+        one = replace(generation, min_new_tokens=0, max_new_tokens=1) if generation.max_new_tokens else generation
         first = [self._timed(question, one) for question in questions]  # the very first pays for what is set up once
         again = self._timed(questions[-1], one)
         token = 0.0
         if generation.max_new_tokens:
-            token = max(0.0, self._timed(questions[-1], Generation(9, 9, generation.form)) - again) / 8
+            token = (
+                max(0.0, self._timed(questions[-1], replace(generation, min_new_tokens=9, max_new_tokens=9)) - again)
+                / 8
+            )
         return Rates(first[-1], again, token)
 
     def close(self) -> None:
@@ -157,6 +160,7 @@ class _Asked:
     requests: list[str] = field(default_factory=list)
     missing: int = 0
     ids: list[int] = field(default_factory=list)
+    logprob: float | None = None
     losses: list[float] = field(default_factory=list)
     result: Answer | Failure | None = None
 
@@ -208,6 +212,8 @@ class _Run:
         for output in self._engine.step():
             asked = self._asked[output.request_id]
             asked.ids += output.token_ids
+            if output.logprobs:
+                asked.logprob = (asked.logprob or 0.0) + sum(token.logprob for token in output.logprobs)
             if output.finish_reason is not None:
                 del self._asked[output.request_id]
                 self._end(asked, output)
@@ -229,6 +235,7 @@ class _Run:
                     max_tokens=max(1, generation.max_new_tokens),
                     min_tokens=generation.min_new_tokens,
                     stop_token_ids=self._end_ids,
+                    logprobs=0 if generation.needs_logprob else None,
                 ),
             )
             return
@@ -251,12 +258,13 @@ class _Run:
         if asked.missing or asked.result is not None:
             return
         if asked.losses:
-            losses = tuple(round(loss, _LOSS_DIGITS) for loss in asked.losses)
+            losses = tuple(round(loss, _DIGITS) for loss in asked.losses)
             asked.result = Answer(asked.question.id, losses=losses, finish_reason="choice")
             return
         ids = [token for token in asked.ids if token not in self._end_ids]
         reason = "stop" if output.finish_reason is FinishReason.STOP else "length"
-        asked.result = Answer(asked.question.id, self._prompting.text(ids), len(ids), finish_reason=reason)
+        logprob = None if asked.logprob is None else round(asked.logprob, _DIGITS)
+        asked.result = Answer(asked.question.id, self._prompting.text(ids), len(ids), logprob, finish_reason=reason)
 
 
 def _single_tokens(choices: tuple[tuple[int, ...], ...], losses: list[float]) -> LogitsHook:

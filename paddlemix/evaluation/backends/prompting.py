@@ -14,6 +14,7 @@ from ...engine.request import ImageInput
 from ...errors import EvaluationError
 from ...media.policy import ImagePolicy
 from ...models.qwen_vl.image_processing import image_key
+from ..benchmarks import Generation
 from ..records import ImageRef, Question
 
 if TYPE_CHECKING:
@@ -43,17 +44,20 @@ class Prompting:
 
     Args:
         processor: of the model.
-        form: ``"raw"``: the prompt as it is, as the original evaluates base and chat models alike; ``"chat"``: as the
-            user's turn of a new conversation.
+        generation: form of prompts and answers.
+
+    Raises:
+        EvaluationError: a conversation is asked of a base model.
     """
 
-    def __init__(self, processor: QwenVLProcessor, form: str) -> None:
-        if form == "chat" and processor.chat_format == "raw":
+    def __init__(self, processor: QwenVLProcessor, generation: Generation) -> None:
+        if generation.form == "chat" and processor.chat_format == "raw":
             raise EvaluationError(
                 "model: it is a base model, and this benchmark asks in a conversation; take a chat model or an adapter"
             )
         self._processor = processor
-        self._form = form
+        self._form = generation.form
+        self._keeps_tags = generation.keeps_tags
         self._policy = ImagePolicy()
         self._prepared: OrderedDict[str, tuple[bytes, np.ndarray]] = OrderedDict()
         self._lock = Lock()
@@ -73,8 +77,10 @@ class Prompting:
         return PreparedQuestion(tuple(ids), images, choices)
 
     def text(self, ids: Sequence[int]) -> str:
-        """Generated ids as text without special tokens, so also without the tags of references and boxes."""
-        return self._processor.tokenizer.decode(list(ids), skip_special_tokens=True)
+        """Generated ids as text without special tokens."""
+        return self._processor.tokenizer.decode(
+            list(ids), skip_special_tokens=True, keep_image_special=self._keeps_tags
+        )
 
     def _ids(self, prompt: Sequence[str | ImageRef]) -> tuple[list[int], list[Any]]:
         content = [

@@ -29,6 +29,8 @@ class Generation:
     min_new_tokens: int = 0
     max_new_tokens: int = 0
     form: Literal["raw", "chat"] = "raw"
+    keeps_tags: bool = False
+    needs_logprob: bool = False
     has_tags: bool = False
 
 
@@ -75,6 +77,9 @@ class Benchmark:
         write_submission: writes the file that the benchmark's server takes, checked; None where there is no server.
         submission_suffix: of that file's name.
         allows_samples: a score of a part of the questions may stand beside a published one.
+        is_judged: a judge compares each answer with ``metadata["gpt4_ha_answer"]``, given
+            ``metadata["human_annotation"]`` and ``metadata["question"]``; ``metadata["category"]`` has categories with
+            commas between them (:mod:`..judge`). ``score_answered`` is then not called.
     """
 
     name: str
@@ -87,6 +92,7 @@ class Benchmark:
     write_submission: SubmissionWriter | None = None
     submission_suffix: str = ".json"
     allows_samples: bool = True
+    is_judged: bool = False
 
     def split(self, name: str | None = None) -> Split:
         """The split of a name; the default one for None.
