@@ -27,9 +27,9 @@ from paddlemix.data.batching import BatchLayout, TrainingPlan
 from paddlemix.data.collation import collate_ids
 from paddlemix.data.encoding import Example
 from paddlemix.data.problems import RecordLocation
-from paddlemix.finetune.data_parallel import DataParallel
 from paddlemix.finetune.linear_cross_entropy import linear_cross_entropy
 from paddlemix.finetune.model import FinetuneModel
+from paddlemix.finetune.parallel_state import ParallelState
 from paddlemix.models.qwen_vl.modeling import QWenLMHeadModel
 from paddlemix.quantization.plan import plan_for
 from paddlemix.utils.allocator import keep_freed_memory
@@ -201,10 +201,8 @@ def packing_times(repeats: int, records: int, budget: int, lengths: str, shortes
     model = QWenLMHeadModel.from_pretrained(DEFAULT_MODEL_DIR)
     training_model, generator = FinetuneModel(model), np.random.default_rng(0)
     training_model.train()
-    data_parallel = DataParallel(training_model)
-    optimizer = paddle.optimizer.AdamW(
-        1e-5, beta2=0.95, weight_decay=0.1, parameters=list(data_parallel.owned.values())
-    )
+    state = ParallelState(training_model)
+    optimizer = paddle.optimizer.AdamW(1e-5, beta2=0.95, weight_decay=0.1, parameters=list(state.trainable.values()))
     sizes = drawn_lengths(generator, lengths, shortest, longest, records)
     location = RecordLocation(Path("records"), 1)
     examples = [Example(ids, ids.copy(), (), location) for ids in (generator.integers(0, 256, size) for size in sizes)]
@@ -218,11 +216,12 @@ def packing_times(repeats: int, records: int, budget: int, lengths: str, shortes
         for batch in plan.micro_batches(0, 0, plan.steps(0)):
             arrays = collate_ids([[examples[index] for index in row] for row in batch.rows], pad_id=0)
             training_model(**{name: paddle.to_tensor(array) for name, array in arrays.items()})["loss"].backward()
-            norm = data_parallel.average_gradients()
+            state.fill_gradients()
+            norm = state.gradient_norm(optimizer)
             if norm > 1:
-                data_parallel.scale_gradients(1 / norm)
+                state.scale_gradients(optimizer, 1 / norm)
             optimizer.step()
-            data_parallel.after_step()
+            optimizer.clear_grad(set_to_zero=False)
 
     steps = {name: lambda plan=plan: run_epoch(plan) for name, plan in plans.items()}
     passes = {name: plan.steps(0) for name, plan in plans.items()}

@@ -77,7 +77,7 @@ def memory_table(language: str) -> str:
         (
             comma.join(["`full`", all_weights]),
             comma.join(["`full`", "`freeze_vit`"]),
-            *(comma.join(["`full`", "`freeze_vit`", devices, f"`stage{stage}`"]) for stage in (1, 2, 3)),
+            comma.join(["`full`", "`freeze_vit`", devices, "`stage1`"]),
             "`lora`",
             "`lora`" + with_embeddings,
             comma.join(["`qlora`", "`int8`"]),
@@ -98,7 +98,6 @@ def memory() -> list[list[float]]:
     sizes = {name: prod(shape) for name, shape in shapes.items()}
     total = sum(sizes.values())
     constants = sum(size for name, size in sizes.items() if WEIGHTS.is_constant(name))
-    decoder = sum(size for name, size in sizes.items() if name.startswith("transformer.h."))
     without_vit = total - sum(
         sizes[name] for name in frozen_names(list(sizes), ["freeze_vit"], FREEZE_PRESETS, WEIGHTS)
     )
@@ -106,13 +105,10 @@ def memory() -> list[list[float]]:
     embeddings = sizes["transformer.wte.weight"] + sizes["lm_head.weight"]
     share = 1 / DEVICES
     with_adapters = 2 * (total + adapters)
-    sharded = 2 * (total - decoder) + 2 * decoder * share
     return [
         _row(2 * total, total - constants),
         _row(2 * total, without_vit),
         _row(2 * total, without_vit, optimizer=share),
-        _row(2 * total, without_vit, gradients=share, optimizer=share),
-        _row(sharded, without_vit, gradients=share, optimizer=share),
         _row(with_adapters, adapters),
         _row(with_adapters, adapters + embeddings),
         _row(QUANTIZED_GB["int8"] * 1e9 + 2 * adapters, adapters),
@@ -125,9 +121,9 @@ def _is_adapted(name: str) -> bool:
     return in_decoder and any(name.endswith(f".{target}.weight") for target in ADAPTER_TARGETS)
 
 
-def _row(weights: float, trained: float, gradients: float = 1, optimizer: float = 1) -> list[float]:
-    """GB on a device that keeps these fractions of the gradients and of the optimizer state."""
-    parts = [weights, 2 * trained * gradients, 12 * trained * optimizer]
+def _row(weights: float, trained: float, optimizer: float = 1) -> list[float]:
+    """GB on a device that keeps this fraction of the optimizer state."""
+    parts = [weights, 2 * trained, 12 * trained * optimizer]
     return [part / 1e9 for part in (*parts, sum(parts))]
 
 

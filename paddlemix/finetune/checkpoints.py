@@ -19,16 +19,18 @@ import paddle
 
 from ..checkpoint import dtypes
 from ..checkpoint.readers.safetensors_file import read_safetensors
+from ..checkpoint.readers.tensor import StoredTensor
 from ..checkpoint.writer import TensorSource, write_safetensors
 from ..errors import TrainingError
 from ..utils.files import read_json_object, told_as_checkpoint_error, write_json
 from ..utils.paddle_internals import accumulators, create_accumulators, master_weights
-from .data_parallel import DataParallel
+from .parallel_state import ParallelState
 from .randomness import random_state, set_random_state
 
 STATE_FILE = "training_state.json"
 WRITING, REMOVING = ".writing", ".removing"
 _VERSION = 1
+_OPTIMIZER_FILES = "optimizer*.safetensors"
 
 
 # ---------------------------------------------------------------------------------------------------- folders
@@ -53,13 +55,13 @@ def remove_old_checkpoints(output_dir: Path, keep: int) -> None:
 
 
 @contextlib.contextmanager
-def writing_checkpoint(output_dir: Path, step: int, data_parallel: DataParallel) -> Iterator[Path]:
+def writing_checkpoint(output_dir: Path, step: int, parallel: ParallelState) -> Iterator[Path]:
     """A temporary directory for the files of all processes, which becomes ``checkpoint-N`` at the end.
 
     Args:
         output_dir: of the run.
         step: N, optimizer steps done.
-        data_parallel: every process enters the context.
+        parallel: every process enters the context.
 
     Raises:
         CheckpointError: it cannot be written; the earlier checkpoints are still there.
@@ -67,13 +69,13 @@ def writing_checkpoint(output_dir: Path, step: int, data_parallel: DataParallel)
     path = output_dir / f"checkpoint-{step}"
     temporary = path.with_name(path.name + WRITING)
     with told_as_checkpoint_error(path):
-        if data_parallel.rank == 0:
+        if parallel.rank == 0:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
-        data_parallel.barrier()
+        parallel.barrier()
         yield temporary
-        data_parallel.barrier()
-        if data_parallel.rank == 0:
+        parallel.barrier()
+        if parallel.rank == 0:
             publish(temporary, path)
 
 
@@ -117,50 +119,36 @@ def _sync(path: Path) -> None:
 
 
 def save_state(
-    folder: Path, progress: Mapping[str, Any], optimizer: paddle.optimizer.AdamW, data_parallel: DataParallel
+    folder: Path, progress: Mapping[str, Any], optimizer: paddle.optimizer.AdamW, parallel: ParallelState
 ) -> None:
     """Write what resuming needs besides the weights: progress, optimizer and random state.
 
     Args:
         folder: of the checkpoint.
         progress: JSON values, for :func:`read_progress`.
-        optimizer: of ``data_parallel.owned``. Where every process owns everything, the main process writes.
-        data_parallel: every process calls this.
+        optimizer: wrapped or not; each process that shares its state writes what it owns.
+        parallel: every process calls this.
     """
-    if data_parallel.rank == 0 or data_parallel.sharding is not None:
-        sources = [_source(name, tensor) for name, tensor in optimizer_tensors(optimizer, data_parallel.owned).items()]
-        write_safetensors(folder / _optimizer_file(data_parallel), sources, {"format": "pd"})
-    write_json(folder / _random_file(data_parallel.rank), random_state())
-    if data_parallel.rank == 0:
-        shapes = {name: list(parameter.shape) for name, parameter in data_parallel.trainable.items()}
-        layout = {
-            "version": _VERSION,
-            "processes": data_parallel.size,
-            "sharding": data_parallel.sharding,
-            "trained": shapes,
-        }
-        write_json(folder / STATE_FILE, {**layout, "progress": dict(progress)})
+    if parallel.writes_state:
+        tensors = optimizer_tensors(optimizer, parallel.owned(optimizer))
+        sources = [_source(name, tensor) for name, tensor in tensors.items()]
+        write_safetensors(folder / _optimizer_file(parallel), sources, {"format": "pd"})
+    write_json(folder / _random_file(parallel.rank), random_state())
+    if parallel.rank == 0:
+        shapes = {name: list(parameter.shape) for name, parameter in parallel.trainable.items()}
+        state = {"version": _VERSION, "processes": parallel.size, "trained": shapes, "progress": dict(progress)}
+        write_json(folder / STATE_FILE, state)
 
 
-def read_progress(folder: Path, data_parallel: DataParallel) -> dict[str, Any]:
+def read_progress(folder: Path, parallel: ParallelState) -> dict[str, Any]:
     """The ``progress`` that :func:`save_state` wrote.
 
     Raises:
-        TrainingError: a checkpoint of a training of other parameters or on another number of processes.
+        TrainingError: a checkpoint of a training of other parameters.
         CheckpointError: it cannot be read.
     """
-    state = read_json_object(folder / STATE_FILE, allow_nan=True)  # a loss may be no number
-    if state is None or state.get("version") != _VERSION or not isinstance(state.get("progress"), dict):
-        raise TrainingError(
-            f"{folder}: {STATE_FILE} is missing or not understood; remove the folder or use another one"
-        )
-    for field, now in (("processes", data_parallel.size), ("sharding", data_parallel.sharding)):
-        if state.get(field) != now:
-            raise TrainingError(
-                f"{folder}: was saved with {field}={state.get(field)}, this training has {now}; "
-                "go on as it was begun, or use another output_dir"
-            )
-    shapes = {name: list(parameter.shape) for name, parameter in data_parallel.trainable.items()}
+    state = _read_state(folder)
+    shapes = {name: list(parameter.shape) for name, parameter in parallel.trainable.items()}
     trained = state.get("trained")
     stored: dict[str, Any] = trained if isinstance(trained, dict) else {}
     for name in [*shapes, *stored]:
@@ -173,32 +161,36 @@ def read_progress(folder: Path, data_parallel: DataParallel) -> dict[str, Any]:
     return progress
 
 
-def load_state(folder: Path, optimizer: paddle.optimizer.AdamW, data_parallel: DataParallel) -> None:
+def load_state(folder: Path, optimizer: paddle.optimizer.AdamW, parallel: ParallelState) -> None:
     """Restore the optimizer and the random generators that :func:`save_state` wrote.
+
+    Another number of processes than at that time draws other random numbers, as for dropout.
 
     Args:
         folder: of the checkpoint, whose :func:`read_progress` was called before.
-        optimizer: of ``data_parallel.owned``.
-        data_parallel: every process calls this.
+        optimizer: wrapped or not.
+        parallel: every process calls this.
 
     Raises:
         TrainingError: files that are missing, damaged or of another training.
         CheckpointError: files that cannot be read.
     """
-    path = folder / _optimizer_file(data_parallel)
-    stored, _ = read_safetensors(path)
-    wanted = optimizer_tensors(optimizer, data_parallel.owned)
-    if set(stored) != set(wanted):
-        name = min(set(stored) ^ set(wanted))
-        raise TrainingError(
-            f"{path}: {name} is {'unknown' if name in stored else 'missing'}; the file is of another run"
-        )
+    stored = _stored_optimizer(folder)
+    wanted = optimizer_tensors(optimizer, parallel.owned(optimizer))
+    unknown = [name for name in stored if name.partition(".")[2] not in parallel.trainable]
+    for name in unknown or wanted.keys() - stored.keys():
+        what = "unknown" if unknown else "missing"
+        raise TrainingError(f"{folder / _OPTIMIZER_FILES}: {name} is {what}; the file is of another run")
     for name, tensor in wanted.items():
         if list(stored[name].shape) != list(tensor.shape) or stored[name].dtype != _tag(tensor):
             came = f"{stored[name].dtype} {list(stored[name].shape)}"
-            raise TrainingError(f"{path}: {name} is {came}, expected {_tag(tensor)} {list(tensor.shape)}")
+            raise TrainingError(
+                f"{folder / stored[name].file}: {name} is {came}, expected {_tag(tensor)} {list(tensor.shape)}"
+            )
         tensor.set_value(np.ascontiguousarray(stored[name].load()))
-    path = folder / _random_file(data_parallel.rank)
+    if _read_state(folder).get("processes") != parallel.size:
+        return
+    path = folder / _random_file(parallel.rank)
     state = read_json_object(path)
     if state is None:
         raise TrainingError(f"{path}: missing; the checkpoint is not whole")
@@ -233,8 +225,26 @@ def optimizer_tensors(
     return result
 
 
-def _optimizer_file(data_parallel: DataParallel) -> str:
-    part = f"-{data_parallel.rank:05}-of-{data_parallel.size:05}" if data_parallel.sharding is not None else ""
+def _read_state(folder: Path) -> dict[str, Any]:
+    state = read_json_object(folder / STATE_FILE, allow_nan=True)  # a loss may be no number
+    if state is None or state.get("version") != _VERSION or not isinstance(state.get("progress"), dict):
+        raise TrainingError(
+            f"{folder}: {STATE_FILE} is missing or not understood; remove the folder or use another one"
+        )
+    return state
+
+
+def _stored_optimizer(folder: Path) -> dict[str, StoredTensor]:
+    """The optimizer's tensors, whichever processes wrote them."""
+    paths = sorted(folder.glob(_OPTIMIZER_FILES))
+    if not paths:
+        raise TrainingError(f"{folder / 'optimizer.safetensors'}: missing; the checkpoint is not whole")
+    return {name: tensor for path in paths for name, tensor in read_safetensors(path)[0].items()}
+
+
+def _optimizer_file(parallel: ParallelState) -> str:
+    shares = parallel.degrees.sharding
+    part = f"-{parallel.sharding_rank:05}-of-{shares:05}" if shares > 1 else ""
     return f"optimizer{part}.safetensors"
 
 

@@ -212,9 +212,10 @@ class FinetuneConfig:
         integer(), "positions per chunk of the cross-entropy (default: as many as have 128 MiB of logits)", default=None
     )
     sharding: str | None = config_field(
-        choice("stage1", "stage2", "stage3"),
-        "ZeRO stage: shard optimizer state, also gradients, also parameters",
-        default=None,
+        choice("stage1"), "ZeRO stage 1: the processes share the optimizer state", default=None
+    )
+    sharding_parallel_degree: int | None = config_field(
+        integer(), "processes that share one optimizer state (default: all)", default=None
     )
 
     # monitoring and checkpoints
@@ -233,6 +234,8 @@ class FinetuneConfig:
 
     def __post_init__(self) -> None:
         """Validate and normalize every field, then the combinations."""
+        if self.sharding in ("stage2", "stage3"):
+            raise ConfigurationError(f"sharding: got {self.sharding!r}, which there is no more; use stage1")
         for item in fields(self):
             value = getattr(self, item.name)
             if value is None and item.metadata["optional"]:
@@ -249,6 +252,8 @@ class FinetuneConfig:
                 raise ConfigurationError(
                     f"eval_data: got weight {source.weight:g} for {source.path}, expected none: each record counts once"
                 )
+        if self.sharding is None and self.sharding_parallel_degree is not None:
+            raise ConfigurationError("sharding_parallel_degree: got it without sharding; set sharding to stage1")
         if self.packing and self.group_by_length:
             raise ConfigurationError("group_by_length: got it beside packing, which fills the rows; give one of them")
 

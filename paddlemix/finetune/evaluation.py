@@ -64,7 +64,6 @@ def evaluate(
     num_answered: int = 0,
     samples_dir: Path | None = None,
     step: int = 0,
-    lockstep: bool = False,
     policy: ImagePolicy | None = None,
     on_progress: Callable[[str], None] = lambda status: None,
 ) -> dict[str, float]:
@@ -84,7 +83,6 @@ def evaluate(
             record's earlier turns as history.
         samples_dir: directory of ``step-N-K.png``, at most :data:`MAX_SAMPLES` of them; None: nothing is drawn.
         step: of the training, for the names of the samples.
-        lockstep: every forward pass needs all processes (ZeRO stage 3), so each of them does all the work.
         policy: which images may be read; by default files and public URLs.
         on_progress: called with a short status.
 
@@ -100,7 +98,7 @@ def evaluate(
     policy = policy if policy is not None else ImagePolicy.scripts()
     examples = [encode(record, processor.tokenizer, max_length, truncation) for record in records]
     questions = _questions(records, examples, num_answered)
-    rank, processes = (0, 1) if lockstep else (dist.get_rank(), dist.get_world_size())
+    rank, processes = dist.get_rank(), dist.get_world_size()
     batches = _by_length(examples, list(map(len, examples)), batch_size)[rank::processes]
     own = questions[rank::processes]
     with _evaluating(model):

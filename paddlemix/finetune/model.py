@@ -29,7 +29,6 @@ class FinetuneModel(nn.Layer):
     def __init__(self, model: QWenLMHeadModel, loss_chunk_size: int | None = None, recompute: bool = False) -> None:
         super().__init__()
         self.model = model
-        self.decoder_inputs = tuple(f"model.{prefix}" for prefix in model.decoder_inputs)
         self.loss_chunk_size = loss_chunk_size
         for layer in model.sublayers():
             if hasattr(layer, "enable_recompute"):
@@ -82,9 +81,20 @@ class FinetuneModel(nn.Layer):
             following,
             chunk_size=self.loss_chunk_size,
         )
+        if total.stop_gradient and paddle.is_grad_enabled():
+            total = total + self._zero_with_gradient()
         if target_count is None:
             target_count = (following != IGNORE_INDEX).astype("float32").sum().clip(min=1.0)
         return {"loss": total / target_count.reshape([])}
+
+    def _zero_with_gradient(self) -> paddle.Tensor:
+        """Zero, connected to a trainable parameter.
+
+        Where a batch reaches none, as without images when only visual ones are trained, there is a backward pass all
+        the same, in which the processes wait for each other.
+        """
+        trainable = next((p for p in self.parameters() if not p.stop_gradient), None)
+        return paddle.zeros([]) if trainable is None else trainable.sum().astype("float32") * 0
 
 
 def _attention_arguments(

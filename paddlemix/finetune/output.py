@@ -30,6 +30,9 @@ _MAY_CHANGE = frozenset(
         *("output_dir", "device", "resume", "visualdl", "logging_steps", "save_steps", "save_total_limit"),
         *("eval_data", "eval_steps", "eval_on_start", "eval_samples", "per_device_eval_batch_size"),
         *("dataloader_num_workers", "image_check", "loss_chunk_size", "recompute"),
+        *("sharding", "sharding_parallel_degree"),
+        # their product with the number of processes may not; see prepare_output_dir
+        *("per_device_train_batch_size", "gradient_accumulation_steps"),
     }
 )
 
@@ -49,6 +52,12 @@ class Run:
     processes: int
     data_hash: str
     metrics: dict[str, float] | None = None
+
+    @property
+    def step_rows(self) -> int:
+        """Rows of all processes in an optimizer step."""
+        rows: int = self.config["per_device_train_batch_size"] * self.config["gradient_accumulation_steps"]
+        return rows * self.processes
 
 
 def content_hash(record_hashes: Iterable[str]) -> str:
@@ -123,14 +132,15 @@ def prepare_output_dir(folder: Path, run: Run, previous: Run | None) -> Path | N
         The checkpoint to resume from; None for a fresh start.
 
     Raises:
-        ConfigurationError: the training there is of other records or another number of processes.
+        ConfigurationError: the training there is of other records or has steps of another number of rows.
         CheckpointError: the directory cannot be written.
     """
     if previous is not None:
-        if previous.processes != run.processes:
+        if previous.step_rows != run.step_rows:
             raise ConfigurationError(
-                f"output_dir: the training in {folder} runs on {previous.processes} process(es), now there are "
-                f"{run.processes}; start as many, or name another directory"
+                f"gradient_accumulation_steps: a step of the training in {folder} has {previous.step_rows} rows on "
+                f"{previous.processes} process(es), now {run.step_rows} on {run.processes}; keep the product of "
+                "per_device_train_batch_size, gradient_accumulation_steps and processes, or name another directory"
             )
         if previous.data_hash != run.data_hash:
             raise ConfigurationError(

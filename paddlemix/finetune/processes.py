@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -17,7 +18,8 @@ from ..utils.device import resolve_device
 from ..utils.paddle_internals import global_store
 
 _ARRIVALS = "paddlemix/arrivals"
-_POLL_SECONDS = 0.05
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.001, 0.05
+_STORE_SECONDS = 30
 _T = TypeVar("_T")
 
 
@@ -43,7 +45,22 @@ def init_process(device: str | None) -> None:
                 "device: several processes on CPUs need --backend gloo behind paddle.distributed.launch"
             )
     if processes > 1 and not dist.is_initialized():
+        _wait_for_store()
         dist.init_parallel_env()
+
+
+def _wait_for_store() -> None:
+    """Until the first process listens, which Paddle's own client asks for every few seconds only."""
+    host, _, port = os.environ.get("PADDLE_MASTER", "").rpartition(":")
+    if not host or os.environ.get("PADDLE_TRAINER_ID") == "0":
+        return
+    end = time.monotonic() + _STORE_SECONDS
+    while time.monotonic() < end:
+        try:
+            socket.create_connection((host, int(port)), timeout=1).close()
+            return
+        except OSError:
+            time.sleep(_LONGEST_PAUSE)
 
 
 def run_on_main_process(work: Callable[[], _T]) -> _T:
@@ -73,7 +90,7 @@ def wait_for_everyone() -> None:
     """Return once every process has called this, however long that takes; at once in a single process.
 
     Call it before a collective operation that one process may reach much later than the others: the operation alone
-    times out, over gloo after 30 seconds, over NCCL after 30 minutes. It costs about a tenth of a second.
+    times out, over gloo after 30 seconds, over NCCL after 30 minutes.
     """
     processes = dist.get_world_size()
     if processes == 1:
@@ -81,5 +98,7 @@ def wait_for_everyone() -> None:
     store = global_store()
     arrived = store.add(_ARRIVALS, 1)
     target = -(-arrived // processes) * processes  # nobody can arrive a second time before this round is over
+    pause = _SHORTEST_PAUSE
     while store.add(_ARRIVALS, 0) < target:
-        time.sleep(_POLL_SECONDS)
+        time.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE)

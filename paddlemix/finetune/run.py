@@ -19,7 +19,6 @@ from ..models.qwen_vl.modeling import QWenLMHeadModel
 from ..models.qwen_vl.processing import QwenVLProcessor
 from ..utils.files import told_as_checkpoint_error, write_text
 from .configuration import FinetuneConfig
-from .data_parallel import STAGE3
 from .evaluation import evaluate
 from .model import FinetuneModel
 from .modes import build_model, check_base_model, load_trained, save_trained
@@ -33,6 +32,7 @@ from .output import (
     prepare_output_dir,
     write_result,
 )
+from .parallel_state import STAGE1, Degrees
 from .processes import init_process, run_on_main_process
 from .randomness import seed_everything
 from .trainer import FinetuneTrainer, training_arguments
@@ -75,6 +75,7 @@ def finetune(config: FinetuneConfig, log: Log = lambda text: None) -> FinetuneRe
         NotEnoughMemoryError: weights that do not fit, or a worker process that was killed.
     """
     init_process(config.device)
+    degrees = Degrees.of(dist.get_world_size(), config.sharding, config.sharding_parallel_degree)
     is_main_process = dist.get_rank() == 0
     log = log if is_main_process else lambda text: None
     output_dir = Path(config.output_dir)
@@ -105,16 +106,14 @@ def finetune(config: FinetuneConfig, log: Log = lambda text: None) -> FinetuneRe
         checkpoint = run_on_main_process(begin)
         data = ConversationData(config, records.train, processor)
         monitor = resources.enter_context(monitor_training(output_dir, visualdl=_with_visualdl(config)))
-        trainer = make_trainer(config, model, processor, data, records.eval, monitor)
+        degrees.init_fleet()
+        trainer = make_trainer(config, model, processor, data, records.eval, monitor, degrees)
         train_loss = trainer.train(checkpoint)
         metrics = {"train_loss": train_loss, **trainer.metrics}
         finished = replace(run, metrics=metrics)
-        with trainer.data_parallel.gathered_weights():
-            run_on_main_process(
-                lambda: write_result(
-                    output_dir, finished, lambda folder: save_trained(config, model, processor, folder)
-                )
-            )
+        run_on_main_process(
+            lambda: write_result(output_dir, finished, lambda folder: save_trained(config, model, processor, folder))
+        )
     log(f"{output_dir}: {_format_metrics(metrics)}")
     return FinetuneResult(output_dir, metrics)
 
@@ -145,6 +144,7 @@ def make_trainer(
     data: ConversationData,
     eval_records: Sequence[Record],
     monitor: TrainingMonitor,
+    degrees: Degrees | None = None,
 ) -> FinetuneTrainer:
     """The trainer of a run.
 
@@ -155,11 +155,9 @@ def make_trainer(
         data: the training records.
         eval_records: of the eval split; without any there is no evaluation.
         monitor: its callbacks are called, its status line is used.
+        degrees: the arrangement of the processes; by default all are data-parallel.
     """
     training_model = FinetuneModel(model, config.loss_chunk_size, config.recompute)
-    use_zero3 = config.sharding == STAGE3 and dist.get_world_size() > 1
-    if use_zero3:
-        model.transformer.enable_recompute = False  # ZeRO-3 layers checkpoint activations on their own
     output_dir = Path(config.output_dir)
 
     def run_evaluation() -> dict[str, float]:
@@ -173,7 +171,6 @@ def make_trainer(
             num_answered=config.eval_samples,
             samples_dir=output_dir / SAMPLES_DIR,
             step=trainer.state.global_step,
-            lockstep=use_zero3,
             policy=ImagePolicy.scripts(config.max_pixels),
             on_progress=monitor.show_status,
         )
@@ -196,6 +193,8 @@ def make_trainer(
         logging_first_step=True,
         save_steps=config.save_steps,
         save_total_limit=config.save_total_limit,
+        sharding="" if degrees is None or degrees.sharding == 1 else STAGE1,
+        sharding_parallel_degree=1 if degrees is None else degrees.sharding,
     )
     trainer = FinetuneTrainer(
         training_model,
@@ -207,8 +206,7 @@ def make_trainer(
         evaluate=run_evaluation if eval_records else None,
         eval_steps=config.eval_steps,
         eval_on_start=config.eval_on_start,
-        sharding=config.sharding,
-        zero3_layers=list(model.decoder_blocks[1]) if use_zero3 else (),
+        degrees=degrees,
     )
     remove_default_callbacks(trainer)
     return trainer

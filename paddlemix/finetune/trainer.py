@@ -5,7 +5,7 @@ intervals. Overridden is what it does otherwise; each method says why:
 
 - batches come from a plan of the whole training: resuming neither skips nor repeats any;
 - a loss or gradient that is not finite stops the training before the optimizer changes a weight;
-- processes synchronize gradients through :class:`~.data_parallel.DataParallel`;
+- a parameter without a gradient counts as one with zeros, in one process and in several;
 - checkpoints are those of ``checkpoints.py``: safetensors and JSON, complete or absent.
 """
 
@@ -25,8 +25,8 @@ from paddlenlp.trainer.trainer_callback import TrainerControl, TrainerState
 from ..data.loading import SizedIterable
 from ..errors import TrainingError, TrainingInterruptedError
 from .checkpoints import load_state, read_progress, remove_old_checkpoints, save_state, writing_checkpoint
-from .data_parallel import DataParallel
 from .interruption import StopRequest, stop_on_signals
+from .parallel_state import Degrees, ParallelState
 from .randomness import paddle_state, seed_everything, set_paddle_state
 from .trainer_callbacks import InitialEvaluationCallback, StepControlCallback
 from .training_data import TrainingData
@@ -50,12 +50,11 @@ class FinetuneTrainer(Trainer):
         evaluate: returns metrics; called by every process. None: no evaluation.
         eval_steps: optimizer steps between evaluations; None: after the last step only.
         eval_on_start: evaluate before the first step as well.
-        sharding: ZeRO stage, see :class:`~.data_parallel.DataParallel`.
-        zero3_layers: the layers that ZeRO stage 3 shards.
+        degrees: the arrangement of the processes; Fleet has been told of it. By default all are data-parallel.
 
     Attributes:
         metrics: of the last evaluation.
-        data_parallel: the processes' synchronization.
+        parallel: the processes.
         evaluation_pending: the training ended at a step whose evaluation was skipped.
     """
 
@@ -74,8 +73,7 @@ class FinetuneTrainer(Trainer):
         evaluate: Callable[[], dict[str, float]] | None = None,
         eval_steps: int | None = None,
         eval_on_start: bool = False,
-        sharding: str | None = None,
-        zero3_layers: Sequence[nn.Layer] = (),
+        degrees: Degrees | None = None,
     ) -> None:
         self.data = data
         self.metrics: dict[str, float] = {}
@@ -83,6 +81,7 @@ class FinetuneTrainer(Trainer):
         self._save_weights, self._load_weights = save_weights, load_weights
         self._first_step = 0
         self._micro_batches: list[tuple[paddle.Tensor, Any]] = []  # loss and record ids of each of this step
+        self._record_ids: list[Any] = []  # of this step
         self._losses_since_log: list[float] = []
         self._loss_sum, self._tokens, self._gradient_norm = 0.0, 0, math.nan
         self._step_learning_rate = 0.0
@@ -98,8 +97,8 @@ class FinetuneTrainer(Trainer):
             callbacks=[step_control, *callbacks, initial],
         )
         step_control.trainer = initial.trainer = self
-        self.data_parallel = DataParallel(model, sharding, zero3_layers)
-        seed_everything(args.seed, self.data_parallel.rank)
+        self.parallel = ParallelState(model, degrees)
+        seed_everything(args.seed, self.parallel.rank)
 
     # ------------------------------------------------------------------------------------------------ a step
 
@@ -108,20 +107,20 @@ class FinetuneTrainer(Trainer):
         return self.data.loader(self._first_step)
 
     def create_optimizer(self, lr_scheduler: Any = None) -> paddle.optimizer.AdamW:
-        """AdamW over the parameters that this process owns, its state in float32, also for 16-bit weights.
+        """AdamW over the trainable parameters, its state in float32, also for 16-bit weights.
 
-        Overridden: the base class optimizes all parameters, and clips gradients itself, before they are synchronized.
+        Overridden: the base class optimizes frozen parameters too, and clips gradients without telling their norm.
         Vectors (biases, norms) have no weight decay.
         """
         if self.optimizer is None:
-            owned = self.data_parallel.owned
-            decaying = {parameter.name for parameter in owned.values() if parameter.ndim > 1}
+            trainable = list(self.parallel.trainable.values())
+            decaying = {parameter.name for parameter in trainable if parameter.ndim > 1}
             self.optimizer = paddle.optimizer.AdamW(
                 learning_rate=self.lr_scheduler if lr_scheduler is None else lr_scheduler,
                 beta1=self.args.adam_beta1,
                 beta2=self.args.adam_beta2,
                 epsilon=self.args.adam_epsilon,
-                parameters=list(owned.values()),
+                parameters=trainable,
                 weight_decay=self.args.weight_decay,
                 apply_decay_param_fun=decaying.__contains__,
                 multi_precision=True,
@@ -137,41 +136,37 @@ class FinetuneTrainer(Trainer):
         inputs = dict(self._prepare_inputs(inputs))
         record_ids = inputs.pop(RECORD_IDS, None)
         loss = self.compute_loss(model, inputs).reshape([]) / self.data.accumulation
+        if self._micro_batches:  # what only some processes have from those before counts as well
+            self.parallel.fill_gradients()
         if not loss.stop_gradient:  # only visual parameters are trained, and there was no image
             loss.backward()
-        self.data_parallel.after_backward()
         self._micro_batches.append((loss.detach(), record_ids))
         return loss.detach()
 
     def _check_loss_valid(self, loss: paddle.Tensor) -> None:
-        """Synchronize the processes' losses and gradients, validate and clip them.
+        """Average the processes' losses, and stop all of them where one is not finite.
 
-        Overridden because the base class calls it between the last backward pass of a step and the optimizer.
+        Overridden: the base class looks at this process's loss alone. It calls this behind the last backward pass of a
+        step, before Fleet adds up the gradients.
         """
         micro_batches, self._micro_batches = self._micro_batches, []
         loss = paddle.add_n([part for part, _ in micro_batches]).astype("float32")
         wants_stop = paddle.to_tensor(float(self._stop.signal is not None))
-        step_loss, stop_share = self.data_parallel.mean(paddle.stack([loss, wants_stop]))
+        step_loss, stop_share = self.parallel.mean(paddle.stack([loss, wants_stop]))
         self._all_stop = stop_share > 0
         if not math.isfinite(step_loss):
             bad = [ids for part, ids in micro_batches if not math.isfinite(float(part))]
             raise self._not_finite(f"the loss is {step_loss}", bad)
-        norm = self.data_parallel.average_gradients()
-        if not math.isfinite(norm):
-            raise self._not_finite(
-                f"the loss is {step_loss:.4g}, the norm of its gradient {norm}", [ids for _, ids in micro_batches]
-            )
-        if 0 < self.args.max_grad_norm < norm:
-            self.data_parallel.scale_gradients(self.args.max_grad_norm / norm)
+        self.parallel.fill_gradients()
+        self._record_ids = [ids for _, ids in micro_batches]
         self._losses_since_log.append(step_loss)
         self._loss_sum += step_loss
-        self._gradient_norm = norm
         self._step_learning_rate = float(self._get_learning_rate())  # at the time of logging it is the next step's
         self._tokens += self.data.tokens(self.state.global_step)
 
     def _not_finite(self, what: str, record_ids: Sequence[Any]) -> TrainingError:
         own = [int(number) for ids in record_ids if ids is not None for number in ids.flatten().tolist()]
-        parts = self.data_parallel.gather(self.data.source_locations(own))
+        parts = self.parallel.gather(self.data.source_locations(own))
         locations = [location for part in parts for location in part]
         more = f" and {len(locations) - MAX_LOCATIONS_SHOWN} more" if len(locations) > MAX_LOCATIONS_SHOWN else ""
         where = f" in {', '.join(locations[:MAX_LOCATIONS_SHOWN])}{more}" if locations else ""
@@ -183,11 +178,17 @@ class FinetuneTrainer(Trainer):
     @property
     def is_stopping(self) -> bool:
         """Whether the training ends with this step on request; the same in all processes."""
-        return self._all_stop or (self.data_parallel.size == 1 and self._stop.signal is not None)
+        return self._all_stop or (self.parallel.size == 1 and self._stop.signal is not None)
 
-    def after_optimizer(self) -> None:
-        """Called after each optimizer step."""
-        self.data_parallel.after_step()
+    def before_optimizer(self) -> None:
+        """Validate and clip the gradients, which are averaged over the processes by now."""
+        norm = self.parallel.gradient_norm(self.optimizer)
+        if not math.isfinite(norm):
+            what = f"the loss is {self._losses_since_log[-1]:.4g}, the norm of its gradient {norm}"
+            raise self._not_finite(what, self._record_ids)
+        if 0 < self.args.max_grad_norm < norm:
+            self.parallel.scale_gradients(self.optimizer, self.args.max_grad_norm / norm)
+        self._gradient_norm = norm
 
     def log(self, logs: dict[str, float], **kwargs: Any) -> None:
         """Overridden: the base class logs this process's loss and the next step's learning rate."""
@@ -231,7 +232,7 @@ class FinetuneTrainer(Trainer):
         if checkpoint is not None and self._first_step == self.data.steps:
             self._finish_from(checkpoint)
         else:
-            with stop_on_signals(notice=self.data_parallel.rank == 0) as self._stop:
+            with stop_on_signals(notice=self.parallel.rank == 0) as self._stop:
                 super().train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
             if self.state.global_step < self.data.steps:
                 raise self._interrupted()
@@ -260,7 +261,7 @@ class FinetuneTrainer(Trainer):
         self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
 
     def _restore_progress(self, checkpoint: Path) -> None:
-        progress = read_progress(checkpoint, self.data_parallel)
+        progress = read_progress(checkpoint, self.parallel)
         try:
             self._first_step, self._tokens = int(progress["step"]), int(progress["tokens"])
             self._losses_since_log, self._loss_sum = list(map(float, progress["window"])), float(progress["loss_sum"])
@@ -288,43 +289,34 @@ class FinetuneTrainer(Trainer):
             "metrics": self.metrics,
             "evaluation_owed": self.evaluation_pending,
         }
-        with writing_checkpoint(output_dir, self.state.global_step, self.data_parallel) as folder:
+        with writing_checkpoint(output_dir, self.state.global_step, self.parallel) as folder:
             self.save_weights(folder)
-            save_state(folder, progress, self.optimizer, self.data_parallel)
-            if self.data_parallel.rank == 0:
+            save_state(folder, progress, self.optimizer, self.parallel)
+            if self.parallel.rank == 0:
                 self.state.save_to_json(str(folder / _TRAINER_STATE))
-        if self.data_parallel.rank == 0:
+        if self.parallel.rank == 0:
             remove_old_checkpoints(output_dir, self.args.save_total_limit)
-        self.data_parallel.barrier()
+        self.parallel.barrier()
 
     def save_weights(self, folder: Path) -> None:
         """Write the weights into a directory; every process calls this, the main process writes."""
-        with self.data_parallel.gathered_weights():
-            if self.data_parallel.rank == 0:
-                self._save_weights(folder)
-        self.data_parallel.barrier()
+        if self.parallel.rank == 0:
+            self._save_weights(folder)
+        self.parallel.barrier()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str | None = None) -> None:
         """Overridden: weights are read as :meth:`save_weights` wrote them."""
         if resume_from_checkpoint is not None:
-            with self.data_parallel.gathered_weights():
-                self._load_weights(Path(resume_from_checkpoint))
+            self._load_weights(Path(resume_from_checkpoint))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Overridden: the state is read as :meth:`_save_checkpoint` wrote it, without pickle."""
         if checkpoint is not None:
             self.lr_scheduler.set_state_dict(self._scheduler_state)
-            load_state(Path(checkpoint), self.optimizer, self.data_parallel)
+            load_state(Path(checkpoint), self.optimizer, self.parallel)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         """Overridden to do nothing: the random state is read with the optimizer's."""
-
-    def _wrap_model(self, model: nn.Layer, training: bool = True) -> nn.Layer:
-        """Overridden to do nothing: :class:`~.data_parallel.DataParallel` does what the base class wraps models for."""
-        return model
-
-    def _wrap_amp_model(self, args: TrainingArguments, model: nn.Layer) -> None:
-        """Overridden to do nothing: the model computes in its own dtype."""
 
 
 class _Sized(paddle.io.Dataset):
@@ -360,6 +352,7 @@ def training_arguments(output_dir: Path, data: TrainingData, **options: Any) -> 
         report_to=[],
         remove_unused_columns=False,
         skip_profile_timer=True,
+        release_grads=True,
         **options,
     )
 

@@ -22,15 +22,15 @@ class ControlledTrainer(Protocol):
     def is_stopping(self) -> bool:
         """Whether the training ends with this step on request."""
 
-    def after_optimizer(self) -> None:
-        """Synchronize the new weights."""
+    def before_optimizer(self) -> None:
+        """Validate and clip the gradients."""
 
     def evaluate(self) -> dict[str, float]:
         """Metrics of the model as it is now."""
 
 
 class StepControlCallback(TrainerCallback):
-    """Sets the epoch of each step and what follows it.
+    """Checks the gradients of each step, and sets its epoch and what follows it.
 
     Args:
         data: the batches of the training.
@@ -43,9 +43,9 @@ class StepControlCallback(TrainerCallback):
         self.data = data
         self.eval_steps = eval_steps
 
-    def on_optimizer_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Synchronize the new weights."""
-        self.trainer.after_optimizer()
+    def on_optimizer_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Check the gradients, which are averaged over the processes by now."""
+        self.trainer.before_optimizer()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Log after the last step, evaluate at the interval, save and stop on request."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import paddle
+import paddle.distributed as dist
 from paddle import _C_ops
 from paddle.base import core
 
@@ -56,11 +58,6 @@ def overwrite(tensor: Any, array: Any) -> None:
     tensor.copy_(paddle.to_tensor(array, place=paddle.CPUPlace()), False)
 
 
-def release(tensor: paddle.Tensor) -> None:
-    """Free the memory of a tensor, which keeps its shape and dtype."""
-    tensor._clear_data()
-
-
 def has_hooks(layer: paddle.nn.Layer) -> bool:
     """Whether something is to be called before or after the forward pass of a layer."""
     return bool(layer._forward_pre_hooks or layer._forward_post_hooks)
@@ -71,31 +68,57 @@ def entries(layer: paddle.nn.Layer) -> tuple[dict[str, Any], ...]:
     return layer._sub_layers, layer._parameters, layer._buffers
 
 
-def on_gradient(parameter: paddle.Tensor, hook: Callable[..., Any]) -> None:
-    """Call ``hook`` whenever the backward pass has added to the gradient of a parameter."""
-    parameter._register_backward_hook(hook)
-
-
 # ---------------------------------------------------------------------------------------------------- optimizers
 
 
 def create_accumulators(optimizer: Any, parameters: Sequence[paddle.Tensor]) -> None:
     """Make the state of an optimizer for these parameters before its first step."""
     block = paddle.static.default_main_program().global_block()  # what the optimizer itself passes, and does not use
-    optimizer._create_accumulators(block, list(parameters))
+    innermost(optimizer)._create_accumulators(block, list(parameters))
 
 
 def accumulators(optimizer: Any) -> Mapping[str, Mapping[str, paddle.Tensor]]:
     """The state of an optimizer: its kind, such as ``moment1``, -> name of a parameter's weight -> values."""
-    return optimizer._accumulators
+    return innermost(optimizer)._accumulators
 
 
 def master_weights(optimizer: Any) -> Mapping[str, paddle.Tensor]:
     """Name of a 16-bit parameter -> the float32 copy that its optimizer works on."""
-    return optimizer._master_weights
+    return innermost(optimizer)._master_weights
 
 
-# ---------------------------------------------------------------------------------------------------- process
+def updated_parameters(optimizer: Any) -> list[paddle.Tensor]:
+    """The parameters that an optimizer updates in this process, also where Fleet shares them out."""
+    return list(innermost(optimizer)._parameter_list)
+
+
+def innermost(optimizer: Any) -> Any:
+    """The optimizer that Fleet's stand around."""
+    while hasattr(optimizer, "_inner_opt"):
+        optimizer = optimizer._inner_opt
+    return optimizer
+
+
+# ---------------------------------------------------------------------------------------------------- processes
+
+
+@contextlib.contextmanager
+def groups_made_in_turn() -> Iterator[None]:
+    """Process groups that are made in this context are made one after the other by all processes.
+
+    Over gloo the processes of different groups that are made at the same time connect to each other.
+    """
+    new_group = dist.new_group
+
+    def waiting(*arguments: Any, **options: Any) -> Any:
+        dist.barrier()
+        return new_group(*arguments, **options)
+
+    dist.new_group = waiting
+    try:
+        yield
+    finally:
+        dist.new_group = new_group
 
 
 def global_store() -> Any:

@@ -1,128 +1,182 @@
-"""Two processes over gloo train as one process with the same global batch does; sharding changes nothing."""
+"""Several processes over gloo train as one process with the same global batch does, whatever they share."""
 
 import csv
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
+import signal
 
 import numpy as np
 import pytest
 
 from paddlemix.checkpoint.readers.safetensors_file import read_safetensors
+from paddlemix.errors import PaddleMixError
+from paddlemix.finetune import run
 from paddlemix.finetune.configuration import FinetuneConfig
-from paddlemix.finetune.run import finetune
+from paddlemix.finetune.monitoring import learning_curves
 from tests.finetune.conversations import write_conversations
-from tests.tiny_model import write_tiny_model
+from tests.finetune.toy_training import LogKeeper
+from tests.processes import run_processes
 
-ROOT = Path(__file__).resolve().parents[2]
-SHARDING = ("none", "stage1", "stage2", "stage3")
+STEPS = 4
+FULL = {"mode": "full", "freeze": []}
+LORA = {"mode": "lora", "lora_r": 4, "lora_targets": ["c_attn", "w1", "in_proj"], "lora_dropout": 0.0}
+SHARDED = {"sharding": "stage1"}
+#: name -> options, and those that only several processes have
+TRAININGS = {
+    "full": (FULL, {}),
+    "full-sharded": ({**FULL, "recompute": True}, SHARDED),
+    "vision": ({"mode": "full", "freeze": ["freeze_llm", "freeze_vit"]}, {}),
+    "lora": ({**LORA, "recompute": True}, {}),
+    "lora-packed-sharded": ({**LORA, "packing": True, "max_length": 200}, SHARDED),
+    "qlora-sharded": ({**LORA, "mode": "qlora", "quantization": "int4"}, SHARDED),
+}
+DROPOUT = {**LORA, "lora_dropout": 0.3, **SHARDED, "max_steps": 6}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_drawing():
+    """Drawing learning curves takes twice as long as all the rest."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(learning_curves, "draw", lambda *_, **__: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, tiny_model_dir):
+    """Of the records and of all runs."""
+    folder = tmp_path_factory.mktemp("runs")
+    write_conversations(folder / "records", 8)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def options(folder, tiny_model_dir):
+    """What all trainings have in common: 4 rows in each of 4 steps, in 2 micro-batches of 2 or 2 x 2 of 1."""
+    records = str(folder / "records" / "talks.json")
+    return {
+        "data": records, "eval_data": records, "eval_samples": 0, "model_name_or_path": str(tiny_model_dir),
+        "learning_rate": 1e-3, "max_length": 512, "max_steps": STEPS, "dataloader_num_workers": 0,
+        "gradient_accumulation_steps": 2, "logging_steps": 1, "save_steps": 2, "visualdl": False, "device": "cpu",
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def outcomes(folder, options):
+    """What the runs of two processes raised: by rank, name of the run -> the error's text."""
+    trainings = {f"two-{name}": {**options, **both, **several} for name, (both, several) in TRAININGS.items()}
+    dropout = {**options, **DROPOUT}
+    trainings.update(
+        {
+            "whole": dropout,
+            "cut": {**dropout, "interrupt_after": 3},
+            "moved": {**options, **FULL, **SHARDED, "interrupt_after": 3},
+            "cut again": {**dropout, "output_dir": str(folder / "cut")},
+            "signalled": {**dropout, "save_steps": 100, "signal_after": 2},
+            "signalled again": {**dropout, "save_steps": 100, "output_dir": str(folder / "signalled")},
+            "refused": {**options, "data": str(folder / "no.json")},
+            "diverged": {**options, **FULL, "learning_rate": 1e30, "max_grad_norm": 0.0},
+        }
+    )
+    return run_processes(2, run_all, folder, trainings)
+
+
+def run_all(folder, trainings):
+    """Name of each training that raised an error -> its text."""
+    failures = {}
+    for name, values in trainings.items():
+        failure = run_one({"output_dir": str(folder / name), **values})
+        if failure is not None:
+            failures[name] = failure
+    return failures
+
+
+def run_one(values):
+    """Train; the text of the error that ended it."""
+    interrupted, signalled = values.pop("interrupt_after", None), values.pop("signal_after", None)
+    make_trainer = run.make_trainer
+
+    def make_stopping(*arguments):
+        trainer = make_trainer(*arguments)
+        is_last = run.dist.get_rank() == run.dist.get_world_size() - 1
+        if interrupted is not None:
+            trainer.add_callback(LogKeeper(interrupted))
+        elif signalled is not None and is_last:  # to one process alone
+            trainer.add_callback(LogKeeper(signalled, (signal.SIGTERM,)))
+        return trainer
+
+    run.make_trainer = make_stopping
+    try:
+        run.finetune(FinetuneConfig.from_dict(values))
+    except (KeyboardInterrupt, PaddleMixError) as error:
+        return f"{type(error).__name__}: {error}"
+    finally:
+        run.make_trainer = make_trainer
+    return None
+
+
+def one_process(folder, options, name):
+    """The folder of the same training in one process, with all rows of the two in its micro-batches."""
+    output = folder / f"one-{name}"
+    both, _ = TRAININGS[name]
+    run.finetune(FinetuneConfig(**{**options, **both, "per_device_train_batch_size": 2, "output_dir": str(output)}))
+    return output
+
+
+def log(output):
+    with open(output / "log.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    columns = ("loss", "grad_norm", "learning_rate", "tokens", "eval_loss")
+    return {name: [float(row[name]) for row in rows if row[name]] for name in columns}
 
 
 def tensors(path):
     return {name: tensor.load().copy() for name, tensor in read_safetensors(path)[0].items()}
 
 
-def log(folder):
-    with open(folder / "log.csv", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    columns = ("loss", "grad_norm", "learning_rate", "tokens", "eval_loss")
-    return {name: [float(row[name]) for row in rows if row[name]] for name in columns}
+def result(output):
+    (path,) = output.glob("*model.safetensors")
+    return tensors(path)
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """The folder of all runs: each in one process (``one-…``) and in two (``two-…``)."""
-    folder = tmp_path_factory.mktemp("runs")
-    small = write_conversations(folder / "small", 8)
-    large = write_conversations(folder / "large", 5, size=168)
-    tiny = write_tiny_model(folder / "tiny")
-    common = {
-        "max_length": 512,
-        "learning_rate": 1e-3,
-        "gradient_accumulation_steps": 2,
-        "dataloader_num_workers": 0,
-        "logging_steps": 1,
-        "save_steps": 2,
-        "visualdl": False,
-    }
-    full = {"data": str(small), "model_name_or_path": str(tiny), "mode": "full", "freeze": [], "num_train_epochs": 1}
-    lora = {**full, "mode": "lora", "freeze": None, "lora_r": 4, "lora_targets": ["c_attn", "w1", "in_proj"]}
-    kinds = {
-        "bundled": {"data": str(large), "mode": "full", "num_train_epochs": 1},
-        "full": {**full, "recompute": True, "eval_data": str(small), "eval_samples": 0},
-        "lora": {**lora, "lora_dropout": 0.0, "packing": True, "max_length": 200, "num_train_epochs": 2},
-    }
-    for name, options in kinds.items():
-        rows = {"per_device_train_batch_size": 2}
-        finetune(FinetuneConfig(**{**common, **options, **rows, "output_dir": str(folder / f"one-{name}")}))
-    # one launch for all of them: starting processes takes longer than training
-    two = {"bundled-none": kinds["bundled"], "lora-stage3": kinds["lora"]}
-    two.update({f"full-{sharding}": kinds["full"] for sharding in SHARDING})
-    paths = []
-    for name, options in two.items():
-        sharding = name.partition("-")[2]
-        options = {**common, **options, "sharding": None if sharding == "none" else sharding}
-        paths.append(write(folder, f"two-{name}", options))
-    dropout = {**lora, **common, "lora_dropout": 0.3, "sharding": "stage3", "num_train_epochs": 2}
-    paths.append(write(folder, "resumed-whole", dropout))
-    paths.append(write(folder, "resumed-cut", {**dropout, "interrupt_after": 3}))
-    paths.append(write(folder, "resumed-cut", dropout, "resumed-again"))
-    paths.append(write(folder, "signalled", {**dropout, "save_steps": 100, "signal_after": 2}))
-    paths.append(write(folder, "signalled", {**dropout, "save_steps": 100}, "signalled-again"))
-    paths.append(write(folder, "refused", {**full, "data": str(folder / "no.json")}))
-    paths.append(write(folder, "diverged", {**full, **common, "learning_rate": 1e30, "max_grad_norm": 0.0}))
-    command = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--backend", "gloo"]
-    command += ["--log_dir", str(folder / "logs"), str(ROOT / "tests/finetune/distributed_runs.py"), *map(str, paths)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=400)
-    assert done.returncode == 0, "\n".join(path.read_text()[-3000:] for path in folder.glob("logs/workerlog.*"))
-    return folder
-
-
-def write(folder, output, options, name=None):
-    path = folder / f"{name or output}.json"
-    path.write_text(json.dumps({**options, "output_dir": str(folder / output)}))
-    return path
-
-
-PAIRS = [("bundled", "none"), ("lora", "stage3"), *(("full", sharding) for sharding in SHARDING)]
-
-
-@pytest.mark.parametrize(("kind", "sharding"), PAIRS)
-def test_losses_and_weights_are_those_of_one_process(runs, kind, sharding):
-    one, two = runs / f"one-{kind}", runs / f"two-{kind}-{sharding}"
+@pytest.mark.parametrize("name", TRAININGS)
+def test_losses_and_weights_are_those_of_one_process(folder, options, outcomes, name):
+    assert not any(f"two-{name}" in failures for failures in outcomes), outcomes
+    one, two = one_process(folder, options, name), folder / f"two-{name}"
     expected, found = log(one), log(two)
-    assert len(expected["loss"]) >= 2
-    for name, values in expected.items():
-        np.testing.assert_allclose(found[name], values, rtol=2e-4, atol=1e-6, err_msg=name)
-    (result,) = one.glob("*model.safetensors")
-    expected, found = tensors(result), tensors(two / result.name)
+    assert len(expected["loss"]) == STEPS
+    for column, values in expected.items():
+        rtol = {"loss": 2e-6, "eval_loss": 2e-6, "grad_norm": 2e-4}.get(column, 0)
+        np.testing.assert_allclose(found[column], values, rtol=rtol, err_msg=column)
+    expected, found = result(one), result(two)
     assert set(found) == set(expected)
-    for name, values in expected.items():
+    for tensor, values in expected.items():
         # AdamW makes a step of the size of the learning rate of the smallest difference, so weights agree less well
-        np.testing.assert_allclose(found[name], values, rtol=0, atol=2e-4, err_msg=name)
+        np.testing.assert_allclose(found[tensor], values, rtol=0, atol=2e-4, err_msg=tensor)
 
 
-def test_a_sharded_run_is_resumed_exactly(runs):
-    assert (runs / "resumed-cut.0.error").is_file() and not (runs / "resumed-again.0.error").exists()
-    assert log(runs / "resumed-cut") == log(runs / "resumed-whole")
-    expected, found = (tensors(runs / name / "adapter_model.safetensors") for name in ("resumed-whole", "resumed-cut"))
+def test_a_sharded_run_is_resumed_exactly(folder, outcomes):
+    assert outcomes[0]["cut"].startswith("KeyboardInterrupt") and "cut again" not in outcomes[0]
+    assert log(folder / "cut") == log(folder / "whole")
+    expected, found = result(folder / "whole"), result(folder / "cut")
     for name, values in expected.items():
         np.testing.assert_array_equal(found[name], values, err_msg=name)
 
 
-def test_all_processes_end_with_the_one_that_was_told_to_and_go_on_exactly(runs):
-    first, second = ((runs / f"signalled.{rank}.error").read_text() for rank in (0, 1))
+def test_one_process_goes_on_with_what_two_began(folder, options, outcomes):
+    assert outcomes[0]["moved"].startswith("KeyboardInterrupt")
+    alone = {**options, **FULL, "gradient_accumulation_steps": 4, "output_dir": str(folder / "moved")}
+    run.finetune(FinetuneConfig(**alone))
+    np.testing.assert_allclose(log(folder / "moved")["loss"], log(folder / "two-full")["loss"], rtol=2e-6)
+
+
+def test_all_processes_end_with_the_one_that_was_told_to_and_go_on_exactly(folder, outcomes):
+    first, second = (failures["signalled"] for failures in outcomes)
     assert first == second and "stopped by SIGTERM after step 3 of" in first
-    assert not (runs / "signalled-again.0.error").exists()
-    assert log(runs / "signalled") == log(runs / "resumed-whole")
+    assert "signalled again" not in outcomes[0]
+    assert log(folder / "signalled") == log(folder / "whole")
 
 
-def test_each_process_keeps_its_part_of_the_optimizer_state(runs):
-    parts = sorted((runs / "two-full-stage2" / "checkpoint-2").glob("optimizer-*.safetensors"))
-    assert len(parts) == 2
+def test_each_process_keeps_its_part_of_the_optimizer_state(folder, outcomes):
+    parts = sorted((folder / "two-full-sharded" / "checkpoint-2").glob("optimizer-*.safetensors"))
+    assert [path.name for path in parts] == [f"optimizer-0000{rank}-of-00002.safetensors" for rank in range(2)]
     first, second = (tensors(path) for path in parts)
     assert not set(first) & set(second)
     sizes = [sum(values.size for values in part.values()) for part in (first, second)]
@@ -130,6 +184,6 @@ def test_each_process_keeps_its_part_of_the_optimizer_state(runs):
 
 
 @pytest.mark.parametrize(("name", "said"), [("refused", "no.json"), ("diverged", "talks.json:")])
-def test_all_processes_stop_with_the_same_error(runs, name, said):
-    first, second = ((runs / f"{name}.{rank}.error").read_text() for rank in (0, 1))
+def test_all_processes_stop_with_the_same_error(outcomes, name, said):
+    first, second = (failures[name] for failures in outcomes)
     assert first == second and said in first

@@ -129,18 +129,6 @@ def test_processes_share_the_work_and_get_the_result_of_one(loaded, write, monke
     assert all(part.numpy()[1] > 0 for part in totals)
 
 
-def test_in_lockstep_each_process_does_everything(loaded, write, monkeypatch):
-    records = write(*VARIED)
-    alone = run(loaded, records)
-
-    def refuse(sums):
-        raise AssertionError("there is nothing to add up")
-
-    processes = SimpleNamespace(get_rank=lambda: 1, get_world_size=lambda: 2, all_reduce=refuse)
-    monkeypatch.setattr(evaluation, "dist", processes)
-    assert run(loaded, records, lockstep=True) == alone
-
-
 # ---------------------------------------------------------------- answers
 
 

@@ -92,10 +92,13 @@ def test_what_a_killed_process_was_writing_is_removed(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["finetune.json"]
 
 
-def test_other_records_and_another_number_of_processes_are_refused(tmp_path):
+def test_other_records_and_other_sizes_of_a_step_are_refused(tmp_path):
     run = begun(tmp_path)
-    with pytest.raises(ConfigurationError, match=r"runs on 1 process\(es\), now there are 2"):
-        prepare_output_dir(tmp_path, Run(run.config, 2, run.data_hash), run)
+    rows = {**run.config, "per_device_train_batch_size": 3, "gradient_accumulation_steps": 2}
+    with pytest.raises(ConfigurationError, match=r"has 1 rows on 1 process\(es\), now 12 on 2"):
+        prepare_output_dir(tmp_path, Run(rows, 2, run.data_hash), run)
+    begun_with_six = Run({**rows, "gradient_accumulation_steps": 1}, 2, run.data_hash)
+    prepare_output_dir(tmp_path, Run(rows, 1, run.data_hash), begun_with_six)
     with pytest.raises(ConfigurationError, match="data: the records are not those"):
         prepare_output_dir(tmp_path, Run(run.config, 1, content_hash(["a", "c"])), run)
 

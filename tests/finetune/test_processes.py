@@ -31,7 +31,6 @@ def store(monkeypatch):
     store = Store()
     monkeypatch.setattr(processes, "global_store", lambda: store)
     monkeypatch.setattr(processes, "dist", SimpleNamespace(get_world_size=lambda: PROCESSES))
-    monkeypatch.setattr(processes, "_POLL_SECONDS", 0.001)
     return store
 
 

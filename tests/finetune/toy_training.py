@@ -106,7 +106,6 @@ class LogKeeper(TrainerCallback):
 
 def toy_trainer(output_dir: Path, data: ToyData, *, model=None, stop_after=None, signals=(), seed=3, **options):
     """A trainer of a toy model and what it logs."""
-    sharding = {name: options.pop(name) for name in ("sharding", "zero3_layers") if name in options}
     own = {name: options.pop(name) for name in ("evaluate", "eval_steps", "eval_on_start") if name in options}
     if model is None:
         paddle.seed(0)
@@ -121,7 +120,6 @@ def toy_trainer(output_dir: Path, data: ToyData, *, model=None, stop_after=None,
         load_weights=lambda folder: load_toy(model, folder),
         callbacks=[keeper],
         **own,
-        **sharding,
     )
     return trainer, keeper
 

@@ -28,7 +28,7 @@ from .pretrained import QWenVLCheckpointMixin
 from .resampler import CrossAttention, Resampler, sine_positions
 from .vision import VisionTransformer
 from .vocabulary import IGNORE_INDEX
-from .weights import ADAPTER_TARGETS, DECODER_INPUTS, FREEZE_PRESETS, GPTQ_STAGES, WEIGHTS
+from .weights import ADAPTER_TARGETS, FREEZE_PRESETS, GPTQ_STAGES, WEIGHTS
 
 
 class QWenModel(nn.Layer):
@@ -180,7 +180,6 @@ class QWenLMHeadModel(QWenVLGenerationMixin, QWenVLCheckpointMixin, PretrainedMo
     gptq_stages = GPTQ_STAGES
     adapter_targets = ADAPTER_TARGETS
     freeze_presets = FREEZE_PRESETS
-    decoder_inputs = DECODER_INPUTS
 
     def __init__(self, config: QWenVLConfig) -> None:
         """Create the layers that ``config`` describes, with initial values."""

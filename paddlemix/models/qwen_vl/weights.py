@@ -128,9 +128,6 @@ WEIGHTS = WeightTable(
 GPTQ_STAGES = (("attn.c_attn",), ("attn.c_proj",), ("mlp.w1", "mlp.w2"), ("mlp.c_proj",))
 """Linear layers of a decoder block in the order of the computation; those of one stage see the same input."""
 
-DECODER_INPUTS = ("transformer.wte.", "transformer.visual.")
-"""What the names of parameters begin with that make the decoder's input; their gradients come last."""
-
 ADAPTER_TARGETS = ("c_attn", "attn.c_proj", "w1", "w2")
 """Layers that the original's fine-tuning adapts."""
 

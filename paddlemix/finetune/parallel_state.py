@@ -1,0 +1,154 @@
+"""The processes of a training: how Fleet groups them, and what the trainer asks of them.
+
+Paddle's engines do the work. ``Trainer._wrap_model`` wraps the model in ``paddle.DataParallel``, or model and optimizer
+in Fleet's sharding (ZeRO stage 1), where each parameter has one owner, which alone keeps its optimizer state. The
+gradient is the mean over the processes of losses that are each summed over their micro-batches.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import paddle
+import paddle.distributed as dist
+import paddle.nn as nn
+from paddle.distributed import fleet
+
+from ..errors import ConfigurationError, TrainingError
+from ..utils.paddle_internals import groups_made_in_turn, updated_parameters
+from .processes import wait_for_everyone
+
+STAGE1 = "stage1"
+
+
+@dataclass(frozen=True)
+class Degrees:
+    """How the processes of a training are arranged.
+
+    Attributes:
+        sharding: processes that share the optimizer state of one replica.
+        data: replicas of that.
+    """
+
+    sharding: int = 1
+    data: int = 1
+
+    @classmethod
+    def of(cls, processes: int, sharding: str | None, sharding_degree: int | None) -> Degrees:
+        """The arrangement that the options ask for.
+
+        Args:
+            processes: number of all processes.
+            sharding: ``stage1``, or None for none.
+            sharding_degree: None: all processes share.
+
+        Raises:
+            ConfigurationError: the number of processes is no multiple of the degree.
+        """
+        if sharding is None:
+            return cls(data=processes)
+        degree = processes if sharding_degree is None else sharding_degree
+        if processes % degree:
+            raise ConfigurationError(
+                f"sharding_parallel_degree: got {degree} for {processes} process(es), expected a divisor"
+            )
+        return cls(degree, processes // degree)
+
+    def init_fleet(self) -> None:
+        """Let Fleet make the groups, once in the life of a process; data parallelism alone needs none."""
+        if self.sharding == 1:
+            return
+        strategy = fleet.DistributedStrategy()
+        strategy.hybrid_configs = {"dp_degree": self.data, "sharding_degree": self.sharding}
+        with groups_made_in_turn():
+            fleet.init(is_collective=True, strategy=strategy, log_level="ERROR")
+
+
+class ParallelState:
+    """The processes of one training. Every method is called by every process at the same point.
+
+    Args:
+        model: its trainable parameters are those whose ``stop_gradient`` is false.
+        degrees: as Fleet was told; by default all processes are data-parallel.
+
+    Attributes:
+        rank: of this process.
+        size: number of processes.
+        degrees: how they are arranged.
+        trainable: the trainable parameters by name.
+        sharding_rank: of this process among those that share optimizer state.
+        writes_state: whether this process writes the optimizer state that it keeps; one replica does.
+
+    Raises:
+        TrainingError: nothing is trainable, or there are fewer trainable parameters than processes to share them.
+    """
+
+    def __init__(self, model: nn.Layer, degrees: Degrees | None = None) -> None:
+        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        self.degrees = Degrees(data=self.size) if degrees is None else degrees
+        self.trainable = {name: p for name, p in model.named_parameters() if not p.stop_gradient}
+        if not self.trainable:
+            raise TrainingError("nothing is trained: every parameter of the model is frozen")
+        if len(self.trainable) < self.degrees.sharding:
+            raise TrainingError(
+                f"sharding: {len(self.trainable)} trained parameters are too few for {self.degrees.sharding} "
+                "processes; leave it out"
+            )
+        groups = fleet.get_hybrid_communicate_group() if self.degrees.sharding > 1 else None
+        self._sharding_group = groups.get_sharding_parallel_group() if groups else None
+        self.sharding_rank = groups.get_sharding_parallel_rank() if groups else 0
+        self.writes_state = groups.get_data_parallel_rank() == 0 if groups else self.rank == 0
+
+    def owned(self, optimizer: Any) -> dict[str, paddle.Tensor]:
+        """The trainable parameters whose state this process's optimizer, wrapped or not, keeps."""
+        names = {parameter.name for parameter in updated_parameters(optimizer)}
+        return {name: p for name, p in self.trainable.items() if p.name in names}
+
+    def mean(self, values: paddle.Tensor) -> list[float]:
+        """The elementwise mean over the processes of a float32 vector; NaN where any process has NaN."""
+        if self.size > 1:
+            values = values.clone()
+            dist.all_reduce(values)
+        return [float(value) / self.size for value in values.numpy()]
+
+    def gather(self, value: object) -> list[Any]:
+        """The values of all processes, by rank."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = []
+        dist.all_gather_object(values, value)
+        return values
+
+    def barrier(self) -> None:
+        """Wait for all processes, however long that takes."""
+        if self.size > 1:
+            wait_for_everyone()
+            dist.barrier()
+
+    @paddle.no_grad()
+    def fill_gradients(self) -> None:
+        """Give parameters that no backward pass reached a gradient of zeros.
+
+        A process that lacks one would be left out where the others' are added up.
+        """
+        for parameter in self.trainable.values():
+            if parameter.grad is None:
+                parameter.grad = paddle.zeros(parameter.shape, parameter.dtype)
+
+    @paddle.no_grad()
+    def gradient_norm(self, optimizer: Any) -> float:
+        """The global L2 norm of the gradients, once they are averaged."""
+        gradients = [p.grad for p in self.owned(optimizer).values() if p.grad is not None]
+        squares = [gradient.astype("float32").square().sum() for gradient in gradients]
+        total = paddle.add_n(squares)
+        if self.degrees.sharding > 1:
+            dist.all_reduce(total, group=self._sharding_group)
+        return float(total) ** 0.5
+
+    @paddle.no_grad()
+    def scale_gradients(self, optimizer: Any, factor: float) -> None:
+        """Multiply the gradients that the optimizer will use."""
+        for parameter in self.owned(optimizer).values():
+            if parameter.grad is not None:
+                parameter.grad.scale_(factor)
