@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from ...errors import EvaluationError
+from . import drawn, vqa
 from .base import Benchmark, Compat, Generation, Split
 
-BENCHMARKS: dict[str, Benchmark] = {}
+BENCHMARKS: dict[str, Benchmark] = {
+    benchmark.name: benchmark for family in (vqa, drawn) for benchmark in family.BENCHMARKS
+}
 
 
 def get_benchmark(name: str) -> Benchmark:

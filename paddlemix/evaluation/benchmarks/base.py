@@ -44,7 +44,8 @@ class Split:
         questions: how many there are; None where unknown.
         images: how many different images there are; None where unknown.
         is_scored: the truth is public. False: the answers go to a server.
-        published: model name (``"Qwen-VL"``, ``"Qwen-VL-Chat"``) -> published score of this split.
+        train: the file that examples are drawn from; empty where there is none.
+        published: model name (``"Qwen-VL"``, ``"Qwen-VL-Chat"``, with a protocol in brackets) -> published score.
         published_note: where the published score is of another split or protocol, in which it is.
     """
 
@@ -53,6 +54,7 @@ class Split:
     questions: int | None = None
     images: int | None = None
     is_scored: bool = True
+    train: str = ""
     published: Mapping[str, float] = field(default_factory=dict)
     published_note: str = ""
 
@@ -170,4 +172,8 @@ class Benchmark:
             )
         if not answered:
             raise EvaluationError(f"answers: got none, expected those to {len(questions)} questions of {self.name}")
+        if not self.split(answered[0].split).is_scored:
+            raise EvaluationError(
+                f"split: the truth of {self.name} {answered[0].split} is not public; export the answers for its server"
+            )
         return self.score_answered(answered, answers, compat)

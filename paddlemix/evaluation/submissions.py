@@ -1,0 +1,177 @@
+"""Files for servers that keep the truth to themselves, checked before they are written."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import EvaluationError
+from ..utils.dependencies import require
+from ..utils.files import replacing, write_text
+from .metrics.choice import choose
+from .metrics.gqa import shorten
+from .metrics.grounding import SCALE, parse_box
+from .metrics.mmbench import LETTERS, Row, submission_letters
+from .records import Answer, Question
+
+_ILLEGAL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f]")  # in a workbook's XML
+
+
+def write_vqa(path: Path, questions: Sequence[Question], answers: Mapping[str, Answer]) -> None:
+    """VQAv2 on EvalAI: ``[{"question_id": 1, "answer": "cat"}]``.
+
+    Raises:
+        EvaluationError: a question without an answer, or an id that is no number.
+        OSError: the file cannot be written.
+    """
+    ids = [_number(question.metadata["question_id"], "question_id") for question in questions]
+    texts = _texts(questions, answers)
+    _write_json(path, [{"question_id": id_, "answer": text} for id_, text in zip(ids, texts)])
+
+
+def write_vizwiz(path: Path, questions: Sequence[Question], answers: Mapping[str, Answer]) -> None:
+    """VizWiz: ``[{"image": "VizWiz_test_00000000.jpg", "answer": "cat"}]``, each image once. Raises as above."""
+    names = [str(question.metadata["image"]).rsplit("/", 1)[-1] for question in questions]
+    _require_once(names, "image")
+    _write_json(path, [{"image": name, "answer": text} for name, text in zip(names, _texts(questions, answers))])
+
+
+def write_docvqa(path: Path, questions: Sequence[Question], answers: Mapping[str, Answer]) -> None:
+    """DocVQA: ``[{"questionId": 1, "answer": "cat"}]``. Raises as above."""
+    ids = [_number(question.metadata["question_id"], "question_id") for question in questions]
+    texts = _texts(questions, answers)
+    _write_json(path, [{"questionId": id_, "answer": text} for id_, text in zip(ids, texts)])
+
+
+def write_gqa(path: Path, questions: Sequence[Question], answers: Mapping[str, Answer]) -> None:
+    """GQA: ``[{"questionId": "1", "prediction": "cat"}]``, ids as texts. Raises as above."""
+    texts = _texts(questions, answers)
+    _write_json(path, [{"questionId": q.id, "prediction": shorten(text)} for q, text in zip(questions, texts)])
+
+
+def write_seed_bench(path: Path, questions: Sequence[Question], answers: Mapping[str, Answer]) -> None:
+    """SEED-Bench: JSON lines ``{"question_id": "1", "prediction": "A"}``. Raises as above."""
+    chosen = _choices(questions, answers)
+    lines = [json.dumps({"question_id": q.id, "prediction": LETTERS[option]}) for q, option in zip(questions, chosen)]
+    write_text(path, "\n".join(lines) + "\n")
+
+
+def write_mmbench(path: Path, questions: Sequence[Question], answers: Mapping[str, Answer]) -> None:
+    """MMBench: a workbook with the table's columns but the image, and ``prediction``: one option for all rotations.
+
+    Raises:
+        MissingDependencyError: openpyxl is not installed.
+        EvaluationError: a question without an answer, or only some rotations of one.
+        OSError: the file cannot be written.
+    """
+    workbook = require("openpyxl", "MMBench's submission").Workbook(write_only=True)
+    chosen = _choices(questions, answers)
+    letters = submission_letters(
+        Row(q.metadata["index"], q.metadata["choices"], None, option) for q, option in zip(questions, chosen)
+    )
+    columns = [column for column in questions[0].metadata["row"] if column != "image"]
+    if "A" not in columns:
+        raise EvaluationError("row: there are no columns A, B …; expected the published TSV beside the converted file")
+    sheet = workbook.create_sheet("Sheet1")
+    sheet.append([*columns, "prediction"])
+    for question in questions:
+        row = question.metadata["row"]
+        sheet.append([*(_cell(sheet, row.get(column)) for column in columns), letters[question.metadata["index"]]])
+    with replacing(path) as aside:
+        workbook.save(aside)
+
+
+def write_grit(path: Path, questions: Sequence[Question], answers: Mapping[str, Answer]) -> None:
+    """GRIT: a zip of ``params.json`` and ``refexp.json``, boxes as whole pixels within the image.
+
+    The confidence is the answer's probability, 1.0 where that is not known. Raises as :func:`write_vqa`.
+    """
+    predictions = []
+    for question, text in zip(questions, _texts(questions, answers)):
+        corners = parse_box(text)
+        boxes = [_pixels(corners, question.metadata["width"], question.metadata["height"])] if corners else []
+        logprob = answers[question.id].logprob
+        confidence = 1.0 if logprob is None else min(1.0, max(0.0, math.exp(min(0.0, logprob))))
+        predictions.append({"example_id": question.id, "confidence": confidence, "bboxes": boxes})
+    _require_once([question.id for question in questions], "example_id")
+    with replacing(path) as aside, zipfile.ZipFile(aside, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("params.json", json.dumps({"params_in_millions": None}))
+        archive.writestr("refexp.json", json.dumps(predictions))
+
+
+def chosen_option(question: Question, answer: Answer) -> int:
+    """The option of an answer: by its losses, else by the letter that its text begins with.
+
+    Raises:
+        EvaluationError: it has neither, or another number of losses than there are options.
+    """
+    if answer.losses:
+        if len(answer.losses) != len(question.choices):
+            raise EvaluationError(
+                f"losses of answer {answer.id}: got {len(answer.losses)}, expected {len(question.choices)} for its options"
+            )
+        return choose(answer.losses)
+    letter = answer.text.strip().lstrip("(")[:1].upper()
+    options = [choice.strip() for choice in question.choices]
+    if letter not in options:
+        raise EvaluationError(f"answer {answer.id}: got {answer.text!r:.80}, expected one of {', '.join(options)}")
+    return options.index(letter)
+
+
+def _choices(questions: Sequence[Question], answers: Mapping[str, Answer]) -> list[int]:
+    _require_all(questions, answers)
+    return [chosen_option(question, answers[question.id]) for question in questions]
+
+
+def _texts(questions: Sequence[Question], answers: Mapping[str, Answer]) -> list[str]:
+    """The answers in the order of the questions, each on one line."""
+    _require_all(questions, answers)
+    return [" ".join(answers[question.id].text.split()) for question in questions]
+
+
+def _require_all(questions: Sequence[Question], answers: Mapping[str, Answer]) -> None:
+    missing = [question.id for question in questions if question.id not in answers]
+    if missing or not questions:
+        raise EvaluationError(
+            f"submission: {len(missing)} of {len(questions)} questions have no answer, the first is "
+            f"{(missing or ['none'])[0]!r}; servers refuse what is not complete: finish the run"
+        )
+
+
+def _require_once(values: Iterable[str], name: str) -> None:
+    seen = set()
+    for value in values:
+        if value in seen:
+            raise EvaluationError(f"submission: {name} {value!r} stands twice, expected once")
+        seen.add(value)
+
+
+def _number(value: Any, name: str) -> int:
+    try:
+        return int(value)
+    except (TypeError, ValueError) as error:
+        raise EvaluationError(f"submission: {name}: got {value!r}, expected a whole number") from error
+
+
+def _pixels(corners: Sequence[float], width: float, height: float) -> list[int]:
+    sides = (width, height, width, height)
+    return [round(min(1.0, max(0.0, corner / SCALE)) * side) for corner, side in zip(corners, sides)]
+
+
+def _cell(sheet: Any, value: Any) -> Any:
+    """A cell that holds a text as it is: what begins with = would be read as a formula."""
+    if not isinstance(value, str):
+        return value
+    cell = require("openpyxl.cell", "MMBench's submission").WriteOnlyCell(sheet, value=_ILLEGAL.sub("", value))
+    if value.startswith("="):
+        cell.data_type = "s"
+    return cell
+
+
+def _write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, ensure_ascii=False) + "\n")
