@@ -7,6 +7,7 @@ what is chosen here.
 from . import _import_paddle  # noqa: F401
 from .attention import attention, merge_heads, split_heads
 from .attention_decode import DECODE_MAX_QUERIES, attention_decode
+from .attention_masks import AttentionPass
 from .attention_prefill import attention_interleaved, attention_prefill
 from .backend import INSTRUCTION_SETS, default_threads, limit_instruction_set, mode, set_mode, set_threads, using
 from .gelu_bias import gelu_bias
@@ -19,6 +20,7 @@ from .rotary_qkv import rotary_qkv, rotary_qkv_cache, rotary_tables
 from .swiglu import swiglu
 
 __all__ = [
+    "AttentionPass",
     "DECODE_MAX_QUERIES",
     "INSTRUCTION_SETS",
     "attention",

@@ -7,6 +7,7 @@ from typing import Any
 import paddle
 
 from . import backend
+from .attention_masks import AttentionPass
 from .attention_prefill import attention_reference, check_attention, wants_gradient
 
 DECODE_MAX_QUERIES = 8
@@ -23,6 +24,7 @@ def attention_decode(
     kv_starts: paddle.Tensor | None = None,
     block_table: paddle.Tensor | None = None,
     mask: paddle.Tensor | None = None,
+    shared: AttentionPass | None = None,
 ) -> paddle.Tensor:
     """``attention_prefill`` for few queries: arguments, result and errors are the same.
 
@@ -33,5 +35,5 @@ def attention_decode(
     rest.update(block_table=block_table, mask=mask)
     if not backend.use_kernel("attention_decode", query) or wants_gradient(query, key, value):
         check_attention("attention_decode", query, key, value, **rest)
-        return attention_reference(query, key, value, **rest)
+        return attention_reference(query, key, value, **rest, shared=shared)
     return backend.run("paddlemix_attention_decode", query, key, value, *rest.values())[0]

@@ -13,6 +13,7 @@ import paddle.nn.functional as F
 from ..errors import OperatorError
 from . import backend
 from .attention import attention, merge_heads, split_heads
+from .attention_masks import AttentionPass, gathered_rows, masks_of
 from .checks import (
     can_be_read,
     check_dtype,
@@ -36,6 +37,7 @@ def attention_prefill(
     kv_starts: paddle.Tensor | None = None,
     block_table: paddle.Tensor | None = None,
     mask: paddle.Tensor | None = None,
+    shared: AttentionPass | None = None,
 ) -> paddle.Tensor:
     """Return ``softmax(query keyᵀ / sqrt(head_dim) + mask) value``, the softmax in float32.
 
@@ -57,6 +59,7 @@ def attention_prefill(
         block_table: int32 ``[batch, blocks of a row]``: cache position ``s`` of row ``r`` is position
             ``s % block_size`` of block ``block_table[r, s // block_size]``.
         mask: additive float32 ``[batch or 1, length, kv_length]``, at least as wide as every length.
+        shared: of a pass whose layers all have the same of these but queries, keys and values.
 
     Returns:
         ``[batch, length, heads * head_dim]``.
@@ -69,10 +72,10 @@ def attention_prefill(
     fused = backend.use_kernel("attention_prefill", query)
     if fused and backend.device_of(query) == "cuda":
         check_attention("attention_prefill", query, key, value, **rest)
-        return attention_by_paddle(query, key, value, **rest)
+        return attention_by_paddle(query, key, value, **rest, shared=shared)
     if not fused or wants_gradient(query, key, value):
         check_attention("attention_prefill", query, key, value, **rest)
-        return attention_reference(query, key, value, **rest)
+        return attention_reference(query, key, value, **rest, shared=shared)
     return backend.run("paddlemix_attention_prefill", query, key, value, *rest.values())[0]
 
 
@@ -182,78 +185,36 @@ def attention_reference(
     kv_starts: paddle.Tensor | None = None,
     block_table: paddle.Tensor | None = None,
     mask: paddle.Tensor | None = None,
+    shared: AttentionPass | None = None,
 ) -> paddle.Tensor:
     """``attention_prefill`` and ``attention_decode`` in plain Paddle."""
     batch, heads, length, head_dim = query.shape
+    masks = None
     if 0 not in (batch, length, *key.shape):
-        key, value, slots = _gather_rows(key, value, query.dtype, kv_lengths, block_table)
-    if 0 in (batch, length, *key.shape):
+        float32 = paddle.float32
+        masks = masks_of(shared, query, key, kv_lengths, query_starts, kv_starts, block_table, mask, float32)
+    if masks is None or not masks.slots:
         return paddle.zeros([batch, length, heads * head_dim], dtype=query.dtype)
-    bias, seen = _visible(query, slots, kv_lengths, query_starts, kv_starts, mask)
-    if batch > 1 or kv_starts is not None:
-        # Slots outside of a row may hold anything, NaN from fresh memory included, and 0 * NaN is NaN.
-        used = seen.any(axis=1).reshape([batch, 1, slots, 1])
-        key, value = (paddle.where(used, x, paddle.zeros([], dtype=x.dtype)) for x in (key, value))
-    scores = paddle.matmul(query * (head_dim**-0.5), key, transpose_y=True).astype("float32") + bias
-    # The softmax of nothing but -inf is not zero; a query that sees nothing is to give zeros.
-    something = (bias > -float("inf")).any(axis=-1, keepdim=True).astype("float32")
-    scores = paddle.where(something > 0, scores, paddle.zeros([], dtype="float32"))
-    weights = F.softmax(scores, axis=-1) * something
+    key, value = (gathered_rows(cache, batch, masks, query.dtype) for cache in (key, value))
+    scores = paddle.matmul(query * (head_dim**-0.5), key, transpose_y=True).astype("float32") + masks.bias
+    weights = F.softmax(scores, axis=-1)
+    if masks.something is not None:
+        weights = weights * masks.something.astype("float32")
     return merge_heads(paddle.matmul(weights.astype(query.dtype), value))
 
 
-def attention_by_paddle(query, key, value, *, kv_lengths, query_starts, kv_starts, block_table, mask) -> paddle.Tensor:
+def attention_by_paddle(
+    query, key, value, *, kv_lengths, query_starts, kv_starts, block_table, mask, shared=None
+) -> paddle.Tensor:
     """``attention_prefill`` on CUDA: Paddle's own tiled kernels.
 
     The same call runs on the CPU, where it was tried; no GPU with Paddle's build for it was at hand.
     """
     batch, heads, length, head_dim = query.shape
-    key, value, slots = _gather_rows(key, value, query.dtype, kv_lengths, block_table)
-    bias, seen = _visible(query, slots, kv_lengths, query_starts, kv_starts, mask)
-    used = seen.any(axis=1).reshape([batch, 1, slots, 1])
-    key, value = (paddle.where(used, x, paddle.zeros([], dtype=x.dtype)) for x in (key, value))
-    something = (bias > -float("inf")).any(axis=-1, keepdim=True)  # [batch, 1, length, 1]
-    bias = paddle.where(something, bias, paddle.zeros([], dtype="float32")).astype(query.dtype)
+    masks = masks_of(shared, query, key, kv_lengths, query_starts, kv_starts, block_table, mask, query.dtype)
+    key, value = (gathered_rows(cache, batch, masks, query.dtype) for cache in (key, value))
     query, key, value = (x.transpose([0, 2, 1, 3]) for x in (query, key, value))
-    out = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, training=False)
-    out = out * something.transpose([0, 2, 1, 3]).astype(out.dtype)
+    out = F.scaled_dot_product_attention(query, key, value, attn_mask=masks.bias, training=False)
+    if masks.something is not None:
+        out = out * masks.something.transpose([0, 2, 1, 3]).astype(out.dtype)
     return out.reshape([batch, length, heads * head_dim])
-
-
-def _gather_rows(key, value, dtype, kv_lengths, block_table) -> tuple[paddle.Tensor, paddle.Tensor, int]:
-    """Keys and values ``[batch, heads, slots, head_dim]`` in ``dtype``, and their slots: as many as the longest row."""
-    heads, block_size, head_dim = key.shape[1:]
-    slots = block_size * (1 if block_table is None else block_table.shape[1])
-    if paddle.in_dynamic_mode() and kv_lengths.shape[0]:  # a program that is being traced does not know the lengths
-        slots = min(slots, int(kv_lengths.max()))
-    if block_table is not None:
-        batch, pages = block_table.shape
-        # Entries beyond a row's slots may hold anything, and on a GPU nobody has looked at the others.
-        blocks = block_table.flatten().clip(0, max(key.shape[0] - 1, 0))
-        shape = [batch, heads, pages * block_size, head_dim]
-        key, value = (
-            # not cache[blocks], which on a CPU has no bfloat16 where something is differentiated
-            paddle.gather(cache, blocks, axis=0)
-            .reshape([batch, pages, *cache.shape[1:]])
-            .transpose([0, 2, 1, 3, 4])
-            .reshape(shape)
-            for cache in (key, value)
-        )
-    return key[:, :, :slots].astype(dtype), value[:, :, :slots].astype(dtype), slots
-
-
-def _visible(query, slots, kv_lengths, query_starts, kv_starts, mask) -> tuple[paddle.Tensor, paddle.Tensor]:
-    """What is added to the scores, float32 ``[batch, 1, length, slots]``, and which slots may be seen at all."""
-    batch, _, length, _ = query.shape
-    slot = paddle.arange(slots, dtype="int32").reshape([1, 1, slots])
-    seen = slot < kv_lengths.reshape([batch, 1, 1])
-    if kv_starts is not None:
-        seen = paddle.logical_and(seen, slot >= kv_starts.reshape([batch, 1, 1]))
-    if query_starts is not None:
-        position = query_starts.reshape([batch, 1, 1]) + paddle.arange(length, dtype="int32").reshape([1, length, 1])
-        seen = paddle.logical_and(seen, slot <= position)
-    seen = seen.expand([batch, length, slots])
-    bias = paddle.where(seen, paddle.zeros([], dtype="float32"), paddle.full([], -float("inf"), dtype="float32"))
-    if mask is not None:
-        bias = bias + mask[:, :, :slots]
-    return bias.unsqueeze(1), seen

@@ -10,6 +10,7 @@ from typing import NamedTuple, Union
 import numpy as np
 import paddle
 
+from ...ops import AttentionPass
 from .configuration import QWenVLConfig
 from .rotary import Rotation, rotation_up_to
 
@@ -83,6 +84,7 @@ class CachedAttention:
         kv_lengths: int32 ``[batch]``, context lengths, the new tokens included.
         kv_starts: int32 ``[batch]``, first slot that is no padding; ``None``: 0.
         mask: additive float32 ``[batch or 1, length, kv_length]`` or ``None``.
+        shared: of all layers.
     """
 
     rotation: Rotation
@@ -91,6 +93,7 @@ class CachedAttention:
     kv_lengths: paddle.Tensor
     kv_starts: paddle.Tensor | None
     mask: paddle.Tensor | None
+    shared: AttentionPass
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,7 @@ class PagedAttention:
         lengths: int32 ``[batch]``, how many of a row's new positions are real; ``None``: all of all rows.
         block_table: int32 ``[batch, width]``, the blocks of each row, in order.
         table_index: int32 ``[batch]``, the rotary table of each row; ``None``: there is only one.
+        shared: of all layers; ``None`` where only the kernel computes.
     """
 
     rotation: Rotation
@@ -112,6 +116,7 @@ class PagedAttention:
     lengths: paddle.Tensor | None
     block_table: paddle.Tensor
     table_index: paddle.Tensor | None
+    shared: AttentionPass | None = None
 
 
 AttentionMetadata = Union[DenseAttention, PackedAttention, CachedAttention, PagedAttention]
@@ -161,7 +166,8 @@ def attention_metadata(
     if with_gradients:
         return DenseAttention(rotation, positions, dense_mask(length, padding_mask, dtype))
     kv_starts, mask = visible_slots(padding_mask, batch, length, past, dtype)
-    return CachedAttention(rotation, positions, slots, slots + length, kv_starts, mask)
+    shared = AttentionPass(past + length, past)
+    return CachedAttention(rotation, positions, slots, slots + length, kv_starts, mask, shared)
 
 
 def paged_attention(
@@ -197,6 +203,7 @@ def paged_attention(
         lengths=None if (lengths == longest).all() else paddle.to_tensor(lengths),
         block_table=block_table_tensor(block_table.tobytes(), block_table.shape, paddle.get_device()),
         table_index=None if indices is None else paddle.to_tensor(indices),
+        shared=AttentionPass(int((starts + lengths).max()), int(starts[0]) if (starts == starts[0]).all() else None),
     )
 
 

@@ -76,6 +76,7 @@ class QWenAttention(nn.Layer):
             query_starts=metadata.slots,
             kv_starts=metadata.kv_starts,
             mask=metadata.mask,
+            shared=metadata.shared,
         )
 
     def _attend_paged(
@@ -89,7 +90,15 @@ class QWenAttention(nn.Layer):
             lengths=metadata.lengths, block_table=table, logn=rotation.logn, table_index=metadata.table_index,
         )  # fmt: skip
         attend = ops.attention_decode if packed.shape[1] <= ops.DECODE_MAX_QUERIES else ops.attention_prefill
-        return attend(query, key, value, kv_lengths=metadata.kv_lengths, query_starts=metadata.slots, block_table=table)
+        return attend(
+            query,
+            key,
+            value,
+            kv_lengths=metadata.kv_lengths,
+            query_starts=metadata.slots,
+            block_table=table,
+            shared=metadata.shared,
+        )
 
     def _attend_packed(
         self, packed: paddle.Tensor, bias: paddle.Tensor | None, metadata: PackedAttention
