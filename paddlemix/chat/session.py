@@ -5,20 +5,15 @@ from __future__ import annotations
 import json
 import os
 import weakref
-from collections import OrderedDict
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import paddle
 
 from ..engine.options import GenerationOptions
 from ..errors import ConfigurationError, PromptError
 from ..media import ImagePolicy
 from ..models.qwen_vl.answer_stream import AnswerStream, chat_settings
 from ..models.qwen_vl.chat_template import DEFAULT_SYSTEM, RenderedPrompt
-from ..models.qwen_vl.kv_cache import CACHE_BLOCK, KVCache, ntk_alpha
 from ..models.qwen_vl.messages import (
     Message,
     check_question,
@@ -28,17 +23,13 @@ from ..models.qwen_vl.messages import (
     normalize_messages,
     user_message,
 )
-from ..models.qwen_vl.processing import image_key
 from ..utils.display import quoted, shorten
 from ..utils.files import read_json, reason, write_json
-from ..utils.validation import check_integer, check_path, check_text_or_none
-from .base import ReplyStream, Session, Stopwatch
-from .prefix import CachedPrefix
+from ..utils.validation import check_path, check_text_or_none
+from .base import KEPT_IMAGES, ReplyStream, Session, Stopwatch
 from .reply import Reply
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from ..models.qwen_vl.modeling import QWenLMHeadModel
     from ..models.qwen_vl.processing import QwenVLProcessor
 
@@ -46,14 +37,6 @@ FILE_FORMAT = "paddlemix chat 1"
 # Saved images are PNG, which may be larger than the file that they came from.
 _MAX_SAVED_BYTES = 1 << 30
 _MAX_CONVERSATION_BYTES = 4 << 30
-
-
-@dataclass(frozen=True)
-class LoadedImage:
-    """An image as the image processor loads it, and the key under which what the model makes of it is kept."""
-
-    image: Image
-    key: str
 
 
 class ChatSession(Session):
@@ -86,20 +69,18 @@ class ChatSession(Session):
         processor: QwenVLProcessor,
         *,
         system: str | None = None,
-        image_cache_size: int = 32,
+        image_cache_size: int = KEPT_IMAGES,
         policy: ImagePolicy | None = None,
         trusted_tags: bool = False,
         **options: Any,
     ) -> None:
-        check_integer("image_cache_size", image_cache_size, least=0)
         check_text_or_none("system", system)
         self._window = chat_settings(model)
-        super().__init__(model, processor, policy, trusted_tags, options)
-        self._image_cache_size = image_cache_size
-        self._features: OrderedDict[str, paddle.Tensor] = OrderedDict()
+        super().__init__(model, processor, policy, trusted_tags, image_cache_size, options)
         self._turns: list[Message] = []
-        self._prefix: CachedPrefix | None = None
+        self._answering: AnswerStream | None = None
         self._turn = 0
+        self._resets = 0
         self._newest: weakref.ref[ReplyStream] | None = None  # unread, it may go whenever its reader drops it
         self.system = DEFAULT_SYSTEM if system is None else system
 
@@ -130,7 +111,7 @@ class ChatSession(Session):
         resolved = self._resolve(options)
         images = image_list(images)
         check_question(text, images)
-        question = user_message(text, [self._image(image) for image in self._load_images(images)])
+        question = user_message(text, [self._loaded_image(image) for image in self._load_images(images)])
         prompt = self._processor.render(
             [_text_message("system", self.system), *self._turns, question],
             chat_format="chatml",
@@ -154,8 +135,8 @@ class ChatSession(Session):
         with self._lock:
             self._complete_other_threads()
             self._turn += 1
+            self._resets += 1
             self._turns = []
-            self._prefix = None
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the conversation as JSON, its images included (PNG), for :meth:`load`.
@@ -191,14 +172,11 @@ class ChatSession(Session):
         for message in turns:
             for part in message["content"]:
                 if part["type"] == "image":
-                    part["image"] = self._image(self.load_image(part["image"], policy))
+                    part["image"] = self._loaded_image(self.load_image(part["image"], policy))
         with self._lock:
             self.reset()
             self.system = system
             self._turns = turns
-
-    def _image(self, image: Image) -> LoadedImage:
-        return LoadedImage(image, image_key(image, self._processor.image_processor))
 
     def _answer(
         self,
@@ -210,29 +188,17 @@ class ChatSession(Session):
     ) -> Generator[str, None, Reply]:
         ids, images, dropped = prompt
         self._check_current(turn)
-        watch.start()
-        # Not kept while the model runs: an interruption may leave the cache half written.
-        prefix, self._prefix = self._take_prefix(ids, images, options), None
-        reused = prefix.cache.length
-        starts = [i for i, token in enumerate(ids) if token == self._model.config.visual.image_start_id]
-        features = self._encode([image for image, start in zip(images, starts) if start >= reused])
-        watch.stage("encode")
-        answer = AnswerStream(
-            self._model, self._processor.tokenizer, ids, options, image_features=features, cache=prefix.cache
-        )
-        prefix.answer = answer.tokens
-        watch.stage("prefill")
+        if self._answering is not None:
+            self._answering.close()
+        answer = self._answering = self._begin_answer(ids, images, options, watch, salt=str(self._resets).encode())
         text = ""
         for piece in answer:
             text += piece
-            self._prefix = prefix
             yield piece
             self._check_current(turn)
-            self._prefix = None
-        self._prefix = prefix
         self._turns = [*self._turns, question, _text_message("assistant", text.strip())]
         seen = message_images(self._turns)
-        return self._reply(text, answer, watch, len(ids), seen[-1].image if seen else None, reused, dropped)
+        return self._reply(text, answer, watch, len(ids), seen[-1].image if seen else None, dropped)
 
     def _check_current(self, turn: int) -> None:
         if self._turn != turn:
@@ -240,42 +206,6 @@ class ChatSession(Session):
                 "stream: the session went on to something else before this answer was complete; read one answer to its "
                 "end before the next question, or use two sessions"
             )
-
-    def _take_prefix(self, ids: list[int], images: list[LoadedImage], options: GenerationOptions) -> CachedPrefix:
-        """The cache to answer with, cut to what this prompt shares with the last one; or an empty one.
-
-        A prompt of another NTK factor is encoded with other positions, so nothing can be shared with it.
-        """
-        keys = [image.key for image in images]
-        visual = self._model.config.visual
-        old = self._prefix
-        if old is not None and old.cache.ntk_alpha == ntk_alpha(len(ids), self._model.config):
-            shared = old.reusable(ids, keys, visual.image_start_id, visual.n_queries)
-            if shared:
-                old.cache.truncate(shared)
-                return CachedPrefix(old.cache, ids, keys)
-        self._prefix = old = None  # frees the old cache before a new one is made
-        capacity = len(ids) + min(options.max_new_tokens, CACHE_BLOCK)
-        cache: KVCache = self._model.new_cache(1, len(ids), capacity)
-        return CachedPrefix(cache, ids, keys)
-
-    def _encode(self, images: list[LoadedImage]) -> paddle.Tensor | None:
-        """Features ``[n, n_queries, hidden]`` of the images; each is encoded where it is not kept from before."""
-        if not images:
-            return None
-        wanted = {image.key: image.image for image in images}
-        missing = [key for key in wanted if key not in self._features]
-        found = {key: self._features[key] for key in wanted if key in self._features}
-        if missing:
-            pixels = self._processor.image_processor([wanted[key] for key in missing])
-            with paddle.no_grad():
-                found.update(zip(missing, self._model.visual(paddle.to_tensor(pixels)).unbind(axis=0)))
-        for key in wanted:
-            self._features[key] = found[key]
-            self._features.move_to_end(key)
-        while len(self._features) > self._image_cache_size:
-            self._features.popitem(last=False)
-        return paddle.stack([found[image.key] for image in images])
 
 
 def _text_message(role: str, text: str) -> Message:

@@ -5,18 +5,13 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
-import paddle
-
 from ..engine.options import GenerationOptions
 from ..media import ImagePolicy
-from ..models.qwen_vl.answer_stream import AnswerStream
 from ..models.qwen_vl.messages import check_question, image_list, user_message
-from .base import ReplyStream, Session, Stopwatch
+from .base import KEPT_IMAGES, LoadedImage, ReplyStream, Session, Stopwatch
 from .reply import Reply
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from ..models.qwen_vl.modeling import QWenLMHeadModel
     from ..models.qwen_vl.processing import QwenVLProcessor
 
@@ -33,7 +28,7 @@ class SingleTurnSession(Session):
         trusted_tags: bool = False,
         **options: Any,
     ) -> None:
-        super().__init__(model, processor, policy, trusted_tags, options)
+        super().__init__(model, processor, policy, trusted_tags, KEPT_IMAGES, options)
 
     def stream(self, text: str, images: Sequence[Any] = (), **options: Any) -> ReplyStream:
         """As :meth:`Session.stream`."""
@@ -45,25 +40,19 @@ class SingleTurnSession(Session):
         prompt = self._processor.render(
             [user_message(text, pil_images)], chat_format="raw", trusted_tags=self._trusted_tags
         )
+        loaded = [self._loaded_image(image) for image in pil_images]
         watch.stage("load")
-        return ReplyStream(self._answer(prompt.input_ids, pil_images, resolved, watch), self._lock)
+        return ReplyStream(self._answer(prompt.input_ids, loaded, resolved, watch), self._lock)
 
     def reset(self) -> None:
         """Nothing is remembered, so there is nothing to do."""
 
     def _answer(
-        self, ids: list[int], pil_images: list[Image], options: GenerationOptions, watch: Stopwatch
+        self, ids: list[int], images: Sequence[LoadedImage], options: GenerationOptions, watch: Stopwatch
     ) -> Generator[str, None, Reply]:
-        watch.start()
-        features = None
-        if pil_images:
-            with paddle.no_grad():
-                features = self._model.visual(paddle.to_tensor(self._processor.image_processor(pil_images)))
-        watch.stage("encode")
-        answer = AnswerStream(self._model, self._processor.tokenizer, ids, options, image_features=features)
-        watch.stage("prefill")
+        answer = self._begin_answer(ids, images, options, watch)
         text = ""
         for piece in answer:
             text += piece
             yield piece
-        return self._reply(text, answer, watch, len(ids), pil_images[-1] if pil_images else None)
+        return self._reply(text, answer, watch, len(ids), images[-1].image if images else None)

@@ -4,15 +4,16 @@ Text generation in general:
 
 ``options``      what a caller may ask of generation, checked
 ``inputs``       prompts as arrays of ids, and their padding
-``sampling``     from logits to tokens, a batch at a time on its device
 ``stopping``     when an answer ends: stop ids, sequences, strings
 ``detokenizer``  text from token ids as they come
 
-Many requests at once:
+Answers, one or many at once:
 
 ``request``      what goes into the engine and comes out of it
-``thread``       the engine in a thread of its own
+``thread``       the engine in a thread of its own, for a server
+``local``        the engine stepped by whoever waits for an answer
 ``engine``       one step after the other
+``config``       its sizes
 ``admission``    what of a request is checked beforehand
 ``scheduler``    who gets blocks, and whose turn it is
 ``sequence``     a request on its way

@@ -21,7 +21,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "repetition_penalty": (1e-3, 1e3),
     "presence_penalty": (-1e3, 1e3),
     "frequency_penalty": (-1e3, 1e3),
-    "seed_index": (0, 1023),
+    "seed_index": (0, math.inf),
     "prompt_lookup_num_tokens": (0, MAX_PROPOSED),
 }
 
@@ -53,6 +53,8 @@ def admitted(request: Request, runner: ModelRunner, capacity: int, *, has_text: 
             f"prompt: {length} tokens leave no room in the {where} of {limit}; shorten the prompt or send fewer images"
         )
     _check_images(request, runner.image_tokens)
+    if request.prefill_chunk_size is not None and request.prefill_chunk_size < 1:
+        raise ConfigurationError(f"prefill_chunk_size: expected at least 1, got {request.prefill_chunk_size}")
     asked = request.sampling.max_tokens
     return limit - length if asked is None else min(asked, limit - length)
 
@@ -84,6 +86,6 @@ def _check_images(request: Request, image_tokens: int) -> None:
                 f"images[{index}]: stands at {image.start} to {end - 1}, expected places behind {behind - 1} and "
                 f"before {len(request.prompt_ids)}, in order"
             )
-        if image.pixels is None and image.features is None:
+        if image.pixels is None and image.features is None and image.prepare is None:
             raise PromptError(f"images[{index}]: it has neither pixels nor features")
         behind = end

@@ -114,6 +114,14 @@ class BlockPool:
             self._keys[block] = key
             self._by_hash[key.hash] = block
 
+    def grow(self, blocks: int) -> None:
+        """Have so many blocks from now on; the new ones are free."""
+        added = blocks - self.size
+        self._free = [*range(blocks - 1, self.size - 1, -1), *self._free]
+        self._owners += [0] * added
+        self._keys += [None] * added
+        self.size = blocks
+
     def forget(self) -> None:
         """Let nobody find any block that is there now."""
         self._by_hash.clear()

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..errors import ConfigurationError, EngineError, ImageError, NumericalError, PaddleMixError, PromptError
 from .admission import admitted
 from .blocks import BlockPool, root_hash
+from .config import EngineConfig
 from .detokenizer import IncrementalDecoder
 from .prompt_lookup import propose
 from .protocols import Codec, ModelRunner
@@ -24,38 +23,8 @@ from .vision import FeatureCache, ImageEncoding
 if TYPE_CHECKING:
     from .grammar import GrammarCompiler
 
-logger = logging.getLogger(__name__)
-
 _REQUEST_ERRORS = (ImageError, NumericalError, PromptError)
 """What a request may bring on itself; all else is the engine's failure."""
-
-
-@dataclass(frozen=True)
-class EngineConfig:
-    """Sizes of the engine.
-
-    Attributes:
-        cache_bytes: for keys and values; at least one block is made.
-        feature_cache_bytes: for encoded images that no request needs at the moment.
-        block_size: positions of a block.
-        max_rows: most rows of a pass; eight are what the kernels for few rows gain most from.
-        chunk_size: most positions of a prompt computed at once.
-        vision_layers: layers of the image encoder run at once.
-        step_budget: seconds in which further parts of prompts are begun after a step's first.
-    """
-
-    cache_bytes: int = 1 << 30
-    feature_cache_bytes: int = 256 << 20
-    block_size: int = 64
-    max_rows: int = 8
-    chunk_size: int = 64
-    vision_layers: int = 4
-    step_budget: float = 0.1
-
-    def __post_init__(self) -> None:
-        for name in ("cache_bytes", "block_size", "max_rows", "chunk_size", "vision_layers"):
-            if getattr(self, name) < 1:
-                raise ConfigurationError(f"{name}: expected at least 1, got {getattr(self, name)}")
 
 
 class Engine:
@@ -75,14 +44,16 @@ class Engine:
         self,
         runner: ModelRunner,
         codec: Codec | None = None,
-        config: EngineConfig = EngineConfig(),
+        config: EngineConfig | None = None,
         grammars: GrammarCompiler | None = None,
     ) -> None:
-        self.config = config
+        self.config = config = EngineConfig() if config is None else config
         self.grammars = grammars
         self._runner = runner
         self._codec = codec
-        blocks = max(1, config.cache_bytes // runner.block_bytes(config.block_size))
+        self._most_blocks = max(1, config.cache_bytes // runner.block_bytes(config.block_size))
+        self._wanted_blocks = 0  # that the requests there are may need
+        blocks = self._most_blocks if config.preallocate else 1
         self._pool = BlockPool(blocks)
         self._cache = runner.new_cache(blocks, config.block_size)
         self._features = FeatureCache(config.feature_cache_bytes, runner.feature_bytes)
@@ -96,7 +67,7 @@ class Engine:
     @property
     def capacity(self) -> int:
         """Positions that fit into the cache: no prompt with its answer may be longer."""
-        return self._pool.size * self.config.block_size
+        return self._most_blocks * self.config.block_size
 
     def add(self, request: Request) -> None:
         """Take a request; the next steps bring its outputs.
@@ -115,7 +86,7 @@ class Engine:
         factor = self._runner.position_factor(len(request.prompt_ids))
         decoder = None
         if self._codec is not None:
-            decoder = IncrementalDecoder(self._codec, errors="replace", stop_strings=params.stop_strings)
+            decoder = IncrementalDecoder(self._codec, stop_strings=params.stop_strings, **vars(request.decoding))
         self._arrivals += 1
         sequence = Sequence(
             request,
@@ -130,6 +101,7 @@ class Engine:
         )
         self._sequences[request.id] = sequence
         self._scheduler.add(sequence)
+        self._wanted_blocks += self._scheduler.blocks_for(sequence.longest)
         self._prompt_tokens += len(request.prompt_ids)
 
     def abort(self, request_id: str) -> Output | None:
@@ -151,6 +123,8 @@ class Engine:
         What the model raises ends the requests that it was computing for, and no others.
         """
         self._steps += 1
+        if self._wanted_blocks > self._pool.size < self._most_blocks:
+            self._grow()
         touched = self._expired()
         rows = self._scheduler.rows_to_decode()
         touched += rows
@@ -199,6 +173,18 @@ class Engine:
             failures=self._failures,
         )
 
+    def _grow(self) -> None:
+        """Make the cache large enough for the requests there are; by half at least, for growing copies it."""
+        size = self._pool.size
+        unused = self._pool.counts[0] == size
+        blocks = min(self._most_blocks, max(self._wanted_blocks, 0 if unused else size + size // 2))
+        if unused:
+            self._cache = None  # freed before the new one is made
+            self._cache = self._runner.new_cache(blocks, self.config.block_size)
+        else:
+            self._cache = self._runner.grown_cache(self._cache, blocks)
+        self._pool.grow(blocks)
+
     def _expired(self) -> list[Sequence]:
         """End those whose time is up."""
         now = time.monotonic()
@@ -214,9 +200,10 @@ class Engine:
             work(*arguments)
         except _REQUEST_ERRORS as error:
             self._fail(sequences, error)
-        except Exception:  # whatever it is, the requests of others go on
-            logger.exception("a step of the engine failed")
-            self._fail(sequences, EngineError("engine: the model failed while it computed this; the log has why"))
+        except Exception as cause:  # noqa: BLE001 - whatever it is, the requests of others go on
+            failure = EngineError("engine: the model failed while it computed this; the log has why")
+            failure.__cause__ = cause
+            self._fail(sequences, failure)
             self._pool.forget()  # nobody knows what was written where
             return False
         return True
@@ -256,7 +243,8 @@ class Engine:
         if missing is not None:
             self._encode(sequence, missing)
             return
-        end = min(sequence.computed + self.config.chunk_size, len(sequence.ids))
+        chunk_size = sequence.request.prefill_chunk_size or self.config.chunk_size
+        end = min(sequence.computed + chunk_size, len(sequence.ids))
         last = end == len(sequence.ids)
         row = sequence.row_input(end - sequence.computed, int(last))
         (logits,) = self._runner.forward([row], self._cache)
@@ -293,5 +281,6 @@ class Engine:
         """What is new for a sequence; one that is finished is forgotten."""
         if sequence.finish_reason is not None:
             del self._sequences[sequence.request.id]
+            self._wanted_blocks -= self._scheduler.blocks_for(sequence.longest)
             self._finished[sequence.finish_reason.value] += 1
         return sequence.take_output()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError
@@ -13,6 +13,8 @@ from ..utils.schema import FLAG, NULL, SOME_TEXT, Kind, check_kind, either, inte
 
 if TYPE_CHECKING:
     from paddlenlp.generation import GenerationConfig
+
+    from .request import SamplingParams
 
 MAX_TOKEN_ID = (1 << 31) - 1
 _GROUP = "generation"
@@ -141,6 +143,24 @@ class GenerationOptions:
                 f"num_return_sequences: {self.num_return_sequences} greedy answers would all be the same; "
                 "use do_sample=True and a temperature above 0"
             )
+
+    def sampling_params(self, **changes: Any) -> SamplingParams:
+        """The same for a request to the engine; ``changes`` are fields of it."""
+        from .request import SamplingParams  # which loads NumPy; the options alone do without
+
+        params = SamplingParams(
+            max_tokens=self.max_new_tokens,
+            min_tokens=self.min_new_tokens,
+            temperature=self.temperature if self.do_sample else 0.0,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            repetition_penalty=self.repetition_penalty,
+            seed=self.seed,
+            stop_token_ids=self.eos_token_id,
+            stop_sequences=self.stop_token_sequences,
+            stop_strings=self.stop_strings,
+        )
+        return replace(params, **changes)
 
 
 def resolve_options(

@@ -81,6 +81,10 @@ class ModelRunner(Protocol):
         """A cache of so many blocks, for ``forward``."""
         ...
 
+    def grown_cache(self, cache: Any, blocks: int) -> Any:
+        """A cache of so many blocks, the first of which hold what ``cache`` does."""
+        ...
+
     def forward(self, rows: Sequence[RowInput], cache: Any) -> list[np.ndarray]:
         """One pass over the new positions of all rows.
 

@@ -33,18 +33,23 @@ class FinishReason(str, Enum):
 class ImageInput:
     """An image of a prompt.
 
+    One of ``pixels``, ``features`` and ``prepare`` is given.
+
     Attributes:
         start: index of its first placeholder in the prompt's ids.
         key: a hash of everything that decides its features (pixels and preparation), computed by the server and never
             taken from a client.
         pixels: float32 ``[3, side, side]``, as the image processor makes them.
         features: float32 ``[n_queries, hidden]``, where the image is encoded already; ``pixels`` are then not read.
+        prepare: for callers in the same process; makes ``pixels`` when they are needed, and not where the features are
+            known or the prefix is cached.
     """
 
     start: int
     key: bytes
     pixels: np.ndarray | None = field(default=None, repr=False, compare=False)
     features: np.ndarray | None = field(default=None, repr=False, compare=False)
+    prepare: Callable[[], np.ndarray] | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -106,6 +111,21 @@ class Grammar:
 
 
 @dataclass(frozen=True)
+class Decoding:
+    """How the ids of an answer become its text; see :class:`.detokenizer.IncrementalDecoder`.
+
+    Attributes:
+        skip_special_tokens: leave the control tokens of the chat out.
+        keep_image_special: but not the tags of references and boxes.
+        errors: policy for bytes that are not UTF-8; ``None``: the tokenizer's.
+    """
+
+    skip_special_tokens: bool = True
+    keep_image_special: bool = True
+    errors: str | None = "replace"
+
+
+@dataclass(frozen=True)
 class Request:
     """One answer that is wanted. Whoever wants several to one prompt submits several.
 
@@ -117,6 +137,8 @@ class Request:
         grammar: ``None`` for free text.
         deadline: ``time.monotonic()`` at which the request ends, whatever its state.
         salt: requests share cached prefixes with those of the same salt only.
+        decoding: how ids become text.
+        prefill_chunk_size: most positions of the prompt computed at once; ``None``: as the engine does.
         logits_hook: for callers in the same process; called with the row's logits before anything else.
     """
 
@@ -127,6 +149,8 @@ class Request:
     grammar: Grammar | None = None
     deadline: float | None = None
     salt: bytes = b""
+    decoding: Decoding = Decoding()
+    prefill_chunk_size: int | None = None
     logits_hook: LogitsHook | None = None
 
 

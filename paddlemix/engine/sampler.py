@@ -39,7 +39,8 @@ class RowSampler:
         self._generated: Counter[int] = Counter()
         self._stops = np.array([stop for stop in params.stop_token_ids if stop < vocab_size], dtype=np.int64)
         self._bias = _arrays(params.logit_bias)
-        self._generator = row_generators(params.seed, params.seed_index + 1)[-1] if params.temperature > 0 else None
+        self._generator = row_generator(params.seed, params.seed_index) if params.temperature > 0 else None
+        self._seen = np.unique(np.array([i for i in self._ids if i < vocab_size], dtype=np.int64))
 
     def choose(self, logits: np.ndarray, allowed: np.ndarray | None = None) -> TokenLogprob:
         """The next token, which counts as said from now on.
@@ -62,6 +63,8 @@ class RowSampler:
         chosen = self._with_logprobs(logits, highest, token)
         self._ids.append(token)
         self._generated[token] += 1
+        if self._params.repetition_penalty != 1.0 and self._generated[token] == 1:
+            self._seen = np.union1d(self._seen, [token])
         return chosen
 
     def _processed(self, logits: np.ndarray, allowed: np.ndarray | None) -> np.ndarray:
@@ -70,7 +73,7 @@ class RowSampler:
             logits = self._hook(np.array(self._ids, dtype=np.int64), logits)
         original, logits = logits, logits[: self._vocab_size]
         if params.repetition_penalty != 1.0:
-            seen = np.unique([i for i in self._ids if i < self._vocab_size])
+            seen = self._seen
             penalty = np.float32(params.repetition_penalty)
             logits = _own(logits, original)
             logits[seen] = np.where(logits[seen] < 0, logits[seen] * penalty, logits[seen] / penalty)
@@ -195,6 +198,6 @@ def _arrays(values: Mapping[int, float]) -> tuple[np.ndarray, np.ndarray]:
     return tokens, np.fromiter(values.values(), dtype=np.float32, count=len(values))
 
 
-def row_generators(seed: int | None, rows: int) -> list[np.random.Generator]:
-    """One stream of random numbers per row; row ``i`` draws the same numbers whatever rows stand beside it."""
-    return [np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(rows)]
+def row_generator(seed: int | None, row: int) -> np.random.Generator:
+    """The stream of random numbers of a row, which draws the same whatever rows stand beside it."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(row,)))

@@ -30,6 +30,7 @@ class Scheduler:
         self.prompt: Sequence | None = None
         """The one whose prompt is being computed."""
         self.running: list[Sequence] = []
+        """The oldest first."""
         self.preemptions = 0
         self.prefix_queries = 0
         self.prefix_hits = 0
@@ -62,24 +63,27 @@ class Scheduler:
 
     def rows_to_decode(self) -> list[Sequence]:
         """All that run, the oldest first, each with a block for its next position."""
-        for sequence in sorted(self.running, key=lambda sequence: sequence.arrival):
-            while sequence in self.running and self.blocks_for(len(sequence.ids)) > len(sequence.blocks):
+        for sequence in self.running.copy():
+            while self.blocks_for(len(sequence.ids)) > len(sequence.blocks) and sequence in self.running:
                 if self._pool.available:
                     sequence.blocks += self._pool.allocate(1)
                 else:
                     self._preempt()
-        return sorted(self.running, key=lambda sequence: sequence.arrival)
+        return self.running.copy()
 
     def prompt_computed(self) -> None:
         """The sequence whose prompt was being computed runs from now on."""
         if self.prompt is not None:
             self.running.append(self.prompt)
+            self.running.sort(key=lambda sequence: sequence.arrival)
             self.prompt = None
 
     def computed(self, sequence: Sequence, length: int) -> None:
         """Note that the cache holds so many of a sequence's ids; blocks that are full can be found by others."""
         before = sequence.computed // self._block_size
         sequence.computed = length
+        if length // self._block_size == before:
+            return
         for index, key in enumerate(sequence.keys(self._block_size, length)[before:], before):
             self._pool.register(sequence.blocks[index], key)
 
@@ -98,7 +102,7 @@ class Scheduler:
         # The last id is always computed: its logits are what the sequence is after.
         found = self._pool.find(sequence.keys(self._block_size, len(sequence.ids) - 1))
         missing = self.blocks_for(len(sequence.ids)) - len(found)
-        reserve = len(self.running)
+        reserve = sum(self.blocks_for(row.longest) > len(row.blocks) for row in self.running)
         if missing + self._pool.unowned(found) + reserve > self._pool.available:
             return False
         self._pool.acquire(found)

@@ -80,6 +80,11 @@ class Sequence:
         self._text = ""
 
     @property
+    def longest(self) -> int:
+        """Most ids that it may have."""
+        return len(self.request.prompt_ids) + self.max_tokens
+
+    @property
     def generated(self) -> int:
         """Tokens generated so far."""
         return len(self.ids) - len(self.request.prompt_ids)

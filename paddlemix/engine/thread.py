@@ -179,7 +179,9 @@ class EngineThread:
             if self._stopping:
                 break
             if engine.has_work():
-                self._deliver(engine.step())
+                outputs = engine.step()
+                _log_failures(outputs)
+                self._deliver(outputs)
             self._stats = engine.stats()
             self._heartbeat = time.monotonic()
         for request_id in list(self._callbacks):
@@ -233,3 +235,9 @@ class EngineThread:
 
     def _fail_all(self, error: EngineError) -> None:
         self._deliver([Output(name, finish_reason=FinishReason.ERROR, error=error) for name in list(self._callbacks)])
+
+
+def _log_failures(outputs: Iterable[Output]) -> None:
+    """Log what the model raised, once for all requests that it ended."""
+    for cause in {output.error.__cause__ for output in outputs if output.error is not None} - {None}:
+        logger.error("a step of the engine failed", exc_info=cause)

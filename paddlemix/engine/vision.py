@@ -64,7 +64,8 @@ class ImageEncoding:
         if self.image.features is not None:
             return runner.place_features(self.image.features)
         if self._state is None:
-            if self.image.pixels is None:
+            pixels = self.image.pixels if self.image.prepare is None else self.image.prepare()
+            if pixels is None:
                 raise ImageError("images: neither pixels nor features came with one")
-            self._state = runner.begin_image(self.image.pixels)
+            self._state = runner.begin_image(pixels)
         return runner.continue_image(self._state, layers)

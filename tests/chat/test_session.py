@@ -7,6 +7,7 @@ from PIL import Image
 
 from paddlemix.chat.session import ChatSession
 from paddlemix.errors import ConfigurationError, ImageError, PromptError
+from paddlemix.models.qwen_vl.runner import LOCAL_BLOCK, QWenVLRunner
 from tests.random_model import SLOTS, random_model
 
 
@@ -24,19 +25,20 @@ def session(loaded):
 def work(loaded, monkeypatch):
     """What the model computes: images encoded, and positions fed to the decoder per call."""
     model, _ = loaded
-    encode, decode = model.visual.forward, model.transformer.forward
-    done = {"images": 0, "positions": []}
+    encode, decode = model.visual.begin, QWenVLRunner.forward
+    done = {"images": 0, "positions": [], "rows": []}
 
     def counted_encode(images):
         done["images"] += images.shape[0]
         return encode(images)
 
-    def counted_decode(embeddings, *args, **kwargs):
-        done["positions"].append(embeddings.shape[1])
-        return decode(embeddings, *args, **kwargs)
+    def counted_decode(runner, rows, cache):
+        done["positions"].append(sum(len(row.ids) for row in rows))
+        done["rows"] += rows
+        return decode(runner, rows, cache)
 
-    monkeypatch.setattr(model.visual, "forward", counted_encode)
-    monkeypatch.setattr(model.transformer, "forward", counted_decode)
+    monkeypatch.setattr(model.visual, "begin", counted_encode)
+    monkeypatch.setattr(QWenVLRunner, "forward", counted_decode)
     return done
 
 
@@ -46,11 +48,11 @@ def image(shade, size=(40, 30)):
 
 
 def fresh_answers(loaded, turns, **options):
-    """Each turn answered by computing the whole prompt anew."""
+    """Each turn answered by computing the whole prompt anew, in an engine of its own."""
     session = ChatSession(*loaded, max_new_tokens=10, image_cache_size=0, **options)
     answers = []
     for text, images in turns:
-        session._prefix = None
+        vars(session).pop("_engine", None)
         answers.append(session.ask(text, images))
     return answers
 
@@ -69,7 +71,7 @@ def test_reuse_equals_recomputing_token_for_token(loaded, session):
     expected = fresh_answers(loaded, TURNS)
     assert [reply.text for reply in replies] == [reply.text for reply in expected]
     assert [reply.new_tokens for reply in replies] == [reply.new_tokens for reply in expected]
-    assert all(reply.reused_tokens > 0 for reply in replies[1:])
+    assert all(reply.reused_tokens > 0 and reply.reused_tokens % LOCAL_BLOCK == 0 for reply in replies[1:])
     assert all(reply.reused_tokens == 0 for reply in expected)
 
 
@@ -85,31 +87,26 @@ def test_the_prefix_is_not_computed_again(session, work):
         reply = session.ask(text, images)
         assert work["positions"][0] == reply.prompt_tokens - reply.reused_tokens
         assert work["positions"][1:] == [1] * (reply.new_tokens - 1)
-    # A question about old images costs its own ids and what closed the answer before it, and no image.
+    # A question about old images costs its own ids, what closed the answer before it and less than a block, no image.
     work["positions"].clear()
     reply = session.ask("why", [])
-    assert work["positions"][0] < 50 < reply.prompt_tokens
+    assert work["positions"][0] < 50 + LOCAL_BLOCK < reply.prompt_tokens
 
 
-def test_the_slots_of_a_later_image_are_its_own(loaded, session, monkeypatch):
+def test_the_slots_of_a_later_image_are_its_own(loaded, session, work):
     model, _ = loaded
-    embed = model.transformer.embed
-    fed = []
-    monkeypatch.setattr(
-        model.transformer,
-        "embed",
-        lambda ids, images=None, features=None: fed.append((ids, features)) or embed(ids, images, features),
-    )
     for number in range(4):
         session.ask(f"turn {number}", [image(number)])
-    fed.clear()
+    work["rows"].clear()
     session.ask("turn 4", [image(9)])
-    ids, features = fed[0]
-    assert (ids.numpy() == model.config.visual.image_start_id).sum() == 1
-    assert features.shape == [1, SLOTS, 64]
+    row = work["rows"][0]
+    placed = row.features[-1]
+    assert row.ids[placed.offset - 1] == model.config.visual.image_start_id
+    assert (placed.first, placed.count) == (0, SLOTS)
     pixels = session._processor.image_processor(image(9))
     with paddle.no_grad():
-        np.testing.assert_allclose(features.numpy(), model.visual(paddle.to_tensor(pixels)).numpy(), rtol=0, atol=1e-5)
+        expected = model.visual(paddle.to_tensor(pixels)).numpy()[0]
+    np.testing.assert_allclose(placed.features.numpy(), expected, rtol=0, atol=1e-5)
 
 
 def test_a_changed_image_changes_the_answer(loaded):
@@ -131,7 +128,7 @@ def test_another_ntk_factor_makes_the_session_compute_anew(tmp_path):
 def test_the_cache_of_features_is_bounded_but_answers_stay_right(loaded, work):
     session = ChatSession(*loaded, max_new_tokens=10, image_cache_size=1)
     replies = [session.ask(text, images).text for text, images in TURNS]
-    assert len(session._features) == 1
+    assert len(session._engine.engine._features) == 1
     assert replies == [reply.text for reply in fresh_answers(loaded, TURNS)]
 
 
@@ -147,7 +144,6 @@ def test_streamed_pieces_make_up_the_answer(loaded, session):
 
 @pytest.mark.parametrize("how", ["close", "forget", "interrupt"])
 def test_a_broken_off_answer_leaves_the_session_as_it_was(loaded, session, how, monkeypatch):
-    model, _ = loaded
     session.ask("hello", [image(1)])
     before = session.messages
     stream = session.stream("tell me more", [image(2)])
@@ -157,15 +153,13 @@ def test_a_broken_off_answer_leaves_the_session_as_it_was(loaded, session, how, 
     elif how == "forget":
         del stream
     else:
-        forward = model.transformer.h[1].forward
 
         def interrupted(*args):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(model.transformer.h[1], "forward", interrupted)
-        with pytest.raises(KeyboardInterrupt):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(QWenVLRunner, "forward", interrupted)
             list(stream)
-        monkeypatch.setattr(model.transformer.h[1], "forward", forward)
     assert session.messages == before
     turns = [("hello", [image(1)]), ("something else", [])]
     assert session.ask("something else").text == fresh_answers(loaded, turns)[-1].text
@@ -263,7 +257,7 @@ def test_boxes_are_read_and_drawn_into_the_newest_image(loaded, monkeypatch):
     session = ChatSession(model, processor, max_new_tokens=3)
     reply = session.ask("where", [image(1, (50, 60)), image(2, (80, 40))])
     assert reply.boxes == [] and reply.image() is None
-    monkeypatch.setattr("paddlemix.chat.session.AnswerStream", said("<ref>the cup</ref><box>(100,200),(500,900)</box>"))
+    monkeypatch.setattr("paddlemix.chat.base.AnswerStream", said("<ref>the cup</ref><box>(100,200),(500,900)</box>"))
     reply = session.ask("and now")
     assert [(box.label, box.x1, box.y1, box.x2, box.y2) for box in reply.boxes] == [("the cup", 100, 200, 500, 900)]
     assert reply.image().size == (80, 40)
@@ -275,10 +269,13 @@ def test_boxes_are_read_and_drawn_into_the_newest_image(loaded, monkeypatch):
 def said(text):
     class Answer:
         def __init__(self, *args, **kwargs):
-            self.tokens, self.finish_reason = [1], "stop"
+            self.tokens, self.finish_reason, self.cached_tokens = [1], "stop", 0
 
         def __iter__(self):
             yield text
+
+        def close(self):
+            pass
 
     return Answer
 

@@ -14,6 +14,7 @@ from paddlemix.chat.session import ChatSession
 from paddlemix.chat.single_turn import SingleTurnSession
 from paddlemix.errors import NumericalError
 from paddlemix.inference import load_model
+from paddlemix.models.qwen_vl.runner import QWenVLRunner
 from tests.tiny_model import ANSWER
 
 THREADS = 8
@@ -103,14 +104,14 @@ def test_resets_do_not_break_questions_of_other_threads(session):
 def test_an_error_of_an_answer_goes_to_its_reader_alone(session, loaded, monkeypatch):
     stream = session.stream("one?")
     first = next(stream)
-    forward = loaded.model.lm_head.forward
+    forward = QWenVLRunner.forward
     asked = []
 
-    def fails_once(hidden):
-        asked.append(hidden)
-        return forward(hidden) * (float("nan") if len(asked) == 1 else 1.0)
+    def fails_once(runner, rows, cache):
+        asked.append(rows)
+        return [logits * (float("nan") if len(asked) == 1 else 1.0) for logits in forward(runner, rows, cache)]
 
-    monkeypatch.setattr(loaded.model.lm_head, "forward", fails_once)
+    monkeypatch.setattr(QWenVLRunner, "forward", fails_once)
     (reply,) = in_threads(lambda: session.ask("two?"))
     assert reply.text == ANSWER
     with pytest.raises(NumericalError):
@@ -140,6 +141,6 @@ def test_no_thread_keeps_gradients(session):
     def answer() -> bool:
         assert paddle.is_grad_enabled()  # of this thread, as Paddle starts it
         session.ask("what?")
-        return all(key.stop_gradient for key in session._prefix.cache.keys)
+        return all(key.stop_gradient for key in session._engine.engine._cache.keys)
 
     assert in_threads(answer) == [True]

@@ -12,6 +12,7 @@ from paddlemix.errors import ConfigurationError, EngineError, ImageError, Numeri
 from paddlemix.models.qwen_vl.kv_cache import ntk_alpha
 from paddlemix.models.qwen_vl.modeling import QWenLMHeadModel
 from tests.engine.engines import engine_of, finish, image_input, random_request, run, text, tokens
+from tests.plain_generation import answer_tokens
 from tests.random_model import SLOTS, random_model
 
 
@@ -21,18 +22,16 @@ def small(tmp_path_factory):
     return random_model(tmp_path_factory.mktemp("small"), seq_length=48, max_position_embeddings=256)
 
 
-@paddle.no_grad()
 def alone(model, processor, request):
-    """What ``generate`` answers."""
+    """What a plain loop over the model answers."""
     params = request.sampling
     pixels = [image.pixels for image in request.images]
-    ids, _ = model.generate(
-        paddle.to_tensor([request.prompt_ids]), images=paddle.to_tensor(np.stack(pixels)) if pixels else None,
-        max_new_tokens=params.max_tokens, eos_token_id=list(params.stop_token_ids), do_sample=params.temperature > 0,
-        temperature=params.temperature or 1.0, top_k=params.top_k, top_p=params.top_p, seed=params.seed,
-        repetition_penalty=params.repetition_penalty, tokenizer=processor.tokenizer,
+    return answer_tokens(
+        model, request.prompt_ids, paddle.to_tensor(np.stack(pixels)) if pixels else None,
+        max_tokens=params.max_tokens, vocab_size=processor.tokenizer.vocab_size, stop_ids=params.stop_token_ids,
+        temperature=params.temperature, top_k=params.top_k, top_p=params.top_p, seed=params.seed,
+        repetition_penalty=params.repetition_penalty,
     )  # fmt: skip
-    return ids.numpy()[0].tolist()
 
 
 def requests_of(count, processor, seed=0):

@@ -1,10 +1,8 @@
 import numpy as np
-import paddle
 import pytest
 
 from paddlemix.engine.request import SamplingParams
-from paddlemix.engine.sampler import RowSampler, largest, likeliest, row_generators
-from paddlemix.engine.sampling import sample
+from paddlemix.engine.sampler import RowSampler, largest, likeliest, row_generator
 from paddlemix.errors import NumericalError
 
 
@@ -16,14 +14,61 @@ def chosen(params, logits, prompt=(), **arguments):
     return RowSampler(SamplingParams(**params), prompt, len(logits)).choose(logits, **arguments).token_id
 
 
-@pytest.mark.parametrize("temperature, top_k, top_p", [(1.0, 0, 1.0), (0.7, 5, 1.0), (1.3, 0, 0.8), (0.9, 20, 0.6)])
-def test_the_same_seed_draws_what_a_batch_on_the_device_draws(temperature, top_k, top_p):
-    params = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, seed=5, seed_index=1)
-    sampler, uniforms = RowSampler(params, (), 50), row_generators(5, 2)[1]
-    for seed in range(60):
-        logits = logits_of(seed)
-        expected = sample(paddle.to_tensor(logits[None]), np.array([uniforms.random()]), temperature, top_k, top_p)
-        assert sampler.choose(logits).token_id == int(expected)
+PROBABILITIES = np.array([0.1, 0.4, 0.05, 0.3, 0.15])
+LOGITS = np.log(PROBABILITIES).astype(np.float32)
+
+
+class Uniforms:
+    """In place of a random generator: these numbers, one after the other."""
+
+    def __init__(self, values):
+        self.values = iter(values)
+
+    def random(self):
+        return next(self.values)
+
+
+def drawn(uniforms, temperature=1.0, **params):
+    """The tokens that these uniform numbers draw."""
+    sampler = RowSampler(SamplingParams(temperature=temperature, **params), (), 5)
+    sampler._generator = Uniforms(uniforms)
+    return [sampler.choose(LOGITS).token_id for _ in uniforms]
+
+
+@pytest.mark.parametrize(
+    ("options", "kept", "temperature"),
+    [
+        ({}, [0, 1, 2, 3, 4], 1.0),
+        ({"temperature": 0.5}, [0, 1, 2, 3, 4], 0.5),
+        ({"temperature": 2.0}, [0, 1, 2, 3, 4], 2.0),
+        ({"top_k": 2}, [1, 3], 1.0),
+        ({"top_k": 99}, [0, 1, 2, 3, 4], 1.0),
+        ({"top_p": 0.39}, [1], 1.0),
+        ({"top_p": 0.41}, [1, 3], 1.0),
+        ({"top_p": 0.8}, [1, 3, 4], 1.0),
+        ({"top_p": 0.0}, [1], 1.0),
+        ({"top_k": 3, "top_p": 0.8}, [1, 3], 1.0),
+    ],
+)
+def test_draws_from_the_wanted_distribution(options, kept, temperature):
+    frequencies = np.bincount(drawn((np.arange(1000) + 0.5) / 1000, **options), minlength=5) / 1000
+    weights = np.where(np.isin(np.arange(5), kept), PROBABILITIES ** (1 / temperature), 0)
+    np.testing.assert_allclose(frequencies, weights / weights.sum(), atol=0.002)
+
+
+def test_uniform_numbers_at_the_ends_are_valid():
+    ends = [0.0, np.nextafter(1.0, 0.0)]
+    assert drawn(ends) == [1, 2]  # the likeliest, the least likely
+    assert drawn(ends, top_p=0.5) == [1, 3]
+    assert drawn(ends, top_k=1) == [1, 1]
+
+
+def test_a_rows_numbers_depend_on_seed_and_row_alone():
+    children = np.random.SeedSequence(5).spawn(3)
+    for row, child in enumerate(children):
+        assert row_generator(5, row).random() == np.random.default_rng(child).random()
+    assert row_generator(5, 0).random() != row_generator(6, 0).random()
+    assert row_generator(None, 0).random() != row_generator(None, 0).random()
 
 
 def test_repetition_counts_the_prompt_and_the_others_count_the_answer():

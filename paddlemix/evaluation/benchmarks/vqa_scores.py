@@ -23,9 +23,8 @@ _VARIANTS: dict[Variant, str] = {
 Credit = Callable[[Question, Answer, bool], float]
 """(question, answer, as_original) -> credit between 0 and 1."""
 
-def score_vqa(
-    variant: Variant, questions: Sequence[Question], answers: Mapping[str, Answer], compat: Compat
-) -> Score:
+
+def score_vqa(variant: Variant, questions: Sequence[Question], answers: Mapping[str, Answer], compat: Compat) -> Score:
     """VQA accuracy; the other evaluators' numbers stand beside it."""
     used = "original" if compat == "original" else variant
     table = {

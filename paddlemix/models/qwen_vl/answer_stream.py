@@ -1,22 +1,17 @@
-"""One answer of a chat model, as a stream of text."""
+"""One answer of a model, as a stream of text."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import paddle
-
-from ...engine.detokenizer import IncrementalDecoder
-from ...engine.inputs import id_array
+from ...engine.local import LocalEngine
 from ...engine.options import GenerationOptions
-from ...engine.stopping import LENGTH, STOP, answer_end_ids
+from ...engine.request import Decoding, ImageInput, Output, Request
+from ...engine.stopping import answer_end_ids
 from ...errors import ConfigurationError
 from ...utils.validation import check_integer
 from .chat_window import DEFAULT_WINDOW, ChatWindow
-from .generation import generation_steps
-from .kv_cache import KVCache
 
 if TYPE_CHECKING:
     from paddlenlp.generation import GenerationConfig
@@ -28,64 +23,83 @@ if TYPE_CHECKING:
 class AnswerStream:
     """The text of one answer, piece by piece as it is generated.
 
-    The prompt is checked and fed when the object is made. Iterating generates; whoever stops iterating stops the work.
+    The prompt is checked and computed when the object is made. Iterating generates; whoever stops iterating stops the
+    work, and whoever is not going to iterate calls ``close``.
 
     Args:
-        model: a chat model.
-        tokenizer: which belongs to it.
+        engine: computes it.
+        tokenizer: which belongs to the model.
         input_ids: the prompt.
         options: how to generate; the answer ends at the ids that end a ChatML message as well.
-        images: as for ``generate``.
-        image_features: as for ``generate``.
-        cache: as for ``generate``.
-        **decoding: as for :class:`IncrementalDecoder`.
+        images: of the prompt.
+        decoding: how ids become text; by default without control tokens, and with the tokenizer's policy of errors.
+        salt: prompts of other salts share no cached prefix with this one.
 
     Attributes:
         tokens: the new ids so far, the stop token included.
         finish_reason: ``"stop"`` or ``"length"`` once the answer is complete, ``None`` before.
+        cached_tokens: ids of the prompt that a cached prefix spared.
     """
 
     def __init__(
         self,
-        model: QWenLMHeadModel,
+        engine: LocalEngine,
         tokenizer: QWenVLTokenizer,
         input_ids: Sequence[int],
         options: GenerationOptions,
         *,
-        images: paddle.Tensor | None = None,
-        image_features: paddle.Tensor | None = None,
-        cache: KVCache | None = None,
-        **decoding: Any,
+        images: Sequence[ImageInput] = (),
+        decoding: Decoding | None = None,
+        salt: bytes = b"",
     ) -> None:
-        """Check the prompt and feed it."""
+        """Check the prompt and compute it."""
         if options.num_return_sequences > 1:
             raise ConfigurationError("num_return_sequences: a chat has one answer; use generate for several")
         self.tokens: list[int] = []
         self.finish_reason: str | None = None
-        self._end_ids = answer_end_ids(options.eos_token_id, tokenizer)
-        self._decoder = IncrementalDecoder(tokenizer, stop_strings=options.stop_strings, **decoding)
-        # The decoder looks for the stop strings, so that the text is decoded once.
-        options = replace(options, eos_token_id=self._end_ids, stop_strings=())
-        ids = id_array([list(input_ids)], model.config.vocab_size)
-        self._steps = generation_steps(model, ids, options, images, image_features, cache=cache, tokenizer=tokenizer)
+        self._engine = engine
+        self._id = engine.new_id()
+        engine.add(
+            Request(
+                self._id,
+                tuple(input_ids),
+                tuple(images),
+                options.sampling_params(stop_token_ids=answer_end_ids(options.eos_token_id, tokenizer)),
+                salt=salt,
+                decoding=Decoding(errors=None) if decoding is None else decoding,
+                prefill_chunk_size=options.prefill_chunk_size or None,
+            )
+        )
+        try:
+            self._first = engine.next(self._id)
+        except BaseException:  # an interruption included
+            self.close()
+            raise
+        self.cached_tokens = self._first.cached_tokens
 
     def __iter__(self) -> Iterator[str]:
         """Generate, and yield each new piece of text."""
-        for step in self._steps:
-            token = int(step.tokens[0])
-            self.tokens.append(token)
-            piece = "" if token in self._end_ids else self._decoder.push(token)
-            if self._decoder.stopped_by is not None or step.finished[0]:
-                self.finish_reason = STOP
-            if piece:
-                yield piece
-            if self.finish_reason is not None:
-                break
-        else:
-            self.finish_reason = LENGTH
-        rest = self._decoder.finish()
-        if rest:
-            yield rest
+        try:
+            output = self._first
+            while True:
+                self._note(output)
+                if output.text:
+                    yield output.text
+                if self.finish_reason is not None:
+                    return
+                output = self._engine.next(self._id)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Break the answer off, if it is not complete."""
+        if self.finish_reason is None:
+            self._engine.abandon(self._id)
+
+    def _note(self, output: Output) -> None:
+        self.tokens += output.token_ids
+        if output.finish_reason is not None:
+            self.finish_reason = output.finish_reason.value
 
 
 def chat_settings(model: QWenLMHeadModel, generation_config: GenerationConfig | None = None) -> ChatWindow:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 import paddle
 
 from ...errors import ConfigurationError
+from ...quantization.memory import available_memory
 from .configuration import QWenVLConfig
 
 # Positions by which a full cache grows. Copying it then costs about one decode step in this many.
@@ -137,15 +139,37 @@ class PagedKVCache:
     """
 
     def __init__(self, config: QWenVLConfig, blocks: int, block_size: int, dtype: str | paddle.dtype) -> None:
-        """Allocate all blocks."""
+        """Allocate all blocks, whose memory is not touched before they are written."""
         shape = [blocks, config.num_attention_heads, block_size, config.kv_channels]
         self.block_size = block_size
-        self.keys = [_zeros(shape, dtype) for _ in range(config.num_hidden_layers)]
-        self.values = [_zeros(shape, dtype) for _ in range(config.num_hidden_layers)]
+        self.keys = [_uninitialized(shape, dtype) for _ in range(config.num_hidden_layers)]
+        self.values = [_uninitialized(shape, dtype) for _ in range(config.num_hidden_layers)]
+
+    def grow(self, blocks: int) -> None:
+        """Have so many blocks from now on; those there were keep their numbers and contents."""
+        for tensors in (self.keys, self.values):
+            for layer, tensor in enumerate(tensors):
+                grown = _uninitialized([blocks, *tensor.shape[1:]], tensor.dtype)
+                grown[: tensor.shape[0]] = tensor
+                tensors[layer] = grown
 
 
 def _zeros(shape: list[int], dtype: Any) -> paddle.Tensor:
     return paddle.zeros(shape, dtype=dtype)
+
+
+def _uninitialized(shape: list[int], dtype: Any) -> paddle.Tensor:
+    return paddle.empty(shape, dtype=dtype)
+
+
+def cache_room() -> int:
+    """Bytes that a new cache may take: four fifths of the memory that is free, where the system tells."""
+    if paddle.get_device() != "cpu":
+        total = paddle.device.cuda.get_device_properties().total_memory
+        free: int | None = total - paddle.device.cuda.memory_reserved()
+    else:
+        free = available_memory()
+    return sys.maxsize if free is None else free * 4 // 5
 
 
 def position_bytes(config: QWenVLConfig, dtype: str) -> int:

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...engine.local import LocalEngine
 from ...engine.options import resolve_options
+from ...engine.request import Decoding
 from .chat_template import (
     DEFAULT_SYSTEM,
     EncodedMessage,
@@ -22,6 +24,7 @@ from .chat_template import (
 )
 from .chat_window import DEFAULT_WINDOW, ChatWindow, kept_turns
 from .codec import QWenVLCodec
+from .image_placeholders import PlaceholderFormat
 from .image_processing import load_images_of_ids
 from .list_format import history_turns
 from .messages import conversation_turns
@@ -83,7 +86,7 @@ def chat(
     history = [] if history is None else history
     answer = _answer(
         model, processor_or_tokenizer, query, history, system, stop_words_ids, generation_config, image_policy,
-        options, skip_special_tokens=False,
+        options, Decoding(skip_special_tokens=False, errors=None),
     )  # fmt: skip
     response = "".join(answer).strip()
     return response, [*history, (query, response)] if append_history else list(history)
@@ -106,7 +109,7 @@ def chat_stream(
     """
     answer = _answer(
         model, processor_or_tokenizer, query, history or [], system, stop_words_ids, generation_config, image_policy,
-        options, errors="ignore",
+        options, Decoding(errors="ignore"),
     )  # fmt: skip
     return _cumulative(answer)
 
@@ -121,9 +124,13 @@ def _answer(
     generation_config: GenerationConfig | None,
     image_policy: ImagePolicy | None,
     options: dict[str, Any],
-    **decoding: Any,
+    decoding: Decoding,
 ) -> AnswerStream:
+    import paddle
+
     from .answer_stream import AnswerStream, chat_settings
+    from .generation import place_images
+    from .runner import local_engine
 
     window = chat_settings(model, generation_config)
     if stop_words_ids:
@@ -139,7 +146,9 @@ def _answer(
     images = None
     if visual.image_start_id in input_ids:
         images = load_images_of_ids(np.array([input_ids]), visual, image_policy, image_processor)
-    return AnswerStream(model, tokenizer, input_ids, resolved, images=images, **decoding)
+    (placed,) = place_images(PlaceholderFormat.of(visual), [input_ids], images, None)
+    engine = LocalEngine(local_engine(model, tokenizer), paddle.no_grad)
+    return AnswerStream(engine, tokenizer, input_ids, resolved, images=placed, decoding=decoding)
 
 
 def _cumulative(pieces: AnswerStream) -> Iterator[str]:

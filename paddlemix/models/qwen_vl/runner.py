@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -9,13 +10,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import paddle
 
+from ...engine.config import EngineConfig
+from ...engine.engine import Engine
 from ...engine.grammar import GrammarCompiler
 from ...engine.protocols import RowInput
+from ...errors import ConfigurationError
 from ...ops import DECODE_MAX_QUERIES
 from .attention_metadata import paged_attention
 from .decode import Apply, BoundDecoder, bind
 from .decode_inputs import DecodeInputs
-from .kv_cache import PagedKVCache, cache_dtype, ntk_alpha, position_bytes
+from .kv_cache import PagedKVCache, cache_dtype, cache_room, ntk_alpha, position_bytes
 
 if TYPE_CHECKING:
     from .modeling import QWenLMHeadModel
@@ -68,6 +72,11 @@ class QWenVLRunner:
     def new_cache(self, blocks: int, block_size: int) -> PagedKVCache:
         """A cache of so many blocks."""
         return PagedKVCache(self._model.config, blocks, block_size, self._dtype)
+
+    def grown_cache(self, cache: PagedKVCache, blocks: int) -> PagedKVCache:
+        """``cache`` itself, with so many blocks."""
+        cache.grow(blocks)
+        return cache
 
     def forward(self, rows: Sequence[RowInput], cache: PagedKVCache) -> list[np.ndarray]:
         """See :class:`.protocols.ModelRunner`: for each row float32 ``[row.logits, vocab]``."""
@@ -152,6 +161,55 @@ class QWenVLRunner:
             paddle.concat(features).astype(embeddings.dtype),
         )
         return flat.reshape(embeddings.shape)
+
+
+def check_evaluating(model: QWenLMHeadModel) -> None:
+    """Raise ConfigurationError for a model in training mode."""
+    if model.training:
+        raise ConfigurationError("generate: the model is in training mode; call model.eval() first")
+
+
+LOCAL_BLOCK = 32
+"""Positions of a block: of a prefix whole blocks are reused, and a conversation has few to manage."""
+WHOLE = 1 << 30
+"""More positions, layers or rows than there are: nothing is cut into parts."""
+
+
+def local_engine(
+    model: QWenLMHeadModel,
+    tokenizer: QWenVLTokenizer | None = None,
+    *,
+    has_text: bool = True,
+    feature_images: int = 0,
+    max_rows: int = WHOLE,
+    cache_bytes: int | None = None,
+) -> Engine:
+    """An engine for answers in this process: prompts and images are computed whole, the cache grows as needed.
+
+    Args:
+        model: of the answers.
+        tokenizer: ids that it does not know are never chosen.
+        has_text: whether outputs have text; stop strings need it.
+        feature_images: for so many images features are kept that no answer needs at the moment.
+        max_rows: most rows of a pass.
+        cache_bytes: most for keys and values; ``None``: what memory there is.
+
+    Raises:
+        ConfigurationError: the model is in training mode.
+    """
+    check_evaluating(model)
+    runner = QWenVLRunner(model, None if tokenizer is None else tokenizer.vocab_size)
+    config = EngineConfig(
+        cache_bytes=cache_room() if cache_bytes is None else cache_bytes,
+        preallocate=False,
+        block_size=LOCAL_BLOCK,
+        feature_cache_bytes=feature_images * runner.feature_bytes,
+        max_rows=max_rows,
+        chunk_size=WHOLE,
+        vision_layers=WHOLE,
+        step_budget=math.inf,
+    )
+    return Engine(runner, tokenizer if has_text else None, config)
 
 
 def grammar_compiler(model: QWenLMHeadModel, tokenizer: QWenVLTokenizer) -> GrammarCompiler:

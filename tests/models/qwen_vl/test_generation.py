@@ -6,10 +6,14 @@ from hypothesis import strategies as st
 from paddlenlp.generation import GenerationConfig, LogitsProcessor, TextIteratorStreamer
 from PIL import Image
 
-from paddlemix.engine.options import GenerationOptions, resolve_options
+from paddlemix.engine.local import LocalEngine
+from paddlemix.engine.options import GenerationOptions
 from paddlemix.errors import ConfigurationError, NumericalError, PromptError
-from paddlemix.models.qwen_vl.generation import generate_rows, generation_steps
+from paddlemix.models.qwen_vl.answer_stream import AnswerStream
+from paddlemix.models.qwen_vl.generation import generate_rows
+from paddlemix.models.qwen_vl.runner import LOCAL_BLOCK, QWenVLRunner, local_engine
 from tests.golden_model import FOLDER, LANGUAGE_CASES, golden_arrays, golden_model, new_golden_model, prompt
+from tests.plain_generation import greedy_tokens
 from tests.random_model import random_model
 
 pytestmark = pytest.mark.usefixtures("any_backend")
@@ -34,25 +38,37 @@ def chat_model(tmp_path_factory):
 
 @pytest.fixture
 def fed(monkeypatch):
-    """Shapes of what the decoder is fed: one ``(rows, positions)`` per call."""
+    """Shapes of what the decoder is fed: one ``(rows, positions)`` per pass."""
     calls = []
-    transformer = golden_model().transformer
-    forward = transformer.forward
+    forward = QWenVLRunner.forward
 
-    def counted(embeddings, *args, **kwargs):
-        calls.append(tuple(embeddings.shape[:2]))
-        return forward(embeddings, *args, **kwargs)
+    def counted(runner, rows, cache):
+        calls.append((len(rows), max(len(row.ids) for row in rows)))
+        return forward(runner, rows, cache)
 
-    monkeypatch.setattr(transformer, "forward", counted)
+    monkeypatch.setattr(QWenVLRunner, "forward", counted)
     return calls
+
+
+def rows_of(case):
+    """The rows of a batch, without padding."""
+    inputs = prompt(case)
+    ids, mask = inputs["input_ids"].numpy(), inputs["attention_mask"].numpy().astype(bool)
+    return [row[kept].tolist() for row, kept in zip(ids, mask)]
 
 
 # ---------------------------------------------------------------- greedy
 
 
-@pytest.mark.parametrize("case", LANGUAGE_CASES)
+@pytest.mark.parametrize("case", [case for case in LANGUAGE_CASES if not case.startswith("batch")])
 def test_greedy_equals_the_original_token_for_token(case):
     np.testing.assert_array_equal(generate(case)[0], golden_tokens(case))
+
+
+@pytest.mark.parametrize("case", [case for case in LANGUAGE_CASES if case.startswith("batch")])
+def test_so_do_padded_batches_of_the_model_itself(case):
+    """There padding counts for positions, as in the original."""
+    np.testing.assert_array_equal(greedy_tokens(golden_model(), 40, **prompt(case)), golden_tokens(case))
 
 
 @pytest.mark.parametrize("case", ["one_image", "two_images"])
@@ -70,7 +86,7 @@ def test_images_may_be_named_in_the_ids(case, monkeypatch):
         ("text_short", 1000),
         ("one_image", 37),
         ("long_a3", 64),
-        ("batch_mixed", 50),
+        ("two_images", 50),
     ],
 )
 def test_a_prompt_fed_in_parts_gives_the_same(case, chunk, fed):
@@ -92,49 +108,9 @@ def test_the_score_is_the_mean_log_probability():
     assert scores[0] == pytest.approx(log_probs[np.arange(6), ids[0]].mean(), abs=1e-4)
 
 
-@pytest.mark.parametrize("cut", [0, 1, 20, 36])
-def test_a_cached_prefix_is_not_fed_again(cut, fed):
-    inputs = prompt("text_short")
-    cache = golden_model().new_cache(1, 37)
-    if cut:
-        with paddle.no_grad():
-            golden_model()(inputs["input_ids"][:, :cut], past_key_values=cache)
-    fed.clear()
-    ids, _ = generate("text_short", past_key_values=cache, max_new_tokens=10)
-    np.testing.assert_array_equal(ids, golden_tokens("text_short")[:, :10])
-    assert fed[0] == (1, 37 - cut)
-    assert cache.length == 37 + 9  # the last token has not been fed
-
-
-@pytest.mark.parametrize("given_images", ["all", "missing"])
-def test_images_in_a_cached_prefix_are_not_needed_again(given_images):
-    inputs = prompt("two_images")
-    ids = inputs["input_ids"]
-    second = int(np.flatnonzero(ids[0].numpy() == 300)[1])
-    cache = golden_model().new_cache(1, ids.shape[1])
-    with paddle.no_grad():
-        golden_model()(ids[:, :second], inputs["images"][:1], past_key_values=cache)
-    images = inputs["images"] if given_images == "all" else inputs["images"][1:]
-    new, _ = golden_model().generate(ids, GREEDY, images=images, past_key_values=cache, max_new_tokens=6)
-    np.testing.assert_array_equal(new.numpy(), golden_tokens("two_images")[:, :6])
-
-
-@pytest.mark.parametrize("filled", [True, False])
-def test_a_cache_of_another_ntk_factor_is_refused(filled):
-    cache = golden_model().new_cache(1, 100)
-    if filled:
-        with paddle.no_grad():
-            golden_model()(prompt("long_a3")["input_ids"][:, :100], past_key_values=cache)
-    with pytest.raises(ConfigurationError, match="NTK factor 1, but a prompt of 200 positions has 3"):
-        generate("long_a3", past_key_values=cache)
-
-
-@pytest.mark.parametrize(("rows", "length"), [(2, 5), (1, 37)])
-def test_a_cache_that_does_not_fit_is_refused(rows, length):
-    cache = golden_model().new_cache(rows, 37)
-    cache.advance(length)
-    with pytest.raises(ConfigurationError, match="past_key_values: holds"):
-        generate("text_short", past_key_values=cache)
+def test_a_cache_from_outside_is_refused_with_what_to_do():
+    with pytest.raises(ConfigurationError, match="past_key_values: .*ChatSession.*model"):
+        generate("text_short", past_key_values=golden_model().new_cache(1, 37))
 
 
 # ---------------------------------------------------------------- stopping
@@ -179,7 +155,7 @@ def test_finished_rows_leave_the_batch(fed):
     if int(expected[2][0]) in first:
         pytest.fail("the golden rows begin alike; choose other stops")
     generate("batch_text", eos_token_id=first, max_new_tokens=3)
-    assert fed == [(3, 60), (1, 1), (1, 1)]
+    assert fed == [*((1, len(row)) for row in rows_of("batch_text")), (1, 1), (1, 1)]
 
 
 def test_scores_of_finished_rows_count_their_own_tokens():
@@ -287,11 +263,12 @@ def test_sampling_narrowed_to_one_token_is_greedy(options):
 def test_several_answers_share_image_and_prompt(fed, monkeypatch):
     encoded = []
     visual = golden_model().visual
-    forward = visual.forward
-    monkeypatch.setattr(visual, "forward", lambda images: encoded.append(images.shape[0]) or forward(images))
+    begin = visual.begin
+    monkeypatch.setattr(visual, "begin", lambda images: encoded.append(images.shape[0]) or begin(images))
     ids = sampled("one_image", num_return_sequences=3, seed=1)
     assert ids.shape == (3, 12) and len({tuple(row) for row in ids.tolist()}) == 3
-    assert encoded == [1] and fed[0] == (1, 286) and fed[1] == (3, 1)
+    # All but the last block of the prompt, which is not full, is there for the others.
+    assert encoded == [1] and fed[:4] == [(1, 286), (1, 286 % LOCAL_BLOCK), (1, 286 % LOCAL_BLOCK), (3, 1)]
     np.testing.assert_array_equal(sampled("one_image", seed=1)[0], ids[0])
 
 
@@ -301,35 +278,40 @@ def test_answers_to_one_prompt_stand_together():
 
 
 def test_repetition_penalty_counts_prompt_and_answer_but_not_padding():
-    inputs = prompt("batch_text")
     expected = golden_tokens("batch_text")
     ids, _ = generate("batch_text", repetition_penalty=50.0, max_new_tokens=20)
-    for row, prompt_row, mask in zip(ids, inputs["input_ids"].numpy(), inputs["attention_mask"].numpy()):
+    for row, prompt_row in zip(ids, rows_of("batch_text")):
         assert len(set(row.tolist())) == 20
-        assert not set(row.tolist()) & set(prompt_row[mask.astype(bool)].tolist())
+        assert not set(row.tolist()) & set(prompt_row)
     seen = []
 
     class Spy(LogitsProcessor):
         def __call__(self, input_ids, logits):
-            seen.append(input_ids.numpy())
+            seen.append(input_ids.numpy().tolist())
             return logits
 
     np.testing.assert_array_equal(
         generate("batch_text", logits_processor=[Spy()], max_new_tokens=2)[0], expected[:, :2]
     )
-    assert 290 not in seen[0][0] and seen[1].shape == (3, 61)
+    prompts = rows_of("batch_text")
+    assert seen[:3] == [[row] for row in prompts]
+    assert seen[3:] == [[[*row, first]] for row, first in zip(prompts, expected[:, 0].tolist())]
 
 
 # ---------------------------------------------------------------- batches
 
 
-def test_left_padding_changes_no_short_answer():
-    expected = golden_tokens("batch_text")
-    inputs = prompt("batch_text")
-    for row, mask, tokens in zip(inputs["input_ids"], inputs["attention_mask"], expected):
-        alone = row.numpy()[mask.numpy().astype(bool)]
-        ids, _ = golden_model().generate(alone[None], GREEDY, max_new_tokens=40)
-        np.testing.assert_array_equal(ids.numpy()[0], tokens)
+@pytest.mark.parametrize("case", [case for case in LANGUAGE_CASES if case.startswith("batch")])
+def test_a_padded_batch_is_its_rows_alone(case):
+    inputs = prompt(case)
+    placed = [(np.array(row) == golden_model().config.visual.image_start_id).sum() for row in rows_of(case)]
+    ends = np.cumsum(placed)
+    batch, scores = generate(case, max_new_tokens=20)
+    for index, row in enumerate(rows_of(case)):
+        images = inputs["images"][ends[index] - placed[index] : ends[index]] if placed[index] else None
+        ids, score = golden_model().generate([row], GREEDY, images=images, max_new_tokens=20)
+        np.testing.assert_array_equal(batch[index], ids.numpy()[0])
+        assert scores[index] == pytest.approx(float(score), abs=1e-5)
 
 
 @settings(max_examples=12)
@@ -410,20 +392,50 @@ def test_each_row_has_the_reason_why_it_ended():
     ended = [bool((row == stop).any()) for row in rows.tokens]
     assert rows.finish_reasons == ["stop" if end else "length" for end in ended]
     assert rows.finish_reasons[:2] == ["length", "stop"]
+    assert rows.lengths == [row.index(stop) + 1 if stop in row else 40 for row in expected.tolist()]
 
 
-def test_stopping_early_stops_the_work(fed):
-    options = resolve_options(GREEDY, None, {"max_new_tokens": 40})
-    steps = generation_steps(golden_model(), prompt("text_short")["input_ids"].numpy(), options)
-    next(steps)
-    next(steps)
-    steps.close()
-    assert fed == [(1, 37), (1, 1)]
+def test_stopping_early_stops_the_work(fed, chat_model):
+    model, processor = chat_model
+    engine = LocalEngine(local_engine(model, processor.tokenizer), paddle.no_grad)
+    ids = processor.tokenizer.encode("hello")
+    pieces = iter(AnswerStream(engine, processor.tokenizer, ids, GenerationOptions(max_new_tokens=40)))
+    next(pieces)
+    pieces.close()
+    passes = len(fed)
+    "".join(AnswerStream(engine, processor.tokenizer, ids, GenerationOptions(max_new_tokens=3)))
+    assert {rows for rows, _ in fed} == {1} and len(fed) == passes + 3
+    engine.engine.check()
 
 
-def test_mistakes_show_before_the_first_step():
+def test_mistakes_show_before_anything_is_computed(fed):
     with pytest.raises(PromptError, match="attention_mask"):
-        generation_steps(golden_model(), np.array([[1, 2]]), GenerationOptions(), attention_mask=[[0, 0]])
+        golden_model().generate([[1, 2]], GREEDY, attention_mask=[[0, 0]])
+    assert not fed
+
+
+@pytest.mark.parametrize("images", [paddle.zeros([1, 3, 448, 448]), None])
+def test_images_and_placeholders_belong_together(images):
+    inputs = prompt("two_images" if images is not None else "text_short")
+    given = {"images": images} if images is not None else {"image_features": paddle.zeros([1, 256, 64])}
+    with pytest.raises(PromptError, match="images: got 1 for [02] <img> placeholder"):
+        golden_model().generate(inputs["input_ids"], GREEDY, **given)
+    with pytest.raises(PromptError, match="give one of them"):
+        golden_model().generate([[1, 2]], GREEDY, images=paddle.zeros([1]), image_features=paddle.zeros([1]))
+
+
+def test_encoded_images_are_taken_instead_of_pixels():
+    inputs = prompt("two_images")
+    with paddle.no_grad():
+        features = golden_model().visual(inputs["images"])
+    ids, _ = golden_model().generate(inputs["input_ids"], GREEDY, image_features=features, max_new_tokens=6)
+    np.testing.assert_array_equal(ids.numpy(), golden_tokens("two_images")[:, :6])
+
+
+def test_what_the_model_raises_comes_out_as_it_is(monkeypatch):
+    monkeypatch.setattr(QWenVLRunner, "forward", lambda *given: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        generate("text_short")
 
 
 def test_damaged_weights_are_an_error_and_not_an_answer():
@@ -435,20 +447,18 @@ def test_damaged_weights_are_an_error_and_not_an_answer():
         model.generate([[1, 2, 3]], GREEDY)
 
 
-def test_what_becomes_of_a_finished_row_is_of_no_account():
-    """It stays in the batch until enough others have finished, so its logits are computed but never used."""
+def test_a_finished_row_is_asked_for_nothing_more():
+    asked = []
 
-    class NotANumberAfterTheFirst(LogitsProcessor):
+    class Spy(LogitsProcessor):
         def __call__(self, input_ids, logits):
-            if input_ids.shape[1] > 60:
-                logits[0] = float("nan")
+            asked.append(tuple(input_ids[0, :5].tolist()))
             return logits
 
-    options = {"eos_token_id": int(golden_tokens("batch_text")[0, 0]), "max_new_tokens": 4}
-    expected, scores = generate("batch_text", **options)
-    ids, damaged_scores = generate("batch_text", logits_processor=[NotANumberAfterTheFirst()], **options)
-    np.testing.assert_array_equal(ids, expected)
-    np.testing.assert_array_equal(damaged_scores, scores)
+    ended = golden_tokens("batch_text")[0, 0]
+    assert (golden_tokens("batch_text")[1:, :4] != ended).all()
+    generate("batch_text", logits_processor=[Spy()], eos_token_id=int(ended), max_new_tokens=4)
+    assert [asked.count(tuple(row[:5])) for row in rows_of("batch_text")] == [1, 4, 4]
 
 
 def test_a_model_in_training_is_refused():
@@ -470,10 +480,10 @@ def test_unknown_options_are_refused_by_name(options, message):
         generate("text_short", **options)
 
 
-def test_several_rows_that_may_end_need_a_padding_id():
-    options = GenerationOptions(stop_token_sequences=((5, 6),))
+def test_several_rows_that_may_end_need_a_padding_id(monkeypatch):
+    monkeypatch.setattr(golden_model(), "generation_config", GenerationConfig())
     with pytest.raises(ConfigurationError, match="pad_token_id"):
-        generation_steps(golden_model(), np.array([[1], [2]]), options)
+        golden_model().generate([[1], [2]], GenerationConfig(), stop_token_sequences=[[5, 6]], eos_token_id=-1)
 
 
 def test_no_gradients_are_kept():

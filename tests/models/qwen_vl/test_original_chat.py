@@ -1,17 +1,20 @@
 import json
+from itertools import cycle
 
 import numpy as np
+import paddle
 import pytest
 from paddlenlp.generation import GenerationConfig
 from PIL import Image
 
+from paddlemix.engine.local import LocalEngine
 from paddlemix.engine.options import GenerationOptions
 from paddlemix.errors import ConfigurationError, ImageError, PromptError
 from paddlemix.media import ImagePolicy
 from paddlemix.models.qwen_vl.answer_stream import AnswerStream
 from paddlemix.models.qwen_vl.chat_template import DEFAULT_SYSTEM
-from paddlemix.models.qwen_vl.generation import GenerationStep
 from paddlemix.models.qwen_vl.original_chat import make_context
+from paddlemix.models.qwen_vl.runner import QWenVLRunner, local_engine
 from tests.random_model import random_model
 
 
@@ -172,10 +175,14 @@ def test_broken_tags_in_an_answer_raise_nothing(loaded, monkeypatch, answer):
     model, processor = loaded
     tokens = processor.tokenizer.encode(answer.replace("</img>", ""))
     tokens += [processor.tokenizer.img_end_id] if "</img>" in answer else []
-    steps = [GenerationStep(np.array([token]), np.zeros(1), np.array([False])) for token in tokens]
-    monkeypatch.setattr("paddlemix.models.qwen_vl.answer_stream.generation_steps", lambda *args, **kwargs: iter(steps))
-    texts = list(model.chat_stream(processor, "hello"))
-    response, _ = model.chat(processor, "hello")
+    next_tokens = cycle(tokens)
+
+    def says_next(runner, rows, cache):
+        return [np.eye(1, runner.embedded, next(next_tokens), dtype=np.float32)]
+
+    monkeypatch.setattr(QWenVLRunner, "forward", says_next)
+    texts = list(model.chat_stream(processor, "hello", max_new_tokens=len(tokens)))
+    response, _ = model.chat(processor, "hello", max_new_tokens=len(tokens))
     if "img" not in answer:
         assert texts[-1] == response == answer
     assert "half" not in answer or texts[-1].endswith("half")
@@ -217,10 +224,11 @@ def test_a_stream_knows_why_it_ended(loaded):
     model, processor = loaded
     tokenizer = processor.tokenizer
     _, ids = make_context(tokenizer, "hello", None, DEFAULT_SYSTEM)
-    answer = AnswerStream(model, tokenizer, ids, GenerationOptions(max_new_tokens=3))
+    engine = LocalEngine(local_engine(model, tokenizer), paddle.no_grad)
+    answer = AnswerStream(engine, tokenizer, ids, GenerationOptions(max_new_tokens=3))
     text = "".join(answer)
     assert (answer.finish_reason, len(answer.tokens)) == ("length", 3)
-    stopped = AnswerStream(model, tokenizer, ids, GenerationOptions(max_new_tokens=3, stop_strings=(text[:1],)))
+    stopped = AnswerStream(engine, tokenizer, ids, GenerationOptions(max_new_tokens=3, stop_strings=(text[:1],)))
     assert "".join(stopped) == "" and stopped.finish_reason == "stop"
 
 
