@@ -12,8 +12,8 @@ from typing import Any
 
 from ..errors import EvaluationError
 from ..utils.dependencies import require
-from ..utils.files import replacing, write_text
-from .metrics.choice import choose
+from ..utils.files import reason, replacing, write_text
+from .answers import chosen_option
 from .metrics.gqa import shorten
 from .metrics.grounding import SCALE, parse_box
 from .metrics.mmbench import LETTERS, Row, submission_letters
@@ -93,39 +93,39 @@ def write_grit(path: Path, questions: Sequence[Question], answers: Mapping[str, 
     """
     predictions = []
     for question, text in zip(questions, _texts(questions, answers)):
-        corners = parse_box(text)
-        boxes = [_pixels(corners, question.metadata["width"], question.metadata["height"])] if corners else []
         logprob = answers[question.id].logprob
         confidence = 1.0 if logprob is None else min(1.0, max(0.0, math.exp(min(0.0, logprob))))
-        predictions.append({"example_id": question.id, "confidence": confidence, "bboxes": boxes})
+        predictions.append({"example_id": question.id, "confidence": confidence, "bboxes": pixel_boxes(question, text)})
     _require_once([question.id for question in questions], "example_id")
     with replacing(path) as aside, zipfile.ZipFile(aside, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("params.json", json.dumps({"params_in_millions": None}))
         archive.writestr("refexp.json", json.dumps(predictions))
 
 
-def chosen_option(question: Question, answer: Answer) -> int:
-    """The option of an answer: by its losses, else by the letter that its text begins with.
+def pixel_boxes(question: Question, text: str) -> list[list[int]]:
+    """The box of an answer in whole pixels of the question's image; none where the answer has none.
 
     Raises:
-        EvaluationError: it has neither, or another number of losses than there are options.
+        EvaluationError: the image cannot be read.
     """
-    if answer.losses:
-        if len(answer.losses) != len(question.choices):
-            raise EvaluationError(
-                f"losses of answer {answer.id}: got {len(answer.losses)}, expected {len(question.choices)} for its options"
-            )
-        return choose(answer.losses)
-    letter = answer.text.strip().lstrip("(")[:1].upper()
-    options = [choice.strip() for choice in question.choices]
-    if letter not in options:
-        raise EvaluationError(f"answer {answer.id}: got {answer.text!r:.80}, expected one of {', '.join(options)}")
-    return options.index(letter)
+    corners, image = parse_box(text), question.image
+    if corners is None or image is None:
+        return []
+    try:
+        with require("PIL.Image", "the size of an image").open(image.path) as opened:
+            sides = (*opened.size, *opened.size)
+    except OSError as error:
+        raise EvaluationError(f"{image.path}: its size cannot be read: {reason(error)}") from error
+    return [[round(min(1.0, max(0.0, corner / SCALE)) * side) for corner, side in zip(corners, sides)]]
 
 
 def _choices(questions: Sequence[Question], answers: Mapping[str, Answer]) -> list[int]:
     _require_all(questions, answers)
-    return [chosen_option(question, answers[question.id]) for question in questions]
+    chosen = [chosen_option(question, answers[question.id]) for question in questions]
+    unread = [question.id for question, option in zip(questions, chosen) if option is None]
+    if unread:
+        raise EvaluationError(f"submission: {len(unread)} answers name no option, the first is that to {unread[0]}")
+    return [option for option in chosen if option is not None]
 
 
 def _texts(questions: Sequence[Question], answers: Mapping[str, Answer]) -> list[str]:
@@ -156,11 +156,6 @@ def _number(value: Any, name: str) -> int:
         return int(value)
     except (TypeError, ValueError) as error:
         raise EvaluationError(f"submission: {name}: got {value!r}, expected a whole number") from error
-
-
-def _pixels(corners: Sequence[float], width: float, height: float) -> list[int]:
-    sides = (width, height, width, height)
-    return [round(min(1.0, max(0.0, corner / SCALE)) * side) for corner, side in zip(corners, sides)]
 
 
 def _cell(sheet: Any, value: Any) -> Any:

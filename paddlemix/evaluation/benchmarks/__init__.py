@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from ...errors import EvaluationError
-from . import drawn, vqa
+from . import captions, chat, choices, drawn, grounding, vqa
 from .base import Benchmark, Compat, Generation, Split
 
 BENCHMARKS: dict[str, Benchmark] = {
-    benchmark.name: benchmark for family in (vqa, drawn) for benchmark in family.BENCHMARKS
+    benchmark.name: benchmark
+    for family in (captions, vqa, grounding, choices, chat, drawn)
+    for benchmark in family.BENCHMARKS
 }
 
 

@@ -23,7 +23,8 @@ class Generation:
         min_new_tokens: before these the end token is forbidden.
         max_new_tokens: where an answer is cut; 0 for a choice by loss.
         form: ``"raw"``: the prompt as it is, no chat template; ``"chat"``: as the user's turn of a new conversation.
-        has_tags: ``<ref>`` and ``<box>`` in the prompt are tags (``trusted_tags``), otherwise text is only text.
+        keeps_tags: ``<ref>`` and ``<box>`` stay in the answer's text, otherwise no special token does.
+        needs_logprob: the answer's log probability is wanted.
     """
 
     min_new_tokens: int = 0
@@ -31,7 +32,6 @@ class Generation:
     form: Literal["raw", "chat"] = "raw"
     keeps_tags: bool = False
     needs_logprob: bool = False
-    has_tags: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,12 @@ class Split:
     train: str = ""
     published: Mapping[str, float] = field(default_factory=dict)
     published_note: str = ""
+
+
+def refuse_shots(name: str, shots: Shots | None) -> None:
+    """Raise EvaluationError where examples are asked for and the benchmark has none."""
+    if shots is not None:
+        raise EvaluationError(f"shots: got {shots.count}, but {name} is asked without examples; expected 0")
 
 
 Reader = Callable[[Path, Split, Optional[Shots]], Sequence[Question]]
@@ -170,6 +176,10 @@ class Benchmark:
                 f"answers: {len(questions) - len(answered)} of {len(questions)} questions have none, the first is "
                 f"{missing!r}; finish the run, or score with partial"
             )
+        if partial:
+            # Questions that count together are scored together.
+            open_groups = {question.group for question in questions if question.group and question.id not in answers}
+            answered = [question for question in answered if question.group not in open_groups]
         if not answered:
             raise EvaluationError(f"answers: got none, expected those to {len(questions)} questions of {self.name}")
         if not self.split(answered[0].split).is_scored:

@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...errors import EvaluationError
 from ...utils.dependencies import require
 from ..data.files import image_ref, read_records
 from ..metrics.exact_match import exact_match
 from ..metrics.grounding import grounding_iou, is_hit
 from ..records import Answer, ImageRef, Question, Score
 from ..sampling import Shots
-from .base import Benchmark, Compat, Generation, Split
+from .base import Benchmark, Compat, Generation, Split, refuse_shots
 from .scoring import percentage
 
 CHAT = Generation(0, 32, form="chat")
@@ -22,8 +21,7 @@ _YES_NO = ("yes", "no")
 
 def read_easy_vqa(data_dir: Path, split: Split, shots: Shots | None) -> list[Question]:
     """The questions that the package ``easy-vqa`` (MIT) holds; the data directory is not looked at."""
-    if shots is not None:
-        raise EvaluationError("shots: easy-vqa is asked as a chat, without examples; expected 0")
+    refuse_shots("easy-vqa", shots)
     package = require("easy_vqa", "easy-VQA")
     texts, truths, image_ids = getattr(package, f"get_{split.name}_questions")()
     paths = getattr(package, f"get_{split.name}_image_paths")()
@@ -55,8 +53,7 @@ def _kind(truth: str) -> str:
 
 def read_scenes(data_dir: Path, split: Split, shots: Shots | None) -> list[Question]:
     """Questions about scenes, from files that ``examples/bundled_model/export_scenes.py`` writes."""
-    if shots is not None:
-        raise EvaluationError("shots: scenes are asked as a chat, without examples; expected 0")
+    refuse_shots("scenes", shots)
     questions = []
     for number, record in enumerate(read_records(data_dir / split.files[0])):
         metadata: dict[str, Any] = {name: record.text(name) for name in ("task", "language")}
