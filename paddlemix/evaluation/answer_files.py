@@ -7,24 +7,19 @@ later run goes on with another sample, such a line comes again.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ..errors import EvaluationError, OutputError
+from ..errors import EvaluationError
 from ..utils.files import open_regular, reason
+from .line_writer import LineWriter
 from .metrics.choice import choose
 from .records import Answer
 from .settings import Settings, check_same
 from .shards import Shard
-
-try:
-    import fcntl
-except ImportError:  # Windows: no lock there, the user has to take care
-    fcntl = None  # type: ignore[assignment]
 
 PATTERN = "answers*.jsonl"
 """The files of all shards of a run."""
@@ -43,14 +38,12 @@ class Stored:
         settings: of the run; None where there is no answer yet.
         sample: ``{"limit": …, "seed": …}`` of the latest run.
         answers: by question id, in the order of the file.
-        size: bytes up to the end of the last whole line.
         notes: what was left out, a sentence each.
     """
 
     settings: Settings | None = None
     sample: Mapping[str, Any] = field(default_factory=dict)
     answers: Mapping[str, Answer] = field(default_factory=dict)
-    size: int = 0
     notes: tuple[str, ...] = ()
 
 
@@ -86,7 +79,7 @@ def read_file(path: Path) -> Stored:
         except EvaluationError as error:
             raise EvaluationError(f"{path}:{number}: {error}") from error
         _add(answers, answer, f"{path}:{number}")
-    return Stored(settings, sample, answers, size, notes)
+    return Stored(settings, sample, answers, notes)
 
 
 def read_folder(folder: Path) -> Stored:
@@ -113,7 +106,7 @@ def read_folder(folder: Path) -> Stored:
         settings, sample = stored.settings, stored.sample
         for answer in stored.answers.values():
             _add(answers, answer, str(path))
-    return Stored(settings, sample, answers, notes=tuple(notes))
+    return Stored(settings, sample, answers, tuple(notes))
 
 
 def _record(line: bytes, where: str) -> Mapping[str, Any]:
@@ -157,24 +150,16 @@ class AnswerWriter:
     """
 
     def __init__(self, folder: Path, shard: Shard, settings: Settings, sample: Mapping[str, Any]) -> None:
-        self.path = folder / file_name(shard)
-        self.written = 0
+        self._lines = LineWriter(folder / file_name(shard))
+        self.path = self._lines.path
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
-        except OSError as error:
-            raise OutputError(f"{self.path}: cannot be written: {error.strerror or error}") from error
-        try:
-            self._lock()
-            self.stored = read_file(self.path)
-            if self.stored.settings is not None:
-                check_same(self.stored.settings, settings, str(self.path))
-            self._size = self.stored.size
-            os.ftruncate(self._descriptor, self._size)
-            if self.stored.settings is None or dict(self.stored.sample) != dict(sample):
-                self._append({"run": {"settings": settings, "sample": dict(sample)}})
+            stored = read_file(self.path)
+            if stored.settings is not None:
+                check_same(stored.settings, settings, str(self.path))
+            if stored.settings is None or dict(stored.sample) != dict(sample):
+                self._lines.append({"run": {"settings": settings, "sample": dict(sample)}})
         except BaseException:
-            os.close(self._descriptor)
+            self.close()
             raise
 
     def write(self, answer: Answer) -> None:
@@ -183,12 +168,11 @@ class AnswerWriter:
         Raises:
             OutputError: the disk is full, or the file cannot be written any more; what is in it stays whole.
         """
-        self._append(answer.to_json())
-        self.written += 1
+        self._lines.append(answer.to_json())
 
     def close(self) -> None:
         """Close the file; the next writer may have it."""
-        os.close(self._descriptor)
+        self._lines.close()
 
     def __enter__(self) -> AnswerWriter:
         return self
@@ -197,27 +181,3 @@ class AnswerWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
-
-    def _lock(self) -> None:
-        if fcntl is None:
-            return
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise EvaluationError(
-                f"{self.path}: another process is writing it; wait for it, or give each process its --shard"
-            ) from error
-
-    def _append(self, record: Mapping[str, Any]) -> None:
-        data = json.dumps(record, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
-        try:
-            written = 0
-            while written < len(data):
-                written += os.write(self._descriptor, data[written:])
-        except OSError as error:
-            os.ftruncate(self._descriptor, self._size)  # half a line would be a torn one
-            raise OutputError(
-                f"{self.path}: cannot be written: {error.strerror or error}; all {self.written} answers of this run "
-                "before are in it; make room and run the same command again"
-            ) from error
-        self._size += len(data)

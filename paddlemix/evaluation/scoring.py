@@ -10,12 +10,14 @@ from typing import Any
 
 from ..errors import EvaluationError, OutputError
 from ..utils.files import write_json
-from .answer_files import Stored, read_folder
-from .benchmarks import Benchmark, get_benchmark
+from .answer_files import read_folder
+from .benchmarks import Benchmark
+from .judge import judged_score
 from .progress import score_text
 from .records import Answer, Question, Score
 from .sampling import sample
-from .settings import Settings, fingerprint, questions_digest
+from .settings import Settings, fingerprint
+from .tasks import questions_of
 
 SCORE_FILE = "score.json"
 
@@ -104,10 +106,14 @@ def score_folder(folder: Path, data_dir: Path, *, compat: bool = False, partial:
         answers = {name: answer for name, answer in answers.items() if name in kept or name not in known}
     notes = list(stored.notes)
     score = original = None
-    if benchmark.split(split).is_scored:
+    if benchmark.is_judged:
+        score = judged_score(folder, questions, answers)
+        original = judged_score(folder, questions, answers, as_original=True) if compat else None
+        if score is None:
+            notes.append("no answer was judged yet; `paddlemix evaluate judge` asks a judge")
+    elif benchmark.split(split).is_scored:
         score = benchmark.score(questions, answers, partial=partial)
-        if compat:
-            original = benchmark.score(questions, answers, compat="original", partial=partial)
+        original = benchmark.score(questions, answers, compat="original", partial=partial) if compat else None
     else:
         notes.append("the truth of this split is not public; `paddlemix evaluate export` writes its server's file")
     if partial and len(answers) < len(questions):
@@ -117,30 +123,6 @@ def score_folder(folder: Path, data_dir: Path, *, compat: bool = False, partial:
         benchmark, split, questions, answers, score, original, len(everything), stored.settings, tuple(notes),
         time.perf_counter() - began,
     )  # fmt: skip
-
-
-def questions_of(stored: Stored, data_dir: Path, where: str) -> tuple[Benchmark, str, list[Question]]:
-    """All questions of the split that answers belong to.
-
-    Raises:
-        EvaluationError: they are of a benchmark that is not there, or of other data.
-    """
-    settings = stored.settings or {}
-    benchmark, split = get_benchmark(str(settings.get("benchmark"))), str(settings.get("split"))
-    questions = benchmark.questions(
-        data_dir,
-        split,
-        seed=settings.get("seed", 0),
-        shots=settings.get("shots", 0),
-        compat="original" if settings.get("draw") == "as the original" else None,
-    )
-    digest = questions_digest(questions)
-    if digest != settings.get("data"):
-        raise EvaluationError(
-            f"{where}: its answers are to other questions than those in {data_dir} (data {settings.get('data')!r}, "
-            f"there it is {digest!r}); use the files of the run"
-        )
-    return benchmark, split, questions
 
 
 def write_result(folder: Path, result: Result) -> Path:

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import EvaluationError
+from .answer_files import Stored
 from .backends.base import Backend, Rates
 from .benchmarks import Benchmark, Compat, get_benchmark
 from .records import Question
 from .sampling import sample
-from .settings import Settings, benchmark_settings
+from .settings import Settings, benchmark_settings, questions_digest
 from .shards import Shard, by_image, image_of
 
 Note = Callable[[str], None]
@@ -114,6 +115,30 @@ def make_task(text: str, options: RunOptions) -> Task:
     check_images(questions, f"{benchmark.name} {split}")
     folder = options.output_dir / f"{benchmark.name}-{split}"
     return Task(benchmark, split, questions, len(drawn), settings, folder)
+
+
+def questions_of(stored: Stored, data_dir: Path, where: str) -> tuple[Benchmark, str, list[Question]]:
+    """All questions of the split that answers belong to.
+
+    Raises:
+        EvaluationError: they are of a benchmark that is not there, or of other data.
+    """
+    settings = stored.settings or {}
+    benchmark, split = get_benchmark(str(settings.get("benchmark"))), str(settings.get("split"))
+    questions = benchmark.questions(
+        data_dir,
+        split,
+        seed=settings.get("seed", 0),
+        shots=settings.get("shots", 0),
+        compat="original" if settings.get("draw") == "as the original" else None,
+    )
+    digest = questions_digest(questions)
+    if digest != settings.get("data"):
+        raise EvaluationError(
+            f"{where}: its answers are to other questions than those in {data_dir} (data {settings.get('data')!r}, "
+            f"there it is {digest!r}); use the files of the run"
+        )
+    return benchmark, split, questions
 
 
 def check_images(questions: Iterable[Question], what: str) -> None:

@@ -94,7 +94,7 @@ def test_a_full_disk_is_one_line_and_leaves_whole_lines(tmp_path: Path) -> None:
         try:
             write(tmp_path, *(Answer(f"q{index}", "x" * 90) for index in range(20)))
         except OutputError as error:
-            status = 0 if re.search("cannot be written: .*answers of this run before are in it", str(error)) else 2
+            status = 0 if re.search("cannot be written: .*what was answered before is in it", str(error)) else 2
         os._exit(status)
     assert os.waitpid(process, 0)[1] == 0
     path = tmp_path / "answers.jsonl"
