@@ -35,9 +35,16 @@ class CommandLine:
 
 
 def options_of(parser: argparse.ArgumentParser) -> tuple[CommandOption, ...]:
-    """The options of a parser, and the choices of its positional argument as an option without flags."""
-    found = []
+    """The options of a parser, and the choices of its positional argument as an option without flags.
+
+    Those of a parser's own subcommands are among them, each once.
+    """
+    found: list[CommandOption] = []
     for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            inner = [option for part in action.choices.values() for option in options_of(part) if option.flags]
+            known = {flag for option in found for flag in option.flags}
+            found += {option.flags: option for option in inner if not known.intersection(option.flags)}.values()
         values = tuple(map(str, action.choices or ()))
         if action.metavar == "True|False":
             values = ("True", "False")

@@ -45,6 +45,12 @@ def mme_prompt(image: ImageRef, question: str) -> Prompt:
     return (image, f"\n{question}")
 
 
+def labeled_prompt(images: Sequence[ImageRef], question: str) -> Prompt:
+    """A question in a conversation as the programs ask it: numbered images on lines of their own."""
+    shown = [part for number, image in enumerate(images, 1) for part in (f"Picture {number}: ", image, "\n")]
+    return merge_texts((*shown, question))
+
+
 def option_texts(count: int) -> tuple[str, ...]:
     """What may follow a prompt with so many options."""
     return tuple(f" {letter}" for letter in LETTERS[:count])

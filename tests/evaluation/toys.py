@@ -44,6 +44,6 @@ def toy_benchmark(
         value = 100 * sum(credit.values()) / len(credit)
         return Score("toy score", value, "%", len(asked), (0.0, 100.0), per_question=credit)
 
-    splits = {"test": Split("test", (), questions, len(COLORS), is_scored, {"Qwen-VL": 12.5})}
+    splits = {"test": Split("test", (), questions, len(COLORS), is_scored=is_scored, published={"Qwen-VL": 12.5})}
     generation = Generation(0, 0 if choices else 12, form)  # type: ignore[arg-type]
     return Benchmark(name, "Toy", splits, generation, "toy score", read, score)

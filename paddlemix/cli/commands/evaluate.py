@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...options import IMAGES, MODEL, ModelOptions
+from ...options import IMAGES, MODEL, split_options
 from .. import common as cli
 
 if TYPE_CHECKING:
@@ -36,7 +36,9 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
         prog=prog, usage="%(prog)s ACTION [options]", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    actions = result.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=cli.Parser)
+    actions = result.add_subparsers(
+        dest="action", metavar="ACTION", required=True, parser_class=cli.Parser, prog=prog or "paddlemix evaluate"
+    )
     _add_list(actions)
     _add_data(actions)
     _add_run(actions)
@@ -153,6 +155,7 @@ def _add_judge(actions: Any) -> None:
     _add_folders(parser)
     parser.add_argument("--judge", required=True, metavar="URL", help="such as http://127.0.0.1:8000/v1")
     parser.add_argument("--judge_model", required=True, metavar="NAME", help="what the server calls the judge")
+    parser.add_argument("--judge_prompt", metavar="FILE", help="JSON with the judge's texts, system and user")
     parser.add_argument("--concurrency", type=cli.positive, default=4, metavar="N", help="requests at once (4)")
     _add_client(parser)
 
@@ -238,12 +241,15 @@ def _score(options: argparse.Namespace) -> int:
 
 
 def _judge(options: argparse.Namespace) -> int:
-    from ...evaluation.judge import JudgeOptions, judge_folder
+    from ...evaluation.judge import JudgeOptions, JudgePrompt, judge_folder
 
-    judge = JudgeOptions(_client(options, options.judge), options.judge_model, options.concurrency)
-    for folder in map(Path, options.folders):
-        judge_folder(folder, Path(options.data_dir), judge, cli.note)
-    return _score(argparse.Namespace(**vars(options), json=False))
+    prompt = JudgePrompt() if options.judge_prompt is None else JudgePrompt.from_file(Path(options.judge_prompt))
+    judge = JudgeOptions(_client(options, options.judge), options.judge_model, options.concurrency, prompt)
+    failed = sum(judge_folder(folder, Path(options.data_dir), judge, cli.note) for folder in map(Path, options.folders))
+    if failed:
+        cli.note(f"{failed:,} rounds have no scores; run the same command again to ask for them again")
+    _score(argparse.Namespace(**vars(options), json=False))
+    return 1 if failed else 0
 
 
 def _report(options: argparse.Namespace) -> int:
@@ -305,7 +311,8 @@ def _backend(options: argparse.Namespace) -> Backend:
     config = engine_config(
         resolve_device(options.device), options.max_rows, options.cache_mib and options.cache_mib * MIB
     )
-    return EngineBackend(ModelOptions(**cli.given_options(options, MODEL, IMAGES)), config)
+    model, session, _ = split_options(cli.given_options(options, MODEL, IMAGES))
+    return EngineBackend(model, config, session.max_pixels)
 
 
 def _client(options: argparse.Namespace, url: str) -> Any:

@@ -17,6 +17,7 @@ from ...engine.request import FinishReason, LogitsHook, Output, Request, Samplin
 from ...engine.stopping import answer_end_ids
 from ...errors import EvaluationError, PaddleMixError
 from ...inference import LoadedModel, load_model
+from ...media.policy import ImagePolicy
 from ...options import ModelOptions
 from ...utils.dependencies import require
 from ..benchmarks import Generation
@@ -54,9 +55,10 @@ class EngineBackend:
     Args:
         options: which model, and how.
         config: sizes of the engine.
+        max_pixels: of an image in memory; None: the usual limit.
     """
 
-    def __init__(self, options: ModelOptions, config: EngineConfig) -> None:
+    def __init__(self, options: ModelOptions, config: EngineConfig, max_pixels: int | None = None) -> None:
         from ...models.qwen_vl.runner import QWenVLRunner
 
         loaded = load_model(options)
@@ -68,10 +70,11 @@ class EngineBackend:
         self.name = str(options.model)
         self._no_grad = require("paddle", "running a model").no_grad
         self._rows = config.max_rows
+        self._policy = ImagePolicy() if max_pixels is None else ImagePolicy(max_pixels=max_pixels)
 
     def answers(self, questions: Iterable[Question], generation: Generation) -> Iterator[Answer | Failure]:
         """See :class:`.base.Backend`."""
-        prompting = Prompting(self.processor, generation)
+        prompting = Prompting(self.processor, generation, self._policy)
         run = _Run(self.engine, prompting, generation, self._end_ids(generation))
         source = iter(questions)
         exhausted = False

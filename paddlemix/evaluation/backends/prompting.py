@@ -45,12 +45,13 @@ class Prompting:
     Args:
         processor: of the model.
         generation: form of prompts and answers.
+        policy: what images may be.
 
     Raises:
         EvaluationError: a conversation is asked of a base model.
     """
 
-    def __init__(self, processor: QwenVLProcessor, generation: Generation) -> None:
+    def __init__(self, processor: QwenVLProcessor, generation: Generation, policy: ImagePolicy) -> None:
         if generation.form == "chat" and processor.chat_format == "raw":
             raise EvaluationError(
                 "model: it is a base model, and this benchmark asks in a conversation; take a chat model or an adapter"
@@ -58,7 +59,7 @@ class Prompting:
         self._processor = processor
         self._form = generation.form
         self._keeps_tags = generation.keeps_tags
-        self._policy = ImagePolicy()
+        self._policy = policy
         self._prepared: OrderedDict[str, tuple[bytes, np.ndarray]] = OrderedDict()
         self._lock = Lock()
 

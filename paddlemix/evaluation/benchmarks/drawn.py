@@ -10,6 +10,7 @@ from ...utils.dependencies import require
 from ..data.files import image_ref, read_records
 from ..metrics.exact_match import exact_match
 from ..metrics.grounding import grounding_iou, is_hit
+from ..prompts import labeled_prompt
 from ..records import Answer, ImageRef, Question, Score
 from ..sampling import Shots
 from .base import Benchmark, Compat, Generation, Split, refuse_shots
@@ -30,7 +31,7 @@ def read_easy_vqa(data_dir: Path, split: Split, shots: Shots | None) -> list[Que
             str(number),
             "easy-vqa",
             split.name,
-            (ImageRef(paths[image], f"{split.name}/{image}.png"), text),
+            labeled_prompt([ImageRef(paths[image], f"{split.name}/{image}.png")], text),
             (truth,),
             metadata={"image": image},
         )
@@ -60,7 +61,7 @@ def read_scenes(data_dir: Path, split: Split, shots: Shots | None) -> list[Quest
         box = record.values.get("bbox") is not None
         if box:
             metadata |= {name: record.number(name) for name in ("width", "height")} | {"bbox": record.box("bbox")}
-        prompt = (image_ref(data_dir, record.text("image")), record.text("question"))
+        prompt = labeled_prompt([image_ref(data_dir, record.text("image"))], record.text("question"))
         truth = () if box else record.texts("answer")
         questions.append(Question(str(number), "scenes", split.name, prompt, truth, metadata=metadata))
     return questions
