@@ -175,14 +175,14 @@ def judged_score(
             scores[line["question"], line["round"]] = _by_name(line["round"], told)
     answered = [question for question in questions if question.id in answers]
     rounds = [(question, scores.get((question.id, number))) for question in answered for number in (1, 2)]
-    failed = sum(told is None for _, told in rounds)
+    failed = sum(by_name is None for _, by_name in rounds)
     if failed == len(rounds):
         raise EvaluationError(f"{folder}: the judge {judge} gave no usable scores; ask it again, or another one")
-    table = touchstone_scores((_categories(question), told) for question, told in rounds)
+    table = touchstone_scores((_categories(question), by_name) for question, by_name in rounds)
     own: dict[str, list[float]] = {}
-    for question, told in rounds:
-        if told is not None:
-            own.setdefault(question.id, []).append(told[MODEL])
+    for question, by_name in rounds:
+        if by_name is not None:
+            own.setdefault(question.id, []).append(by_name[MODEL])
     per_question = {name: sum(values) / len(values) for name, values in own.items()}
     counts = Counter(c for q in answered if q.id in own for c in _categories(q).split(","))
     notes = [f"the judge is {judge}; scores of other judges, the published ones among them, do not compare"]

@@ -63,6 +63,16 @@ def test_the_benchmarks_are_listed(data_dir: Path, capsys: pytest.CaptureFixture
     assert any(line.startswith("hidden:test") and "by its server" in line for line in lines)
 
 
+def test_data_that_is_missing_is_named(data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "toy", "gqa", "--data_dir", str(data_dir), "--check"]) == 1
+    printed = capsys.readouterr().out
+    assert "toy:test: 20 questions" in printed and "toy:test: 6 images" in printed
+    assert "gqa/testdev_balanced.jsonl is missing" in printed
+    (data_dir / "red.png").unlink()
+    assert main(["data", "toy", "--data_dir", str(data_dir), "--check"]) == 1
+    assert "1 missing" in capsys.readouterr().out
+
+
 def test_what_cannot_be_is_told_before_a_model_is_loaded(data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words, message in (
         (["nothing"], "there is no 'nothing'"),
