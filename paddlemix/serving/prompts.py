@@ -121,8 +121,13 @@ class PromptBuilder:
                 code="context_length_exceeded",
             )
 
-    def raw(self, text: str, images: Sequence[str]) -> Prompt:
+    def raw(self, text: str, images: Sequence[str], *, image_labels: bool = True) -> Prompt:
         """Images before a text, in the raw format of base models.
+
+        Args:
+            text: as it stands.
+            images: their sources.
+            image_labels: ``Picture N: `` before each image and a line end behind it.
 
         Raises:
             APIError: 400.
@@ -131,7 +136,11 @@ class PromptBuilder:
         messages = [{"role": "user", "content": [*parts, {"type": "text", "text": text}]}]
         try:
             rendered = self.processor.render(
-                messages, chat_format="raw", trusted_tags=self._settings.trusted_tags, max_length=1 << 30
+                messages,
+                chat_format="raw",
+                trusted_tags=self._settings.trusted_tags,
+                image_labels=image_labels,
+                max_length=1 << 30,
             )
         except PaddleMixError as error:
             raise from_error(error, "prompt") from error

@@ -96,7 +96,7 @@ def _prompt(server: Server, body: CompletionBody, value: Any) -> Prompt:
     images = [
         image_source({"image_url": url}, f"images[{index}]", server.settings) for index, url in enumerate(body.images)
     ]
-    return server.prompts.raw(value, images)
+    return server.prompts.raw(value, images, image_labels=body.image_labels is not False)
 
 
 class _Completion:

@@ -103,6 +103,9 @@ class CompletionBody(SamplingFields):
     echo: Optional[bool] = None
     best_of: Optional[int] = Field(None, ge=1, le=128)
     images: Optional[list[str]] = Field(None, description="put before the prompt, as in the raw format")
+    image_labels: Optional[bool] = Field(
+        None, description="write `Picture 1: ` and a line end around each image (true)"
+    )
 
 
 class TokenizeBody(Body):

@@ -68,6 +68,10 @@ def test_images_come_before_the_text_in_the_raw_format(server):
     tokenizer = server.engine.tokenizer
     assert len(request.images) == 1 and request.prompt_ids[request.images[0].start - 1] == tokenizer.img_start_id
     assert tokenizer.im_start_id not in request.prompt_ids
+    labeled = len(request.prompt_ids)
+    complete(server, prompt="Generate the caption:", images=[data_url()], image_labels=False)
+    bare = server.engine.seen[-1].prompt_ids
+    assert bare[0] == tokenizer.img_start_id and len(bare) < labeled
     response = server.post("/v1/completions", prompt="x", images=["/etc/passwd"])
     assert response.json()["error"]["param"] == "images[0].image_url"
 
