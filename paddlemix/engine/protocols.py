@@ -50,6 +50,38 @@ class RowInput:
     logits: int = 1
 
 
+@dataclass(frozen=True)
+class RowChoice:
+    """How a row's tokens are chosen on the device.
+
+    Attributes:
+        temperature: 0 takes the likeliest.
+        top_p: 1 for all tokens.
+        uniforms: random numbers for the next steps, from 0 up to but not including 1.
+    """
+
+    temperature: float
+    top_p: float
+    uniforms: Sequence[float] = ()
+
+
+class DecodeRun(Protocol):
+    """Rows that go on by themselves, their tokens chosen on the device."""
+
+    @property
+    def launched(self) -> int:
+        """Steps that were launched and not fetched."""
+        ...
+
+    def launch(self) -> None:
+        """Let the device compute another step."""
+        ...
+
+    def fetch(self) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens int64 ``[rows]`` and log probabilities ``[rows]``, NaN for no numbers, of the first step launched."""
+        ...
+
+
 class ModelRunner(Protocol):
     """A model, as the engine runs it.
 
@@ -60,6 +92,7 @@ class ModelRunner(Protocol):
         image_tokens: positions that an image takes.
         feature_bytes: memory that an encoded image takes.
         identity: what of the model decides what a cached block holds: weights, adapter, dtypes.
+        runs_ahead: whether ``start_run`` saves time here: where the device does not wait for the host.
     """
 
     vocab_size: int
@@ -68,6 +101,7 @@ class ModelRunner(Protocol):
     image_tokens: int
     feature_bytes: int
     identity: bytes
+    runs_ahead: bool
 
     def position_factor(self, prompt_length: int) -> float:
         """How positions are stretched in a row whose prompt has this length; fixed for the whole row."""
@@ -90,6 +124,16 @@ class ModelRunner(Protocol):
 
         Returns:
             For each row float32 ``[row.logits, vocab]``, of its last positions.
+        """
+        ...
+
+    def start_run(
+        self, rows: Sequence[RowInput], choices: Sequence[RowChoice], cache: Any, steps: int
+    ) -> DecodeRun | None:
+        """Rows of one new id each, for at most so many steps; they end the run before.
+
+        Returns:
+            ``None`` where the host has to choose.
         """
         ...
 

@@ -58,6 +58,11 @@ def overwrite(tensor: Any, array: Any) -> None:
     tensor.copy_(paddle.to_tensor(array, place=paddle.CPUPlace()), False)
 
 
+def pinned_copy(tensor: Any) -> paddle.Tensor:
+    """A copy of a GPU's tensor in the host's memory, which is complete when the work launched so far is done."""
+    return tensor._copy_to(paddle.CUDAPinnedPlace(), False)
+
+
 def has_hooks(layer: paddle.nn.Layer) -> bool:
     """Whether something is to be called before or after the forward pass of a layer."""
     return bool(layer._forward_pre_hooks or layer._forward_post_hooks)
@@ -121,6 +126,11 @@ def groups_made_in_turn() -> Iterator[None]:
         dist.new_group = new_group
 
 
+def current_place() -> Any:
+    """The device that tensors are made on."""
+    return paddle.framework._current_expected_place()
+
+
 def global_store() -> Any:
     """The key-value store that the processes of a distributed launch share."""
     return core.create_or_get_global_tcp_store()
@@ -129,7 +139,7 @@ def global_store() -> Any:
 def generators() -> list[Any]:
     """Paddle's generators of random numbers in this process: the CPU's and that of the current GPU."""
     found = [core.default_cpu_generator()]
-    place = paddle.framework._current_expected_place()
+    place = current_place()
     if place.is_gpu_place():
         found.append(core.default_cuda_generator(place.gpu_device_id()))
     return found

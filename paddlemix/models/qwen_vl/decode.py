@@ -18,6 +18,7 @@ from ...ops import backend
 from ...quantization.layers import QuantizedLinear
 from ...utils import paddle_internals
 from .attention_metadata import PagedAttention
+from .decode_inputs import DecodeInputs
 from .kv_cache import PagedKVCache
 from .layers import Linear
 
@@ -101,6 +102,15 @@ class BoundDecoder:
     def is_current(self) -> bool:
         """Whether layers, weights and the choice of kernels are those that were looked up."""
         return self._mode == backend.mode() and all(entries[name] is value for entries, name, value in self._seen)
+
+    def logits(self, inputs: DecodeInputs, cache: PagedKVCache) -> paddle.Tensor:
+        """Float32 ``[rows, vocab]`` of one new position for each row: work for the device alone.
+
+        Raises:
+            OperatorError: see :meth:`hidden`.
+        """
+        logits = self.head(self.hidden(self.embed(inputs.ids), inputs.metadata, cache).squeeze(1))
+        return logits if logits.dtype == paddle.float32 else logits.astype("float32")
 
     def hidden(self, x: paddle.Tensor, metadata: PagedAttention, cache: PagedKVCache) -> paddle.Tensor:
         """``[rows, count, hidden]`` to the same shape, after the final norm.

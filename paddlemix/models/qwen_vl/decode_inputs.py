@@ -43,6 +43,7 @@ class DecodeInputs:
     Attributes:
         ids: int64 ``[rows, count]``.
         metadata: of tensors that stay the same objects at the same addresses, whatever they hold.
+        advancing: int32 tensors that grow by 1 when every row, each with one new position, goes on.
 
     Args:
         config: the model's.
@@ -56,20 +57,21 @@ class DecodeInputs:
         width = -(-config.max_position_embeddings // block_size)
         self._block_size = block_size
         self._ids = Buffer([rows, count], "int64")
-        self._positions = Buffer([rows, count], "int32")
         self._slots = Buffer([rows], "int32")
+        self._positions = self._slots if count == 1 else Buffer([rows, count], "int32")
         self._lengths = Buffer([rows], "int32")
         self._kv_lengths = Buffer([rows], "int32")
         self._block_table = Buffer([rows, width], "int32")
         self._table_index = Buffer([rows], "int32")
-        self._buffers = [buffer for buffer in vars(self).values() if isinstance(buffer, Buffer)]
+        self._buffers = {id(value): value for value in vars(self).values() if isinstance(value, Buffer)}.values()
         self._steps = np.arange(count, dtype=np.int32)
         alphas = ntk_alphas(config)
         self._alpha_index = {alpha: index for index, alpha in enumerate(alphas)}
         self.ids = self._ids.tensor
+        self.advancing = (self._slots.tensor, self._kv_lengths.tensor)
         self.metadata = PagedAttention(
             rotation=whole_rotation(alphas, config),
-            positions=self._positions.tensor,
+            positions=self._slots.tensor.unsqueeze(1) if count == 1 else self._positions.tensor,  # of one memory
             slots=self._slots.tensor,
             kv_lengths=self._kv_lengths.tensor,
             lengths=None if count == 1 else self._lengths.tensor,
@@ -89,6 +91,11 @@ class DecodeInputs:
             self._block_table.host[index, :needed] = row.blocks[:needed]
             self._table_index.host[index] = self._alpha_index[row.position_factor]
         np.add(slots, lengths, out=self._kv_lengths.host)
-        np.add(slots[:, None], self._steps, out=self._positions.host)
+        if self._positions is not self._slots:
+            np.add(slots[:, None], self._steps, out=self._positions.host)
+        self.send()
+
+    def send(self) -> None:
+        """Bring to the device what was loaded last."""
         for buffer in self._buffers:
             buffer.send()

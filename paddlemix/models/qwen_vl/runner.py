@@ -13,12 +13,13 @@ import paddle
 from ...engine.config import EngineConfig
 from ...engine.engine import Engine
 from ...engine.grammar import GrammarCompiler
-from ...engine.protocols import RowInput
+from ...engine.protocols import RowChoice, RowInput
 from ...errors import ConfigurationError
 from ...ops import DECODE_MAX_QUERIES
 from .attention_metadata import paged_attention
-from .decode import Apply, BoundDecoder, bind
-from .decode_inputs import DecodeInputs
+from .decode import bind
+from .decode_run import DecodeRun
+from .decode_steps import DecodeSteps
 from .kv_cache import PagedKVCache, cache_dtype, cache_room, ntk_alpha, position_bytes
 
 if TYPE_CHECKING:
@@ -52,8 +53,8 @@ class QWenVLRunner:
         activations = str(model.transformer.ln_f.weight.dtype).rpartition(".")[2]
         self._model = model
         self._dtype = cache_dtype(config, activations)
-        self._decoder: BoundDecoder | None = None
-        self._inputs: dict[tuple[int, int, int], DecodeInputs] = {}
+        self._steps: DecodeSteps | None = None
+        self.runs_ahead = paddle.get_device() != "cpu"
         self.embedded = config.vocab_size
         self.vocab_size = min(config.vocab_size, vocab_size or config.vocab_size)
         self.window = config.max_position_embeddings
@@ -71,10 +72,12 @@ class QWenVLRunner:
 
     def new_cache(self, blocks: int, block_size: int) -> PagedKVCache:
         """A cache of so many blocks."""
+        self._steps = None  # with it goes what was captured over another cache, and that cache
         return PagedKVCache(self._model.config, blocks, block_size, self._dtype)
 
     def grown_cache(self, cache: PagedKVCache, blocks: int) -> PagedKVCache:
         """``cache`` itself, with so many blocks."""
+        self._steps = None  # what was captured has the old addresses
         cache.grow(blocks)
         return cache
 
@@ -82,20 +85,24 @@ class QWenVLRunner:
         """See :class:`.protocols.ModelRunner`: for each row float32 ``[row.logits, vocab]``."""
         longest = max(len(row.ids) for row in rows)
         few = longest <= DECODE_MAX_QUERIES and not any(row.features for row in rows)
-        decoder = self._bound_decoder() if few else None
-        head: Apply = self._model.lm_head
-        if decoder is None:
-            hidden = self._hidden(rows, longest, cache)
-        else:
-            inputs = self._decode_inputs(len(rows), longest, cache.block_size)
-            inputs.load(rows)
-            hidden, head = decoder.hidden(decoder.embed(inputs.ids), inputs.metadata, cache), decoder.head
-        if not any(row.logits for row in rows):
+        steps = self._decode_steps(cache) if few else None
+        wanted = [row.logits for row in rows]
+        if steps is not None and longest == 1 and all(wanted):
+            return np.split(steps.logits(rows).numpy(), len(rows))
+        hidden = self._hidden(rows, longest, cache) if steps is None else steps.hidden(rows, longest)
+        if not any(wanted):
             return [np.empty([0, self.embedded], dtype=np.float32) for _ in rows]
-        logits = head(_last_positions(hidden, rows))
+        logits = self._model.lm_head(_last_positions(hidden, rows))
         if logits.dtype != paddle.float32:
             logits = logits.astype("float32")
-        return np.split(logits.numpy(), np.cumsum([row.logits for row in rows])[:-1])
+        return np.split(logits.numpy(), np.cumsum(wanted)[:-1])
+
+    def start_run(
+        self, rows: Sequence[RowInput], choices: Sequence[RowChoice], cache: PagedKVCache, steps: int
+    ) -> DecodeRun | None:
+        """See :class:`.protocols.ModelRunner`."""
+        decode_steps = self._decode_steps(cache)
+        return None if decode_steps is None else decode_steps.start_run(rows, choices, steps)
 
     def _hidden(self, rows: Sequence[RowInput], longest: int, cache: PagedKVCache) -> paddle.Tensor:
         """``[rows, longest, hidden]`` after the final norm, computed by the layers."""
@@ -109,17 +116,13 @@ class QWenVLRunner:
             x, residual = block(x, residual, metadata, cache)
         return model.ln_f(x, residual)[0]
 
-    def _bound_decoder(self) -> BoundDecoder | None:
-        """The model's layers and weights of this moment, looked up; ``None`` where they cannot be bound."""
-        if self._decoder is None or not self._decoder.is_current():
-            self._decoder = bind(self._model)
-        return self._decoder
-
-    def _decode_inputs(self, rows: int, count: int, block_size: int) -> DecodeInputs:
-        key = rows, count, block_size
-        if key not in self._inputs:
-            self._inputs[key] = DecodeInputs(self._model.config, *key)
-        return self._inputs[key]
+    def _decode_steps(self, cache: PagedKVCache) -> DecodeSteps | None:
+        """Steps over this cache with the model's weights of this moment; ``None`` where its layers have to compute."""
+        if self._steps is None or not self._steps.are_current(cache):
+            self._steps, decoder = None, bind(self._model)
+            if decoder is not None:
+                self._steps = DecodeSteps(self._model.config, decoder, cache, self.vocab_size)
+        return self._steps
 
     def begin_image(self, pixels: np.ndarray) -> ImageState:
         """Patches of float32 ``[3, side, side]``, before the first block."""

@@ -57,10 +57,10 @@ def answers(model, passes, bound):
     """Logits of all passes over one cache, and what it holds in the end."""
     runner = QWenVLRunner(model)
     if not bound:
-        runner._bound_decoder = lambda: None
+        runner._decode_steps = lambda _: None
     cache = filled_cache(runner, 8)
     logits = [runner.forward(rows, cache) for rows in passes]
-    assert (runner._decoder is not None) == bound
+    assert (runner._steps is not None) == bound
     return logits, [tensor.astype("float32").numpy() for tensor in [*cache.keys, *cache.values]]
 
 
@@ -103,23 +103,24 @@ def test_factors_of_all_prompts_within_the_window(model):
 def test_a_change_of_the_model_is_noticed(tmp_path):
     model, _ = random_model(tmp_path, **SIZES)
     runner = QWenVLRunner(model)
+    cache = filled_cache(runner, 8)
     rows = random_rows(np.random.default_rng(1), 1, model.config)
-    before = runner.forward(rows, filled_cache(runner, 8))[0]
-    first = runner._decoder
-    runner.forward(rows, filled_cache(runner, 8))
-    assert runner._decoder is first
+    before = runner.forward(rows, cache)[0]
+    first = runner._steps.decoder
+    runner.forward(rows, cache)
+    assert runner._steps is not None and runner._steps.decoder is first
     model.transformer.h[1].mlp.w1.weight.set_value(model.transformer.h[1].mlp.w1.weight * 0.5)  # in place
     assert first.is_current()
-    halved = runner.forward(rows, filled_cache(runner, 8))[0]
+    halved = runner.forward(rows, cache)[0]
     assert not np.array_equal(halved, before)
     inject(model, LoRAConfig(r=2))  # replaces layers
     model.eval()
     assert not first.is_current()
-    np.testing.assert_array_equal(runner.forward(rows, filled_cache(runner, 8))[0], halved)
-    assert runner._decoder is not first
+    np.testing.assert_array_equal(runner.forward(rows, cache)[0], halved)
+    assert runner._steps.decoder is not first
     with backend.using("reference"):
-        np.testing.assert_allclose(runner.forward(rows, filled_cache(runner, 8))[0], halved, rtol=0, atol=1e-3)
-        assert runner._decoder is None
+        np.testing.assert_allclose(runner.forward(rows, cache)[0], halved, rtol=0, atol=1e-3)
+        assert runner._steps is None
 
 
 def test_layers_that_something_is_hooked_to_are_called(model):

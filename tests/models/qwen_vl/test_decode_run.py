@@ -1,0 +1,119 @@
+"""A step of a run can be captured: it is always the same work, at the same addresses, and asks the host nothing."""
+
+import numpy as np
+import paddle
+import pytest
+
+from paddlemix.engine.protocols import RowChoice, RowInput
+from paddlemix.engine.request import SamplingParams
+from paddlemix.engine.sampler import RowSampler
+from paddlemix.models.qwen_vl.runner import QWenVLRunner
+from paddlemix.ops import backend
+from tests.backends import require_library
+from tests.operator_calls import host_reads, operator_calls
+from tests.random_model import random_model
+
+STEPS, BLOCK_SIZE = 300, 64
+GREEDY, SAMPLED = RowChoice(0.0, 1.0), RowChoice(0.9, 0.8, np.random.default_rng(3).random(STEPS).astype(np.float32))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_gradients():
+    require_library()
+    with backend.using("cpu"), paddle.no_grad():
+        yield
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return random_model(tmp_path_factory.mktemp("model"), seq_length=256, max_position_embeddings=1024)[0]
+
+
+def first_rows(count):
+    """Rows in different places, one of them across the trained length, with different NTK factors."""
+    starts, factors = (250, 3, 600), (1.0, 3.0, 7.0)
+    return [
+        RowInput(np.array([9 + row]), starts[row], list(range(16 * row, 16 * row + 16)), factors[row])
+        for row in range(count)
+    ]
+
+
+def filled_cache(runner):
+    cache = runner.new_cache(48, BLOCK_SIZE)
+    generator = np.random.default_rng(0)
+    for tensor in [*cache.keys, *cache.values]:
+        tensor.set_value(paddle.to_tensor(generator.normal(size=tensor.shape).astype(np.float32)))
+    return cache
+
+
+def addresses(run):
+    inputs = run._inputs
+    tensors = [inputs.ids, *inputs.advancing, *vars(run._choice).values(), run._uniforms.tensor, run._count.tensor]
+    tensors += [value for value in vars(inputs.metadata).values() if isinstance(value, paddle.Tensor)]
+    tensors += [value for value in vars(inputs.metadata.rotation).values() if value is not None]
+    tensors += [*run._cache.keys, *run._cache.values]
+    return [tensor.data_ptr() for tensor in tensors]
+
+
+def by_the_host(runner, cache, rows, choices, steps):
+    """The tokens of the same rows, one pass after the other, greedy or by the sampler's arithmetic."""
+    samplers = [
+        RowSampler(SamplingParams(temperature=choice.temperature, top_p=choice.top_p), (), runner.vocab_size)
+        for choice in choices
+    ]
+    tokens = []
+    for step in range(steps):
+        logits = [row[0][: runner.vocab_size] for row in runner.forward(rows, cache)]
+        tokens.append(
+            [
+                sampler._draw(row, choice.uniforms[step]) if choice.temperature else int(row.argmax())
+                for sampler, row, choice in zip(samplers, logits, choices)
+            ]
+        )
+        rows = [
+            RowInput(np.array([token]), row.start + 1, row.blocks, row.position_factor)
+            for row, token in zip(rows, tokens[-1])
+        ]
+    return tokens
+
+
+@pytest.mark.parametrize(
+    "choices, steps", [([GREEDY], 300), ([GREEDY, SAMPLED, GREEDY], 60)], ids=["greedy", "sampled"]
+)
+def test_steps_are_one_list_of_operators_at_the_same_addresses(model, choices, steps):
+    runner, rows = QWenVLRunner(model, model.config.vocab_size - 3), first_rows(len(choices))
+    cache = filled_cache(runner)
+    run = runner.start_run(rows, choices, cache, STEPS)
+    for index, row in enumerate(rows):  # the blocks of all steps, more than a run takes at once
+        run._inputs._block_table.host[index, : len(row.blocks)] = row.blocks
+    before = addresses(run)
+    with host_reads() as reads, operator_calls() as calls:
+        results = [run._step() for _ in range(steps)]
+    assert reads == []
+    size = len(calls) // steps
+    lists = [calls[start : start + size] for start in range(0, len(calls), size)]
+    assert len(lists) == steps and all(calls == lists[0] for calls in lists)
+    assert addresses(run) == before
+    tokens = [result.numpy()[:, 0].astype(int).tolist() for result in results]
+    assert tokens == by_the_host(QWenVLRunner(model, runner.vocab_size), filled_cache(runner), rows, choices, steps)
+    assert len({token for step in tokens for token in step}) > 20
+
+
+def test_the_host_is_one_step_behind(model):
+    runner, rows = QWenVLRunner(model), first_rows(2)
+    expected = by_the_host(runner, filled_cache(runner), rows, [GREEDY] * 2, 5)
+    run = runner.start_run(rows, [GREEDY] * 2, filled_cache(runner), STEPS)
+    run.launch()
+    fetched = []
+    for _ in range(4):
+        run.launch()
+        assert run.launched == 2
+        tokens, log_probs = run.fetch()
+        fetched.append(tokens.tolist())
+        assert (log_probs < 0).all()
+    fetched.append(run.fetch()[0].tolist())
+    assert fetched == expected and run.launched == 0
+    again = runner.start_run(rows, [GREEDY] * 2, run._cache, STEPS)
+    assert again is run
+    again.launch()
+    assert again.fetch()[0].tolist() == expected[0]
