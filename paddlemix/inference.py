@@ -20,19 +20,22 @@ from .utils.progress import ProgressBar
 from .zoo import DEFAULT_MODEL
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL import Image
 
     from .adapters.stored import Adapter
     from .chat.base import Session
     from .chat.session import ChatSession
     from .checkpoint.layouts import WeightTable
+    from .engine.options import GenerationOptions
     from .media import ImagePolicy
+    from .models.qwen_vl.chat_template import RenderedPrompt
     from .models.qwen_vl.grounding import Box
     from .models.qwen_vl.modeling import QWenLMHeadModel
     from .models.qwen_vl.processing import QwenVLProcessor
 
 __all__ = [
-    "Answer", "CAPTION", "GENERATION_OPTIONS", "LoadedModel", "answer_all", "batches", "check_generation_options",
+    "Answer", "CAPTION", "GENERATION_OPTIONS", "LoadedModel", "answer_all", "check_generation_options",
     "load_model", "resolve_device", "with_seed",
 ]  # fmt: skip
 
@@ -46,7 +49,8 @@ CAPTION = "Generate the caption in English with grounding:"
 BATCH_ROWS = 32
 """Most questions that :func:`answer_all` computes at once."""
 BATCH_POSITIONS = 16_384
-"""Most positions of their prompts and answers together: 8 GB of keys and values in bfloat16 at the published size."""
+"""Most positions of their prompts and answers together, unless one alone has more: 8 GB of keys and values in bfloat16
+at the published size."""
 
 
 @dataclass(frozen=True)
@@ -194,10 +198,10 @@ def answer_all(
     policy: ImagePolicy | None = None,
     **generation: Any,
 ) -> list[Reply]:
-    """Answer questions that have nothing to do with each other, in batches of bounded size.
+    """Answer questions that have nothing to do with each other, a bounded number at once.
 
     All texts, and the number and headers of all images, are checked before the first is answered; an image is decoded
-    when its batch comes.
+    when its question's turn comes, and encoded once where several questions in a row are about it.
 
     Args:
         loaded: the model.
@@ -226,76 +230,62 @@ def answer_all(
     prompts = [loaded.processor.render(messages, trusted_tags=trusted_tags) for messages in conversations]
     for source in (source for _, images in questions for source in images if not is_url(source)):
         check_header(source, policy)
-    answers: list[Reply] = []
-    for rows in batches([len(prompt.input_ids) + options.max_new_tokens for prompt in prompts]):
-        answers += _answer_batch(
-            loaded,
-            [questions[row] for row in rows],
-            system,
-            trusted_tags,
-            policy,
-            {**generation, "seed": generation["seed"] + rows.start},
-            [len(prompts[row].input_ids) for row in rows],
-        )
-    return answers
+    return _answers(loaded, [images for _, images in questions], prompts, options, policy)
 
 
-def batches(lengths: Sequence[int]) -> Iterator[range]:
-    """Rows that are computed together.
-
-    Args:
-        lengths: positions of each row, prompt and answer.
-
-    Yields:
-        At most :data:`BATCH_ROWS` rows, which padded to the longest have at most :data:`BATCH_POSITIONS` positions,
-        unless one row alone has more.
-    """
-    start, longest = 0, 0
-    for row, length in enumerate(lengths):
-        longest = max(longest, length)
-        count = row + 1 - start
-        if count > 1 and (count > BATCH_ROWS or count * longest > BATCH_POSITIONS):
-            yield range(start, row)
-            start, longest = row, length
-    if start < len(lengths):
-        yield range(start, len(lengths))
-
-
-def _answer_batch(
+def _answers(
     loaded: LoadedModel,
-    questions: Sequence[tuple[str, Sequence[Any]]],
-    system: str | None,
-    trusted_tags: bool,
+    images: Sequence[Sequence[Any]],
+    prompts: Sequence[RenderedPrompt],
+    options: GenerationOptions,
     policy: ImagePolicy,
-    generation: dict[str, Any],
-    prompt_lengths: Sequence[int],
 ) -> list[Reply]:
-    from .engine.detokenizer import answer_text
-    from .engine.options import resolve_options
-    from .engine.stopping import answer_end_ids
+    """One engine for all: an answer that ends makes room for the next question."""
+    import paddle
+
+    from .engine.local import answer_requests
+    from .engine.request import Decoding, Request
+    from .engine.stopping import LENGTH, answer_end_ids
     from .media import fetch
     from .media.sources import is_url
-    from .models.qwen_vl.generation import generate_rows
+    from .models.qwen_vl.generation import place_sources
+    from .models.qwen_vl.image_placeholders import PlaceholderFormat
+    from .models.qwen_vl.runner import local_engine
 
-    # fetched once, for an answer with boxes loads its image again: so few images are in memory at a time
-    fetched = [
-        (prompt, [fetch(source, policy) if is_url(source) else source for source in images])
-        for prompt, images in questions
-    ]
-    conversations = [_conversation(prompt, images, system) for prompt, images in fetched]
-    inputs = loaded.processor(conversations, trusted_tags=trusted_tags, return_tensors="pd", policy=policy)
-    model, tokenizer = loaded.model, loaded.processor.tokenizer
-    options = resolve_options(model.generation_config, None, generation)
-    end_ids = answer_end_ids(options.eos_token_id, tokenizer)
-    rows = generate_rows(model, **inputs, tokenizer=tokenizer, eos_token_id=end_ids, **generation)
-    texts = [answer_text(tokenizer, row, end_ids, options.stop_strings) for row in rows.tokens.tolist()]
-    usages = map(Usage, prompt_lengths, rows.lengths)
-    return [
-        Reply(text, boxes, reason, usage, source_image=_source_image(loaded, images, policy, boxes))
-        for text, boxes, reason, usage, (_, images) in zip(
-            texts, map(grounding.parse, texts), rows.finish_reasons, usages, fetched
-        )
-    ]
+    model, processor = loaded.model, loaded.processor
+    end_ids = answer_end_ids(options.eos_token_id, processor.tokenizer)
+    placeholder = PlaceholderFormat.of(model.config.visual)
+    fetched: dict[str, list[Any]] = {}
+
+    def pixels(source: Any) -> np.ndarray:
+        prepared: np.ndarray = processor.image_processor([source], policy)[0]
+        return prepared
+
+    def requests() -> Iterator[Request]:
+        for row, (sources, prompt) in enumerate(zip(images, prompts)):
+            # once, for an answer with boxes loads its image again
+            fetched[str(row)] = [fetch(source, policy) if is_url(source) else source for source in sources]
+            yield Request(
+                str(row),
+                tuple(prompt.input_ids),
+                place_sources(placeholder, prompt.input_ids, fetched[str(row)], pixels),
+                options.sampling_params(seed_index=row, stop_token_ids=end_ids),
+                decoding=Decoding(errors=None),
+                prefill_chunk_size=options.prefill_chunk_size or None,
+            )
+
+    longest = max((len(prompt.input_ids) for prompt in prompts), default=0) + options.max_new_tokens
+    engine = local_engine(
+        model, processor.tokenizer, feature_images=BATCH_ROWS, positions=max(BATCH_POSITIONS, longest)
+    )
+    replies: dict[int, Reply] = {}
+    for name, answer in answer_requests(engine, requests(), BATCH_ROWS, paddle.no_grad):
+        row, text = int(name), answer.text.strip()
+        boxes = grounding.parse(text)
+        usage = Usage(len(prompts[row].input_ids), len(answer.tokens), answer.cached_tokens)
+        image = _source_image(loaded, fetched.pop(name), policy, boxes)
+        replies[row] = Reply(text, boxes, answer.finish_reason or LENGTH, usage, source_image=image)
+    return [replies[row] for row in range(len(prompts))]
 
 
 def refuse_system(system: str | None) -> None:

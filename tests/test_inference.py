@@ -5,16 +5,17 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
+from paddlemix import inference
 from paddlemix.errors import ConfigurationError, ImageError, PromptError
 from paddlemix.inference import (
     GENERATION_OPTIONS,
     answer_all,
-    batches,
     check_generation_options,
     load_model,
     resolve_device,
 )
-from paddlemix.models.qwen_vl import generation, image_processing
+from paddlemix.models.qwen_vl import image_processing
+from paddlemix.models.qwen_vl.runner import QWenVLRunner
 from tests.tiny_model import ANSWER
 
 
@@ -46,36 +47,46 @@ def test_options_that_are_not_given_stay_out_and_wrong_ones_are_refused():
         check_generation_options({"max_new_tokens": 0})
 
 
-@pytest.mark.parametrize(
-    "lengths, expected",
-    [
-        ([], []),
-        ([10], [[0]]),
-        ([99_999, 99_999], [[0], [1]]),
-        ([10] * 70, [[*range(32)], [*range(32, 64)], [*range(64, 70)]]),
-        ([5000, 5000, 6000, 10, 10], [[0, 1], [2, 3], [4]]),
-    ],
-)
-def test_batches_are_bounded_by_rows_and_by_positions(lengths, expected):
-    assert [list(rows) for rows in batches(lengths)] == expected
+@pytest.fixture
+def passes(monkeypatch):
+    """For each pass of the model the positions that the cache holds of each of its rows."""
+    held = []
+    forward = QWenVLRunner.forward
+
+    def counted(runner, rows, cache):
+        held.append([row.start + len(row.ids) for row in rows])
+        return forward(runner, rows, cache)
+
+    monkeypatch.setattr(QWenVLRunner, "forward", counted)
+    return held
 
 
-def test_a_thousand_questions_are_answered_in_bounded_batches(tiny_model_dir, monkeypatch):
+def test_many_questions_are_answered_a_bounded_number_at_once(tiny_model_dir, passes):
     loaded = load_model(tiny_model_dir)
-    shapes = []
-    generate_rows = generation.generate_rows
-    monkeypatch.setattr(
-        generation,
-        "generate_rows",
-        lambda model, input_ids, **rest: (
-            shapes.append(input_ids.shape) or generate_rows(model, input_ids=input_ids, **rest)
-        ),
-    )
     questions = [(f"number {index}", [Image.new("RGB", (9, 9))] * (index % 2)) for index in range(70)]
     answers = answer_all(loaded, questions, max_new_tokens=32)
     assert [answer.text for answer in answers] == [ANSWER] * 70
     assert [answer.image() is not None for answer in answers] == [False, True] * 35
-    assert [shape[0] for shape in shapes] == [32, 32, 6]
+    assert max(map(len, passes)) == inference.BATCH_ROWS
+
+
+def test_so_are_the_positions_of_the_cache(tiny_model_dir, passes, monkeypatch):
+    loaded = load_model(tiny_model_dir)
+    monkeypatch.setattr(inference, "BATCH_POSITIONS", 256)
+    questions = [("number " * 6 + str(index), []) for index in range(12)]
+    assert [answer.text for answer in answer_all(loaded, questions, max_new_tokens=48)] == [ANSWER] * 12
+    assert 1 < max(map(len, passes)) < 6 and max(map(sum, passes)) <= 256
+    (answer,) = answer_all(loaded, [("number " * 65, [])], max_new_tokens=48)
+    assert answer.text == ANSWER and answer.prompt_tokens > 256
+
+
+def test_an_image_that_many_ask_about_is_encoded_once(tiny_model_dir, monkeypatch):
+    loaded = load_model(tiny_model_dir)
+    begin, begun = loaded.model.visual.begin, []
+    monkeypatch.setattr(loaded.model.visual, "begin", lambda pixels: begun.append(1) or begin(pixels))
+    image = Image.new("RGB", (9, 9))
+    answers = answer_all(loaded, [(f"number {index}", [image]) for index in range(5)])
+    assert [answer.text for answer in answers] == [ANSWER] * 5 and len(begun) == 1
 
 
 def test_all_questions_are_checked_before_one_is_answered(tiny_model_dir, monkeypatch, tmp_path):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 
 from ..errors import EngineError, PaddleMixError
 from .engine import Engine
@@ -75,6 +76,78 @@ class LocalEngine:
             request_id = self._abandoned.popleft()
             self._ready.pop(request_id, None)
             self._engine.abort(request_id)
+
+
+@dataclass
+class Answer:
+    """What the outputs of a request add up to.
+
+    Attributes:
+        tokens: all new ids, the stop id included.
+        log_probs: of these, where the request asks for them.
+        text: what they mean.
+        finish_reason: ``"stop"`` or ``"length"``; ``None`` while it goes on.
+        cached_tokens: ids of the prompt that a cached prefix spared.
+    """
+
+    tokens: list[int] = field(default_factory=list)
+    log_probs: list[float] = field(default_factory=list)
+    text: str = ""
+    finish_reason: str | None = None
+    cached_tokens: int = 0
+
+    def extend(self, output: Output) -> None:
+        """Take what a step brought.
+
+        Raises:
+            PaddleMixError: what ended the request.
+            Exception: what the model raised.
+        """
+        if output.error is not None:
+            raise raised_error(output.error)
+        self.tokens += output.token_ids
+        self.log_probs += [token.logprob for token in output.logprobs]
+        self.text += output.text
+        self.cached_tokens = output.cached_tokens
+        if output.finish_reason is not None:
+            self.finish_reason = output.finish_reason.value
+
+
+def answer_requests(
+    engine: Engine,
+    requests: Iterable[Request],
+    at_once: int,
+    context: Callable[[], AbstractContextManager] = nullcontext,
+) -> Iterator[tuple[str, Answer]]:
+    """Answer any number of requests; each that ends makes room for the next one.
+
+    Args:
+        engine: with nothing else to do.
+        requests: asked for the next one when there is room for it.
+        at_once: most requests that the engine has.
+        context: as for :class:`LocalEngine`.
+
+    Yields:
+        The id of a request and its answer, as they end.
+
+    Raises:
+        PaddleMixError: what ended one of them.
+        Exception: what the model raised.
+    """
+    waiting = iter(requests)
+    answers: dict[str, Answer] = {}
+    while True:
+        while len(answers) < at_once and (request := next(waiting, None)) is not None:
+            engine.add(request)
+            answers[request.id] = Answer()
+        if not answers:
+            return
+        with context():
+            outputs = engine.step()
+        for output in outputs:
+            answers[output.request_id].extend(output)
+            if output.finish_reason is not None:
+                yield output.request_id, answers.pop(output.request_id)
 
 
 def raised_error(error: PaddleMixError) -> BaseException:

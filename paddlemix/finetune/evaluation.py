@@ -6,22 +6,25 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import paddle
 import paddle.distributed as dist
-from paddlenlp.generation import GenerationConfig
 
 from ..data.collation import Collator, ExampleBatch
 from ..data.encoding import DROP_TURNS, Example, encode
 from ..data.records import Record
-from ..engine.detokenizer import answer_text
+from ..engine.local import answer_requests
+from ..engine.request import Decoding, Request, SamplingParams
 from ..engine.stopping import answer_end_ids
 from ..media import ImagePolicy
 from ..media.saving import save_image
-from ..models.qwen_vl.chat_template import RenderedPrompt, render_chatml
+from ..models.qwen_vl.chat_template import render_chatml
+from ..models.qwen_vl.generation import place_sources
+from ..models.qwen_vl.image_placeholders import PlaceholderFormat
 from ..models.qwen_vl.messages import Message, message_images
+from ..models.qwen_vl.runner import local_engine
 from .monitoring.samples import draw_sample
 from .monitoring.scoring import Score, score
 from .processes import wait_for_everyone
@@ -185,43 +188,37 @@ def _answers(
     on_progress: Callable[[str], None],
 ) -> list[str]:
     """Answers by greedy decoding, in the order of the questions."""
-    prompts = [
-        render_chatml(
-            processor.tokenizer, question.messages, trusted_tags=True, image_labels=not question.record.labeled
-        )
-        for question in questions
-    ]
-    answers = [""] * len(questions)
-    batches = _by_length(range(len(questions)), [len(prompt.input_ids) for prompt in prompts], batch_size)
-    for number, batch in enumerate(batches, start=1):
-        on_progress(f"answering, {number}/{len(batches)}")
-        # What takes more than twice as many tokens as the right answer will not be right.
-        longest = max(len(processor.tokenizer.encode(questions[index].expected)) for index in batch)
-        texts = _generate(model, processor, [prompts[index] for index in batch], 2 * longest + 16, policy)
-        for index, text in zip(batch, texts):
-            answers[index] = text
-    return answers
-
-
-def _generate(
-    model: QWenLMHeadModel,
-    processor: QwenVLProcessor,
-    prompts: Sequence[RenderedPrompt],
-    max_new_tokens: int,
-    policy: ImagePolicy,
-) -> list[str]:
     tokenizer = processor.tokenizer
-    features: list[dict[str, Sequence[int]]] = [
-        {"input_ids": p.input_ids, "attention_mask": [1] * len(p.input_ids)} for p in prompts
-    ]
-    columns = tokenizer.pad(features, padding_side="left", return_tensors="pd")
-    sources = [source for prompt in prompts for source in prompt.images]
-    images = paddle.to_tensor(processor.image_processor.without_notes()(sources, policy)) if sources else None
+    image_processor = processor.image_processor.without_notes()
+    placeholder = PlaceholderFormat.of(model.config.visual)
     end_ids = answer_end_ids((), tokenizer)
-    # Not the model's own generation config, which may sample.
-    config = GenerationConfig(max_new_tokens=max_new_tokens, eos_token_id=list(end_ids), pad_token_id=tokenizer.eod_id)
-    ids, _ = model.generate(**columns, images=images, generation_config=config, tokenizer=tokenizer)
-    return [answer_text(tokenizer, row, end_ids) for row in ids.numpy().tolist()]
+
+    def pixels(source: Any) -> np.ndarray:
+        prepared: np.ndarray = image_processor([source], policy)[0]
+        return prepared
+
+    def requests() -> Iterator[Request]:
+        for index, question in enumerate(questions):
+            prompt = render_chatml(
+                tokenizer, question.messages, trusted_tags=True, image_labels=not question.record.labeled
+            )
+            # What takes more than twice as many tokens as the right answer will not be right.
+            limit = 2 * len(tokenizer.encode(question.expected)) + 16
+            yield Request(
+                str(index),
+                tuple(prompt.input_ids),
+                place_sources(placeholder, prompt.input_ids, prompt.images, pixels),
+                SamplingParams(max_tokens=limit, stop_token_ids=end_ids),  # not the model's own, which may sample
+                decoding=Decoding(errors=None),
+            )
+
+    engine = local_engine(model, tokenizer, feature_images=batch_size)
+    answers = [""] * len(questions)
+    answered = answer_requests(engine, requests(), batch_size, paddle.no_grad)
+    for number, (index, answer) in enumerate(answered, start=1):
+        on_progress(f"answering, {number}/{len(questions)}")
+        answers[int(index)] = answer.text.strip()
+    return answers
 
 
 # ---------------------------------------------------------------- images

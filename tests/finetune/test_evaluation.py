@@ -12,6 +12,7 @@ from paddlemix import QWenLMHeadModel
 from paddlemix.adapters import LoRAConfig, inject
 from paddlemix.data.encoding import encode
 from paddlemix.data.records import read_records
+from paddlemix.engine.engine import Engine
 from paddlemix.finetune import evaluation
 from paddlemix.finetune.evaluation import MAX_SAMPLES, evaluate
 from paddlemix.finetune.model import FinetuneModel
@@ -160,15 +161,15 @@ def test_a_model_whose_settings_sample_answers_greedily(loaded, write):
 
 @pytest.fixture
 def prompts(monkeypatch):
-    """The ids of every prompt that is generated from, without padding, in the order of asking."""
+    """The ids of every prompt that is answered, in the order of asking."""
     asked = []
-    generate = QWenLMHeadModel.generate
+    add = Engine.add
 
-    def spy(self, input_ids, attention_mask, **options):
-        asked.extend(row[mask == 1].tolist() for row, mask in zip(input_ids.numpy(), attention_mask.numpy()))
-        return generate(self, input_ids=input_ids, attention_mask=attention_mask, **options)
+    def spy(self, request):
+        asked.append(list(request.prompt_ids))
+        add(self, request)
 
-    monkeypatch.setattr(QWenLMHeadModel, "generate", spy)
+    monkeypatch.setattr(Engine, "add", spy)
     return asked
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -11,14 +13,14 @@ import paddle
 from paddlenlp.generation import LogitsProcessorList
 
 from ...engine.inputs import IdsLike, id_array, left_padding
-from ...engine.local import raised_error
+from ...engine.local import Answer
 from ...engine.options import GenerationOptions, resolve_options
-from ...engine.request import ImageInput, LogitsHook, Output, Request
+from ...engine.request import ImageInput, LogitsHook, Request
 from ...engine.stopping import LENGTH
 from ...errors import ConfigurationError, PromptError
 from .image_placeholders import PlaceholderFormat
 from .image_processing import load_images_of_ids
-from .runner import local_engine
+from .runner import LOCAL_BLOCK, local_engine
 
 if TYPE_CHECKING:
     from paddlenlp.generation import GenerationConfig
@@ -136,23 +138,6 @@ class QWenVLGenerationMixin:
         return chat_stream(cast("QWenLMHeadModel", self), processor_or_tokenizer, query, history, **arguments)
 
 
-@dataclass
-class _Row:
-    """A row as it is generated."""
-
-    tokens: list[int] = field(default_factory=list)
-    log_probs: list[float] = field(default_factory=list)
-    finish_reason: str | None = None
-
-    def extend(self, output: Output) -> None:
-        """Take what a step brought; raise what ended the row."""
-        if output.error is not None:
-            raise raised_error(output.error)
-        self.tokens += output.token_ids
-        self.log_probs += [token.logprob for token in output.logprobs]
-        self.finish_reason = None if output.finish_reason is None else output.finish_reason.value
-
-
 @paddle.no_grad()
 def generate_rows(
     model: QWenLMHeadModel,
@@ -183,13 +168,14 @@ def generate_rows(
         model,
         tokenizer,
         has_text=bool(resolved.stop_strings),
+        positions=sum(len(prompt) for prompt in prompts) + len(requests) * (resolved.max_new_tokens + LOCAL_BLOCK),
         feature_images=sum(map(len, placed)) if resolved.num_return_sequences > 1 else 0,
     )
     for request in requests:
         engine.add(request)
     if streamer is not None and getattr(streamer, "skip_prompt", False):
         streamer.put(paddle.to_tensor(ids, place=paddle.CPUPlace()))
-    rows = [_Row() for _ in requests]
+    rows = [Answer() for _ in requests]
     pad = resolved.pad_token_id or 0
     streamed = 0
     while engine.has_work():
@@ -202,7 +188,7 @@ def generate_rows(
     return _generated(rows, pad)
 
 
-def _stream(rows: Sequence[_Row], done: int, pad: int, streamer: BaseStreamer) -> int:
+def _stream(rows: Sequence[Answer], done: int, pad: int, streamer: BaseStreamer) -> int:
     """Give out the steps from ``done`` on that all rows have reached, or would have if they had not ended."""
     going_on = [len(row.tokens) for row in rows if row.finish_reason is None]
     reached = min(going_on) if going_on else max(len(row.tokens) for row in rows)
@@ -212,7 +198,7 @@ def _stream(rows: Sequence[_Row], done: int, pad: int, streamer: BaseStreamer) -
     return reached
 
 
-def _generated(rows: Sequence[_Row], pad: int) -> GeneratedRows:
+def _generated(rows: Sequence[Answer], pad: int) -> GeneratedRows:
     lengths = [len(row.tokens) for row in rows]
     tokens = np.full([len(rows), max(lengths)], pad, dtype=np.int64)
     for padded, row in zip(tokens, rows):
@@ -257,6 +243,29 @@ def place_images(
         )
         for row_starts in starts
     ]
+
+
+def place_sources(
+    placeholder: PlaceholderFormat, ids: Sequence[int], sources: Sequence[Any], prepare: Callable[[Any], np.ndarray]
+) -> tuple[ImageInput, ...]:
+    """The images of a prompt, which are prepared when the engine comes to them.
+
+    Args:
+        placeholder: of the model.
+        ids: the prompt.
+        sources: in order; an engine encodes the same one once, so they must not change while it lives.
+        prepare: makes pixels of one, float32 ``[3, side, side]``.
+    """
+    starts = placeholder.indices(np.array([ids]))[:, 0].tolist()
+    return tuple(
+        ImageInput(start, _source_key(source), prepare=partial(prepare, source))
+        for start, source in zip(starts, sources)
+    )
+
+
+def _source_key(source: Any) -> bytes:
+    """Names a source among those that are alive."""
+    return (f"path {os.fspath(source)}" if isinstance(source, (str, os.PathLike)) else f"object {id(source)}").encode()
 
 
 def _requests(

@@ -147,7 +147,7 @@ def _answer(
     if visual.image_start_id in input_ids:
         images = load_images_of_ids(np.array([input_ids]), visual, image_policy, image_processor)
     (placed,) = place_images(PlaceholderFormat.of(visual), [input_ids], images, None)
-    engine = LocalEngine(local_engine(model, tokenizer), paddle.no_grad)
+    engine = LocalEngine(local_engine(model, tokenizer, positions=model.config.max_position_embeddings), paddle.no_grad)
     return AnswerStream(engine, tokenizer, input_ids, resolved, images=placed, decoding=decoding)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -174,6 +175,7 @@ def check_evaluating(model: QWenLMHeadModel) -> None:
 
 LOCAL_BLOCK = 32
 """Positions of a block: of a prefix whole blocks are reused, and a conversation has few to manage."""
+_SMALL_CACHE = 1 << 28  # bytes for which the memory there is is not looked at, which takes a millisecond
 WHOLE = 1 << 30
 """More positions, layers or rows than there are: nothing is cut into parts."""
 
@@ -185,7 +187,7 @@ def local_engine(
     has_text: bool = True,
     feature_images: int = 0,
     max_rows: int = WHOLE,
-    cache_bytes: int | None = None,
+    positions: int | None = None,
 ) -> Engine:
     """An engine for answers in this process: prompts and images are computed whole, the cache grows as needed.
 
@@ -195,15 +197,16 @@ def local_engine(
         has_text: whether outputs have text; stop strings need it.
         feature_images: for so many images features are kept that no answer needs at the moment.
         max_rows: most rows of a pass.
-        cache_bytes: most for keys and values; ``None``: what memory there is.
+        positions: most that the cache is to hold; ``None``: as many as there is memory for.
 
     Raises:
         ConfigurationError: the model is in training mode.
     """
     check_evaluating(model)
     runner = QWenVLRunner(model, None if tokenizer is None else tokenizer.vocab_size)
+    cache_bytes = sys.maxsize if positions is None else -(-positions // LOCAL_BLOCK) * runner.block_bytes(LOCAL_BLOCK)
     config = EngineConfig(
-        cache_bytes=cache_room() if cache_bytes is None else cache_bytes,
+        cache_bytes=cache_bytes if cache_bytes < _SMALL_CACHE else min(cache_bytes, cache_room()),
         preallocate=False,
         block_size=LOCAL_BLOCK,
         feature_cache_bytes=feature_images * runner.feature_bytes,
