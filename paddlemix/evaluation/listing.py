@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
-from ..errors import EvaluationError
 from .benchmarks import BENCHMARKS, Split
-from .tasks import split_name
 
 
 def benchmark_table() -> str:
@@ -34,37 +29,3 @@ def published_text(split: Split) -> str:
 
 def _count(number: int | None) -> str:
     return "?" if number is None else f"{number:,}"
-
-
-def data_lines(text: str, data_dir: Path, *, check: bool) -> tuple[list[str], bool]:
-    """Which files a split needs.
-
-    Args:
-        text: as of :func:`.tasks.split_name`.
-        data_dir: where they belong.
-        check: read them, count the questions and look for the images.
-
-    Returns:
-        Lines for a person, and whether all that was looked at is right.
-    """
-    benchmark, name = split_name(text)
-    split = benchmark.split(name)
-    title = f"{benchmark.name}:{name}"
-    missing = [file for file in split.files if not (data_dir / file).exists()]
-    lines = [f"{title}: {data_dir / file} {'is missing' if file in missing else 'is there'}" for file in split.files]
-    if not split.files:
-        lines = [f"{title}: needs no files"]
-    if missing or not check:
-        return lines, not missing
-    try:
-        questions = benchmark.questions(data_dir, name)
-    except EvaluationError as error:
-        return [*lines, f"{title}: {error}"], False
-    images = dict.fromkeys(image.path for question in questions for image in question.images)
-    absent = [path for path in images if not os.path.exists(path)]
-    is_all = split.questions in (None, len(questions))
-    lines.append(f"{title}: {len(questions):,} questions" + ("" if is_all else f", expected {_count(split.questions)}"))
-    lines.append(
-        f"{title}: {len(images):,} images" + (f", {len(absent):,} missing, {absent[0]} first" if absent else "")
-    )
-    return lines, is_all and not absent

@@ -70,7 +70,7 @@ def test_data_that_is_missing_is_named(data_dir: Path, capsys: pytest.CaptureFix
     assert "gqa/testdev_balanced.jsonl is missing" in printed
     (data_dir / "red.png").unlink()
     assert main(["data", "toy", "--data_dir", str(data_dir), "--check"]) == 1
-    assert "1 missing" in capsys.readouterr().out
+    assert "1 of the images are missing" in capsys.readouterr().out
 
 
 def test_what_cannot_be_is_told_before_a_model_is_loaded(data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """Run the published benchmarks of Qwen-VL on a model or a server, and score the answers.
 
     %(prog)s list
+    %(prog)s data gqa --data_dir data --convert downloads/gqa
     %(prog)s data gqa --data_dir data --check
     %(prog)s run gqa textvqa --model qwen-vl/qwen-vl-chat-7b --limit 500 --output_dir results
     %(prog)s run refcoco:testA --shard 3/8 --output_dir results
@@ -91,7 +92,13 @@ def _add_list(actions: Any) -> None:
 def _add_data(actions: Any) -> None:
     parser = _add_action(actions, "data", "say which files a benchmark needs, and where to get them", _data)
     _add_benchmarks(parser)
-    parser.add_argument("--check", action="store_true", help="look at the files; exit status 1 if any is wrong")
+    parser.add_argument("--check", action="store_true", help="read the files; exit status 1 if any is wrong")
+    parser.add_argument(
+        "--convert",
+        metavar="DIR",
+        help="make the files from those of the data set's authors, or from a mirror's parquet files; BENCHMARK:train "
+        "makes the file that examples are drawn from",
+    )
 
 
 def _add_run(actions: Any) -> None:
@@ -185,13 +192,19 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _data(options: argparse.Namespace) -> int:
-    from ...evaluation.listing import data_lines
+    from ...evaluation.data.checks import check_data
+    from ...evaluation.data.convert import convert
 
-    is_fine = True
-    for name in options.benchmarks:
-        lines, whole = data_lines(name, Path(options.data_dir), check=options.check)
-        cli.output("\n".join(lines))
-        is_fine = is_fine and whole
+    is_fine, data_dir = True, Path(options.data_dir)
+    for text in options.benchmarks:
+        name, _, split = text.partition(":")
+        if options.convert is not None:
+            count = convert(name, split or None, Path(options.convert), data_dir, cli.note)
+            cli.output(f"{text}: {count:,} records made from {options.convert}")
+            continue
+        report = check_data(name, split or None, data_dir, reads=options.check)
+        cli.output("\n".join(report.lines))
+        is_fine = is_fine and report.is_whole
     return 0 if is_fine else 1
 
 
