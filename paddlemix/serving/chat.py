@@ -30,6 +30,7 @@ class ChatJob:
         tools: that an answer may call.
         top_logprobs: alternatives with each token; ``None`` without log probabilities.
         newest_image: to draw boxes into, where that is wanted.
+        dropped_turns: left out of the prompt; ``None`` where that was not asked for.
     """
 
     request: Request
@@ -37,6 +38,7 @@ class ChatJob:
     tools: tuple[Tool, ...] = ()
     top_logprobs: int | None = None
     newest_image: Image | None = field(default=None, repr=False)
+    dropped_turns: int | None = None
 
     def readers(self, server: Server) -> list[AnswerReader]:
         """A reader for each answer."""
@@ -66,8 +68,13 @@ def prepare_chat(
     grammar = _grammar(server, body, use, sampling.max_tokens)
     go_on = body.continue_final_message is True or (continue_final and body.messages[-1].get("role") == "assistant")
     conversation = read_conversation(body.messages, server.settings, use.tools, continue_final=go_on)
-    draw = body.draw_boxes is True
-    prompt = server.prompts.chat(conversation, add_generation_prompt=body.add_generation_prompt, draw=draw)
+    truncate = body.truncation == "auto"
+    prompt = server.prompts.chat(
+        conversation,
+        add_generation_prompt=body.add_generation_prompt,
+        draw=body.draw_boxes is True,
+        truncate=truncate,
+    )
     request = Request(
         request_id,
         prompt.ids,
@@ -77,7 +84,8 @@ def prepare_chat(
         deadline,
         prefix_salt(salt, body.cache_salt),
     )
-    return ChatJob(request, answers, use.tools, top, prompt.newest_image)
+    dropped = prompt.dropped_turns if truncate else None
+    return ChatJob(request, answers, use.tools, top, prompt.newest_image, dropped)
 
 
 def prefix_salt(salt: bytes, more: str | None) -> bytes:

@@ -12,6 +12,7 @@ from ..engine.request import Grammar
 from ..engine.stopping import answer_end_ids
 from ..engine.thread import EngineThread
 from ..errors import CheckpointError
+from ..models.qwen_vl.chat_window import DEFAULT_WINDOW, ChatWindow
 from ..models.qwen_vl.config_schema import read_config
 from ..models.qwen_vl.generation_file import published_options, read_generation_config
 from ..models.qwen_vl.processing import QwenVLProcessor
@@ -83,8 +84,13 @@ def served_model(options: ModelOptions, loader: EngineLoader) -> ServedModel:
     generation = read_generation_config(directory, config["vocab_size"])
     if generation is None:
         generation = published_options(config["visual"]["image_start_id"])
+    window = ChatWindow(generation.get("max_window_size") or DEFAULT_WINDOW, generation.get("max_window_images"))
     return ServedModel(
-        processor, config["max_position_embeddings"], sampling_defaults(generation, processor), loader.check_grammar
+        processor,
+        config["max_position_embeddings"],
+        sampling_defaults(generation, processor),
+        loader.check_grammar,
+        window,
     )
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ..engine.request import ImageInput
 from ..errors import ImageError, PaddleMixError
+from ..models.qwen_vl.chat_template import RenderedPrompt
+from ..models.qwen_vl.chat_window import ChatWindow
 from ..models.qwen_vl.image_processing import image_key
 from .content import Conversation
 from .errors import APIError, bad_request, from_error
@@ -21,11 +23,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prompt:
-    """What the engine computes an answer to. ``newest_image``: as the model sees it, to draw boxes into."""
+    """What the engine computes an answer to.
+
+    Attributes:
+        ids: of the prompt.
+        images: at their places in it.
+        newest_image: as the model sees it, to draw boxes into.
+        dropped_turns: the oldest turns that were left out.
+    """
 
     ids: tuple[int, ...]
     images: tuple[ImageInput, ...] = ()
     newest_image: Image | None = field(default=None, repr=False, compare=False)
+    dropped_turns: int = 0
 
 
 class PromptBuilder:
@@ -35,17 +45,26 @@ class PromptBuilder:
         processor: tokenizer, image preparation and chat format of the model.
         settings: for limits and what images may be.
         window: positions of the model: prompt and answer.
+        chat_window: how much of a conversation is kept where it may be shortened.
     """
 
-    def __init__(self, processor: QwenVLProcessor, settings: ServerSettings, window: int) -> None:
+    def __init__(
+        self, processor: QwenVLProcessor, settings: ServerSettings, window: int, chat_window: ChatWindow
+    ) -> None:
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.window = window
+        self._chat_window = chat_window
         self._settings = settings
         self._policy = settings.image_policy
 
-    def ids(self, conversation: Conversation, add_generation_prompt: bool | None = None) -> tuple[list[int], list[Any]]:
+    def render(
+        self, conversation: Conversation, add_generation_prompt: bool | None = None, truncate: bool = False
+    ) -> RenderedPrompt:
         """The ids of a conversation, and its images, unopened.
+
+        Args:
+            truncate: leave out the oldest turns, as a chat with the model does.
 
         Raises:
             APIError: 400; the prompt is longer than the window, among others.
@@ -58,32 +77,39 @@ class PromptBuilder:
                 conversation.messages,
                 add_generation_prompt=answer_follows,
                 trusted_tags=self._settings.trusted_tags,
+                max_window_size=self._chat_window.size if truncate else None,
+                max_window_images=self._chat_window.images if truncate else None,
+                keep_last_image=truncate,
                 max_length=1 << 30,
             )
         except PaddleMixError as error:
             raise from_error(error, "messages") from error
-        ids = rendered.input_ids
-        if conversation.continues and ids[-1] == self.tokenizer.im_end_id:
-            ids = ids[:-1]
-        return ids, rendered.images
+        if conversation.continues and rendered.input_ids[-1] == self.tokenizer.im_end_id:
+            rendered = rendered._replace(input_ids=rendered.input_ids[:-1])
+        return rendered
 
     def chat(
-        self, conversation: Conversation, *, add_generation_prompt: bool | None = None, draw: bool = False
+        self,
+        conversation: Conversation,
+        *,
+        add_generation_prompt: bool | None = None,
+        draw: bool = False,
+        truncate: bool = False,
     ) -> Prompt:
         """The prompt of a conversation.
 
         Args:
             draw: keep the newest image.
+            truncate: leave out the oldest turns, as a chat with the model does.
 
         Raises:
             APIError: 400 that names the image or the length.
         """
-        ids, sources = self.ids(conversation, add_generation_prompt)
+        ids, sources, dropped = self.render(conversation, add_generation_prompt, truncate)
         self.check_length(len(ids), "messages")
-        # a raw prompt holds the last message alone, and so its images
-        return self._with_images(
-            ids, sources, conversation.image_places[len(conversation.image_places) - len(sources) :], draw
-        )
+        # a raw or shortened prompt holds the newest messages, and so their images
+        places = conversation.image_places[len(conversation.image_places) - len(sources) :]
+        return replace(self._with_images(ids, sources, places, draw), dropped_turns=dropped)
 
     def text(self, text: str) -> Prompt:
         """The prompt of a text that stands as it is.

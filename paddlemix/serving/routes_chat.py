@@ -51,6 +51,8 @@ class _Chat:
             "model": server.settings.model_name,
             "system_fingerprint": f"paddlemix-{__version__}",
         }
+        if job.dropped_turns is not None:
+            self._head["dropped_turns"] = job.dropped_turns
 
     async def answer(self) -> dict[str, Any]:
         """The whole answer."""

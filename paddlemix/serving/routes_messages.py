@@ -51,7 +51,8 @@ def _count(server: Server, body: CountTokensBody) -> int:
     chat = chat_body(body)
     tools = read_tools(chat, server.settings.limits.max_tools).tools
     go_on = chat.messages[-1].get("role") == "assistant"
-    ids, _ = server.prompts.ids(read_conversation(chat.messages, server.settings, tools, continue_final=go_on))
+    conversation = read_conversation(chat.messages, server.settings, tools, continue_final=go_on)
+    ids = server.prompts.render(conversation).input_ids
     return len(ids)
 
 

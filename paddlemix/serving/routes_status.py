@@ -96,7 +96,7 @@ def _tokenized(server: Server, body: TokenizeBody) -> dict[str, Any]:
         ids = tokenizer.encode(body.prompt, allowed_special=())
     else:
         conversation = read_conversation(body.messages or [], server.settings)
-        ids, _ = server.prompts.ids(conversation, body.add_generation_prompt)
+        ids = server.prompts.render(conversation, body.add_generation_prompt).input_ids
     result: dict[str, Any] = {"count": len(ids), "max_model_len": server.model.window, "tokens": ids}
     if body.return_token_strs is True:
         result["token_strs"] = [token_bytes(tokenizer, token).decode("utf-8", "replace") for token in ids]

@@ -87,6 +87,9 @@ class ChatBody(SamplingFields):
     parallel_tool_calls: Optional[bool] = None
     add_generation_prompt: Optional[bool] = None
     continue_final_message: Optional[bool] = None
+    truncation: Optional[Literal["auto", "disabled"]] = Field(
+        None, description="auto: leave out the oldest turns beyond what the model is shown in a chat"
+    )
     draw_boxes: Optional[bool] = Field(None, description="add the newest image with the answer's boxes drawn in")
 
 

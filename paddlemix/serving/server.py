@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from ..engine.request import Grammar
+from ..models.qwen_vl.chat_window import ChatWindow
 from .admission import Admission
 from .answers import AnswerReader, Delta
 from .engine_client import EngineClient, EngineHandle, Generation
@@ -47,12 +48,14 @@ class ServedModel:
         window: positions of prompt and answer.
         sampling: what holds where a request says nothing.
         check_grammar: raises ConfigurationError for one that cannot be followed; runs off the event loop.
+        chat_window: how much of a conversation is kept where a request lets it be shortened.
     """
 
     processor: QwenVLProcessor
     window: int
     sampling: SamplingDefaults
     check_grammar: Callable[[Grammar], None] = accept_grammar
+    chat_window: ChatWindow = ChatWindow()
 
 
 class Server:
@@ -61,7 +64,7 @@ class Server:
     def __init__(self, settings: ServerSettings, model: ServedModel, engine: EngineHandle) -> None:
         self.settings = settings
         self.model = model
-        self.prompts = PromptBuilder(model.processor, settings, model.window)
+        self.prompts = PromptBuilder(model.processor, settings, model.window, model.chat_window)
         self.client = EngineClient(engine, asyncio.get_running_loop())
         self.admission = Admission(settings.limits.max_queue)
         self.metrics = Metrics(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from tests.serving.harness import MODEL, events, image_part
+from paddlemix.models.qwen_vl.chat_window import ChatWindow
+from tests.serving.harness import MODEL, data_url, events, fake_model, image_part
 
 BOXES = "<ref>the bus</ref><box>(178,279),(806,884)</box>"
 
@@ -165,6 +168,25 @@ def test_a_last_answer_goes_on(server):
     messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hel"}]
     server.chat(messages=messages, continue_final_message=True)
     assert server.engine.tokenizer.decode(server.engine.seen[-1].prompt_ids).endswith("assistant\nHel")
+
+
+def test_the_oldest_turns_are_left_out_where_that_is_asked_for(start, processor):
+    model = replace(fake_model(processor), chat_window=ChatWindow(130, 1))
+    answer = {"role": "assistant", "content": "Yes."}
+    messages = [{"role": "user", "content": [image_part(data_url((0, 0, 9))), "first"]}, answer]
+    messages += [{"role": "user", "content": [image_part(), "second"]}, answer, {"role": "user", "content": "third"}]
+    with start(model=model) as server:
+        body = server.chat(messages=messages, truncation="auto").json()
+        assert body["dropped_turns"] == 1 and len(server.engine.seen[-1].images) == 1
+        shortened = server.engine.seen[-1].prompt_ids
+        assert "dropped_turns" not in server.chat(messages=messages).json()
+        assert len(server.engine.seen[-1].images) == 2 and len(server.engine.seen[-1].prompt_ids) > len(shortened)
+        chunks = events(server.chat(messages=messages, truncation="auto", stream=True))[:-1]
+        assert [chunk["dropped_turns"] for chunk in chunks] == [1] * len(chunks)
+        messages[2]["content"][0] = image_part("data:image/png;base64,AAAA")
+        refused = server.chat(messages=messages, truncation="auto")
+        assert refused.status_code == 400 and refused.json()["error"]["param"] == "messages[2].content[0]"
+        assert server.chat(truncation="some").json()["error"]["param"] == "truncation"
 
 
 def test_structured_answers_reach_the_engine(server):
