@@ -56,7 +56,7 @@ override export MODEL := $(value MODEL)
 PREDICT_ARGS += --model_name_or_path "$$MODEL"
 endif
 
-.PHONY: help predict test test-all fuzz conformance soak lint types docs format check-install ops sanitize cuda-check cuda-check-bindings wheel wheel-check clean \
+.PHONY: help predict test browser test-all fuzz conformance soak lint types docs format check-install ops sanitize cuda-check cuda-check-bindings wheel wheel-check clean \
         clean-venv no-compiler
 .NOTPARALLEL:
 
@@ -95,11 +95,23 @@ predict: $(RUN_DEPS) $(OPS_IF_POSSIBLE)
 PYTEST = PADDLEMIX_REQUIRE_REAL_VOCAB=1 PADDLEMIX_REQUIRE_OPS=1 $(BIN)/python -m pytest -q --durations=15 -n $(JOBS) \
          --dist worksteal
 
-test: lint $(OPS)
+test: lint $(OPS) browser
 	$(PYTEST) -m "not slow" $(ARGS)
 
-test-all: lint $(OPS)
+test-all: lint $(OPS) browser
 	$(PYTEST) $(ARGS)
+
+# The web page is tested in a browser: Debian's, where it is there or can be installed.
+browser:
+	@if command -v chromium > /dev/null && command -v chromedriver > /dev/null; then exit 0; fi; \
+	if [ "$$(id -u)" != 0 ] || ! command -v apt-get > /dev/null; then \
+		echo "There is no chromium with chromedriver here (Debian: chromium, chromium-driver): the page is not tested in it" >&2; \
+		exit 0; \
+	fi; \
+	echo "Installing chromium and chromium-driver"; \
+	log=$$(mktemp); trap 'rm -f "$$log"' EXIT; export DEBIAN_FRONTEND=noninteractive; \
+	{ apt-get -q update && apt-get -q install -y --no-install-recommends chromium chromium-driver; } > "$$log" 2>&1 || \
+		tail -n 5 "$$log" >&2
 
 fuzz: $(OPS) $(DEV_DEPS)
 	@$(BIN)/python -m tests.fuzz --factor $(FUZZ_FACTOR) --jobs $(JOBS)

@@ -42,11 +42,11 @@ EXTRAS_REQUIRE = {
     "serve": SERVE,
     "evaluate": EVALUATE,
     # dashscope holds the published Qwen-VL vocabulary (qwen.tiktoken), which the tokenizer tests compare against.
-    "test": ["pytest>=7.4", "pytest-xdist>=3.3", "hypothesis>=6.80", "dashscope", *SERVE, *EVALUATE],
+    "test": ["pytest>=7.4", "pytest-xdist>=3.3", "hypothesis>=6.80", "dashscope", "selenium>=4.20", *SERVE, *EVALUATE],
     "dev": ["ruff>=0.6", "mypy>=1.11", "types-tqdm", "pdoc>=14"],
 }
 
-# Weights, tokenizers, fonts, glyphs and the licenses that travel with them; py.typed says that annotations count.
+# Weights, tokenizers, fonts, glyphs and the licenses that travel with them; the web page; py.typed: annotations count.
 PACKAGE_DATA = [
     "**/*.json",
     "**/*.tiktoken",
@@ -56,6 +56,7 @@ PACKAGE_DATA = [
     "**/*.otf",
     "**/*.txt",
     "**/*.md",
+    "serving/page/*",
     "py.typed",
 ]
 

@@ -17,6 +17,7 @@ Imports the engine's plain types, never Paddle: the model lives in the engine's 
 ``sse``            server-sent events: pings, slow and vanished clients
 ``metrics``        Prometheus
 ``app``            all of it together; ``routes_*`` are the endpoints
+``page/``          the web page: HTML, a style sheet, ES modules; ``routes_page`` serves it
 ``loading``        from a model's name to the engine's thread
 ``lifecycle``      running under uvicorn, draining on SIGTERM
 """

@@ -20,6 +20,7 @@ from .errors import APIError, server_error
 from .middleware import Gate
 from .routes_chat import chat_completions
 from .routes_completions import completions
+from .routes_page import add_page
 from .routes_responses import responses
 from .schemas import (
     ChatBody,
@@ -102,6 +103,7 @@ def create_app(settings: ServerSettings, model: ServedModel, engine: EngineHandl
         lifespan=lifespan,
     )
     _add_routes(app)
+    add_page(app)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(APIError, _api_error)
     app.add_exception_handler(Exception, _unexpected)

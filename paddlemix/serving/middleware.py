@@ -15,12 +15,13 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .errors import APIError
+from .routes_page import is_page
 from .settings import ServerSettings, is_loopback
 
 access_log = logging.getLogger("paddlemix.serving.access")
 
 OPEN_PATHS = ("/health", "/health/ready")
-"""What needs no key: probes have none."""
+"""What needs no key beside the page: probes have none."""
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _SAFE_HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
@@ -73,7 +74,7 @@ class Gate:
     def _check(self, path: str, headers: Headers, state: dict) -> None:
         if self._settings.is_loopback:
             _check_host(headers.get("host", ""), self._settings.allowed_hosts)
-        if self._keys and path not in OPEN_PATHS:
+        if self._keys and path not in OPEN_PATHS and not is_page(path):
             state["salt"] = _salt(_check_key(headers, self._keys))
         length = headers.get("content-length", "0")
         if length.isdecimal() and int(length) > self._settings.limits.max_body_bytes:
@@ -147,7 +148,8 @@ class _AccessLog:
 
     def write(self) -> None:
         path = self._scope["path"]
-        level = logging.DEBUG if path in OPEN_PATHS or path == "/metrics" else logging.INFO
+        is_quiet = path in OPEN_PATHS or path == "/metrics" or is_page(path)
+        level = logging.DEBUG if is_quiet else logging.INFO
         tokens = self._scope["state"].get("tokens", "")
         access_log.log(
             level,

@@ -108,7 +108,7 @@ def running(
         **changes: settings that are not the usual ones; ``limits``: those of its limits that are others.
     """
     limits = replace(Limits(), **changes.pop("limits", {}))
-    settings = ServerSettings(model_name=MODEL, port=0, limits=limits, **{"drain_seconds": 5.0, **changes})
+    settings = ServerSettings(**{"model_name": MODEL, "port": 0, "drain_seconds": 5.0, **changes}, limits=limits)
     model = fake_model(processor) if model is None else model
     engine = FakeEngine(model.processor.tokenizer)
     if thread is None:

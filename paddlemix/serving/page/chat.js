@@ -1,0 +1,189 @@
+// The conversation on the page: asking, stopping, answering again, editing; and keeping it in the browser.
+
+import { answerTurn } from "./answering.js";
+import { imagesUntil, newAnswer, newConversation, titleOf } from "./conversation.js";
+import { byId } from "./dom.js";
+import { plainText } from "./grounding.js";
+import { t } from "./i18n.js";
+import { answerView, questionView } from "./messages.js";
+import { currentSettings, modelName, requestFields } from "./settings.js";
+import { deleteConversation, loadConversation, openId, saveConversation, setOpenId } from "./storage.js";
+
+const SAVE_MS = 500;
+const NEAR_END = 120; // pixels: whoever is that near the end wants to follow it
+
+let conversation = null;
+let views = []; // of the answers
+let running = null; // AbortController
+let actions = null;
+
+/**
+ * Say what the conversation needs of the page, once.
+ * @param {object} given changed(): something that the list or the composer shows; openImage(image); askKey(): a promise
+ *   of whether there is a key that the server takes.
+ */
+export function prepareChat(given) {
+  actions = given;
+}
+
+/** The conversation as it is. */
+export const currentConversation = () => conversation;
+
+/** Give the conversation another system text, or null. */
+export function setSystem(text) {
+  conversation.system = text;
+}
+
+/** Whether an answer is being written. */
+export const isBusy = () => running !== null;
+
+/** Ask a question: {text, images, regions: [{image, label, box}]}. */
+export async function ask({ text, images, regions }) {
+  if (isBusy()) return;
+  const all = [...imagesUntil(conversation, conversation.turns.length), ...images];
+  const numbered = regions.map(({ image, label, box }) => ({ picture: all.indexOf(image) + 1, label, box }));
+  const question = { text, images, regions: numbered.filter(({ picture }) => picture > 0) };
+  conversation.turns.push({ question, answer: newAnswer() });
+  render();
+  await answer(conversation.turns.length - 1);
+}
+
+/** End the answer that is being written. */
+export function stop() {
+  running?.abort();
+}
+
+/** Show another conversation; null: a new one. */
+export async function openConversation(id) {
+  stop();
+  conversation = (id === null ? null : await loadConversation(id)) ?? newConversation(currentSettings().system || null);
+  for (const { answer } of conversation.turns) {
+    // whatever wrote it is gone
+    if (answer.state === "streaming" || answer.state === "loading") answer.state = "interrupted";
+  }
+  setOpenId(conversation.id);
+  render();
+  byId("scroll").scrollTop = conversation.turns.length ? byId("scroll").scrollHeight : 0;
+}
+
+/** Show the conversation that this tab showed before it was loaded again. */
+export const reopen = () => openConversation(openId());
+
+/** Show a conversation that came from elsewhere, and keep it. */
+export async function adopt(other) {
+  stop();
+  conversation = other;
+  await saveConversation(conversation);
+  setOpenId(conversation.id);
+  render();
+}
+
+/** Delete a conversation; where it is the one on the page, a new one takes its place. */
+export async function remove(id) {
+  if (id === conversation.id) await openConversation(null);
+  await deleteConversation(id);
+  actions.changed();
+}
+
+/** Show everything anew: another conversation, or another language. */
+export function render() {
+  views = [];
+  byId("log").replaceChildren();
+  conversation.turns.forEach(showTurn);
+  actions.changed();
+}
+
+function showTurn(turn, index) {
+  const images = imagesUntil(conversation, index);
+  const newest = images[images.length - 1];
+  const question = questionView(turn.question, images, {
+    edit: (text) => edit(index, text),
+    open: actions.openImage,
+  });
+  const view = answerView(turn.answer, newest, {
+    retry: () => again(index),
+    goOn: () => answer(index),
+    open: actions.openImage,
+    timings: () => currentSettings().timings,
+  });
+  views[index] = view;
+  byId("log").append(question, view.element);
+}
+
+async function again(index) {
+  if (isBusy()) return;
+  conversation.turns.length = index + 1;
+  conversation.turns[index].answer = newAnswer();
+  render();
+  await answer(index);
+}
+
+async function edit(index, text) {
+  if (isBusy()) return;
+  conversation.turns[index].question.text = text.trim();
+  await again(index);
+}
+
+/** Get the answer of a turn, or what is missing of it. */
+async function answer(index) {
+  if (isBusy()) return;
+  const asked = conversation;
+  const view = views[index];
+  const controller = new AbortController();
+  running = controller;
+  asked.turns[index].answer.state = "streaming";
+  view.update();
+  byId("log").dataset.busy = "";
+  asked.title = titleOf(asked);
+  setOpenId(asked.id);
+  actions.changed();
+  byId("announcer").textContent = t("state.streaming");
+  const follow = follower();
+  follow(true);
+  const saver = setInterval(() => saveConversation(asked), SAVE_MS);
+  const draw = onceAFrame(() => {
+    view.update();
+    follow();
+  });
+  let wanted = null;
+  try {
+    await saveConversation(asked);
+    actions.changed(); // now the list has it
+    const fields = { model: modelName() ?? "", ...requestFields() };
+    wanted = await answerTurn(asked, index, fields, controller.signal, draw);
+  } finally {
+    clearInterval(saver);
+    running = null;
+    delete byId("log").dataset.busy;
+    view.update();
+    follow();
+    asked.updated = Date.now();
+    await saveConversation(asked);
+    actions.changed();
+  }
+  const given = asked.turns[index]?.answer;
+  byId("announcer").textContent = given ? plainText(given.text) : "";
+  if (wanted === "key" && (await actions.askKey()) && asked === conversation) await again(index);
+}
+
+/** A function that keeps the end in view, unless its reader has scrolled away from it. */
+function follower() {
+  const scroll = byId("scroll");
+  return (always = false) => {
+    const distance = scroll.scrollHeight - scroll.scrollTop - scroll.clientHeight;
+    if (always || distance < NEAR_END + scroll.clientHeight / 4) scroll.scrollTop = scroll.scrollHeight;
+  };
+}
+
+/** A function that runs another at most once a frame. */
+function onceAFrame(work) {
+  let asked = false;
+  return () => {
+    if (asked) return;
+    asked = true;
+    requestAnimationFrame(() => {
+      asked = false;
+      work();
+    });
+  };
+}
