@@ -7,6 +7,7 @@ import logging
 import signal
 import threading
 import time
+import webbrowser
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -24,6 +25,8 @@ from .settings import ServerSettings
 logger = logging.getLogger(__name__)
 
 _STOP_SECONDS = 10.0
+_REACHED_AT = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+"""A server on every address is reached on this machine at one of them."""
 
 
 class DrainingServer(uvicorn.Server):
@@ -86,12 +89,14 @@ def serve(
     *,
     certfile: str | None = None,
     keyfile: str | None = None,
+    open_page: bool = False,
 ) -> None:
     """Serve a model until a signal comes; the engine is started and stopped here.
 
     Args:
-        say: told the address, once answers can be had.
+        say: told the addresses of API and page, once answers can be had.
         certfile: with ``keyfile`` for https.
+        open_page: open the web page in the browser of whoever started the server.
 
     Raises:
         ConfigurationError: the address cannot be listened on.
@@ -116,7 +121,11 @@ def serve(
         if server.started and not server.should_exit:
             server.take_signals_again()
             host, port = server.servers[0].sockets[0].getsockname()[:2]
-            say(f"serving {settings.model_name} on {scheme}://{f'[{host}]' if ':' in host else host}:{port}/v1")
+            say(f"serving {settings.model_name} on {address(scheme, host, port)}v1")
+            page = address(scheme, _REACHED_AT.get(host, host), port)
+            say(f"page: {page}")
+            if open_page and not webbrowser.open(page):
+                say("no browser could be opened")
 
     threading.Thread(target=watch, name="ready", daemon=True).start()
     try:
@@ -127,6 +136,11 @@ def serve(
         engine.stop(_STOP_SECONDS)
     if failure:
         raise failure[0]
+
+
+def address(scheme: str, host: str, port: int) -> str:
+    """The URL of a server's root."""
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/"
 
 
 def uvicorn_server(app: FastAPI, settings: ServerSettings, **options: Any) -> DrainingServer:

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import signal
 import socket
 import threading
 
+import httpx
+
+from paddlemix.engine.thread import EngineThread
+from paddlemix.serving.lifecycle import serve
+from paddlemix.serving.settings import ServerSettings
 from paddlemix.serving.sse import EventStream
-from tests.serving.harness import DEADLINE, MODEL, events, wait_for
+from tests.serving.fake_engine import FakeEngine
+from tests.serving.harness import DEADLINE, MODEL, events, fake_model, wait_for
 
 USER = [{"role": "user", "content": "Hi"}]
 
@@ -123,6 +130,24 @@ def test_stopping_ends_after_its_time_and_at_a_second_signal(start):
                 server.uvicorn.handle_exit(signal.SIGTERM, None)
             wait_for(lambda server=server: server.uvicorn.force_exit)
             connection.close()
+
+
+def test_the_page_is_opened_once_answers_can_be_had(processor, monkeypatch):
+    said: list[str] = []
+    found: list[int] = []
+
+    def open_page(url: str) -> bool:
+        found.append(httpx.get(url, trust_env=False).status_code)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return False
+
+    monkeypatch.setattr("webbrowser.open", open_page)
+    thread = EngineThread(lambda: FakeEngine(processor.tokenizer))
+    serve(ServerSettings("m", port=0), fake_model(processor), thread, said.append, open_page=True)
+    wait_for(lambda: len(said) == 3)
+    assert found == [200] and said[2] == "no browser could be opened"
+    address = said[1].removeprefix("page: ")
+    assert address.startswith("http://127.0.0.1:") and said[0] == f"serving m on {address}v1"
 
 
 def test_health_tells_loading_failing_and_stalling(start):

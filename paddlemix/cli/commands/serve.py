@@ -1,6 +1,6 @@
 """Serve a model over HTTP, by OpenAI's and Anthropic's protocols.
 
-    %(prog)s                                  the bundled model on http://127.0.0.1:8000
+    %(prog)s --open                           the bundled model on http://127.0.0.1:8000, and its page in a browser
     %(prog)s --model_name_or_path qwen-vl/qwen-vl-chat-7b --quantization int4
     PADDLEMIX_API_KEY=secret %(prog)s --host 0.0.0.0
 
@@ -55,6 +55,7 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
 def _add_server(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine)")
     group.add_argument("--port", type=int, default=8000, metavar="N", help="port (default: %(default)s); 0: a free one")
+    group.add_argument("--open", action="store_true", help="open the web page once answers can be had")
     group.add_argument("--served_model_name", metavar="NAME", help="what clients call the model (default: its name)")
     group.add_argument("--drain_seconds", type=float, default=30.0, metavar="S", help="for running answers at the end")
     group.add_argument("--ssl_certfile", metavar="FILE", help="certificate for https")
@@ -104,7 +105,15 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> int
     config = EngineConfig(options.cache_mib * MIB, max_rows=options.max_rows, chunk_size=options.chunk_size)
     loader = EngineLoader(model_options, config)
     model = served_model(model_options, loader)
-    serve(settings, model, loader.thread(), cli.output, certfile=options.ssl_certfile, keyfile=options.ssl_keyfile)
+    serve(
+        settings,
+        model,
+        loader.thread(),
+        cli.output,
+        certfile=options.ssl_certfile,
+        keyfile=options.ssl_keyfile,
+        open_page=options.open,
+    )
     return 0
 
 

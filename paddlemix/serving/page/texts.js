@@ -41,7 +41,7 @@ export const TEXTS = {
     "welcome.image": "Sample image: a bus, a sign with the word MARKET, a cup, a turtle and a dog",
     "welcome.bundled": "The bundled model is small (3 million parameters). It answers about drawn scenes of 44 everyday objects: captions with boxes, where something is, how many, colors, left or right, a printed word. It knows no photographs, and what it says about them is made up.",
     "example.1": "Generate the caption in English with grounding:",
-    "example.2": "Where is the bus?",
+    "example.2": "Where is the dog?",
     "example.3": "What does the sign say?",
 
     "question": "Question",
@@ -166,8 +166,8 @@ export const TEXTS = {
     "welcome.try": "用这张图片试试",
     "welcome.image": "示例图片：公交车、写有 MARKET 的牌子、杯子、乌龟和狗",
     "welcome.bundled": "自带的模型很小（三百万参数），能回答关于 44 种日常物品绘图的问题：带框的描述、位置、数量、颜色、左右、牌子上的词。它不认识照片，对照片的回答不可信。",
-    "example.1": "用中文描述图片并框出所有物体：",
-    "example.2": "框出图中公交车的位置",
+    "example.1": "框出图中狗的位置",
+    "example.2": "杯子是什么颜色的？",
     "example.3": "牌子上写着什么？",
 
     "question": "问题",
