@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -82,6 +82,19 @@ class Rule:
     constant: bool = False
 
 
+@dataclass(frozen=True)
+class Split:
+    """A dimension that is divided among the processes of a tensor parallel model.
+
+    Attributes:
+        unit: the dimension that counts what it consists of and what is never cut, such as heads.
+        repeat: how often all units follow each other in it.
+    """
+
+    unit: str
+    repeat: int = 1
+
+
 @dataclass(frozen=True, eq=False)
 class WeightTable:
     """The weights of a family of models.
@@ -97,6 +110,7 @@ class WeightTable:
             it is told whether linear weights are ``[in, out]`` or ``[out, in]``.
         embedding: name of the token embeddings.
         fingerprint: names of rules whose weights no layout, quantization or adapter changes; they identify a model.
+        splits: dimensions that a tensor parallel model divides among its processes.
     """
 
     family: str
@@ -106,6 +120,7 @@ class WeightTable:
     orientation: str
     embedding: str
     fingerprint: frozenset[str]
+    splits: Mapping[str, Split] = field(default_factory=dict)
 
     @cached_property
     def _by_name(self) -> dict[str, dict[str, Rule]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from ..utils.progress import Counter
 from . import chunks, dtypes, layouts, writer
 from .convert import file_metadata
 from .readers import Checkpoint, raise_listed
+from .shards import Shard
 from .target import PROCESSOR_FILES, Guard, check_target, require_free
 
 
@@ -30,6 +31,7 @@ def load_into(
     elsewhere: Collection[str] = (),
     problems: Sequence[str] = (),
     counter: Counter | None = None,
+    shards: Mapping[str, Shard] | None = None,
 ) -> list[str]:
     """Fill the parameters and buffers of ``model`` (a paddle.nn.Layer with our names) from a checkpoint of any layout.
 
@@ -42,10 +44,12 @@ def load_into(
     checkpoint (empty if strict).
 
     ``elsewhere``: names of ours for tensors that the caller takes care of, and ``problems``: what it found wrong with
-    them, to be listed with the rest. ``counter`` is told how many bytes of the files have been read.
+    them, to be listed with the rest. ``counter`` is told how many bytes of the files have been read. ``shards``: the
+    parts of weights that this process has of a split model.
     """
     from ..utils.paddle_internals import is_initialized
 
+    shards = shards or {}
     parameters = model.state_dict()
     found = checkpoint.our_names()
     missing = [name for name in parameters if name not in found]
@@ -61,8 +65,9 @@ def load_into(
             continue
         shape = checkpoint.shape(found[ours])
         transpose = checkpoint.table.is_transposed(ours, checkpoint.layout, layouts.PADDLE)
-        if tuple(shape[::-1] if transpose else shape) != tuple(parameter.shape):
-            wanted = list(parameter.shape)[::-1] if transpose else list(parameter.shape)
+        whole = shards[ours].whole if ours in shards else tuple(parameter.shape)
+        if tuple(shape[::-1] if transpose else shape) != whole:
+            wanted = list(whole)[::-1] if transpose else list(whole)
             problems.append(f"{quoted(found[ours])} has shape {list(shape)}, expected {wanted}")
     raise_listed(f"{checkpoint.path}: does not fit the model", problems)
 
@@ -73,7 +78,7 @@ def load_into(
         tag = _tag(parameter)
         if dtype is not None and tag in dtypes.FLOATING and tag != dtype:
             raise ConfigurationError(f"dtype: parameter {ours!r} is {tag}, expected {dtype}; make the model in {dtype}")
-        if _fill(parameter, checkpoint, found[ours], ours, tag, check_finite, counter):
+        if _fill(parameter, checkpoint, found[ours], ours, tag, check_finite, counter, shards.get(ours)):
             not_finite.append(
                 f"{quoted(found[ours])} holds NaN or infinite values, or such that are too large for {tag}"
             )
@@ -120,11 +125,14 @@ def _fill(
     tag: str,
     check_finite: bool,
     counter: Counter | None,
+    shard: Shard | None,
 ) -> bool:
     """Fill one parameter; True if its values were to be checked and are not finite, or not in its type."""
     _allocate(parameter)
     stored, array = checkpoint.dtype(name), checkpoint.read(name)
     transpose = checkpoint.table.is_transposed(ours, checkpoint.layout, layouts.PADDLE)
+    if shard is not None:
+        array = shard.take(array, transpose)
     in_place = _has_memory(parameter)
     values = _memory(parameter, tag) if in_place else np.empty(parameter.shape, dtypes.STORAGE[tag])
     flat, done, damaged = values.reshape(-1), 0, False

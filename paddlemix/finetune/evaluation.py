@@ -25,9 +25,9 @@ from ..models.qwen_vl.generation import place_sources
 from ..models.qwen_vl.image_placeholders import PlaceholderFormat
 from ..models.qwen_vl.messages import Message, message_images
 from ..models.qwen_vl.runner import local_engine
+from ..parallel.processes import wait_for_everyone
 from .monitoring.samples import draw_sample
 from .monitoring.scoring import Score, score
-from .processes import wait_for_everyone
 
 if TYPE_CHECKING:
     from ..models.qwen_vl.image_processing import QwenVLImageProcessor

@@ -16,8 +16,8 @@ import paddle.nn as nn
 from paddle.distributed import fleet
 
 from ..errors import ConfigurationError, TrainingError
+from ..parallel.processes import wait_for_everyone
 from ..utils.paddle_internals import groups_made_in_turn, updated_parameters
-from .processes import wait_for_everyone
 
 STAGE1 = "stage1"
 

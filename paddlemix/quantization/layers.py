@@ -46,12 +46,19 @@ class QuantizedLinear(nn.Layer):
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         """``[..., in_features]`` to ``[..., out_features]``, in the dtype of ``x``."""
+        return self._product(x, self.bias)
+
+    def _product(self, x: paddle.Tensor, bias: paddle.Tensor | None) -> paddle.Tensor:
         scales = self.scales
         if scales is None:
-            return linear_w16(x, self.qweight, self.bias, self.out_features)
+            return linear_w16(x, self.qweight, bias, self.out_features)
         if self.kind == INT4:
-            return linear_w4(x, self.qweight, scales, self.bias, self.out_features)
-        return linear_w8(x, self.qweight, scales, self.bias, self.out_features)
+            return linear_w4(x, self.qweight, scales, bias, self.out_features)
+        return linear_w8(x, self.qweight, scales, bias, self.out_features)
+
+    def without_bias(self, x: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor | None]:
+        """The product alone, and the bias that is still to be added."""
+        return self._product(x, None), self.bias
 
     def bound(self, device: str, dtype: paddle.dtype) -> Callable[[paddle.Tensor], paddle.Tensor]:
         """``forward`` with operator and arrays looked up once, for activations on this device and of this dtype.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -11,9 +12,11 @@ import paddle.nn as nn
 from ..checkpoint import dtypes, layouts, load_into
 from ..checkpoint.layouts import WeightTable
 from ..checkpoint.readers import Checkpoint, raise_listed
+from ..checkpoint.shards import Shard
 from ..errors import ConfigurationError
 from ..utils.display import quoted
 from ..utils.progress import Counter
+from .cuts import Cut, cut_of, quantizes_all_rows
 from .gptq_format import PER_WORD, SYMMETRIC_ZERO, GPTQLinear, read_layers
 from .layers import PendingParameter, QuantizedLinear, replace_layers
 from .plan import INT4, SIXTEEN_BIT, QuantizationPlan
@@ -30,11 +33,13 @@ def load_quantized(
     *,
     check_finite: bool = True,
     counter: Counter | None = None,
+    shards: Mapping[str, Shard] | None = None,
 ) -> None:
     """Put quantized layers into ``model``, made in ``dtype`` under ``paddle.LazyGuard``, and fill it.
 
     One chunk of one float weight is held beside the model; tiles of our own checkpoints stay in the mapped files.
-    ``counter`` is told how many bytes of the files have been read.
+    ``counter`` is told how many bytes of the files have been read. ``shards``: the parts of float weights that this
+    process has of a split model.
     Raises CheckpointError with all that is missing, misshapen or unexpected before anything large is read, and at the
     end with weights that hold NaN or infinity; ConfigurationError where Paddle was told to do without views.
     """
@@ -42,39 +47,41 @@ def load_quantized(
         raise ConfigurationError(
             f"{_VIEWS}: is switched off, and quantized weights are views of integers; unset the environment variable"
         )
-    pending = replace_layers(model, plan, dtype, checkpoint.table)
+    shards = shards or {}
+    waiting = replace_layers(model, plan, dtype, checkpoint.table)
+    pending = [(parameter, cut_of(parameter, shards)) for parameter in waiting]
     if checkpoint.packed:
         names = {
-            f"{parameter.path}.{part}" for parameter in pending for part in ("qweight", "scales", "bias", "weight")
+            f"{parameter.path}.{part}" for parameter in waiting for part in ("qweight", "scales", "bias", "weight")
         }
         load_into(
             model, checkpoint, dtype, check_finite=check_finite,
-            elsewhere=names, problems=_packed_problems(pending, checkpoint), counter=counter,
+            elsewhere=names, problems=_packed_problems(pending, checkpoint), counter=counter, shards=shards,
         )  # fmt: skip
-        for parameter in pending:
-            _map_tiles(parameter, checkpoint, dtype)
+        for parameter, cut in pending:
+            _map_tiles(parameter, cut, checkpoint, dtype)
         return
     source = _FloatSource(checkpoint, check_finite, counter or Counter(0, None))
-    names = {name for parameter in pending for name in (parameter.weight, parameter.bias)}
+    names = {name for parameter in waiting for name in (parameter.weight, parameter.bias)}
     load_into(
         model, checkpoint, dtype, check_finite=check_finite, elsewhere=names, problems=source.problems(pending),
-        counter=counter,
+        counter=counter, shards=shards,
     )  # fmt: skip
-    for parameter in pending:
+    for parameter, cut in pending:
         if isinstance(parameter.layer, QuantizedLinear):
-            source.fill_linear(parameter, dtype)
+            source.fill_linear(parameter, cut, dtype)
         else:
-            source.fill_embedding(parameter)
+            source.fill_embedding(parameter, cut)
     raise_listed(f"{checkpoint.path}: damaged", source.damaged)
 
 
 # ---------------------------------------------------------------------------------------------------- our tiles
 
 
-def _packed_problems(pending: list[PendingParameter], checkpoint: Checkpoint) -> list[str]:
+def _packed_problems(pending: Sequence[tuple[PendingParameter, Cut]], checkpoint: Checkpoint) -> list[str]:
     problems = []
-    for parameter in pending:
-        for part, (shape, dtype) in _expected(parameter).items():
+    for parameter, cut in pending:
+        for part, (shape, dtype) in cut.expected(parameter).items():
             name = f"{parameter.path}.{part}"
             if name not in checkpoint:
                 problems.append(f"{quoted(name)} is missing")
@@ -83,7 +90,7 @@ def _packed_problems(pending: list[PendingParameter], checkpoint: Checkpoint) ->
                 problems.append(f"{quoted(name)} is {came}, expected {dtype} {list(shape)}")
         bias = f"{parameter.path}.bias"
         if bias in checkpoint:
-            wanted = [parameter.layer.out_features]
+            wanted = [cut.outputs]
             if list(checkpoint.shape(bias)) != wanted:
                 problems.append(f"{bias!r} has shape {list(checkpoint.shape(bias))}, expected {wanted}")
         elif needs_bias(parameter, checkpoint.table):
@@ -97,30 +104,26 @@ def needs_bias(parameter: PendingParameter, table: WeightTable) -> bool:
     return found is not None and not found[0].optional_bias
 
 
-def _expected(parameter: PendingParameter) -> dict[str, tuple[tuple[int, ...], str]]:
-    layer = parameter.layer
-    if isinstance(layer, QuantizedLinear):
-        return layer.expected()
-    return {"weight": ((layer.num_embeddings, layer.embedding_dim), layer.kind)}
-
-
-def _map_tiles(parameter: PendingParameter, checkpoint: Checkpoint, dtype: str) -> None:
-    tensors = {
-        part: as_tensor(checkpoint.map_writable(f"{parameter.path}.{part}"), kind)
-        for part, (_, kind) in _expected(parameter).items()
-    }
-    if not isinstance(parameter.layer, QuantizedLinear):
-        parameter.layer.weight = tensors["weight"]
+def _map_tiles(parameter: PendingParameter, cut: Cut, checkpoint: Checkpoint, dtype: str) -> None:
+    layer, kinds = parameter.layer, {part: kind for part, (_, kind) in cut.expected(parameter).items()}
+    arrays = {part: checkpoint.map_writable(f"{parameter.path}.{part}") for part in kinds}
+    if not isinstance(layer, QuantizedLinear):
+        layer.weight = as_tensor(arrays["weight"][cut.rows], layer.kind)
         return
-    bias = _bias(checkpoint, f"{parameter.path}.bias", dtype)
-    parameter.layer.fill(tensors["qweight"], tensors.get("scales"), bias)
+    parts = dict(zip(kinds, cut.take_tiles(layer.kind, arrays["qweight"], arrays.get("scales"))))
+    tensors = {part: as_tensor(array, kinds[part]) for part, array in parts.items()}
+    bias = _bias(checkpoint, f"{parameter.path}.bias", dtype, cut)
+    layer.fill(tensors["qweight"], tensors.get("scales"), bias)
 
 
-def _bias(checkpoint: Checkpoint, name: str | None, dtype: str, columns: slice | None = None) -> paddle.Tensor | None:
+def _bias(
+    checkpoint: Checkpoint, name: str | None, dtype: str, cut: Cut, within: slice | None = None
+) -> paddle.Tensor | None:
+    """A layer's bias; ``within``: where those of its whole weight are in what the checkpoint has of this name."""
     if name is None or name not in checkpoint:
         return None
-    values = dtypes.cast(checkpoint.read(name)[columns or slice(None)], checkpoint.dtype(name), dtype)
-    return as_tensor(np.array(values), dtype)
+    values = cut.take_columns(checkpoint.read(name)[within or slice(None)])
+    return as_tensor(np.array(dtypes.cast(values, checkpoint.dtype(name), dtype)), dtype)
 
 
 # ---------------------------------------------------------------------------------------------------- float and GPTQ
@@ -136,16 +139,10 @@ class _FloatSource:
         self.names, self.gptq = checkpoint.our_names(), read_layers(checkpoint)
         self.damaged: list[str] = []
 
-    def problems(self, pending: list[PendingParameter]) -> list[str]:
+    def problems(self, pending: Sequence[tuple[PendingParameter, Cut]]) -> list[str]:
         found = []
-        for parameter in pending:
-            layer = parameter.layer
-            if not isinstance(layer, QuantizedLinear):
-                shape = (layer.num_embeddings, layer.embedding_dim)
-            elif parameter.columns is None:
-                shape = (layer.in_features, layer.out_features)
-            else:
-                shape = (layer.in_features, 3 * layer.out_features)
+        for parameter, cut in pending:
+            shape = (cut.inputs, cut.outputs if parameter.columns is None else 3 * cut.outputs)
             if parameter.weight in self.gptq:
                 stored = self.gptq[parameter.weight]
                 if (stored.in_features, stored.out_features) != shape:
@@ -172,18 +169,20 @@ class _FloatSource:
         shape = self.checkpoint.shape(name)
         return [] if shape == (size,) else [f"{quoted(name)} has shape {list(shape)}, expected [{size}]"]
 
-    def fill_linear(self, parameter: PendingParameter, dtype: str) -> None:
+    def fill_linear(self, parameter: PendingParameter, cut: Cut, dtype: str) -> None:
         layer = parameter.layer
         packed = PackedWeight(layer.kind, layer.in_features, layer.out_features)
         if parameter.weight in self.gptq:
-            stored = self.gptq[parameter.weight]
+            stored = cut.take_gptq(self.gptq[parameter.weight])
             if layer.kind == INT4:
                 take_integers(packed, stored)
             else:
                 fill_float(packed, stored.dequantized)
             self.counter.add(layer.in_features * layer.out_features // 2)
         else:
-            fill_float(packed, partial(self._chunk, parameter))
+            scaled_by_all = not cut.has_all_rows and quantizes_all_rows(layer.kind)
+            rows = slice(None) if scaled_by_all else cut.rows
+            fill_float(packed, partial(self._chunk, parameter, cut, rows), cut.rows if scaled_by_all else None)
         if packed.scales is not None:
             self._check(self.names.get(parameter.weight, parameter.path), packed.scales, str(packed.scales.dtype))
         kinds = layer.expected()
@@ -192,14 +191,15 @@ class _FloatSource:
         bias = self.names.get(parameter.bias)
         if bias is not None:
             self._check(bias, self.checkpoint.read(bias), self.checkpoint.dtype(bias))
-        layer.fill(weight, scales, _bias(self.checkpoint, bias, dtype, parameter.columns))
+        within = slice(cut.first, cut.first + cut.outputs)
+        layer.fill(weight, scales, _bias(self.checkpoint, bias, dtype, cut, within))
 
-    def fill_embedding(self, parameter: PendingParameter) -> None:
+    def fill_embedding(self, parameter: PendingParameter, cut: Cut) -> None:
         """A table that has the right dtype stays in its file, of which an answer needs a few rows."""
         name, layer = self.names[parameter.weight], parameter.layer
-        stored, table = self.checkpoint.dtype(name), self.checkpoint.read(name)
+        stored, table = self.checkpoint.dtype(name), self.checkpoint.read(name)[cut.rows]
         mapped = stored == layer.kind
-        values = self.checkpoint.map_writable(name) if mapped else aligned_empty(table.shape, layer.kind)
+        values = self.checkpoint.map_writable(name)[cut.rows] if mapped else aligned_empty(table.shape, layer.kind)
         rows = max(1, CHUNK // layer.embedding_dim)
         for start in range(0, len(table), rows):
             part = slice(start, start + rows)
@@ -209,17 +209,16 @@ class _FloatSource:
             self.counter.add(table[part].nbytes)
         layer.weight = as_tensor(values, layer.kind)
 
-    def _chunk(self, parameter: PendingParameter, columns: slice) -> np.ndarray:
-        """Float32 ``[in, columns]`` of a parameter's weight."""
+    def _chunk(self, parameter: PendingParameter, cut: Cut, rows: slice, columns: slice) -> np.ndarray:
+        """Float32 ``[rows, columns]`` of a layer's weight: rows of the whole, columns of the layer's part."""
         name = self.names[parameter.weight]
-        first = parameter.columns.start if parameter.columns is not None else 0
-        columns = slice(first + columns.start, first + columns.stop)
         array, stored = self.checkpoint.read(name), self.checkpoint.dtype(name)
-        part = (
-            _transpose(array[columns])
-            if self._transposed(parameter.weight)
-            else np.ascontiguousarray(array[:, columns])
-        )
+        is_transposed = self._transposed(parameter.weight)
+        pieces = [
+            _transpose(array[place, rows]) if is_transposed else array[rows, place]
+            for place in cut.columns_of_float(columns)
+        ]
+        part = np.ascontiguousarray(pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=1))
         values = dtypes.to_float32(part, stored)
         self.counter.add(part.nbytes)
         self._check(name, values, "float32")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..checkpoint import dtypes
 from ..checkpoint.layouts import WeightTable
+from ..checkpoint.shards import Shard
 from ..errors import NotEnoughMemoryError
 from .plan import QUANTIZATIONS, QuantizationPlan, plan_for, weight_bytes
 
@@ -18,20 +19,22 @@ def check_memory(
     dtype: str,
     available: int | None = None,
     plan: QuantizationPlan | None = None,
+    shards: Mapping[str, Shard] | None = None,
     *,
     stored_quantized: bool = False,
 ) -> None:
     """Raise NotEnoughMemoryError, with the numbers, if the weights of a model with ``config`` do not fit into memory as
     ``dtype``, or, those that it names, in the formats of ``plan``. ``available`` is in bytes; without it, the machine's
-    available memory and the limit of the control group, if there is one, count. ``stored_quantized``: the files hold
+    available memory and the limit of the control group, if there is one, count. ``shards``: the parts of weights that
+    this process has. ``stored_quantized``: the files hold
     the formats of ``plan``, and cannot be quantized again.
     """
-    needed = weight_bytes(table, config, dtypes.check_target(dtype), plan)
+    needed = weight_bytes(table, config, dtypes.check_target(dtype), plan, shards)
     if available is None:
         available = available_memory()
     if available is None or needed <= available:
         return
-    smaller = {name: weight_bytes(table, config, dtype, plan_for(None, name, None)) for name in QUANTIZATIONS}
+    smaller = {name: weight_bytes(table, config, dtype, plan_for(None, name, None), shards) for name in QUANTIZATIONS}
     fitting = [f"{name!r} ({size / 1e9:.1f} GB)" for name, size in smaller.items() if size <= available]
     advice = f"quantization= {' or '.join(fitting)} would fit" if fitting else "use a larger machine"
     if fitting and stored_quantized:

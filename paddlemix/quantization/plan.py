@@ -8,6 +8,7 @@ from typing import Any
 
 from ..checkpoint import dtypes
 from ..checkpoint.layouts import WeightTable
+from ..checkpoint.shards import Shard
 from ..errors import ConfigurationError
 from ..utils.schema import shown
 
@@ -28,7 +29,7 @@ TILE = 16
 """Outputs in a tile of packed weights."""
 GROUP = 128
 """Inputs that share a scale in int4, and the multiple to which int4 and int8 weights are padded."""
-_SIXTEEN_BIT_PADDING = 32
+SIXTEEN_BIT_PADDING = 32
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,7 @@ def tile_shapes(kind: str, in_features: int, out_features: int) -> tuple[tuple[i
 
 def padded_inputs(kind: str, in_features: int) -> int:
     """Inputs of the packed weight, the padding with zeros included."""
-    multiple = _SIXTEEN_BIT_PADDING if kind in SIXTEEN_BIT else GROUP
+    multiple = SIXTEEN_BIT_PADDING if kind in SIXTEEN_BIT else GROUP
     return -(-in_features // multiple) * multiple
 
 
@@ -212,7 +213,13 @@ def tile_arrays(kind: str, in_features: int, out_features: int) -> dict[str, tup
     return arrays
 
 
-def weight_bytes(table: WeightTable, config: Any, dtype: str, plan: QuantizationPlan | None = None) -> int:
+def weight_bytes(
+    table: WeightTable,
+    config: Any,
+    dtype: str,
+    plan: QuantizationPlan | None = None,
+    shards: Mapping[str, Shard] | None = None,
+) -> int:
     """Bytes of all weights of a model in memory.
 
     Args:
@@ -220,9 +227,11 @@ def weight_bytes(table: WeightTable, config: Any, dtype: str, plan: Quantization
         config: the model's configuration.
         dtype: of the weights that ``plan`` leaves alone.
         plan: the formats of the others; None: nothing is quantized.
+        shards: of the weights that this process has only a part of.
     """
     total = 0
-    for name, shape in table.expected_shapes(config).items():
+    for name, whole in table.expected_shapes(config).items():
+        shape = shards[name].shape if shards and name in shards else whole
         kind = plan.format_of(name, table) if plan is not None else None
         if kind is None:
             total += _bytes(shape, dtype)

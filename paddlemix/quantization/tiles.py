@@ -17,6 +17,7 @@ from .plan import INT4, INT8, TILE, tile_arrays
 
 #: elements of a float chunk; about three such chunks are alive at a time
 CHUNK = 8 << 20
+INT8_PER_LINE = 4
 _HUGE_PAGE = 2 << 20
 
 
@@ -39,13 +40,23 @@ class PackedWeight:
         for start in range(0, self.out_features, width):
             yield slice(start, min(start + width, self.out_features))
 
-    def quantize(self, columns: slice, values: np.ndarray) -> None:
-        """Round the float32 weights ``[in, columns]`` to this format."""
+    def quantize(self, columns: slice, values: np.ndarray, rows: slice | None = None) -> None:
+        """Round the float32 weights ``[in, columns]`` to this format.
+
+        Args:
+            columns: of this weight.
+            values: of these columns.
+            rows: those of ``values`` that are this weight's, where its scales depend on more; begins at a group of 128.
+        """
         w = _tensor(values)
         if self.kind == INT4:
             self._put(columns, *quantize_w4(w))
         elif self.kind == INT8:
-            self._put(columns, *quantize_w8(w))
+            weight, scales = quantize_w8(w)
+            if rows is not None:
+                first = rows.start // INT8_PER_LINE
+                weight = weight[:, first : first + self.weight.shape[1]]
+            self._put(columns, weight, scales)
         else:
             self._put(columns, pack_w16(w, self.kind))
 
@@ -107,10 +118,16 @@ def dequantized(
     return w.numpy()
 
 
-def fill_float(packed: PackedWeight, chunk: Callable[[slice], np.ndarray]) -> None:
-    """Quantize a weight of which ``chunk`` gives the float32 ``[in, columns]``."""
+def fill_float(packed: PackedWeight, chunk: Callable[[slice], np.ndarray], rows: slice | None = None) -> None:
+    """Quantize a weight of which ``chunk`` gives the float32 ``[in, columns]``.
+
+    Args:
+        packed: the weight.
+        chunk: of these columns.
+        rows: see :meth:`PackedWeight.quantize`.
+    """
     for columns in packed.chunks():
-        packed.quantize(columns, chunk(columns))
+        packed.quantize(columns, chunk(columns), rows)
 
 
 def _tensor(array: np.ndarray) -> paddle.Tensor:

@@ -36,12 +36,12 @@ from paddlemix.data.loading import BatchLoader
 from paddlemix.errors import CheckpointError
 from paddlemix.finetune.checkpoints import newest_checkpoint, remove_incomplete_checkpoints
 from paddlemix.finetune.monitoring import monitor_training, remove_default_callbacks
-from paddlemix.finetune.processes import init_process
 from paddlemix.finetune.trainer import FinetuneTrainer, training_arguments
 from paddlemix.finetune.training_data import TrainingData
 from paddlemix.models.qwen_vl.modeling import QWenLMHeadModel
 from paddlemix.models.qwen_vl.processing import QwenVLImageProcessor, QwenVLProcessor
 from paddlemix.models.qwen_vl.tokenization import QWenVLTokenizer
+from paddlemix.parallel.processes import init_process
 from paddlemix.utils.files import CONFIG_FILE
 from paddlemix.zoo import DEFAULT_MODEL_DIR
 

@@ -15,12 +15,13 @@ import paddle
 import paddle.nn as nn
 
 from ...ops import backend
+from ...parallel.group import TensorParallelGroup
 from ...quantization.layers import QuantizedLinear
 from ...utils import paddle_internals
 from .attention_metadata import PagedAttention
 from .decode_inputs import DecodeInputs
 from .kv_cache import PagedKVCache
-from .layers import Linear
+from .layers import Linear, row_parallel
 
 if TYPE_CHECKING:
     from .modeling import QWenLMHeadModel
@@ -78,25 +79,28 @@ class BoundDecoder:
         def apply(layer: nn.Layer) -> Apply:
             return bound_linear(layer, device, dtype)
 
+        def apply_row_parallel(layer: nn.Layer, group: TensorParallelGroup) -> Apply:
+            return apply(layer) if group.size == 1 else lambda x: row_parallel(layer, x, group)
+
         self._mode = backend.mode()
         self._operators = operators
-        self._heads = model.config.num_attention_heads
+        self._heads = model.local_heads
         self._epsilon = decoder.ln_f.epsilon
-        self.embed = _bound_embedding(decoder.wte)
+        self.embed = decoder.vocabulary.bound_embedding(_bound_embedding(decoder.wte))
         self._first_norm = norms[0].weight
         self._layers = [
             BoundLayer(
                 *_without_bias(block.attn.c_attn, device, dtype),
-                apply(block.attn.c_proj),
+                apply_row_parallel(block.attn.c_proj, block.attn.group),
                 block.ln_2.weight,
                 apply(block.mlp.w2),
                 apply(block.mlp.w1),
-                apply(block.mlp.c_proj),
+                apply_row_parallel(block.mlp.c_proj, block.mlp.group),
                 following.weight,
             )
             for block, following in zip(blocks, norms[1:])
         ]
-        self.head = apply(model.lm_head)
+        self.head = decoder.vocabulary.bound_head(apply(model.lm_head))
         self._seen = list(_seen(model))
 
     def is_current(self) -> bool:
@@ -147,11 +151,14 @@ class BoundDecoder:
 def bind(model: QWenLMHeadModel) -> BoundDecoder | None:
     """The bound form of a model; ``None`` where only its layers compute what is wanted.
 
-    That is where plain Paddle runs, where the library has no short way to its operators, and where something is to be
-    called before or after a layer's forward pass.
+    That is where plain Paddle runs, where the library has no short way to its operators, where something is to be
+    called before or after a layer's forward pass, and where GPUs share a model: what processes tell each other is not
+    captured in graphs.
     """
     weight = model.transformer.ln_f.weight
     device, dtype = backend.device_of(weight), weight.dtype
+    if model.group.size > 1 and device != "cpu":
+        return None
     found = [
         backend.bound("rms_norm", device, dtype),
         backend.bound("rms_norm", device, dtype, "add_rms_norm"),

@@ -62,6 +62,7 @@ class KVCache:
         prompt_length: length of the whole prompt (padding included), which fixes the NTK factor. A prompt that is fed
             in parts needs it in advance; for one that is fed whole, it is the length of the first call.
         dtype: of the stored keys and values.
+        heads: of this process; all by default.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class KVCache:
         capacity: int,
         prompt_length: int,
         dtype: str | paddle.dtype = "float32",
+        heads: int | None = None,
     ) -> None:
         """Allocate ``capacity`` positions.
 
@@ -84,7 +86,7 @@ class KVCache:
             )
         self.ntk_alpha = ntk_alpha(prompt_length, config)
         self.length = 0
-        shape = [batch_size, config.num_attention_heads, capacity, config.kv_channels]
+        shape = [batch_size, heads or config.num_attention_heads, capacity, config.kv_channels]
         self.keys = [_zeros(shape, dtype) for _ in range(config.num_hidden_layers)]
         self.values = [_zeros(shape, dtype) for _ in range(config.num_hidden_layers)]
 
@@ -136,11 +138,19 @@ class PagedKVCache:
         blocks: number of blocks.
         block_size: positions of a block. From 32 on attention over blocks has the very numbers of a contiguous cache.
         dtype: of the stored keys and values.
+        heads: of this process; all by default.
     """
 
-    def __init__(self, config: QWenVLConfig, blocks: int, block_size: int, dtype: str | paddle.dtype) -> None:
+    def __init__(
+        self,
+        config: QWenVLConfig,
+        blocks: int,
+        block_size: int,
+        dtype: str | paddle.dtype,
+        heads: int | None = None,
+    ) -> None:
         """Allocate all blocks, whose memory is not touched before they are written."""
-        shape = [blocks, config.num_attention_heads, block_size, config.kv_channels]
+        shape = [blocks, heads or config.num_attention_heads, block_size, config.kv_channels]
         self.block_size = block_size
         self.keys = [_uninitialized(shape, dtype) for _ in range(config.num_hidden_layers)]
         self.values = [_uninitialized(shape, dtype) for _ in range(config.num_hidden_layers)]
@@ -172,7 +182,7 @@ def cache_room() -> int:
     return sys.maxsize if free is None else free * 4 // 5
 
 
-def position_bytes(config: QWenVLConfig, dtype: str) -> int:
-    """Bytes that one position takes in a cache of ``dtype``, over all layers."""
+def position_bytes(config: QWenVLConfig, dtype: str, heads: int | None = None) -> int:
+    """Bytes that one position takes in a cache of ``dtype``, over all layers; ``heads``: of this process."""
     itemsize = {"float32": 4, "float16": 2, "bfloat16": 2}[dtype]
-    return 2 * config.num_hidden_layers * config.num_attention_heads * config.kv_channels * itemsize
+    return 2 * config.num_hidden_layers * (heads or config.num_attention_heads) * config.kv_channels * itemsize

@@ -6,6 +6,7 @@ import paddle
 import paddle.nn as nn
 
 from ... import ops
+from ...parallel.group import SINGLE
 from .attention_metadata import (
     AttentionMetadata,
     CachedAttention,
@@ -15,7 +16,7 @@ from .attention_metadata import (
 )
 from .configuration import QWenVLConfig
 from .kv_cache import KVCache, PagedKVCache
-from .layers import Linear, RMSNorm, without_bias
+from .layers import Linear, RMSNorm, row_parallel, without_bias
 from .rotary import Rotation
 
 
@@ -26,6 +27,7 @@ class QWenAttention(nn.Layer):
         """Create the projections; ``layer`` is the index of its keys and values in a cache."""
         super().__init__()
         self.layer = layer
+        self.group = SINGLE
         self.heads = config.num_attention_heads
         self.dropout = config.attn_dropout_prob
         self.c_attn = Linear(config.hidden_size, 3 * config.hidden_size)
@@ -35,7 +37,7 @@ class QWenAttention(nn.Layer):
         self, x: paddle.Tensor, metadata: AttentionMetadata, cache: KVCache | PagedKVCache | None
     ) -> paddle.Tensor:
         """``[batch, length, hidden]`` to the same shape."""
-        packed, bias = without_bias(self.c_attn, x)
+        packed, bias = without_bias(self.c_attn, self.group.copy(x))
         if isinstance(metadata, CachedAttention):
             # The forms of metadata and of the cache belong together.
             attended = self._attend_cached(packed, bias, metadata, cache)  # type: ignore[arg-type]
@@ -46,7 +48,7 @@ class QWenAttention(nn.Layer):
             attended = ops.merge_heads(ops.attention(*heads, metadata.mask, self._dropout()))
         else:
             attended = self._attend_packed(packed, bias, metadata)
-        return self.c_proj(attended)
+        return row_parallel(self.c_proj, attended, self.group)
 
     def _rotate(
         self, packed: paddle.Tensor, bias: paddle.Tensor | None, rotation: Rotation, positions: paddle.Tensor
@@ -130,6 +132,7 @@ class QWenMLP(nn.Layer):
     def __init__(self, config: QWenVLConfig) -> None:
         """Create the three projections."""
         super().__init__()
+        self.group = SINGLE
         width = config.intermediate_size // 2
         self.w1 = Linear(config.hidden_size, width, bias_attr=False)
         self.w2 = Linear(config.hidden_size, width, bias_attr=False)
@@ -137,7 +140,8 @@ class QWenMLP(nn.Layer):
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         """``[batch, length, hidden]`` to the same shape."""
-        return self.c_proj(ops.swiglu(self.w2(x), self.w1(x)))
+        x = self.group.copy(x)
+        return row_parallel(self.c_proj, ops.swiglu(self.w2(x), self.w1(x)), self.group)
 
 
 class QWenBlock(nn.Layer):

@@ -16,6 +16,7 @@ import paddle.nn.functional as F
 from paddle.distributed.fleet.utils import recompute
 
 from ... import ops
+from ...parallel.group import TensorParallelGroup
 from ...utils import paddle_internals
 
 _HAS_CUDA = paddle.is_compiled_with_cuda()
@@ -41,6 +42,21 @@ def without_bias(layer: nn.Layer, x: paddle.Tensor) -> tuple[paddle.Tensor, padd
     if type(layer) is Linear:
         return _linear(x, layer.weight, None), layer.bias
     return layer(x), None
+
+
+def row_parallel(layer: nn.Layer, x: paddle.Tensor, group: TensorParallelGroup) -> paddle.Tensor:
+    """``layer(x)``, of which each process of ``group`` has some of the inputs.
+
+    The bias, which all have, is added to the sum.
+    """
+    if group.size == 1:
+        return layer(x)
+    if type(layer) is Linear:
+        summand, bias = _linear(x, layer.weight, None), layer.bias
+    else:
+        summand, bias = layer.without_bias(x)
+    total = group.reduce(summand)
+    return total if bias is None else total + bias
 
 
 def _linear(x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor | None) -> paddle.Tensor:

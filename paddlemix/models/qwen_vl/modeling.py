@@ -15,7 +15,9 @@ from paddlenlp.generation import GenerationConfig
 from paddlenlp.transformers.model_outputs import CausalLMOutputWithPast
 from paddlenlp.transformers.model_utils import PretrainedModel
 
+from ...checkpoint.shards import Partition
 from ...errors import PromptError
+from ...parallel.group import SINGLE, TensorParallelGroup
 from ...utils.paddle_internals import is_initialized
 from .attention_metadata import CachedAttention, DenseAttention, PackedAttention, Span, attention_metadata
 from .configuration import QWenVLConfig
@@ -26,6 +28,7 @@ from .language import QWenBlock
 from .layers import Linear, RMSNorm, activation_checkpoint
 from .pretrained import QWenVLCheckpointMixin
 from .resampler import CrossAttention, Resampler, sine_positions
+from .tensor_parallel import VocabularyShares
 from .vision import VisionTransformer
 from .vocabulary import IGNORE_INDEX
 from .weights import ADAPTER_TARGETS, FREEZE_PRESETS, GPTQ_STAGES, WEIGHTS
@@ -43,6 +46,7 @@ class QWenModel(nn.Layer):
         super().__init__()
         self.config = config
         self.enable_recompute = config.recompute
+        self.vocabulary = VocabularyShares()
         self.wte = nn.Embedding(config.vocab_size, config.hidden_size)
         self.drop = nn.Dropout(config.emb_dropout_prob)
         self.h = nn.LayerList([QWenBlock(config, layer) for layer in range(config.num_hidden_layers)])
@@ -67,7 +71,7 @@ class QWenModel(nn.Layer):
             PromptError: a ``<img>`` without its ``</img>``, a placeholder of the wrong length, or not as many images
                 as placeholders, none at all included.
         """
-        embeddings = self.wte(input_ids)
+        embeddings = self.vocabulary.embed(self.wte, input_ids)
         placeholder = PlaceholderFormat.of(self.config.visual)
         if images is not None:
             if image_features is not None:
@@ -180,6 +184,9 @@ class QWenLMHeadModel(QWenVLGenerationMixin, QWenVLCheckpointMixin, PretrainedMo
     gptq_stages = GPTQ_STAGES
     adapter_targets = ADAPTER_TARGETS
     freeze_presets = FREEZE_PRESETS
+    #: how the weights are divided among processes, and these
+    partition: Partition | None = None
+    group: TensorParallelGroup = SINGLE
 
     def __init__(self, config: QWenVLConfig) -> None:
         """Create the layers that ``config`` describes, with initial values."""
@@ -198,6 +205,12 @@ class QWenLMHeadModel(QWenVLGenerationMixin, QWenVLCheckpointMixin, PretrainedMo
     def decoder_blocks(self) -> tuple[str, nn.LayerList]:
         """Name of the decoder's list of blocks in the model, and the list."""
         return "transformer.h", self.transformer.h
+
+    @property
+    def local_heads(self) -> int:
+        """The attention heads of this process."""
+        heads: int = self.transformer.h[0].attn.heads
+        return heads
 
     @property
     def activation_dtype(self) -> str:
@@ -220,7 +233,7 @@ class QWenLMHeadModel(QWenVLGenerationMixin, QWenVLCheckpointMixin, PretrainedMo
         """
         capacity = max(capacity or prompt_length, prompt_length)
         dtype = cache_dtype(self.config, self.activation_dtype)
-        return KVCache(self.config, batch_size, capacity, prompt_length, dtype)
+        return KVCache(self.config, batch_size, capacity, prompt_length, dtype, self.local_heads)
 
     def freeze_vit(self) -> None:
         """Freeze what the original's ``fix_vit`` freezes: everything visual except the resampler's own parameters.
@@ -288,7 +301,8 @@ class QWenLMHeadModel(QWenVLGenerationMixin, QWenVLCheckpointMixin, PretrainedMo
         hidden, hidden_states = self.transformer(
             inputs_embeds, attention_mask, position_ids, past_key_values, output_hidden_states
         )
-        logits = self.lm_head(hidden[:, -logits_to_keep:] if logits_to_keep else hidden)
+        kept = hidden[:, -logits_to_keep:] if logits_to_keep else hidden
+        logits = self.transformer.vocabulary.logits(self.lm_head, kept)
         loss = None if labels is None else next_token_loss(logits, labels)
         return CausalLMOutputWithPast(
             loss=loss, logits=logits, past_key_values=past_key_values, hidden_states=hidden_states

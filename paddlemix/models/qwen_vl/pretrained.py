@@ -12,8 +12,10 @@ import paddle
 from paddlenlp.generation import GenerationConfig
 
 from ...checkpoint import dtypes
+from ...checkpoint.shards import Partition, unaligned
 from ...errors import AdapterError, ConfigurationError
-from ...quantization.plan import check_options
+from ...parallel.group import SINGLE, TensorParallelGroup
+from ...quantization.plan import QuantizationPlan, check_options
 from ...utils.device import resolve_device
 from ...utils.files import CONFIG_FILE, GENERATION_CONFIG_FILE
 from ...utils.progress import Counter, Progress
@@ -86,6 +88,25 @@ def _gpu_memory() -> int | None:
     if not paddle.get_device().startswith("gpu"):
         return None
     return paddle.device.cuda.get_device_properties().total_memory
+
+
+def _partition(config: QWenVLConfig, plan: QuantizationPlan | None, group: TensorParallelGroup) -> Partition | None:
+    """How the weights are divided among the processes of ``group``; None for a single one.
+
+    Raises:
+        ConfigurationError: more processes than attention heads.
+    """
+    if group.size == 1:
+        return None
+    if group.size > config.num_attention_heads:
+        raise ConfigurationError(
+            f"tensor_parallel: got {group.size} processes for {config.num_attention_heads} attention heads, expected "
+            "at most one for each"
+        )
+    from ...quantization.cuts import tile_alignment  # imports Paddle
+
+    alignment = unaligned if plan is None else tile_alignment(plan)
+    return Partition(WEIGHTS, config, group.rank, group.size, alignment)
 
 
 def _chosen_config(directory: Path, config: QWenVLConfig | None, overrides: dict[str, Any]) -> QWenVLConfig:
@@ -178,9 +199,12 @@ class QWenVLCheckpointMixin:
         vision_quantization: str | None = None,
         config: QWenVLConfig | None = None,
         progress: Progress = None,
+        group: TensorParallelGroup = SINGLE,
         **overrides: Any,
     ) -> Self:
         """As :meth:`from_pretrained`, where the directory is known and nothing has to be looked for.
+
+        With a ``group`` of several processes each reads and holds its part of the weights.
 
         Raises:
             CheckpointError, ConfigurationError, NotEnoughMemoryError.
@@ -190,6 +214,7 @@ class QWenVLCheckpointMixin:
         from ...checkpoint.readers import open_checkpoint
         from ...quantization.choice import plan_of
         from ...quantization.memory import check_memory
+        from .tensor_parallel import split_model
 
         check_options(quantization, vision_quantization)
         config = _chosen_config(directory, config, overrides)
@@ -201,21 +226,25 @@ class QWenVLCheckpointMixin:
         check_config(checkpoint, config)
         plan = plan_of(checkpoint, config.quantization, quantization, vision_quantization)
         config.quantization = None if plan is None else plan.to_config()
-        check_memory(WEIGHTS, config, dtype, _gpu_memory(), plan, stored_quantized=checkpoint.packed)
+        partition = _partition(config, plan, group)
+        shards = {} if partition is None else partition.shards
+        check_memory(WEIGHTS, config, dtype, _gpu_memory(), plan, shards, stored_quantized=checkpoint.packed)
         previous = paddle.get_default_dtype()
         paddle.set_default_dtype(cast(Any, dtype))
         try:
             with paddle.LazyGuard():
                 model = cls(config)
+                if partition is not None:
+                    split_model(cast(Any, model), partition, group)
         finally:
             paddle.set_default_dtype(previous)
         counter = Counter(checkpoint.nbytes(), progress)
         if plan is None:
-            load_into(model, checkpoint, dtype, counter=counter)
+            load_into(model, checkpoint, dtype, counter=counter, shards=shards)
         else:
             from ...quantization.loading import load_quantized
 
-            load_quantized(cast(paddle.nn.Layer, model), checkpoint, plan, dtype, counter=counter)
+            load_quantized(cast(paddle.nn.Layer, model), checkpoint, plan, dtype, counter=counter, shards=shards)
         counter.finish()
         model.generation_config = generation_config
         model.eval()

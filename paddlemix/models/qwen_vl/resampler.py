@@ -11,9 +11,10 @@ import paddle.nn as nn
 import paddle.nn.functional as F
 
 from ... import ops
+from ...parallel.group import SINGLE
 from ...quantization.layers import PendingParameter, QuantizedLinear
 from .configuration import QWenVLVisionConfig
-from .layers import LayerNorm, Linear
+from .layers import LayerNorm, Linear, row_parallel
 
 LAYER_NORM_EPSILON = 1e-6
 
@@ -27,6 +28,7 @@ class CrossAttention(nn.Layer):
     def __init__(self, width: int, heads: int) -> None:
         """Create the projections."""
         super().__init__()
+        self.group = SINGLE
         self.heads = heads
         self.in_proj: nn.LayerList | None = None
         self.in_proj_weight = self.create_parameter([width, 3 * width])
@@ -35,20 +37,24 @@ class CrossAttention(nn.Layer):
 
     def forward(self, query: paddle.Tensor, key: paddle.Tensor, value: paddle.Tensor) -> paddle.Tensor:
         """Query ``[n, queries, width]``, key and value ``[n, patches, width]`` to ``[n, queries, width]``."""
-        q, k, v = [ops.split_heads(x, self.heads) for x in self._project(query, key, value)]
+        inputs = map(self.group.copy, (query, key, value))
+        q, k, v = [ops.split_heads(x, self.heads) for x in self._project(*inputs)]
         if paddle.is_grad_enabled():
-            return self.out_proj(ops.merge_heads(ops.attention(q, k, v)))
-        kv_lengths = paddle.full([key.shape[0]], key.shape[1], dtype="int32")
-        return self.out_proj(ops.attention_prefill(q, k, v, kv_lengths=kv_lengths))
+            attended = ops.merge_heads(ops.attention(q, k, v))
+        else:
+            kv_lengths = paddle.full([key.shape[0]], key.shape[1], dtype="int32")
+            attended = ops.attention_prefill(q, k, v, kv_lengths=kv_lengths)
+        return row_parallel(self.out_proj, attended, self.group)
 
     def quantize_parameters(self, format_of: Callable[[str], str]) -> list[PendingParameter]:
         """Put three layers in the place of the packed projection.
 
         See :class:`~paddlemix.quantization.layers.HasLinearParameters`.
         """
-        width, kind = self.in_proj_weight.shape[0], format_of("in_proj_weight")
+        (inputs, outputs), kind = self.in_proj_weight.shape, format_of("in_proj_weight")
+        width = outputs // 3
         del self.in_proj_weight, self.in_proj_bias
-        layers = [QuantizedLinear(width, width, kind) for _ in range(3)]
+        layers = [QuantizedLinear(inputs, width, kind) for _ in range(3)]
         self.in_proj = nn.LayerList(layers)
         return [
             PendingParameter(layer, f"in_proj.{i}", "in_proj_weight", "in_proj_bias", slice(i * width, (i + 1) * width))

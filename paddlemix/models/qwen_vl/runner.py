@@ -69,12 +69,12 @@ class QWenVLRunner:
 
     def block_bytes(self, block_size: int) -> int:
         """Bytes of a block, over all layers."""
-        return block_size * position_bytes(self._model.config, self._dtype)
+        return block_size * position_bytes(self._model.config, self._dtype, self._model.local_heads)
 
     def new_cache(self, blocks: int, block_size: int) -> PagedKVCache:
         """A cache of so many blocks."""
         self._steps = None  # with it goes what was captured over another cache, and that cache
-        return PagedKVCache(self._model.config, blocks, block_size, self._dtype)
+        return PagedKVCache(self._model.config, blocks, block_size, self._dtype, self._model.local_heads)
 
     def grown_cache(self, cache: PagedKVCache, blocks: int) -> PagedKVCache:
         """``cache`` itself, with so many blocks."""
@@ -93,7 +93,7 @@ class QWenVLRunner:
         hidden = self._hidden(rows, longest, cache) if steps is None else steps.hidden(rows, longest)
         if not any(wanted):
             return [np.empty([0, self.embedded], dtype=np.float32) for _ in rows]
-        logits = self._model.lm_head(_last_positions(hidden, rows))
+        logits = self._model.transformer.vocabulary.logits(self._model.lm_head, _last_positions(hidden, rows))
         if logits.dtype != paddle.float32:
             logits = logits.astype("float32")
         return np.split(logits.numpy(), np.cumsum(wanted)[:-1])
@@ -155,7 +155,8 @@ class QWenVLRunner:
                 first = index * longest + placed.offset
                 places.append(np.arange(first, first + placed.count))
                 features.append(placed.features[placed.first : placed.first + placed.count])
-        embeddings = self._model.transformer.wte(paddle.to_tensor(ids))
+        transformer = self._model.transformer
+        embeddings = transformer.vocabulary.embed(transformer.wte, paddle.to_tensor(ids))
         if not places:
             return embeddings
         hidden = embeddings.shape[-1]

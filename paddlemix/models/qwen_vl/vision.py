@@ -10,9 +10,10 @@ import paddle.nn as nn
 
 from ... import ops
 from ...errors import ImageError
+from ...parallel.group import SINGLE
 from ...quantization.layers import PendingParameter, QuantizedLinear
 from .configuration import QWenVLVisionConfig
-from .layers import LayerNorm, Linear, activation_checkpoint, without_bias
+from .layers import LayerNorm, Linear, activation_checkpoint, row_parallel, without_bias
 from .resampler import LAYER_NORM_EPSILON, Resampler, resize_positions
 
 
@@ -22,13 +23,15 @@ class VisualAttention(nn.Layer):
     def __init__(self, width: int, heads: int) -> None:
         """Create the projections."""
         super().__init__()
+        self.group = SINGLE
         self.heads = heads
         self.in_proj = Linear(width, 3 * width)
         self.out_proj = Linear(width, width)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         """``[n, patches, width]`` to the same shape."""
-        return self.out_proj(ops.attention_interleaved(self.in_proj(x), self.heads))
+        attended = ops.attention_interleaved(self.in_proj(self.group.copy(x)), self.heads)
+        return row_parallel(self.out_proj, attended, self.group)
 
 
 class VisualMLP(nn.Layer):
@@ -37,12 +40,14 @@ class VisualMLP(nn.Layer):
     def __init__(self, width: int, mlp_width: int) -> None:
         """Create the two layers."""
         super().__init__()
+        self.group = SINGLE
         self.c_fc = Linear(width, mlp_width)
         self.c_proj = Linear(mlp_width, width)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         """``[n, patches, width]`` to the same shape."""
-        return self.c_proj(ops.gelu_bias(*without_bias(self.c_fc, x)))
+        activated = ops.gelu_bias(*without_bias(self.c_fc, self.group.copy(x)))
+        return row_parallel(self.c_proj, activated, self.group)
 
 
 class VisualAttentionBlock(nn.Layer):

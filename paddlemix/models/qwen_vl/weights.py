@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ...checkpoint.layouts import MAX_LAYERS, MAX_SIZE, Rule, WeightTable, config_field, config_size
+from ...checkpoint.layouts import MAX_LAYERS, MAX_SIZE, Rule, Split, WeightTable, config_field, config_size
 from ...errors import ConfigurationError
 from ...utils.display import quoted
+from .config_schema import resampler_heads
 
 
 def _norm(name: str, paddlemix: str, width: str, repeat: str | None = None) -> tuple[Rule, Rule]:
@@ -51,7 +52,7 @@ _RULES: tuple[Rule, ...] = (
     *_norm(_VIT + ".ln_pre", _MIX_VIT + ".ln_pre", "vit"),
     *_norm(_RES + ".ln_1", _MIX_RES + ".ln_1", "vit", "vit_layers"),
     *_linear(_RES + ".attn.in_proj", _MIX_RES + ".attn.in_proj", "vit", "vit_qkv", "vit_layers"),
-    *_linear(_RES + ".attn.out_proj", _MIX_RES + ".attn.out_proj", "vit", "vit", "vit_layers"),
+    *_linear(_RES + ".attn.out_proj", _MIX_RES + ".attn.out_proj", "vit_attention", "vit", "vit_layers"),
     *_norm(_RES + ".ln_2", _MIX_RES + ".ln_2", "vit", "vit_layers"),
     *_linear(_RES + ".mlp.c_fc", _MIX_RES + ".mlp.c_fc", "vit", "vit_ffn", "vit_layers"),
     *_linear(_RES + ".mlp.c_proj", _MIX_RES + ".mlp.c_proj", "vit_ffn", "vit", "vit_layers"),
@@ -73,7 +74,7 @@ _RULES: tuple[Rule, ...] = (
         ("out_qkv",),
         quantized_layers=_POOL_PROJECTIONS,
     ),
-    *_linear(_POOL + ".attn.out_proj", _MIX_POOL + ".attn.out_proj", "out", "out", None),
+    *_linear(_POOL + ".attn.out_proj", _MIX_POOL + ".attn.out_proj", "out_attention", "out", None),
     *_norm(_POOL + ".ln_q", _MIX_POOL + ".ln_q", "out"),
     *_norm(_POOL + ".ln_kv", _MIX_POOL + ".ln_kv", "out"),
     *_norm(_VIT + ".ln_post", "visual.ln_post", "out"),
@@ -98,6 +99,7 @@ def _dimensions(config: Any) -> dict[str, int]:
         "vocab": config_size(config, "vocab_size"),
         "hidden": hidden,
         "layers": config_size(config, "num_hidden_layers", limit=MAX_LAYERS),
+        "heads": heads,
         "attention": attention,
         "qkv": 3 * attention,
         "ffn": config_size(config, "intermediate_size") // 2,  # the field counts gate and up together
@@ -106,11 +108,15 @@ def _dimensions(config: Any) -> dict[str, int]:
         "patch": config_size(visual, "patch_size", section="visual."),
         "vit": width,
         "vit_layers": config_size(visual, "layers", limit=MAX_LAYERS, section="visual."),
+        "vit_heads": config_size(visual, "heads", 16, section="visual."),
+        "vit_attention": width,
         "vit_qkv": 3 * width,
         "vit_ffn": int(width * ratio),
         "positions": config_size(visual, "num_positions", 256, section="visual."),
         "queries": queries,
         "out": out,
+        "out_heads": resampler_heads(out),
+        "out_attention": out,
         "out_qkv": 3 * out,
     }
 
@@ -122,6 +128,17 @@ WEIGHTS = WeightTable(
     layer_fields={"layers": "num_hidden_layers", "vit_layers": "visual.layers"},
     orientation=_BLOCK + ".attn.c_attn.weight",
     embedding=_EMBEDDING,
+    splits={
+        "vocab": Split("vocab"),
+        "qkv": Split("heads", repeat=3),
+        "attention": Split("heads"),
+        "ffn": Split("ffn"),
+        "vit_qkv": Split("vit_heads"),  # interleaved by head
+        "vit_attention": Split("vit_heads"),
+        "vit_ffn": Split("vit_ffn"),
+        "out_qkv": Split("out_heads", repeat=3),
+        "out_attention": Split("out_heads"),
+    },
     fingerprint=frozenset({_BLOCK + ".ln_1.weight", _BLOCK + ".ln_2.weight", "transformer.ln_f.weight"}),
 )
 

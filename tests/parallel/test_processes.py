@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from paddlemix.errors import ConfigurationError
-from paddlemix.finetune import processes
-from paddlemix.finetune.processes import init_process, wait_for_everyone
+from paddlemix.parallel import processes
+from paddlemix.parallel.processes import init_process, wait_for_everyone
 
 PROCESSES = 3
 
