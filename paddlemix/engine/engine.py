@@ -15,6 +15,7 @@ from .detokenizer import IncrementalDecoder
 from .prompt_lookup import propose
 from .protocols import Codec, ModelRunner
 from .request import EngineStats, FinishReason, Output, Request
+from .run_ahead import RunAhead
 from .sampler import RowSampler
 from .scheduler import Scheduler
 from .sequence import Sequence
@@ -58,6 +59,7 @@ class Engine:
         self._cache = runner.new_cache(blocks, config.block_size)
         self._features = FeatureCache(config.feature_cache_bytes, runner.feature_bytes)
         self._scheduler = Scheduler(self._pool, config.block_size, config.max_rows)
+        self._ahead = RunAhead(runner, config.block_size)
         self._sequences: dict[str, Sequence] = {}
         self._arrivals = 0
         self._finished: Counter[str] = Counter()
@@ -175,6 +177,7 @@ class Engine:
 
     def _grow(self) -> None:
         """Make the cache large enough for the requests there are; by half at least, for growing copies it."""
+        self._ahead.stop()
         size = self._pool.size
         unused = self._pool.counts[0] == size
         blocks = min(self._most_blocks, max(self._wanted_blocks, 0 if unused else size + size // 2))
@@ -204,6 +207,7 @@ class Engine:
             failure = EngineError("engine: the model failed while it computed this; the log has why")
             failure.__cause__ = cause
             self._fail(sequences, failure)
+            self._ahead.stop()
             self._pool.forget()  # nobody knows what was written where
             return False
         return True
@@ -215,6 +219,11 @@ class Engine:
 
     def _decode(self, rows: list[Sequence]) -> None:
         """One pass for the next token of each row, with what prompt lookup proposes behind it."""
+        chosen = self._ahead.next_tokens(rows, self._cache)
+        if chosen is not None:
+            for sequence, token in zip(rows, chosen):
+                self._guard([sequence], self._accept_chosen, sequence, *token)
+            return
         proposed = [self._proposed(sequence) for sequence in rows]
         inputs = [sequence.row_input(1, 1 + len(ids), ids) for sequence, ids in zip(rows, proposed)]
         for sequence, ids, logits in zip(rows, proposed, self._runner.forward(inputs, self._cache)):
@@ -235,6 +244,11 @@ class Engine:
             matches = position < len(proposed) and token == proposed[position]
             if sequence.finish_reason is not None or not matches:
                 break
+        self._scheduler.computed(sequence, len(sequence.ids) - 1)
+
+    def _accept_chosen(self, sequence: Sequence, token: int, log_prob: float) -> None:
+        sequence.accept_chosen(token, log_prob)
+        self._generation_tokens += 1
         self._scheduler.computed(sequence, len(sequence.ids) - 1)
 
     def _advance(self, sequence: Sequence) -> None:

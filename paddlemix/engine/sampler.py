@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from ..errors import NumericalError
+from .protocols import RowChoice
 from .request import LogitsHook, SamplingParams, TokenLogprob
 
 _WHOLE = np.float32(1.0)
@@ -40,6 +41,7 @@ class RowSampler:
         self._stops = np.array([stop for stop in params.stop_token_ids if stop < vocab_size], dtype=np.int64)
         self._bias = _arrays(params.logit_bias)
         self._generator = row_generator(params.seed, params.seed_index) if params.temperature > 0 else None
+        self._uniforms: deque[float] = deque()  # drawn for steps that a device may take
         self._seen = np.unique(np.array([i for i in self._ids if i < vocab_size], dtype=np.int64))
 
     def choose(self, logits: np.ndarray, allowed: np.ndarray | None = None) -> TokenLogprob:
@@ -54,18 +56,54 @@ class RowSampler:
         """
         logits = self._processed(logits, allowed)
         highest = logits.max()
-        if not np.isfinite(highest):
+        self._check_number(highest)
+        token = int(logits.argmax()) if self._generator is None else self._draw(logits, self._uniform())
+        chosen = self._with_logprobs(logits, highest, token)
+        self._note(token)
+        return chosen
+
+    def device_choice(self, steps: int) -> RowChoice | None:
+        """How a device chooses the next ``steps`` tokens as :meth:`choose` does; ``None`` where it cannot."""
+        params = self._params
+        penalized = params.repetition_penalty != 1.0 or params.presence_penalty or params.frequency_penalty
+        stops_barred = len(self._stops) and len(self._ids) - self._prompt_length < params.min_tokens
+        if self._hook is not None or penalized or len(self._bias[0]) or stops_barred:
+            return None
+        if params.top_k or params.min_p or params.logprobs:
+            return None
+        if self._generator is None:
+            return RowChoice(0.0, 1.0)
+        self._uniforms.extend(self._generator.random() for _ in range(steps - len(self._uniforms)))
+        return RowChoice(params.temperature, params.top_p, tuple(self._uniforms))
+
+    def accept(self, token: int, log_prob: float) -> TokenLogprob:
+        """A token that a device chose, which counts as said from now on.
+
+        Raises:
+            NumericalError: the logits were not numbers, and so ``log_prob`` is none.
+        """
+        self._check_number(log_prob)
+        if self._generator is not None:
+            self._uniform()
+        self._note(token)
+        return TokenLogprob(token, 0.0 if self._params.logprobs is None else log_prob)
+
+    def _uniform(self) -> float:
+        """The next random number of the row, if it was not drawn before."""
+        return self._uniforms.popleft() if self._uniforms or self._generator is None else self._generator.random()
+
+    def _check_number(self, value: float) -> None:
+        if not np.isfinite(value):
             raise NumericalError(
                 f"logits: not a number at new token {len(self._ids) - self._prompt_length + 1}; the weights or the "
                 "images' pixels are damaged, or the dtype is too narrow for them"
             )
-        token = int(logits.argmax()) if self._generator is None else self._draw(logits, self._generator.random())
-        chosen = self._with_logprobs(logits, highest, token)
+
+    def _note(self, token: int) -> None:
         self._ids.append(token)
         self._generated[token] += 1
         if self._params.repetition_penalty != 1.0 and self._generated[token] == 1:
             self._seen = np.union1d(self._seen, [token])
-        return chosen
 
     def _processed(self, logits: np.ndarray, allowed: np.ndarray | None) -> np.ndarray:
         params = self._params

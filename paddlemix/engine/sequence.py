@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import PaddleMixError
 from .blocks import BlockKey, block_key
 from .detokenizer import IncrementalDecoder
-from .protocols import Features, PlacedFeatures, RowInput
+from .protocols import Features, PlacedFeatures, RowChoice, RowInput
 from .request import FinishReason, ImageInput, Output, Request, TokenLogprob
 from .sampler import RowSampler
 from .stopping import StopChecker
@@ -128,7 +128,19 @@ class Sequence:
         Raises:
             NumericalError: they are not numbers.
         """
-        chosen = self._sampler.choose(logits, None if self._matcher is None else self._matcher.allowed())
+        return self._add(self._sampler.choose(logits, None if self._matcher is None else self._matcher.allowed()))
+
+    def accept_chosen(self, token: int, log_prob: float) -> int:
+        """As :meth:`accept`, where a device has chosen as ``device_choice`` says."""
+        return self._add(self._sampler.accept(token, log_prob))
+
+    def device_choice(self, steps: int) -> RowChoice | None:
+        """How a device can choose the next tokens; ``None`` where the host has to look at the logits."""
+        if self._matcher is not None or self.request.sampling.prompt_lookup_num_tokens:
+            return None
+        return self._sampler.device_choice(steps)
+
+    def _add(self, chosen: TokenLogprob) -> int:
         token = chosen.token_id
         self.ids.append(token)
         self._new.append(chosen)
