@@ -77,7 +77,8 @@ help:
 	@echo "make check-install   report what is installed, which device Paddle uses, and try a tiny model"
 	@echo "make ops             build the operators of external_ops and install them (predict and test do so too)"
 	@echo "make sanitize        test the CPU operators under AddressSanitizer and UBSan; ARGS are passed to pytest"
-	@echo "make cuda-check      compile every CUDA kernel, warnings as errors; without nvcc it says so and passes"
+	@echo "make cuda-check      compile every CUDA kernel for each architecture, warnings as errors, and check the machine code;"
+	@echo "                     ARGS='--arch 80' for one; without nvcc it says so and passes"
 	@echo "make cuda-check-bindings"
 	@echo "                     compile, link and load the CUDA build beside Paddle's CPU build; needs nvcc, no GPU"
 	@echo "make wheel           build the wheel into dist/"
@@ -158,8 +159,10 @@ sanitize: $(DEV_DEPS)
 	ASAN_OPTIONS=detect_leaks=0:alloc_dealloc_mismatch=0 UBSAN_OPTIONS=print_stacktrace=1 \
 	$(BIN)/python -m pytest -q --capture=sys -n $(JOBS) tests/ops $(ARGS)
 
-cuda-check:
-	@"$(PYTHON)" -m external_ops.harness.cuda_check
+# The disassembler is no part of a toolkit that has the compiler alone.
+cuda-check: $(CREATED)
+	@$(BIN)/python -m external_ops.harness.cuda_check --tools || $(PIP_INSTALL) --quiet 'nvidia-cuda-nvdisasm>=13.4'
+	@$(BIN)/python -m external_ops.harness.cuda_check $(ARGS)
 
 cuda-check-bindings: $(RUN_DEPS)
 	@$(BIN)/python -m external_ops.harness.bindings_check

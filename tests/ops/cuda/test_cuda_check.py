@@ -25,11 +25,14 @@ def test_registers_and_spills_are_read_per_kernel():
 def test_a_spill_is_a_failure(monkeypatch, capsys):
     monkeypatch.setattr(cuda_check, "find_nvcc", lambda: "nvcc")
     monkeypatch.setattr("sys.argv", ["cuda_check", "--arch", "80", "one.cu"])
-    monkeypatch.setattr(
-        cuda_check, "compile_file", lambda nvcc, source, arch: (cuda_check.parse_report(REPORT, source.name, arch), "")
+    report = lambda nvcc, nvdisasm, source, arch: cuda_check.Result(  # noqa: E731
+        cuda_check.parse_report(REPORT, source.name, arch), ["tame<1>: 16 bytes are stored in parts"]
     )
+    monkeypatch.setattr(cuda_check, "check_file", report)
     assert cuda_check.main() == 1
-    assert "one.cu: a kernel spills registers" in capsys.readouterr().err
+    failures = capsys.readouterr().err
+    assert "one.cu, sm_80: a kernel spills registers" in failures
+    assert "one.cu, sm_80: tame<1>: 16 bytes are stored in parts" in failures
 
 
 def test_without_nvcc_it_says_so_and_passes(monkeypatch, tmp_path, capsys):
