@@ -6,9 +6,8 @@
 // for the scores only. The groups' results are joined in shared memory and, if there are several parts, a second small
 // kernel joins those. Under way per multiprocessor: 16 warps * 32 lanes * 128 bytes = 64 KB, where an A100 needs about
 // 11 KB and an H200 25 KB (latency * bandwidth), so that the ends of short parts do not starve it.
-#include <string.h>
-
 #include "common.cuh"
+#include "device.cuh"
 
 namespace paddlemix {
 namespace {
@@ -111,8 +110,9 @@ __global__ void __launch_bounds__(kThreads, kQueries == 1 ? 4 : 2)
 
   const float* mask = visibility.mask;
   if (mask != nullptr) mask += (visibility.mask_batch == 1 ? 0 : row) * length * visibility.mask_width;
-  const T* const keys = static_cast<const T*>(problem.kv.keys) + element;
-  const T* const all_values = static_cast<const T*>(problem.kv.values) + element;
+  // A lane past the end of the head reads the first elements again, without a branch, and its products count for nothing.
+  const T* const keys = static_cast<const T*>(problem.kv.keys) + (active ? element : 0);
+  const T* const all_values = static_cast<const T*>(problem.kv.values) + (active ? element : 0);
   for (int base = first; base < last; base += kGroups * kUnroll) {
     // All places first, and what is past the end reads the last slot again: no load waits for another one or a branch.
     int64_t at[kUnroll];
@@ -122,14 +122,10 @@ __global__ void __launch_bounds__(kThreads, kQueries == 1 ? 4 : 2)
     }
     Eight<T> key[kUnroll], value[kUnroll];
 #pragma unroll
-    for (int u = 0; u < kUnroll; ++u) {
-      key[u].clear();
-      value[u].clear();
-      if (active) {
-        key[u].template read<kAligned>(keys + at[u]);
-        value[u].template read<kAligned>(all_values + at[u]);
-      }
-    }
+    for (int u = 0; u < kUnroll; ++u) key[u].template read<kAligned>(keys + at[u]);
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) value[u].template read<kAligned>(all_values + at[u]);
+    __syncwarp();  // keeps the compiler from moving loads to their first use, one trip to memory behind the other
 #pragma unroll
     for (int t = 0; t < kQueries; ++t) {
       const int limit = causal ? min(last, query_start + t + 1) : last;
@@ -140,7 +136,7 @@ __global__ void __launch_bounds__(kThreads, kQueries == 1 ? 4 : 2)
         float dot = 0.f;
 #pragma unroll
         for (int j = 0; j < kElements; ++j) dot += q[t][j] * key[u][j];
-        dot = warp_sum<kLanes>(dot);
+        dot = warp_sum<kLanes>(active ? dot : 0.f);
         const int slot = base + u * kGroups + group;
         const bool visible = slot < limit && t < length;
         if (mask != nullptr && visible) dot += mask[t * visibility.mask_width + slot] * kLog2e;
@@ -220,10 +216,8 @@ __global__ void __launch_bounds__(kMostHeadDim)
 // Enough blocks to fill the device at once (4 per multiprocessor for one query, 2 for more, which take more registers),
 // none with too little to do. The same for the launch as for its workspace.
 int64_t count_splits(int64_t batch, int64_t heads, int64_t length, int64_t longest_kv) {
-  int device = 0, processors = 1;
-  cudaGetDevice(&device);
-  cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
-  const int64_t wanted = ceil_div<int64_t>(int64_t{processors} * (length == 1 ? 4 : 2), batch * heads);
+  const int64_t processors = current_device().multiprocessors;
+  const int64_t wanted = ceil_div<int64_t>(processors * (length == 1 ? 4 : 2), batch * heads);
   const int64_t most = ceil_div<int64_t>(longest_kv, kLeastSlots);
   const int64_t splits = wanted < most ? wanted : most;
   return splits > 1 ? splits : 1;
@@ -254,8 +248,8 @@ extern "C" int paddlemix_cuda_attention_decode(int dtype, const void* query, pad
   const int64_t splits = count_splits(batch, heads, length, longest_kv), results = batch * heads * length;
   float2* const part_sums = static_cast<float2*>(workspace);
   float* const part_values = reinterpret_cast<float*>(part_sums + results * splits);
-  const Problem problem{*kv, *visibility, query_strides, scale * kLog2e, static_cast<int>(length),
-                        static_cast<int>(head_dim)};
+  const Problem problem{
+      *kv, *visibility, query_strides, scale * kLog2e, static_cast<int>(length), static_cast<int>(head_dim)};
   const dim3 grid(static_cast<unsigned>(splits), static_cast<unsigned>(heads), static_cast<unsigned>(batch));
   return dispatch(dtype, [&](auto zero) {
     using T = decltype(zero);

@@ -9,6 +9,7 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 #include <stdint.h>
+#include <string.h>
 
 #include <initializer_list>
 #include <type_traits>
@@ -17,11 +18,11 @@
 
 #ifndef PADDLEMIX_EMULATION
 // kernel<<<…>>>(arguments…); a kernel with several template arguments goes into parentheses.
-#define PADDLEMIX_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
+#define PADDLEMIX_LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                                               \
   kernel<<<(grid), (block), (shared_bytes), static_cast<cudaStream_t>(stream)>>>(__VA_ARGS__)
 // type* name: the block's dynamic shared memory, aligned to 16 bytes.
-#define PADDLEMIX_DYNAMIC_SHARED(type, name)                             \
-  extern __shared__ __align__(16) unsigned char paddlemix_shared_bytes[]; \
+#define PADDLEMIX_DYNAMIC_SHARED(type, name)                                                                           \
+  extern __shared__ __align__(16) unsigned char paddlemix_shared_bytes[];                                              \
   type* const name = reinterpret_cast<type*>(paddlemix_shared_bytes)
 #endif
 
@@ -58,17 +59,10 @@ __device__ __forceinline__ float round_to(float x) {
 template <typename Launch>
 int dispatch(int dtype, Launch launch) {
   switch (dtype) {
-    case PADDLEMIX_FLOAT32:
-      launch(float());
-      break;
-    case PADDLEMIX_FLOAT16:
-      launch(__half());
-      break;
-    case PADDLEMIX_BFLOAT16:
-      launch(__nv_bfloat16());
-      break;
-    default:
-      return static_cast<int>(cudaErrorInvalidValue);
+    case PADDLEMIX_FLOAT32: launch(float()); break;
+    case PADDLEMIX_FLOAT16: launch(__half()); break;
+    case PADDLEMIX_BFLOAT16: launch(__nv_bfloat16()); break;
+    default: return static_cast<int>(cudaErrorInvalidValue);
   }
   return static_cast<int>(cudaGetLastError());
 }
@@ -85,13 +79,40 @@ struct alignas(sizeof(T) * N) Pack {
 template <typename T>
 constexpr int kVector = 16 / static_cast<int>(sizeof(T));
 
+// The word of so many bytes that one instruction moves.
+template <int bytes>
+using Word =
+    std::conditional_t<bytes == 16, uint4,
+                       std::conditional_t<bytes == 8, uint2, std::conditional_t<bytes == 4, uint32_t, uint16_t>>>;
+
+template <typename To, typename From>
+__device__ __forceinline__ To bits_as(const From& from) {
+  static_assert(sizeof(To) == sizeof(From), "the same bits");
+  To to;
+  memcpy(&to, &from, sizeof(to));
+  return to;
+}
+
+// From global or shared memory.
 template <int N, typename T>
 __device__ __forceinline__ Pack<T, N> load_pack(const T* address) {
   return *reinterpret_cast<const Pack<T, N>*>(address);
 }
 
+// To global memory. The compiler writes the elements of a pack that was computed one by one with as many stores of two
+// and four bytes, even through a pointer to a word of 16; an instruction that is written out stays whole.
 template <int N, typename T>
 __device__ __forceinline__ void store_pack(T* address, const Pack<T, N>& pack) {
+#ifndef PADDLEMIX_EMULATION
+  if constexpr (sizeof(pack) == 16) {
+    const uint4 word = bits_as<uint4>(pack);
+    asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};"
+                 :
+                 : "l"(__cvta_generic_to_global(address)), "r"(word.x), "r"(word.y), "r"(word.z), "r"(word.w)
+                 : "memory");
+    return;
+  }
+#endif
   *reinterpret_cast<Pack<T, N>*>(address) = pack;
 }
 

@@ -139,9 +139,8 @@ __global__ void __launch_bounds__(kThreads)
 template <typename T, int N>
 __global__ void __launch_bounds__(kThreads)
     rotary_qkv_grad_kernel(const T* grad_query, const T* grad_key, const T* grad_value, const float* cos,
-                           const float* sin, int64_t table_length, const int32_t* table_index,
-                           const int32_t* positions, const float* logn, T* grad_qkv, int length, int heads,
-                           int head_dim) {
+                           const float* sin, int64_t table_length, const int32_t* table_index, const int32_t* positions,
+                           const float* logn, T* grad_qkv, int length, int heads, int head_dim) {
   const int half = head_dim / 2;
   const Place place = thread_place<N>(length, heads, half);
   if (!place.inside) return;
@@ -193,11 +192,10 @@ extern "C" int paddlemix_cuda_rotary_qkv(int dtype, const void* qkv, const void*
   return dispatch(dtype, [&](auto zero) {
     using T = decltype(zero);
     constexpr int64_t kBytes = sizeof(T);
-    const bool aligned = aligned16(
-        {qkv, bias, cos, sin, query, kv->keys, kv->values},
-        {head_dim / 2 * kBytes, query_strides.batch * kBytes, query_strides.head * kBytes,
-         query_strides.position * kBytes, kv->block_stride * kBytes, kv->head_stride * kBytes,
-         kv->slot_stride * kBytes});
+    const bool aligned = aligned16({qkv, bias, cos, sin, query, kv->keys, kv->values},
+                                   {head_dim / 2 * kBytes, query_strides.batch * kBytes, query_strides.head * kBytes,
+                                    query_strides.position * kBytes, kv->block_stride * kBytes,
+                                    kv->head_stride * kBytes, kv->slot_stride * kBytes});
     with_vector<T>(aligned, [&](auto vector) {
       constexpr int N = decltype(vector)::value;
       PADDLEMIX_LAUNCH((rotary_qkv_kernel<T, N>), token_grid(batch * length, heads, head_dim, N), kThreads, 0, stream,

@@ -75,9 +75,8 @@ extern "C" int paddlemix_cuda_swiglu_grad(int dtype, const void* gate, const voi
     with_vector<T>(aligned, [&](auto vector) {
       constexpr int N = decltype(vector)::value;
       PADDLEMIX_LAUNCH((swiglu_grad_kernel<T, N>), element_grid(rows, width, N), kElementThreads, 0, stream,
-                       static_cast<const T*>(gate), static_cast<const T*>(up), stride,
-                       static_cast<const T*>(grad_out), static_cast<T*>(grad_gate), static_cast<T*>(grad_up), rows,
-                       width);
+                       static_cast<const T*>(gate), static_cast<const T*>(up), stride, static_cast<const T*>(grad_out),
+                       static_cast<T*>(grad_gate), static_cast<T*>(grad_up), rows, width);
     });
   });
 }

@@ -5,8 +5,6 @@
 // whole chunks. A thread reads 16 bytes at once: 4 outputs of one line.
 #pragma once
 
-#include <string.h>
-
 #include "common.cuh"
 
 namespace paddlemix {
@@ -18,14 +16,6 @@ constexpr int kChunkVectors = kChunkLines * kLineVectors;
 
 __device__ __forceinline__ uint32_t word_of(const uint4& vector, int index) {
   return index == 0 ? vector.x : index == 1 ? vector.y : index == 2 ? vector.z : vector.w;
-}
-
-template <typename To, typename From>
-__device__ __forceinline__ To bits_as(const From& from) {
-  static_assert(sizeof(To) == sizeof(From), "the same bits");
-  To to;
-  memcpy(&to, &from, sizeof(to));
-  return to;
 }
 
 // a - b for the two numbers of type T in each word. Exact for the numbers below.
@@ -43,6 +33,18 @@ __device__ __forceinline__ uint32_t subtract_pair(uint32_t a, uint32_t b) {
 #endif
 }
 
+// (kNot ? ~a : a) & b | c by one instruction; the compiler takes two for two constants.
+template <bool kNot = false>
+__device__ __forceinline__ uint32_t and_or(uint32_t a, uint32_t b, uint32_t c) {
+#ifndef PADDLEMIX_EMULATION
+  uint32_t result;
+  asm("lop3.b32 %0, %1, %2, %3, %4;" : "=r"(result) : "r"(a), "r"(b), "r"(c), "n"(kNot ? 0xae : 0xea));
+  return result;
+#else
+  return ((kNot ? ~a : a) & b) | c;
+#endif
+}
+
 // ------------------------------------------------------------------------------------------------------- the formats
 //
 //   kInputs    inputs in a word
@@ -50,7 +52,10 @@ __device__ __forceinline__ uint32_t subtract_pair(uint32_t a, uint32_t b) {
 //   kExact<T>  whether T holds every stored number, so that matrix instructions over T can be used
 //   floats     a word as kInputs floats, without the scale
 //   pairs      a word as kInputs / 2 pairs of T, without the scale, in the order into which arrange() brings x's pairs
-//   scales_of  the scales of a tile's outputs `output` … `output` + 3 for the inputs of a chunk
+//   RawScales  four scales as they are stored: kernels fetch them a chunk ahead, and to convert them at once would wait
+//   scales_of  those of a tile's outputs `output` … `output` + 3 for the inputs of a chunk
+//   widen      the same as floats
+//   kWarps     resident warps per multiprocessor that the registers of few_rows_by_matrix allow
 
 // Stored: __half or __nv_bfloat16.
 template <typename Stored>
@@ -58,6 +63,8 @@ struct W16 {
   static constexpr int kInputs = 2;
   static constexpr int kPadding = 32;
   static constexpr bool kScaled = false;
+  static constexpr int kWarps = 24;
+  struct RawScales {};
   template <typename T>
   static constexpr bool kExact = std::is_same_v<T, Stored>;
 
@@ -69,13 +76,16 @@ struct W16 {
     pairs[0] = word;
   }
   __device__ __forceinline__ static void arrange(uint32_t*) {}
-  __device__ __forceinline__ float4 scales_of(int64_t, int, int) const { return make_float4(1.f, 1.f, 1.f, 1.f); }
+  __device__ __forceinline__ RawScales scales_of(int64_t, int, int) const { return {}; }
+  __device__ __forceinline__ static float4 widen(RawScales) { return make_float4(1.f, 1.f, 1.f, 1.f); }
 };
 
 struct W8 {
   static constexpr int kInputs = 4;
   static constexpr int kPadding = 128;
   static constexpr bool kScaled = true;
+  static constexpr int kWarps = 20;
+  using RawScales = float4;
   template <typename T>
   static constexpr bool kExact = !std::is_same_v<T, float>;
   const float* scales;  // [tiles, groups, 16]
@@ -97,22 +107,25 @@ struct W8 {
         pairs[i] = subtract_pair<T>(bits, 0x64806480u);
       } else {
         const uint32_t bits = __byte_perm(word, 0u, i == 0 ? 0x4140u : 0x4342u);
-        pairs[i] = subtract_pair<T>((bits & 0x007f007fu) | 0x43004300u, (~bits & 0x00800080u) | 0x43004300u);
+        constexpr uint32_t kMagic = 0x43004300u;
+        pairs[i] = subtract_pair<T>(and_or(bits, 0x007f007fu, kMagic), and_or<true>(bits, 0x00800080u, kMagic));
       }
     }
   }
   __device__ __forceinline__ static void arrange(uint32_t*) {}
-  __device__ __forceinline__ float4 scales_of(int64_t tile, int chunk, int output) const {
+  __device__ __forceinline__ RawScales scales_of(int64_t tile, int chunk, int output) const {
     const int64_t group = groups == 1 ? 0 : chunk / 2;  // a chunk is 64 inputs, half a group
-    const Pack<float, 4> scale = load_pack<4>(scales + (tile * groups + group) * kTile + output);
-    return make_float4(scale.values[0], scale.values[1], scale.values[2], scale.values[3]);
+    return *reinterpret_cast<const float4*>(scales + (tile * groups + group) * kTile + output);
   }
+  __device__ __forceinline__ static float4 widen(RawScales scales) { return scales; }
 };
 
 struct W4 {
   static constexpr int kInputs = 8;
   static constexpr int kPadding = 128;
   static constexpr bool kScaled = true;
+  static constexpr int kWarps = 16;
+  using RawScales = uint2;
   template <typename T>
   static constexpr bool kExact = !std::is_same_v<T, float>;
   const __half* scales;  // [tiles, groups, 16]; a chunk is 128 inputs, one group
@@ -132,7 +145,7 @@ struct W4 {
     constexpr uint32_t kMagic = std::is_same_v<T, __half> ? 0x64006400u : 0x43004300u;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      pairs[i] = subtract_pair<T>(((word >> (4 * i)) & 0x000f000fu) | kMagic, kMagic | 0x00080008u);
+      pairs[i] = subtract_pair<T>(and_or(word >> (4 * i), 0x000f000fu, kMagic), kMagic | 0x00080008u);
     }
   }
   __device__ __forceinline__ static void arrange(uint32_t* x) {
@@ -142,9 +155,12 @@ struct W4 {
     x[2] = __byte_perm(x01, x23, 0x7632u);
     x[3] = __byte_perm(x45, x67, 0x7632u);
   }
-  __device__ __forceinline__ float4 scales_of(int64_t tile, int chunk, int output) const {
+  __device__ __forceinline__ RawScales scales_of(int64_t tile, int chunk, int output) const {
+    return *reinterpret_cast<const uint2*>(scales + (tile * groups + chunk) * kTile + output);
+  }
+  __device__ __forceinline__ static float4 widen(RawScales raw) {
     float scale[4];
-    load(scales + (tile * groups + chunk) * kTile + output, scale);
+    unpack(bits_as<Pack<__half, 4>>(raw), scale);
     return make_float4(scale[0], scale[1], scale[2], scale[3]);
   }
 };
@@ -177,7 +193,7 @@ __global__ void __launch_bounds__(kMatrixThreads)
   if (tile < tiles) {
     const int line = thread % kChunkVectors / kLineVectors, output = 4 * (thread % kLineVectors);
     const uint4 words = __ldcs(weight + (tile * chunks + chunk) * kChunkVectors + thread % kChunkVectors);
-    const float4 scale = format.scales_of(tile, chunk, output);
+    const float4 scale = Format::widen(format.scales_of(tile, chunk, output));
     const float scales[4] = {scale.x, scale.y, scale.z, scale.w};
     float w[4][kInputs];
 #pragma unroll
@@ -186,7 +202,7 @@ __global__ void __launch_bounds__(kMatrixThreads)
 #pragma unroll
     for (int k = 0; k < kInputs; ++k) {
       const float values[4] = {w[0][k] * scales[0], w[1][k] * scales[1], w[2][k] * scales[2], w[3][k] * scales[3]};
-      store(&rows[line * kInputs + k][column], values);
+      *reinterpret_cast<Pack<T, 4>*>(&rows[line * kInputs + k][column]) = pack<T>(values);
     }
   }
   __syncthreads();

@@ -126,6 +126,7 @@ def signatures() -> dict[str, tuple[type, list[type]]]:
     text = re.sub(r"//[^\n]*", "", (CUDA / "paddlemix_cuda.h").read_text())
     found = {}
     for result, name, parameters in re.findall(r"(\w+) (paddlemix_cuda_\w+)\(([^)]*)\);", text):
-        types = [parameter.replace("const ", "").strip().rsplit(" ", 1)[0] for parameter in parameters.split(",")]
+        given = [] if parameters == "void" else parameters.split(",")
+        types = [parameter.replace("const ", "").strip().rsplit(" ", 1)[0] for parameter in given]
         found[name] = (C_TYPES[result], [ctypes.c_void_p if "*" in one else C_TYPES[one] for one in types])
     return found

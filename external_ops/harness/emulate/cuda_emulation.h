@@ -11,6 +11,7 @@
 
 #include <math.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <functional>
@@ -68,15 +69,33 @@ using cudaStream_t = void*;
 enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount = 16, cudaDevAttrComputeCapabilityMajor = 75 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
 
+enum cudaMemcpyKind { cudaMemcpyDeviceToHost = 2 };
+
 cudaError_t cudaGetLastError();
+inline const char* cudaGetErrorString(cudaError_t) { return "an error of the emulation"; }
+inline cudaError_t cudaMalloc(void** address, size_t bytes) { return *address = malloc(bytes), cudaSuccess; }
+inline cudaError_t cudaFree(void* address) { return free(address), cudaSuccess; }
+inline cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind) {
+  return memcpy(to, from, bytes), cudaSuccess;
+}
 cudaError_t cudaMemsetAsync(void* address, int value, size_t bytes, cudaStream_t stream);
-inline cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
 // The emulated device; the kernels choose their grid by its multiprocessors, and their instructions by its capability.
 extern int paddlemix_emulation_multiprocessors, paddlemix_emulation_capability;
+// Another setting is another device: what is known of one device may be kept.
+inline cudaError_t cudaGetDevice(int* device) {
+  return *device = paddlemix_emulation_capability * 1000 + paddlemix_emulation_multiprocessors, cudaSuccess;
+}
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   const bool capability = attribute == cudaDevAttrComputeCapabilityMajor;
   *value = capability ? paddlemix_emulation_capability : paddlemix_emulation_multiprocessors;
   return cudaSuccess;
+}
+struct cudaFuncAttributes {
+  int ptxVersion;
+};
+template <typename Kernel>
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, Kernel) {
+  return attributes->ptxVersion = paddlemix_emulation_capability * 10, cudaSuccess;
 }
 template <typename Kernel>
 cudaError_t cudaFuncSetAttribute(Kernel, cudaFuncAttribute, int) {

@@ -135,10 +135,127 @@ def test_dequantized_weights_are_the_rounded_matrix(
     np.testing.assert_array_equal(dtype.decode(out), dtype.round(weight.matrix.astype(np.float32)))
 
 
-def test_more_rows_than_the_kernels_take_are_refused(emulated, arrays, random):
-    weight = make_weight("int8", arrays, random, 128, 16)
+@pytest.mark.parametrize("format_name", FORMATS)
+@pytest.mark.parametrize("rows", [9, 16, 31, 64])
+def test_up_to_64_rows_match_float64(emulated, arrays, random, format_name, rows):
+    dtype = BFLOAT16 if format_name == "bfloat16" else FLOAT16
+    weight = make_weight(format_name, arrays, random, 264, 33)
+    x, bias = dtype.round(random.normal(size=(rows, 264))), dtype.round(random.normal(size=33))
+    x[4, 7], x[8, 3] = np.nan, np.inf  # which stay in their rows
+    out = multiply(emulated(f"linear_{weight.operator}"), arrays, dtype, x, weight, bias, gap=8)
+    kept = np.isfinite(x).all(axis=1)
+    assert not np.isfinite(out[~kept]).any()
+    exact, plain = x[kept] @ weight.matrix + bias, plain_product(dtype, x[kept], weight, bias)
+    assert_accurate(out[kept], exact, plain, dtype)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "rows", "in_features"),
+    [(FLOAT16, 65, 128), (FLOAT16, 9, 129), (FLOAT32, 9, 128)],
+    ids=["65", "9 that are read one by one", "9 without matrix instructions"],
+)
+def test_more_rows_than_the_kernels_take_are_refused(emulated, arrays, random, dtype, rows, in_features):
+    weight = make_weight("int8", arrays, random, in_features, 16)
     with pytest.raises(AssertionError, match="error 1"):
-        multiply(emulated("linear_w8"), arrays, FLOAT16, np.zeros((9, 128)), weight, None)
+        multiply(emulated("linear_w8"), arrays, dtype, np.zeros((rows, in_features)), weight, None)
+
+
+def gated(launchers, arrays, dtype: DType, x, gate: Weight, up: Weight) -> np.ndarray:
+    rows, in_features = x.shape
+    out_features = gate.matrix.shape[1]
+    out = arrays.empty((rows, out_features), dtype.storage)
+    weights = [*gate.arguments, *up.arguments]
+    if gate.operator == "w16":
+        weights = [gate.arguments[1], up.arguments[1]]
+    elif gate.operator == "w8":
+        weights = [*gate.arguments[:2], *up.arguments[:2], gate.arguments[2]]
+    stored = arrays.place(dtype.encode(x))
+    launchers.launch(
+        f"swiglu_{gate.operator}", dtype.code, stored, in_features, *weights, out, rows, in_features, out_features
+    )
+    return dtype.decode(out)
+
+
+@pytest.mark.parametrize("format_name", FORMATS)
+@pytest.mark.parametrize("rows", [1, 7])
+def test_gate_and_up_in_one_match_float64(emulated, arrays, random, format_name, rows):
+    dtype = BFLOAT16 if format_name == "bfloat16" else FLOAT16
+    gate, up = (make_weight(format_name, arrays, random, 392, 40) for _ in range(2))
+    x = dtype.round(random.normal(size=(rows, 392)) * 0.1)
+    out = gated(emulated(f"linear_{gate.operator}"), arrays, dtype, x, gate, up)
+    silu = lambda z: z / (1 + np.exp(-z))  # noqa: E731
+    exact = silu(x @ gate.matrix) * (x @ up.matrix)
+    parts = [plain_product(dtype, x, weight, None) for weight in (gate, up)]
+    assert_accurate(out, exact, dtype.round(silu(parts[0]) * parts[1]), dtype)
+
+
+def test_gate_and_up_are_refused_where_they_cannot_be_in_one(emulated, arrays, random):
+    launchers = emulated("linear_w4")
+    for dtype, rows, in_features in [(FLOAT16, 9, 128), (FLOAT32, 1, 128), (FLOAT16, 1, 132)]:
+        weight = make_weight("int4", arrays, random, in_features, 16)
+        with pytest.raises(AssertionError, match="error 1"):
+            gated(launchers, arrays, dtype, np.zeros((rows, in_features)), weight, weight)
+
+
+def multiply_row_major(launchers, arrays, dtype: DType, x, matrix, bias) -> np.ndarray:
+    rows, (in_features, out_features) = x.shape[0], matrix.shape
+    spread = np.full((rows, in_features + 4), np.nan)  # reading between the rows would show
+    spread[:, :in_features] = x
+    out = arrays.empty((rows, out_features), dtype.storage)
+    stored_bias = None if bias is None else arrays.place(dtype.encode(bias))
+    launchers.launch(
+        "linear", dtype.code, arrays.place(dtype.encode(spread)), in_features + 4, arrays.place(dtype.encode(matrix)),
+        stored_bias, out, rows, in_features, out_features,
+    )  # fmt: skip
+    return dtype.decode(out)
+
+
+@pytest.mark.parametrize("dtype", [FLOAT16, BFLOAT16], ids=lambda dtype: dtype.name)
+@pytest.mark.parametrize(("in_features", "out_features"), [(4, 8), (76, 40), (328, 72), (1100, 136)])
+def test_a_row_major_weight_matches_float64(emulated, arrays, random, dtype, in_features, out_features):
+    launchers = emulated("linear")
+    matrix = dtype.round(random.normal(size=(in_features, out_features)))
+    for rows, with_bias in [(1, False), (3, True), (8, True)]:
+        x = dtype.round(random.normal(size=(rows, in_features)))
+        bias = dtype.round(random.normal(size=out_features)) if with_bias else None
+        if rows == 8:
+            x[2, 1] = np.nan
+        out = multiply_row_major(launchers, arrays, dtype, x, matrix, bias)
+        exact = x @ matrix + (0 if bias is None else bias)
+        plain = dtype.round(x.astype(np.float32) @ matrix.astype(np.float32) + (0 if bias is None else bias))
+        assert_accurate(out, exact, plain, dtype)
+
+
+def test_a_row_major_weight_is_refused_where_it_cannot_be_read(emulated, arrays):
+    launchers = emulated("linear")
+    for dtype, rows, shape in [
+        (FLOAT16, 9, (8, 8)), (FLOAT32, 1, (8, 8)), (FLOAT16, 1, (6, 8)), (FLOAT16, 1, (8, 12)),
+    ]:  # fmt: skip
+        with pytest.raises(AssertionError, match="error 1"):
+            multiply_row_major(launchers, arrays, dtype, np.zeros((rows, shape[0])), np.zeros(shape), None)
+    launchers.set_capability(7)
+    try:
+        with pytest.raises(AssertionError, match="error 1"):
+            multiply_row_major(launchers, arrays, FLOAT16, np.zeros((1, 8)), np.zeros((8, 8)), None)
+    finally:
+        launchers.set_capability(8)
+
+
+def test_the_rows_that_are_taken_depend_on_dtypes_and_device(emulated, arrays):
+    device = emulated("device")
+    x, shifted = (arrays.place(np.zeros(8, np.float16), offset) for offset in (0, 1))
+
+    def rows(dtype: DType, stored: DType, x: np.ndarray = x, in_features: int = 128) -> int:
+        return device.call_int64("linear_rows", dtype.code, stored.code, x, in_features)
+
+    assert rows(FLOAT16, FLOAT16) == rows(BFLOAT16, BFLOAT16) == 64
+    assert rows(FLOAT16, BFLOAT16) == rows(FLOAT32, FLOAT32) == 8
+    assert rows(FLOAT16, FLOAT16, shifted) == rows(FLOAT16, FLOAT16, in_features=132) == 8
+    device.set_capability(7)
+    try:
+        assert rows(FLOAT16, FLOAT16) == 8
+    finally:
+        device.set_capability(8)
 
 
 def test_weights_off_their_alignment_are_refused(emulated, arrays):
