@@ -12,6 +12,11 @@ def peak_gigabytes() -> float:
     return _status("VmHWM") / 1e9
 
 
+def resident_gigabytes() -> float:
+    """The memory that the process holds at the moment, in units of 10⁹ bytes."""
+    return _status("VmRSS") / 1e9
+
+
 def reset_peak() -> None:
     """Hand back what an earlier computation freed, and count the peak anew from now on."""
     if platform.libc_ver()[0] == "glibc":
