@@ -28,8 +28,11 @@ DOCUMENTS = sorted({str(path.relative_to(ROOT)) for pattern in _FOLDERS_OF_DOCUM
 # of models.
 ELSEWHERE = {
     ".venv", "bad_records.txt", "bus.json", "output/pred.jpg", "~/.paddlemix", "~/.paddlemix/models", "curve.jsonl",
-    "qwen/qwen-7b", *hub.KNOWN, *hub.BUNDLED,
+    "answers.jsonl", "answers-3-of-8.jsonl", "judgments.jsonl", "score.json", "qwen/qwen-7b", *hub.KNOWN, *hub.BUNDLED,
 }  # fmt: skip
+
+WITH_ACTIONS = ("evaluate",)
+"""Subcommands whose first argument says what is done."""
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
@@ -138,7 +141,8 @@ def commands(name: str) -> list[list[str]]:
 def program(command: list[str]) -> tuple[list[str], list[str]] | None:
     """The program of ours that a command runs, as words after ``python``, and its arguments; None for others."""
     if command[0] == "paddlemix":
-        return ["-m", *command[:2]], command[2:]
+        end = 3 if command[1] in WITH_ACTIONS else 2
+        return ["-m", *command[:end]], command[end:]
     if command[0] != "python":
         return None
     for index, word in enumerate(command):

@@ -75,6 +75,12 @@ class Shard:
         return 1 + int.from_bytes(hash_order(0, image)[:8], "big") % self.count
 
 
+def launched_device(environment: Mapping[str, str]) -> str | None:
+    """The GPU that ``paddle.distributed.launch`` gave to this process; None without it, or on a CPU."""
+    number = environment.get("FLAGS_selected_gpus", "")
+    return f"gpu:{number}" if "PADDLE_TRAINER_ID" in environment and number.isdecimal() else None
+
+
 def image_of(question: Question) -> str:
     """The name of the image that is asked about; the question's id where there is none."""
     return question.id if question.image is None else question.image.name

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from paddlemix.errors import EvaluationError
-from paddlemix.evaluation.shards import Shard, by_image, image_of
+from paddlemix.evaluation.shards import Shard, by_image, image_of, launched_device
 from tests.evaluation.toys import toy_benchmark
 
 
@@ -37,3 +37,9 @@ def test_the_launchers_variables_choose_a_shard() -> None:
     assert Shard.from_environment({"PADDLE_TRAINER_ID": "2", "PADDLE_TRAINERS_NUM": "8"}) == Shard.parse("3/8")
     with pytest.raises(EvaluationError, match="PADDLE_TRAINER_ID"):
         Shard.from_environment({"PADDLE_TRAINER_ID": "x", "PADDLE_TRAINERS_NUM": "8"})
+
+
+def test_the_launcher_gives_each_process_its_gpu() -> None:
+    assert launched_device({"PADDLE_TRAINER_ID": "1", "FLAGS_selected_gpus": "3"}) == "gpu:3"
+    assert launched_device({"FLAGS_selected_gpus": "3"}) is None
+    assert launched_device({"PADDLE_TRAINER_ID": "1"}) is None

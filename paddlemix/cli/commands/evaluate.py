@@ -3,7 +3,7 @@
     %(prog)s list
     %(prog)s data gqa --data_dir data --convert downloads/gqa
     %(prog)s data gqa --data_dir data --check
-    %(prog)s run gqa textvqa --model qwen-vl/qwen-vl-chat-7b --limit 500 --output_dir results
+    %(prog)s run gqa textvqa --model_name_or_path qwen-vl/qwen-vl-chat-7b --limit 500 --output_dir results
     %(prog)s run refcoco:testA --shard 3/8 --output_dir results
     %(prog)s score results/gqa-testdev --compat original
     %(prog)s report results/* --output report.html
@@ -319,8 +319,10 @@ def _backend(options: argparse.Namespace) -> Backend:
         name = options.served_model_name or options.model or ""
         return ServerBackend(ServerOptions(_client(options, options.server), name, options.api, options.concurrency))
     from ...evaluation.backends.engine import EngineBackend, engine_config
+    from ...evaluation.shards import launched_device
     from ...inference import resolve_device
 
+    options.device = options.device or launched_device(os.environ)
     config = engine_config(
         resolve_device(options.device), options.max_rows, options.cache_mib and options.cache_mib * MIB
     )
