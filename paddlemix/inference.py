@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -244,12 +245,12 @@ def _answers(
     import paddle
 
     from .engine.local import answer_requests
-    from .engine.request import Decoding, Request
-    from .engine.stopping import LENGTH, answer_end_ids
+    from .engine.request import Decoding, FinishReason, ImageInput, Request
+    from .engine.stopping import answer_end_ids
     from .media import fetch
     from .media.sources import is_url
-    from .models.qwen_vl.generation import place_sources
     from .models.qwen_vl.image_placeholders import PlaceholderFormat
+    from .models.qwen_vl.image_processing import source_key
     from .models.qwen_vl.runner import local_engine
 
     model, processor = loaded.model, loaded.processor
@@ -265,10 +266,14 @@ def _answers(
         for row, (sources, prompt) in enumerate(zip(images, prompts)):
             # once, for an answer with boxes loads its image again
             fetched[str(row)] = [fetch(source, policy) if is_url(source) else source for source in sources]
+            inputs = [
+                ImageInput(0, source_key(source), prepare=partial(pixels, found))
+                for source, found in zip(sources, fetched[str(row)])
+            ]
             yield Request(
                 str(row),
                 tuple(prompt.input_ids),
-                place_sources(placeholder, prompt.input_ids, fetched[str(row)], pixels),
+                placeholder.place(prompt.input_ids, inputs),
                 options.sampling_params(seed_index=row, stop_token_ids=end_ids),
                 decoding=Decoding(errors=None),
                 prefill_chunk_size=options.prefill_chunk_size or None,
@@ -284,7 +289,7 @@ def _answers(
         boxes = grounding.parse(text)
         usage = Usage(len(prompts[row].input_ids), len(answer.tokens), answer.cached_tokens)
         image = _source_image(loaded, fetched.pop(name), policy, boxes)
-        replies[row] = Reply(text, boxes, answer.finish_reason or LENGTH, usage, source_image=image)
+        replies[row] = Reply(text, boxes, answer.finish_reason or FinishReason.LENGTH.value, usage, source_image=image)
     return [replies[row] for row in range(len(prompts))]
 
 

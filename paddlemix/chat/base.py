@@ -15,8 +15,7 @@ import paddle
 
 from ..engine.local import LocalEngine
 from ..engine.options import GenerationOptions, resolve_options
-from ..engine.request import ImageInput
-from ..engine.stopping import LENGTH
+from ..engine.request import FinishReason, ImageInput
 from ..models.qwen_vl import grounding
 from ..models.qwen_vl.answer_stream import AnswerStream
 from ..models.qwen_vl.image_placeholders import PlaceholderFormat
@@ -173,11 +172,8 @@ class Session(ABC):
     ) -> AnswerStream:
         """Encode the images and compute the prompt, as far as that is not done."""
         check_evaluating(self._model)
-        starts = PlaceholderFormat.of(self._model.config.visual).indices(np.array([ids]))[:, 0].tolist()
-        placed = [
-            ImageInput(start, image.key.encode(), prepare=partial(self._pixels, image.image))
-            for start, image in zip(starts, images)
-        ]
+        inputs = [ImageInput(0, image.key.encode(), prepare=partial(self._pixels, image.image)) for image in images]
+        placed = PlaceholderFormat.of(self._model.config.visual).place(ids, inputs)
         watch.start()
         encoding = self._engine.engine.stats().vision_seconds
         answer = AnswerStream(self._engine, self._processor.tokenizer, ids, options, images=placed, salt=salt)
@@ -215,7 +211,7 @@ class Session(ABC):
         return Reply(
             text=text,
             boxes=grounding.parse(text),
-            finish_reason=answer.finish_reason or LENGTH,
+            finish_reason=answer.finish_reason or FinishReason.LENGTH.value,
             usage=Usage(prompt_tokens, len(answer.tokens), answer.cached_tokens),
             timings={**watch.seconds, "total": sum(watch.seconds.values())},
             source_image=image,

@@ -4,7 +4,7 @@ Text generation in general:
 
 ``options``      what a caller may ask of generation, checked
 ``inputs``       prompts as arrays of ids, and their padding
-``stopping``     when an answer ends: stop ids, sequences, strings
+``stopping``     when an answer ends: stop ids and sequences
 ``detokenizer``  text from token ids as they come
 
 Answers, one or many at once:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Sequence
 
 from ..errors import ConfigurationError
 from .protocols import Codec
@@ -52,22 +52,6 @@ class StopStringMatcher:
             if any(stop.startswith(rest) for stop in self._stops):
                 return start
         return len(text)
-
-
-def answer_text(
-    tokenizer: Codec, ids: Iterable[int], end_ids: Collection[int], stop_strings: Sequence[str] = ()
-) -> str:
-    """The text of an answer's ids, up to the first of ``end_ids`` or ``stop_strings``, without surrounding space.
-
-    Tags of references and boxes stay in it; see :class:`IncrementalDecoder`.
-    """
-    decoder = IncrementalDecoder(tokenizer, stop_strings=stop_strings)
-    text = ""
-    for token in ids:
-        if token in end_ids or decoder.stopped_by is not None:
-            break
-        text += decoder.push(token)
-    return (text + decoder.finish()).strip()
 
 
 class IncrementalDecoder:

@@ -13,7 +13,7 @@ from .detokenizer import IncrementalDecoder
 from .protocols import Features, PlacedFeatures, RowChoice, RowInput
 from .request import FinishReason, ImageInput, Output, Request, TokenLogprob
 from .sampler import RowSampler
-from .stopping import StopChecker
+from .stopping import StopSequences
 from .vision import ImageEncoding
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Sequence:
         self._decoder = decoder
         self._matcher = matcher
         self._stop_ids = frozenset(request.sampling.stop_token_ids)
-        self._stops = StopChecker((), request.sampling.stop_sequences)
+        self._stops = StopSequences(request.sampling.stop_sequences)
         self._keys: list[BlockKey] = []
         self._root = root
         self._new: list[TokenLogprob] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,13 +17,13 @@ from ..data.collation import Collator, ExampleBatch
 from ..data.encoding import DROP_TURNS, Example, encode
 from ..data.records import Record
 from ..engine.local import answer_requests
-from ..engine.request import Decoding, Request, SamplingParams
+from ..engine.request import Decoding, ImageInput, Request, SamplingParams
 from ..engine.stopping import answer_end_ids
 from ..media import ImagePolicy
 from ..media.saving import save_image
 from ..models.qwen_vl.chat_template import render_chatml
-from ..models.qwen_vl.generation import place_sources
 from ..models.qwen_vl.image_placeholders import PlaceholderFormat
+from ..models.qwen_vl.image_processing import source_key
 from ..models.qwen_vl.messages import Message, message_images
 from ..models.qwen_vl.runner import local_engine
 from ..parallel.processes import wait_for_everyone
@@ -204,10 +205,11 @@ def _answers(
             )
             # What takes more than twice as many tokens as the right answer will not be right.
             limit = 2 * len(tokenizer.encode(question.expected)) + 16
+            images = [ImageInput(0, source_key(source), prepare=partial(pixels, source)) for source in prompt.images]
             yield Request(
                 str(index),
                 tuple(prompt.input_ids),
-                place_sources(placeholder, prompt.input_ids, prompt.images, pixels),
+                placeholder.place(prompt.input_ids, images),
                 SamplingParams(max_tokens=limit, stop_token_ids=end_ids),  # not the model's own, which may sample
                 decoding=Decoding(errors=None),
             )

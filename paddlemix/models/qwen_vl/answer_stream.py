@@ -1,22 +1,31 @@
-"""One answer of a model, as a stream of text."""
+"""One answer of a model, as a stream of text, and the answer to a query of the original's form."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import paddle
 
 from ...engine.local import LocalEngine
-from ...engine.options import GenerationOptions
+from ...engine.options import GenerationOptions, resolve_options
 from ...engine.request import Decoding, ImageInput, Output, Request
 from ...engine.stopping import answer_end_ids
 from ...errors import ConfigurationError
 from ...utils.validation import check_integer
 from .chat_window import DEFAULT_WINDOW, ChatWindow
+from .image_placeholders import PlaceholderFormat
+from .image_processing import load_images_of_ids
+from .original_chat import History, make_context
+from .runner import local_engine
 
 if TYPE_CHECKING:
     from paddlenlp.generation import GenerationConfig
 
+    from ...media import ImagePolicy
     from .modeling import QWenLMHeadModel
+    from .processing import QwenVLProcessor
     from .tokenization import QWenVLTokenizer
 
 
@@ -100,6 +109,53 @@ class AnswerStream:
         self.tokens += output.token_ids
         if output.finish_reason is not None:
             self.finish_reason = output.finish_reason.value
+
+
+def answer_query(
+    model: QWenLMHeadModel,
+    processor_or_tokenizer: QwenVLProcessor | QWenVLTokenizer,
+    query: str,
+    history: History,
+    system: str,
+    stop_words_ids: Sequence[Sequence[int]] | None,
+    generation_config: GenerationConfig | None,
+    image_policy: ImagePolicy | None,
+    options: dict[str, Any],
+    decoding: Decoding,
+) -> AnswerStream:
+    """The answer to a query after a history of texts; see :meth:`.generation.QWenVLGenerationMixin.chat`."""
+    window = chat_settings(model, generation_config)
+    if stop_words_ids:
+        options = {**options, "stop_token_sequences": [*stop_words_ids, *(options.get("stop_token_sequences") or ())]}
+    resolved = resolve_options(model.generation_config, generation_config, options)
+    given: Any = processor_or_tokenizer
+    tokenizer: QWenVLTokenizer = getattr(given, "tokenizer", given)
+    _, input_ids = make_context(
+        tokenizer, query, history, system, window.size, "chatml", max_window_images=window.images, keep_last_image=True
+    )
+    visual = model.config.visual
+    images = None
+    if visual.image_start_id in input_ids:
+        image_processor = getattr(given, "image_processor", None)
+        images = load_images_of_ids(np.array([input_ids]), visual, image_policy, image_processor)
+    placed = PlaceholderFormat.of(visual).place(input_ids, image_inputs(images))
+    engine = LocalEngine(local_engine(model, tokenizer, positions=model.config.max_position_embeddings), paddle.no_grad)
+    return AnswerStream(engine, tokenizer, input_ids, resolved, images=placed, decoding=decoding)
+
+
+def image_inputs(images: paddle.Tensor | None, image_features: paddle.Tensor | None = None) -> list[ImageInput]:
+    """Images for an engine that sees no others; where they stand is to be filled in.
+
+    Args:
+        images: float ``[n, 3, side, side]``.
+        image_features: ``[n, n_queries, hidden]`` instead.
+    """
+    given = image_features if images is None else images
+    if given is None:
+        return []
+    name = "features" if images is None else "pixels"
+    arrays = (given if isinstance(given, paddle.Tensor) else paddle.to_tensor(given)).astype("float32").numpy()
+    return [ImageInput(0, str(index).encode(), **{name: array}) for index, array in enumerate(arrays)]
 
 
 def chat_settings(model: QWenLMHeadModel, generation_config: GenerationConfig | None = None) -> ChatWindow:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -15,11 +14,13 @@ from paddlenlp.generation import LogitsProcessorList
 from ...engine.inputs import IdsLike, id_array, left_padding
 from ...engine.local import Answer
 from ...engine.options import GenerationOptions, resolve_options
-from ...engine.request import ImageInput, LogitsHook, Request
-from ...engine.stopping import LENGTH
+from ...engine.request import Decoding, FinishReason, ImageInput, LogitsHook, Request
 from ...errors import ConfigurationError, PromptError
+from .answer_stream import answer_query, image_inputs
+from .chat_template import DEFAULT_SYSTEM
 from .image_placeholders import PlaceholderFormat
 from .image_processing import load_images_of_ids
+from .original_chat import History
 from .runner import LOCAL_BLOCK, local_engine
 
 if TYPE_CHECKING:
@@ -117,25 +118,68 @@ class QWenVLGenerationMixin:
         self,
         processor_or_tokenizer: QwenVLProcessor | QWenVLTokenizer,
         query: str,
-        history: list[tuple[str, str]] | None = None,
-        **arguments: Any,
-    ) -> tuple[str, list[tuple[str, str]]]:
-        """Answer a query as the original does; see :func:`.original_chat.chat` for the arguments."""
-        from .original_chat import chat
+        history: History | None = None,
+        system: str = DEFAULT_SYSTEM,
+        append_history: bool = True,
+        stop_words_ids: Sequence[Sequence[int]] | None = None,
+        generation_config: GenerationConfig | None = None,
+        image_policy: ImagePolicy | None = None,
+        **options: Any,
+    ) -> tuple[str, History]:
+        """Answer ``query`` after ``history``, as the original does.
 
-        return chat(cast("QWenLMHeadModel", self), processor_or_tokenizer, query, history, **arguments)
+        Images are named in the queries, as ``from_list_format`` writes them, and read on every call; a
+        :class:`ChatSession` keeps them. Queries are trusted: tags in them are read. Out of answers and the system text
+        only the tags of references and boxes are. Unlike the original, the caller's lists stay as they are, and no
+        token is lost at ``max_new_tokens``.
+
+        Args:
+            processor_or_tokenizer: which belongs to the model.
+            query: the question, ``<img>path</img>`` for an image.
+            history: earlier ``(query, response)`` pairs.
+            system: the system message.
+            append_history: whether the returned history holds this turn.
+            stop_words_ids: further runs of tokens that end the answer and, as in the original, stay in it. The option
+                ``stop_strings`` cuts its texts off.
+            generation_config: instead of the model's own.
+            image_policy: which paths and URLs may be read; ``ImagePolicy.scripts()`` by default.
+            **options: the fields of :class:`GenerationOptions`.
+
+        Returns:
+            The answer, stripped of surrounding space, and a new history.
+
+        Raises:
+            ConfigurationError: the model's chat format is not ChatML, or an option is unknown or impossible.
+            PromptError, ImageError, NumericalError: as ``generate``.
+        """
+        history = [] if history is None else history
+        pieces = answer_query(
+            cast("QWenLMHeadModel", self), processor_or_tokenizer, query, history, system, stop_words_ids,
+            generation_config, image_policy, options, Decoding(skip_special_tokens=False, errors=None),
+        )  # fmt: skip
+        response = "".join(pieces).strip()
+        return response, [*history, (query, response)] if append_history else list(history)
 
     def chat_stream(
         self,
         processor_or_tokenizer: QwenVLProcessor | QWenVLTokenizer,
         query: str,
-        history: list[tuple[str, str]] | None = None,
-        **arguments: Any,
+        history: History | None = None,
+        system: str = DEFAULT_SYSTEM,
+        stop_words_ids: Sequence[Sequence[int]] | None = None,
+        generation_config: GenerationConfig | None = None,
+        image_policy: ImagePolicy | None = None,
+        **options: Any,
     ) -> Iterator[str]:
-        """The answer so far, again and again as it grows; see :func:`.original_chat.chat_stream`."""
-        from .original_chat import chat_stream
+        """Like :meth:`chat`, but yields the whole answer so far each time it grows, with its tags.
 
-        return chat_stream(cast("QWenLMHeadModel", self), processor_or_tokenizer, query, history, **arguments)
+        Mistakes raise in the call itself. An unclosed tag is text. There is no new history.
+        """
+        pieces = answer_query(
+            cast("QWenLMHeadModel", self), processor_or_tokenizer, query, history or [], system, stop_words_ids,
+            generation_config, image_policy, options, Decoding(errors="ignore"),
+        )  # fmt: skip
+        return accumulate(pieces)
 
 
 @paddle.no_grad()
@@ -162,7 +206,7 @@ def generate_rows(
         image_processor = getattr(tokenizer, "image_processor", None)
         images = load_images_of_ids(ids, model.config.visual, image_policy, image_processor)
     prompts = [row.tolist() if mask is None else row[mask[index]].tolist() for index, row in enumerate(ids)]
-    placed = place_images(PlaceholderFormat.of(model.config.visual), prompts, images, image_features)
+    placed = _placed(PlaceholderFormat.of(model.config.visual), prompts, images, image_features)
     requests = _requests(prompts, placed, resolved, None if logits_processor is None else _hook(logits_processor))
     engine = local_engine(
         model,
@@ -204,68 +248,26 @@ def _generated(rows: Sequence[Answer], pad: int) -> GeneratedRows:
     for padded, row in zip(tokens, rows):
         padded[: len(row.tokens)] = row.tokens
     scores = np.array([np.mean(row.log_probs) for row in rows], dtype=np.float32)
-    return GeneratedRows(tokens, scores, [row.finish_reason or LENGTH for row in rows], lengths)
+    return GeneratedRows(tokens, scores, [row.finish_reason or FinishReason.LENGTH.value for row in rows], lengths)
 
 
-def place_images(
+def _placed(
     placeholder: PlaceholderFormat,
     prompts: Sequence[list[int]],
     images: paddle.Tensor | None,
     image_features: paddle.Tensor | None,
 ) -> list[tuple[ImageInput, ...]]:
-    """The images of each prompt, for the engine.
-
-    Args:
-        placeholder: of the model.
-        prompts: ids.
-        images: float32 ``[n, 3, side, side]``, in order of appearance over the prompts.
-        image_features: ``[n, n_queries, hidden]``, instead of ``images``.
-
-    Raises:
-        PromptError: a placeholder is cut, both are given, or there are not as many images as placeholders.
-    """
-    tensor = image_features if images is None else images
-    if tensor is None:
-        return [() for _ in prompts]
+    """The images of each prompt."""
     if images is not None and image_features is not None:
         raise PromptError("images, image_features: give one of them, not both")
-    starts = [placeholder.indices(np.array([prompt]))[:, 0].tolist() for prompt in prompts]
-    given = (tensor if isinstance(tensor, paddle.Tensor) else paddle.to_tensor(tensor)).astype("float32").numpy()
-    count = sum(map(len, starts))
-    if len(given) != count:
-        raise PromptError(f"images: got {len(given)} for {count} <img> placeholder(s) in input_ids")
-    remaining = enumerate(given)
-    name = "pixels" if image_features is None else "features"
-    return [
-        tuple(
-            ImageInput(start, str(index).encode(), **{name: array})
-            for start, (index, array) in zip(row_starts, remaining)
-        )
-        for row_starts in starts
-    ]
-
-
-def place_sources(
-    placeholder: PlaceholderFormat, ids: Sequence[int], sources: Sequence[Any], prepare: Callable[[Any], np.ndarray]
-) -> tuple[ImageInput, ...]:
-    """The images of a prompt, which are prepared when the engine comes to them.
-
-    Args:
-        placeholder: of the model.
-        ids: the prompt.
-        sources: in order; an engine encodes the same one once, so they must not change while it lives.
-        prepare: makes pixels of one, float32 ``[3, side, side]``.
-    """
-    starts = placeholder.indices(np.array([ids]))[:, 0].tolist()
-    return tuple(
-        ImageInput(start, _source_key(source), prepare=partial(prepare, source))
-        for start, source in zip(starts, sources)
-    )
-
-
-def _source_key(source: Any) -> bytes:
-    """Names a source among those that are alive."""
-    return (f"path {os.fspath(source)}" if isinstance(source, (str, os.PathLike)) else f"object {id(source)}").encode()
+    if images is None and image_features is None:
+        return [() for _ in prompts]
+    given = image_inputs(images, image_features)
+    counts = [len(placeholder.starts(prompt)) for prompt in prompts]
+    if len(given) != sum(counts):
+        raise PromptError(f"images: got {len(given)} for {sum(counts)} <img> placeholder(s) in input_ids")
+    ends = np.cumsum(counts)
+    return [placeholder.place(prompt, given[end - count : end]) for prompt, count, end in zip(prompts, counts, ends)]
 
 
 def _requests(

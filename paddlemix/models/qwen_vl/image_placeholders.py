@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple, Union
 
 import numpy as np
 
+from ...engine.request import ImageInput
 from ...errors import PromptError
 from .vocabulary import IMAGE_TAGS, IMG_END, IMG_START
 
@@ -131,9 +133,25 @@ class PlaceholderFormat(NamedTuple):
             paths.append(path)
         return paths
 
-    def starts_from(self, input_ids: np.ndarray, past: int) -> np.ndarray:
-        """Bool, one per ``<img>`` in order over the rows: whether its position in its row is at least ``past``."""
-        return np.nonzero(input_ids == self.start_id)[1] >= past
+    def starts(self, ids: Sequence[int]) -> list[int]:
+        """Where the placeholder ids of each image of a prompt begin.
+
+        Raises:
+            PromptError: as ``indices``.
+        """
+        starts: list[int] = self.indices(np.array([ids]))[:, 0].tolist()
+        return starts
+
+    def place(self, ids: Sequence[int], images: Sequence[ImageInput]) -> tuple[ImageInput, ...]:
+        """The images of a prompt, each with the place where it stands.
+
+        Raises:
+            PromptError: as ``indices``, or there are not as many images as placeholders.
+        """
+        starts = self.starts(ids)
+        if len(images) != len(starts):
+            raise PromptError(f"images: got {len(images)} for {len(starts)} <img> placeholder(s) in input_ids")
+        return tuple(replace(image, start=start) for image, start in zip(images, starts))
 
     def count_complete(self, input_ids: np.ndarray) -> int:
         """How many complete placeholders there are; a lone ``<img>``, which the model may have written, is none."""

@@ -286,6 +286,11 @@ def read_preprocessor_config(directory: Path, image_size: int | None) -> dict[st
     return settings
 
 
+def source_key(source: Any) -> bytes:
+    """Names a source among those that are alive, without opening it."""
+    return (f"path {os.fspath(source)}" if isinstance(source, (str, os.PathLike)) else f"object {id(source)}").encode()
+
+
 def image_key(image: Image.Image, image_processor: QwenVLImageProcessor) -> str:
     """A key for caches of what the model computes from an image: sha256 over all that the model sees of it.
 

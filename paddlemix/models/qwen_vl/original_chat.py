@@ -1,19 +1,13 @@
 """The original's chat interface: queries and a history of texts, in which ``<img>path</img>`` stands for an image.
 
-``make_context``, ``decode_tokens``, ``get_stop_words_ids`` and ``render_conversation`` work on ids alone and load no
-Paddle; ``chat`` and ``chat_stream`` are methods of the model.
+What works on ids alone, and loads no Paddle; ``chat`` and ``chat_stream`` are methods of the model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
-import numpy as np
-
-from ...engine.local import LocalEngine
-from ...engine.options import resolve_options
-from ...engine.request import Decoding
 from .chat_template import (
     DEFAULT_SYSTEM,
     EncodedMessage,
@@ -24,139 +18,11 @@ from .chat_template import (
 )
 from .chat_window import DEFAULT_WINDOW, ChatWindow, kept_turns
 from .codec import QWenVLCodec
-from .image_placeholders import PlaceholderFormat
-from .image_processing import load_images_of_ids
 from .list_format import history_turns
 from .messages import conversation_turns
 from .vocabulary import ENDOFTEXT, GROUNDING_TAGS, IM_END, IM_START, IMAGE_TAGS
 
-if TYPE_CHECKING:
-    from paddlenlp.generation import GenerationConfig
-
-    from ...media import ImagePolicy
-    from .answer_stream import AnswerStream
-    from .modeling import QWenLMHeadModel
-    from .processing import QwenVLProcessor
-    from .tokenization import QWenVLTokenizer
-
 History = list[tuple[str, str]]
-
-# ---------------------------------------------------------------- with a model
-
-
-def chat(
-    model: QWenLMHeadModel,
-    processor_or_tokenizer: QwenVLProcessor | QWenVLTokenizer,
-    query: str,
-    history: History | None = None,
-    system: str = DEFAULT_SYSTEM,
-    append_history: bool = True,
-    stop_words_ids: Sequence[Sequence[int]] | None = None,
-    generation_config: GenerationConfig | None = None,
-    image_policy: ImagePolicy | None = None,
-    **options: Any,
-) -> tuple[str, History]:
-    """Answer ``query`` after ``history``.
-
-    Images are named in the queries, as ``from_list_format`` writes them, and read on every call; a
-    :class:`ChatSession` keeps them. Queries are trusted: tags in them are read. Out of answers and the system text only
-    the tags of references and boxes are. Unlike the original, the caller's lists stay as they are, and no token is lost
-    at ``max_new_tokens``.
-
-    Args:
-        model: a chat model.
-        processor_or_tokenizer: which belongs to it.
-        query: the question, ``<img>path</img>`` for an image.
-        history: earlier ``(query, response)`` pairs.
-        system: the system message.
-        append_history: whether the returned history holds this turn.
-        stop_words_ids: further runs of tokens that end the answer and, as in the original, stay in it. The option
-            ``stop_strings`` cuts its texts off.
-        generation_config: instead of the model's own.
-        image_policy: which paths and URLs may be read; ``ImagePolicy.scripts()`` by default.
-        **options: the fields of :class:`GenerationOptions`.
-
-    Returns:
-        The answer, stripped of surrounding space, and a new history.
-
-    Raises:
-        ConfigurationError: the model's chat format is not ChatML, or an option is unknown or impossible.
-        PromptError, ImageError, NumericalError: as ``generate``.
-    """
-    history = [] if history is None else history
-    answer = _answer(
-        model, processor_or_tokenizer, query, history, system, stop_words_ids, generation_config, image_policy,
-        options, Decoding(skip_special_tokens=False, errors=None),
-    )  # fmt: skip
-    response = "".join(answer).strip()
-    return response, [*history, (query, response)] if append_history else list(history)
-
-
-def chat_stream(
-    model: QWenLMHeadModel,
-    processor_or_tokenizer: QwenVLProcessor | QWenVLTokenizer,
-    query: str,
-    history: History | None = None,
-    system: str = DEFAULT_SYSTEM,
-    stop_words_ids: Sequence[Sequence[int]] | None = None,
-    generation_config: GenerationConfig | None = None,
-    image_policy: ImagePolicy | None = None,
-    **options: Any,
-) -> Iterator[str]:
-    """Like :func:`chat`, but yields the whole answer so far each time it grows, with its tags; there is no new history.
-
-    Mistakes raise in the call itself. An unclosed tag is text.
-    """
-    answer = _answer(
-        model, processor_or_tokenizer, query, history or [], system, stop_words_ids, generation_config, image_policy,
-        options, Decoding(errors="ignore"),
-    )  # fmt: skip
-    return _cumulative(answer)
-
-
-def _answer(
-    model: QWenLMHeadModel,
-    processor_or_tokenizer: QwenVLProcessor | QWenVLTokenizer,
-    query: str,
-    history: History,
-    system: str,
-    stop_words_ids: Sequence[Sequence[int]] | None,
-    generation_config: GenerationConfig | None,
-    image_policy: ImagePolicy | None,
-    options: dict[str, Any],
-    decoding: Decoding,
-) -> AnswerStream:
-    import paddle
-
-    from .answer_stream import AnswerStream, chat_settings
-    from .generation import place_images
-    from .runner import local_engine
-
-    window = chat_settings(model, generation_config)
-    if stop_words_ids:
-        options = {**options, "stop_token_sequences": [*stop_words_ids, *(options.get("stop_token_sequences") or ())]}
-    resolved = resolve_options(model.generation_config, generation_config, options)
-    given: Any = processor_or_tokenizer
-    tokenizer: QWenVLTokenizer = getattr(given, "tokenizer", given)
-    image_processor = getattr(given, "image_processor", None)
-    _, input_ids = make_context(
-        tokenizer, query, history, system, window.size, "chatml", max_window_images=window.images, keep_last_image=True
-    )
-    visual = model.config.visual
-    images = None
-    if visual.image_start_id in input_ids:
-        images = load_images_of_ids(np.array([input_ids]), visual, image_policy, image_processor)
-    (placed,) = place_images(PlaceholderFormat.of(visual), [input_ids], images, None)
-    engine = LocalEngine(local_engine(model, tokenizer, positions=model.config.max_position_embeddings), paddle.no_grad)
-    return AnswerStream(engine, tokenizer, input_ids, resolved, images=placed, decoding=decoding)
-
-
-def _cumulative(pieces: AnswerStream) -> Iterator[str]:
-    text = ""
-    for piece in pieces:
-        text += piece
-        yield text
-
 
 # ---------------------------------------------------------------- prompts
 

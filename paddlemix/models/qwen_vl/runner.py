@@ -187,7 +187,6 @@ def local_engine(
     *,
     has_text: bool = True,
     feature_images: int = 0,
-    max_rows: int = WHOLE,
     positions: int | None = None,
 ) -> Engine:
     """An engine for answers in this process: prompts and images are computed whole, the cache grows as needed.
@@ -197,7 +196,6 @@ def local_engine(
         tokenizer: ids that it does not know are never chosen.
         has_text: whether outputs have text; stop strings need it.
         feature_images: for so many images features are kept that no answer needs at the moment.
-        max_rows: most rows of a pass.
         positions: most that the cache is to hold; ``None``: as many as there is memory for.
 
     Raises:
@@ -211,7 +209,7 @@ def local_engine(
         preallocate=False,
         block_size=LOCAL_BLOCK,
         feature_cache_bytes=feature_images * runner.feature_bytes,
-        max_rows=max_rows,
+        max_rows=WHOLE,
         chunk_size=WHOLE,
         vision_layers=WHOLE,
         step_budget=math.inf,

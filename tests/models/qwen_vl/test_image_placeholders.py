@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from paddlemix.engine.request import ImageInput
 from paddlemix.errors import PromptError
 from paddlemix.models.qwen_vl.image_placeholders import PlaceholderFormat, split_text
 from tests.golden_model import golden_config
@@ -80,10 +81,12 @@ def test_what_is_written_is_read_back():
         FORM.encode("x" * 257)
 
 
-def test_placeholders_are_told_apart_by_their_position():
+def test_images_are_placed_where_their_placeholders_begin():
     row = [5, *placeholder("x"), 5, *placeholder("y")]
-    assert FORM.starts_from(np.array([row, row]), 0).tolist() == [True] * 4
-    assert FORM.starts_from(np.array([row, row]), 100).tolist() == [False, True] * 2
+    images = [ImageInput(0, b"x"), ImageInput(0, b"y")]
+    assert [(image.start, image.key) for image in FORM.place(row, images)] == [(2, b"x"), (261, b"y")]
+    with pytest.raises(PromptError, match="images: got 1 for 2 <img>"):
+        FORM.place(row, images[:1])
 
 
 def test_only_complete_placeholders_count():
