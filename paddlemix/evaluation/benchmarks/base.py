@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal, Optional
 
 from ...errors import EvaluationError
+from ..data.files import collector_paused
 from ..records import Answer, Question, Score
 from ..sampling import Shots, sample
 
@@ -140,7 +141,8 @@ class Benchmark:
         """
         chosen = self.split(split)
         drawn = Shots(shots, seed, as_original=compat == "original") if shots else None
-        questions = self.read(data_dir, chosen, drawn)
+        with collector_paused():
+            questions = self.read(data_dir, chosen, drawn)
         return list(questions) if limit is None else sample(questions, limit, seed)
 
     def score(

@@ -76,11 +76,10 @@ def _tokenize_with_java(lines: Sequence[str]) -> list[list[str]]:
     if done.returncode:
         last = done.stderr.decode("utf-8", "replace").strip().split("\n")[-1]
         raise EvaluationError(f"captions: java ended with status {done.returncode}: {last}; check that it runs")
-    tokenized = [line.rstrip().split(" ") for line in done.stdout.decode("utf-8", "replace").split("\n")]
-    if len(tokenized) == len(lines) + 1 and tokenized[-1] == [""]:
-        tokenized.pop()
-    # An empty last caption gives no line of its own.
-    tokenized += [[""]] * (len(lines) - len(tokenized) if not any(lines[len(tokenized) :]) else 0)
+    output = done.stdout.decode("utf-8", "replace").removesuffix("\n")
+    tokenized = [line.rstrip().split(" ") for line in output.split("\n")]
+    if not any(lines[len(tokenized) :]):  # empty captions at the end have no line of their own
+        tokenized += [[""]] * (len(lines) - len(tokenized))
     if len(tokenized) != len(lines):
         raise EvaluationError(f"captions: {len(lines)} went into the tokenizer and {len(tokenized)} came out")
     return tokenized
