@@ -102,7 +102,7 @@ class CompletionBody(SamplingFields):
         Annotated[list[TokenID], Field(min_length=1)],
         Annotated[list[TokenIDs], Field(min_length=1)],
     ]
-    logprobs: Optional[int] = Field(None, ge=0, le=5)
+    logprobs: Optional[int] = Field(None, ge=0, le=20)
     echo: Optional[bool] = None
     best_of: Optional[int] = Field(None, ge=1, le=128)
     images: Optional[list[str]] = Field(None, description="put before the prompt, as in the raw format")

@@ -50,7 +50,10 @@ def test_questions_are_asked_as_chats_and_answers_keep_their_order(questions: li
 
 
 def test_raw_prompts_go_to_completions_where_the_server_takes_them(questions: list[Question]) -> None:
-    reply = (200, {"choices": [{"text": " two", "finish_reason": "length"}], "usage": {"completion_tokens": 1}})
+    reply = (
+        200,
+        {"choices": [{"text": "<box> two</box>", "finish_reason": "length"}], "usage": {"completion_tokens": 1}},
+    )
     with serving(lambda path, body: reply) as (url, got):
         (answer,) = ask(url, questions[:1], Generation(1, 10, "raw"), api="completions")
     assert answer == Answer("q0", " two", 1, finish_reason="length")
@@ -69,6 +72,7 @@ def test_choices_are_read_from_log_probabilities(tmp_path: Path) -> None:
     for logprobs, words in (
         (None, "gives no log probabilities"),
         ({"content": [{"top_logprobs": top[2:]}]}, "none of the choices A, B, C"),
+        ({"content": []}, "none of the choices A, B, C"),
     ):
         reply = chat_reply("x", logprobs=logprobs)
         with serving(lambda path, body, reply=reply: reply) as (url, _):  # type: ignore[misc]

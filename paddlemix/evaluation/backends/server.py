@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ...errors import EvaluationError, PaddleMixError
+from ...models.qwen_vl.vocabulary import GROUNDING_TAGS
 from ..benchmarks import Generation
 from ..openai_client import ClientOptions, OpenAIClient, image_url
 from ..records import Answer, ImageRef, Question
 from .base import AHEAD, Failure, Rates
 
-_TOP = {"chat": 20, "completions": 5}
+_TOP = 20
 """Alternatives asked for where a choice is read from the log probabilities of the next token."""
+_TAGS = re.compile("|".join(map(re.escape, GROUNDING_TAGS)))
 _MAX_FAILURES = 10
 
 
@@ -99,13 +102,15 @@ class ServerBackend:
             body |= {"model": self._options.model, "temperature": 0}
             path = "/completions" if raw else "/chat/completions"
             if question.choices:
-                top = _TOP["completions" if raw else "chat"]
-                body |= {"max_tokens": 1, **({"logprobs": top} if raw else {"logprobs": True, "top_logprobs": top})}
+                wanted = {"logprobs": _TOP} if raw else {"logprobs": True, "top_logprobs": _TOP}
+                body |= {"max_tokens": 1, **wanted}
                 return _chosen(question, self._client.post(path, body), raw)
             body["max_tokens"] = generation.max_new_tokens
             if raw and generation.min_new_tokens:
                 body["min_tokens"] = generation.min_new_tokens
-            return _said(question, self._client.post(path, body), raw)
+            answer = _said(question, self._client.post(path, body), raw)
+            # as in the engine's answers: its server keeps them in the text
+            return answer if generation.keeps_tags else replace(answer, text=_TAGS.sub("", answer.text))
         except PaddleMixError as error:
             return Failure(question.id, str(error))
 
@@ -161,16 +166,13 @@ def _chosen(question: Question, reply: Mapping[str, Any], raw: bool) -> Answer:
 
 
 def _top_logprobs(choice: Mapping[str, Any], raw: bool) -> dict[str, float]:
-    logprobs = choice.get("logprobs") or {}
-    if raw:
-        tops = logprobs.get("top_logprobs") or [{}]
-        told = tops[0]
-    else:
-        content = logprobs.get("content") or [{}]
-        told = {entry["token"]: entry["logprob"] for entry in content[0].get("top_logprobs") or ()}
-    if not told:
+    logprobs = choice.get("logprobs")
+    if not isinstance(logprobs, dict):
         raise EvaluationError("server: it gives no log probabilities, without which there is no choice by loss")
-    return dict(told)
+    if raw:
+        return dict((logprobs.get("top_logprobs") or [{}])[0])
+    first = (logprobs.get("content") or [{}])[0]
+    return {entry["token"]: entry["logprob"] for entry in first.get("top_logprobs") or ()}
 
 
 def _first_choice(reply: Mapping[str, Any]) -> Mapping[str, Any]:
