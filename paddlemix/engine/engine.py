@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from ..errors import ConfigurationError, EngineError, ImageError, NumericalError, PaddleMixError, PromptError
 from .admission import admitted
-from .blocks import BlockPool, root_hash
+from .blocks import root_hash
+from .cache import PagedCache
 from .config import EngineConfig
 from .detokenizer import IncrementalDecoder
 from .prompt_lookup import propose
@@ -52,13 +53,9 @@ class Engine:
         self.grammars = grammars
         self._runner = runner
         self._codec = codec
-        self._most_blocks = max(1, config.cache_bytes // runner.block_bytes(config.block_size))
-        self._wanted_blocks = 0  # that the requests there are may need
-        blocks = self._most_blocks if config.preallocate else 1
-        self._pool = BlockPool(blocks)
-        self._cache = runner.new_cache(blocks, config.block_size)
+        self._cache = PagedCache(runner, config)
         self._features = FeatureCache(config.feature_cache_bytes, runner.feature_bytes)
-        self._scheduler = Scheduler(self._pool, config.block_size, config.max_rows)
+        self._scheduler = Scheduler(self._cache.pool, config.block_size, config.max_rows)
         self._ahead = RunAhead(runner, config.block_size)
         self._sequences: dict[str, Sequence] = {}
         self._arrivals = 0
@@ -69,7 +66,7 @@ class Engine:
     @property
     def capacity(self) -> int:
         """Positions that fit into the cache: no prompt with its answer may be longer."""
-        return self._most_blocks * self.config.block_size
+        return self._cache.most_blocks * self.config.block_size
 
     def add(self, request: Request) -> None:
         """Take a request; the next steps bring its outputs.
@@ -103,7 +100,7 @@ class Engine:
         )
         self._sequences[request.id] = sequence
         self._scheduler.add(sequence)
-        self._wanted_blocks += self._scheduler.blocks_for(sequence.longest)
+        self._cache.wanted_blocks += self._scheduler.blocks_for(sequence.longest)
         self._prompt_tokens += len(request.prompt_ids)
 
     def abort(self, request_id: str) -> Output | None:
@@ -125,8 +122,8 @@ class Engine:
         What the model raises ends the requests that it was computing for, and no others.
         """
         self._steps += 1
-        if self._wanted_blocks > self._pool.size < self._most_blocks:
-            self._grow()
+        if self._cache.grow():
+            self._ahead.stop()  # it has the memory that was
         touched = self._expired()
         rows = self._scheduler.rows_to_decode()
         touched += rows
@@ -148,13 +145,13 @@ class Engine:
         Raises:
             EngineError: one is not.
         """
-        self._pool.check(sequence.blocks for sequence in self._scheduler)
+        self._cache.pool.check(sequence.blocks for sequence in self._scheduler)
         if set(self._sequences.values()) != set(self._scheduler):
             raise EngineError("engine: its requests and those of its scheduler are not the same")
 
     def stats(self) -> EngineStats:
         """Numbers of this moment."""
-        free, cached, owned = self._pool.counts
+        free, cached, owned = self._cache.pool.counts
         running = len(self._scheduler.running)
         return EngineStats(
             running=running,
@@ -174,19 +171,6 @@ class Engine:
             steps=self._steps,
             failures=self._failures,
         )
-
-    def _grow(self) -> None:
-        """Make the cache large enough for the requests there are; by half at least, for growing copies it."""
-        self._ahead.stop()
-        size = self._pool.size
-        unused = self._pool.counts[0] == size
-        blocks = min(self._most_blocks, max(self._wanted_blocks, 0 if unused else size + size // 2))
-        if unused:
-            self._cache = None  # freed before the new one is made
-            self._cache = self._runner.new_cache(blocks, self.config.block_size)
-        else:
-            self._cache = self._runner.grown_cache(self._cache, blocks)
-        self._pool.grow(blocks)
 
     def _expired(self) -> list[Sequence]:
         """End those whose time is up."""
@@ -208,7 +192,7 @@ class Engine:
             failure.__cause__ = cause
             self._fail(sequences, failure)
             self._ahead.stop()
-            self._pool.forget()  # nobody knows what was written where
+            self._cache.pool.forget()  # nobody knows what was written where
             return False
         return True
 
@@ -219,14 +203,14 @@ class Engine:
 
     def _decode(self, rows: list[Sequence]) -> None:
         """One pass for the next token of each row, with what prompt lookup proposes behind it."""
-        chosen = self._ahead.next_tokens(rows, self._cache)
+        chosen = self._ahead.next_tokens(rows, self._cache.memory)
         if chosen is not None:
             for sequence, token in zip(rows, chosen):
                 self._guard([sequence], self._accept_chosen, sequence, *token)
             return
         proposed = [self._proposed(sequence) for sequence in rows]
         inputs = [sequence.row_input(1, 1 + len(ids), ids) for sequence, ids in zip(rows, proposed)]
-        for sequence, ids, logits in zip(rows, proposed, self._runner.forward(inputs, self._cache)):
+        for sequence, ids, logits in zip(rows, proposed, self._runner.forward(inputs, self._cache.memory)):
             self._guard([sequence], self._accept, sequence, ids, logits)
 
     def _proposed(self, sequence: Sequence) -> list[int]:
@@ -261,7 +245,7 @@ class Engine:
         end = min(sequence.computed + chunk_size, len(sequence.ids))
         last = end == len(sequence.ids)
         row = sequence.row_input(end - sequence.computed, int(last))
-        (logits,) = self._runner.forward([row], self._cache)
+        (logits,) = self._runner.forward([row], self._cache.memory)
         self._scheduler.computed(sequence, end)
         if last:
             sequence.features.clear()
@@ -295,6 +279,6 @@ class Engine:
         """What is new for a sequence; one that is finished is forgotten."""
         if sequence.finish_reason is not None:
             del self._sequences[sequence.request.id]
-            self._wanted_blocks -= self._scheduler.blocks_for(sequence.longest)
+            self._cache.wanted_blocks -= self._scheduler.blocks_for(sequence.longest)
             self._finished[sequence.finish_reason.value] += 1
         return sequence.take_output()

@@ -141,6 +141,6 @@ def test_no_thread_keeps_gradients(session):
     def answer() -> bool:
         assert paddle.is_grad_enabled()  # of this thread, as Paddle starts it
         session.ask("what?")
-        return all(key.stop_gradient for key in session._engine.engine._cache.keys)
+        return all(key.stop_gradient for key in session._engine.engine._cache.memory.keys)
 
     assert in_threads(answer) == [True]
