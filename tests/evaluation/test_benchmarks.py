@@ -27,7 +27,6 @@ SCORED = [
     (name, split)
     for name, split in SPLITS
     if BENCHMARKS[name].splits[split].is_scored and name not in JUDGED + CAPTIONS + OWN_DATA
-    if (name, split) != ("grit", "test")
 ]
 HIDDEN = (("vqav2", "test-dev"), ("vizwiz", "test"), ("docvqa", "test"), ("mmbench", "test"), ("grit", "test"))
 

@@ -120,7 +120,7 @@ GRIT = Benchmark(
     "grit",
     "GRIT refexp",
     {
-        "test": Split("test", ("grit/samples/test/refexp.json",), published={"Qwen-VL": 78.22}),
+        "test": Split("test", ("grit/samples/test/refexp.json",), is_scored=False, published={"Qwen-VL": 78.22}),
         "ablation": Split("ablation", ("grit/samples/ablation/refexp.json",)),
     },
     Generation(10, 28, needs_logprob=True),
