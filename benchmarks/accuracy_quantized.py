@@ -55,11 +55,14 @@ SCORES = {  # task -> the metric that stands for it
 
 @dataclass(frozen=True)
 class Kind:
-    """A row of the table: its name, where the weights are and the option to load them with."""
+    """A row of the table: its name, where the weights are, the option to load them with, and how products over bfloat16
+    weights are computed.
+    """
 
     name: str
     directory: Path
     quantization: str | None
+    precision: str = "bfloat16"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -67,32 +70,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--count", type=int, default=100, help="questions per task and language (default: %(default)s)")
     parser.add_argument("--scenes", type=int, default=200, help="scenes for the divergence (default: %(default)s)")
     parser.add_argument("--calibration", type=int, default=200, help="scenes for GPTQ (default: %(default)s)")
+    parser.add_argument("--only", nargs="+", metavar="ROW", help="names of the rows to print (default: all)")
     options = parser.parse_args(arguments)
     note(f"PADDLEMIX_OPS={ops.mode()}")
     with tempfile.TemporaryDirectory() as folder:
-        calibrated = Path(folder) / "gptq"
-        base = load_model(DEFAULT_MODEL)
-        samples = model_inputs(
-            [(messages, False) for messages, _ in scenes(CALIBRATION_SEED, options.calibration)],
-            base.processor,
-            max_length=MAX_LENGTH,
-        )
-        rounded = calibrate(base.model, samples, progress=note)
-        save_gptq(DEFAULT_MODEL_DIR, rounded, calibrated, table=base.model.weight_table)
         kinds = [
             Kind("fp32", DEFAULT_MODEL_DIR, None),
+            Kind("bf16, float32 products", DEFAULT_MODEL_DIR, "bf16", "float32"),
             Kind("bf16", DEFAULT_MODEL_DIR, "bf16"),
             Kind("int8", DEFAULT_MODEL_DIR, "int8"),
             Kind("int4, rounded to nearest", DEFAULT_MODEL_DIR, "int4"),
-            Kind("int4, GPTQ", calibrated, "int4"),
+            Kind("int4, GPTQ", Path(folder) / "gptq", "int4"),
         ]
+        if any(kind.directory != DEFAULT_MODEL_DIR and chosen(kind, options.only) for kind in kinds):
+            write_calibrated(Path(folder) / "gptq", options.calibration)
         print("| weights | MB | divergence | same token | " + " | ".join(SCORES) + " |")
         print("|---|" + "--:|" * (3 + len(SCORES)))
         exact: list[np.ndarray] | None = None
         for kind in kinds:
+            if exact is not None and not chosen(kind, options.only):
+                continue
             loaded = load_model(kind.directory, quantization=kind.quantization)
+            if "cpu" in ops.backend.library().devices:
+                ops.set_matmul_precision(kind.precision)
             found = list(log_probabilities(loaded, options.scenes))
             exact = exact or found
+            if not chosen(kind, options.only):
+                continue
             pairs = list(zip(exact, found))
             divergence = np.mean([np.sum(np.exp(e) * (e - f)) for rows in pairs for e, f in zip(*rows)])
             same = np.mean([e.argmax() == f.argmax() for rows in pairs for e, f in zip(*rows)])
@@ -104,6 +108,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 "| " + " | ".join(cells + [f"{score:.3f}" for score in scores(loaded, options.count)]) + " |",
                 flush=True,
             )
+
+
+def chosen(kind: Kind, only: Sequence[str] | None) -> bool:
+    """Whether a row is to be printed."""
+    return not only or kind.name in only
+
+
+def write_calibrated(directory: Path, count: int) -> None:
+    """Calibrate the bundled model on ``count`` scenes and save it."""
+    base = load_model(DEFAULT_MODEL)
+    samples = model_inputs(
+        [(messages, False) for messages, _ in scenes(CALIBRATION_SEED, count)], base.processor, max_length=MAX_LENGTH
+    )
+    rounded = calibrate(base.model, samples, progress=note)
+    save_gptq(DEFAULT_MODEL_DIR, rounded, directory, table=base.model.weight_table)
 
 
 def note(line: str) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -41,6 +42,21 @@ def any_backend(request: pytest.FixtureRequest) -> Iterator[str]:
         require_library()
     with backend.using(request.param):
         yield request.param
+
+
+@contextmanager
+def matmul_precision(name: str) -> Iterator[None]:
+    """Let the kernels compute in this precision; without the library there is none to choose."""
+    from paddlemix.ops import backend
+
+    if backend.library().missing is not None:
+        yield
+        return
+    before = backend.set_matmul_precision(name)
+    try:
+        yield
+    finally:
+        backend.set_matmul_precision(before)
 
 
 def each_instruction_set() -> Iterator[str]:

@@ -1,18 +1,21 @@
-// y = x W + b with W in bf16 or fp16; x and y are float32 and as exact as a float32 product.
+// y = x W + b with W in bf16 or fp16; x and y are float32. The products are as exact as float32 ones, or, over bf16
+// weights and for many rows where the processor multiplies bf16, x is rounded to bf16 first
+// (paddlemix_cpu_set_matmul_precision) and the sums are float32.
 //
 // Layout (paddlemix_cpu.h): one line of 64 bytes holds two inputs of 16 outputs. As pairs of 16 bits in 32-bit lanes, a
-// shift and a mask make two vectors of float32 out of a bf16 line; as it is, the line is a row of a weight tile of AMX.
+// shift and a mask make two vectors of float32 out of a bf16 line; as it is, the line is an operand of a bf16 product and
+// a row of a weight tile of AMX.
 //
 // One row: every weight is read once and used once, so the floor is bytes over bandwidth: a decoder layer (4096, 11008)
 // has 405 MB. Two to eight rows use each vector of weights for all rows; the time stays near that of one.
 //
 // Many rows: without AMX, panels of 256 inputs by 32 outputs are unpacked to float32 once and multiplied in registers
-// (12 rows by two vectors); the floor is that of float32 fused multiply-adds. With AMX and bf16 weights, x is cut into
-// three bf16 numbers whose sum it is exactly; three tile products per weight tile add up in float32, five times as fast
-// as multiply-adds where the tile unit alone counts. Two terms are not enough: their error is ten times that of a
-// float32 product. The unit takes inputs and products below 2^-126 as zero, which can be seen only in sums that are
-// themselves below 1e-30. Where an infinity meets a term that is zero, the tile product is NaN although the float32 one
-// may be infinite: blocks whose result is not finite are computed anew in float32.
+// (12 rows by two vectors); the floor is that of float32 fused multiply-adds. With AMX and bf16 weights, x is rounded to
+// one bf16 number, or cut into three whose sum it is exactly; their tile products add up in float32. Two terms are not
+// enough: their error is ten times that of a float32 product. The unit takes inputs and products below 2^-126 as zero,
+// which can be seen only in sums that are themselves below 1e-30. Where an infinity meets a term that is zero, the tile
+// product is NaN although the float32 one may be infinite: blocks whose result is not finite are computed anew in
+// float32.
 //
 // Sums are set aside every 256 to 1024 inputs, which keeps the rounding error below that of one long sum.
 //
@@ -186,39 +189,50 @@ W16_TARGET static inline void unpack(const uint16_t* line, int, Vec* even, Vec* 
 }  // namespace avx512
 
 #if PADDLEMIX_HAS_AMX
+namespace avx512_bf16 {
+#include "linear_w16_bf16.h"
+}  // namespace avx512_bf16
 namespace amx {
 #include "linear_w16_amx.h"
 }  // namespace amx
 #endif
 #endif
 
-// At most kMostRows rows.
 template <int kDtype>
-void multiply(const Layer& layer) {
-  auto few_rows = portable::few_rows<kDtype>;
+void few_rows(const Layer& layer) {
+  auto run = portable::few_rows<kDtype>;
+#if PADDLEMIX_X86
+  const int isa = paddlemix_cpu_isa();
+  run = isa >= PADDLEMIX_AVX512 ? avx512::few_rows<kDtype> : isa >= PADDLEMIX_AVX2 ? avx2::few_rows<kDtype> : run;
+#endif
+  parallel_for(layer.tiles(), 1, [&](int64_t begin, int64_t end) { run(layer, 0, layer.rows, begin, end); });
+}
+
+// The function for at most kMostRows of `rows` rows.
+template <int kDtype>
+auto choose(int64_t rows) {
 #if PADDLEMIX_X86
   const int isa = paddlemix_cpu_isa();
 #if PADDLEMIX_HAS_AMX
-  if (isa >= PADDLEMIX_AMX && kDtype == PADDLEMIX_BFLOAT16 && layer.rows > avx512::kFewRows) {
-    return amx::many_rows(layer);
+  if (kDtype == PADDLEMIX_BFLOAT16 && rows > avx512::kFewRows) {
+    if (isa >= PADDLEMIX_AMX) return rounds_to_bf16() ? amx::many_rows<1> : amx::many_rows<3>;
+    if (has_bf16_products() && rounds_to_bf16()) return avx512_bf16::many_rows;
   }
 #endif
-  if (isa >= PADDLEMIX_AVX512) {
-    if (layer.rows >= kManyRows) return avx512::many_rows<kDtype>(layer);
-    few_rows = avx512::few_rows<kDtype>;
-  } else if (isa >= PADDLEMIX_AVX2) {
-    if (layer.rows >= kManyRows) return avx2::many_rows<kDtype>(layer);
-    few_rows = avx2::few_rows<kDtype>;
+  if (rows >= kManyRows) {
+    if (isa >= PADDLEMIX_AVX512) return avx512::many_rows<kDtype>;
+    if (isa >= PADDLEMIX_AVX2) return avx2::many_rows<kDtype>;
   }
 #endif
-  parallel_for(layer.tiles(), 1, [&](int64_t begin, int64_t end) { few_rows(layer, 0, layer.rows, begin, end); });
+  return few_rows<kDtype>;
 }
 
 template <int kDtype>
 void linear(Layer layer) {
+  const auto multiply = choose<kDtype>(layer.rows);
   for (int64_t left = layer.rows; left > 0; left -= kMostRows) {
     layer.rows = std::min(kMostRows, left);
-    multiply<kDtype>(layer);
+    multiply(layer);
     layer.x += layer.rows * layer.x_stride;
     layer.out += layer.rows * layer.out_features;
   }

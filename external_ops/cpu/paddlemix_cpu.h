@@ -38,6 +38,11 @@ int paddlemix_cpu_limit_isa(int isa);
 // Use at most this many threads, 0: as many as OpenMP would. Returns what was set before; 0 at first.
 int paddlemix_cpu_set_threads(int count);
 
+// BFLOAT16 (at first): linear_w16 over bf16 weights rounds the activations of many rows to bf16 where the processor
+// multiplies bf16 faster than float32. FLOAT32: its products are as exact as float32 ones everywhere. Returns what was set
+// before.
+int paddlemix_cpu_set_matmul_precision(int dtype);
+
 // ---------------------------------------------------------------------------------------------- norms, activations
 
 // out = x / sqrt(mean(x^2) + epsilon) * weight over the last axis, where x is first replaced by x + residual if a

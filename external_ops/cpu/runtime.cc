@@ -23,14 +23,18 @@ bool tiles_granted() {
   return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 }
 
+bool has_avx512_bf16() {
+  unsigned eax, ebx, ecx, edx;
+  return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && (eax & (1u << 5));
+}
+
 bool has_tiles() {
   unsigned eax, ebx, ecx, edx;
   if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return false;
   constexpr unsigned kTileBf16 = 1u << 22, kTile = 1u << 24, kTileInt8 = 1u << 25;
   constexpr unsigned kWanted = kTileBf16 | kTile | kTileInt8;
   if ((edx & kWanted) != kWanted) return false;
-  if (!__get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) || !(eax & (1u << 5))) return false;  // AVX512_BF16
-  return tiles_granted();
+  return has_avx512_bf16() && tiles_granted();
 }
 #endif
 
@@ -62,6 +66,11 @@ std::atomic<int>& thread_limit() {
   return limit;
 }
 
+std::atomic<int>& matmul_precision() {
+  static std::atomic<int> precision{PADDLEMIX_BFLOAT16};
+  return precision;
+}
+
 }  // namespace
 
 int paddlemix_cpu_best_isa(void) {
@@ -79,7 +88,22 @@ int paddlemix_cpu_limit_isa(int isa) {
 
 int paddlemix_cpu_set_threads(int count) { return thread_limit().exchange(count, std::memory_order_relaxed); }
 
+int paddlemix_cpu_set_matmul_precision(int dtype) {
+  return matmul_precision().exchange(dtype, std::memory_order_relaxed);
+}
+
 namespace paddlemix {
+
+bool has_bf16_products() {
+#if PADDLEMIX_HAS_AMX
+  static const bool found = has_avx512_bf16();
+  return found && paddlemix_cpu_isa() >= PADDLEMIX_AVX512;
+#else
+  return false;
+#endif
+}
+
+bool rounds_to_bf16() { return matmul_precision().load(std::memory_order_relaxed) == PADDLEMIX_BFLOAT16; }
 
 int max_threads() {
 #ifdef _OPENMP

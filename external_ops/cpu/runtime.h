@@ -22,9 +22,12 @@
 // vectorizes it for that set. Without contraction of products and sums (see setup.py) all of them give the same bits.
 #define PADDLEMIX_BODY static inline __attribute__((always_inline))
 
-// The tile intrinsics came with GCC 11.
+// The intrinsics of tiles and bf16 products came with GCC 11.
 #if PADDLEMIX_X86 && defined(__linux__) && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
 #define PADDLEMIX_HAS_AMX 1
+#define PADDLEMIX_TARGET_AVX512_BF16                                                                                   \
+  __attribute__((                                                                                                      \
+      target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,prefer-vector-width=512")))
 #define PADDLEMIX_TARGET_AMX                                                                                           \
   __attribute__((                                                                                                      \
       target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,amx-tile,amx-int8,amx-bf16")))
@@ -39,6 +42,12 @@ constexpr int64_t kGroup = 128;      // inputs that share a scale, of weights an
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+
+// Whether the instruction set in use includes AVX512_BF16. Not a set of its own: some processors with AVX-512 have it.
+bool has_bf16_products();
+
+// Whether activations may be rounded to bf16 where that is faster, see paddlemix_cpu_set_matmul_precision.
+bool rounds_to_bf16();
 
 // Threads that a parallel region would use; 1 inside of one.
 int max_threads();

@@ -9,7 +9,16 @@ from .attention import attention, merge_heads, split_heads
 from .attention_decode import DECODE_MAX_QUERIES, attention_decode
 from .attention_masks import AttentionPass
 from .attention_prefill import attention_interleaved, attention_prefill
-from .backend import INSTRUCTION_SETS, default_threads, limit_instruction_set, mode, set_mode, set_threads, using
+from .backend import (
+    INSTRUCTION_SETS,
+    default_threads,
+    limit_instruction_set,
+    mode,
+    set_matmul_precision,
+    set_mode,
+    set_threads,
+    using,
+)
 from .gelu_bias import gelu_bias
 from .layer_norm import layer_norm
 from .linear_w4 import linear_w4
@@ -40,6 +49,7 @@ __all__ = [
     "rotary_qkv",
     "rotary_qkv_cache",
     "rotary_tables",
+    "set_matmul_precision",
     "set_mode",
     "set_threads",
     "split_heads",

@@ -37,6 +37,8 @@ MAX_THREADS = 4096
 """Most threads that may be asked for; more are a typing error."""
 
 INSTRUCTION_SETS = ("portable", "avx2", "avx512", "amx")
+#: Precisions of matrix products over bfloat16 weights, and how the library calls them (paddlemix_dtype).
+MATMUL_PRECISIONS = {"float32": 0, "bfloat16": 3}
 
 _FLOAT = (paddle.float32,)
 _FLOAT_AND_DOUBLE = (paddle.float32, paddle.float64)
@@ -118,6 +120,9 @@ def _load(path: Path) -> Library:
     if version != paddle.__version__:
         return Library(f"{path} was built for Paddle {version}, this is {paddle.__version__}; {BUILD_HINT} anew")
     functions.paddlemix_cpu_set_threads(default_threads())
+    precision = os.environ.get("PADDLEMIX_MATMUL_PRECISION")
+    if precision:
+        functions.paddlemix_cpu_set_matmul_precision(_matmul_precision(precision))
     forking.watch(functions)
     load_op_meta_info_and_register_op(str(path))  # last: Paddle cannot forget operators
     devices = ("cpu", "cuda") if functions.paddlemix_ops_with_cuda() else ("cpu",)
@@ -180,6 +185,33 @@ def set_threads(count: int) -> int:
     if functions is None:
         raise OperatorError(f"no CPU kernels: {library().missing}")
     return functions.paddlemix_cpu_set_threads(count)
+
+
+def set_matmul_precision(name: str) -> str:
+    """Choose how exact ``linear_w16`` on the CPU is over bfloat16 weights; returns what was chosen before.
+
+    Args:
+        name: ``"bfloat16"``, the default: activations of more than 8 rows are rounded to bfloat16 where the processor
+            multiplies it (AMX, AVX512_BF16), the sums are float32. ``"float32"``: everywhere as exact as float32
+            products. ``PADDLEMIX_MATMUL_PRECISION`` chooses as well.
+
+    Raises:
+        ConfigurationError: another name.
+        OperatorError: there are no CPU kernels here.
+    """
+    code, functions = _matmul_precision(name), library().functions
+    if functions is None:
+        raise OperatorError(f"no CPU kernels: {library().missing}")
+    before = functions.paddlemix_cpu_set_matmul_precision(code)
+    return next(known for known, value in MATMUL_PRECISIONS.items() if value == before)
+
+
+def _matmul_precision(name: str) -> int:
+    if name not in MATMUL_PRECISIONS:
+        raise ConfigurationError(
+            f"PADDLEMIX_MATMUL_PRECISION: expected one of {', '.join(MATMUL_PRECISIONS)}, got {quoted(name)}"
+        )
+    return MATMUL_PRECISIONS[name]
 
 
 def mode() -> str:

@@ -24,6 +24,9 @@ _DTYPES = {"bfloat16": paddle.bfloat16, "float16": paddle.float16}
 def linear_w16(x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor | None, out_features: int) -> paddle.Tensor:
     """Return ``x W + bias``; the gradient goes to ``x`` alone.
 
+    The CPU kernel rounds x to bfloat16 where there are more than 8 rows, the weight is bfloat16 and the processor
+    multiplies bfloat16, unless :func:`.backend.set_matmul_precision` asks for float32; sums are float32.
+
     Args:
         x: ``[..., in_features]``; float32 on the CPU's kernel, float32, float16 or bfloat16 on CUDA.
         weight: ``[tiles, padded_in / 2, 16, 2]`` of bfloat16 or float16, from :func:`pack_w16`.

@@ -1,16 +1,34 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import numpy as np
 import paddle
 import pytest
 
 from paddlemix import ops
-from paddlemix.errors import OperatorError
+from paddlemix.errors import ConfigurationError, OperatorError
 from paddlemix.ops.linear_w16 import dequantize_w16, linear_w16, pack_w16
-from tests.backends import each_instruction_set
+from tests.backends import each_instruction_set, matmul_precision
 from tests.ops.exactness import assert_as_exact
 
 DTYPES = ["bfloat16", "float16"]
+
+
+@pytest.fixture(params=["float32", "bfloat16"])
+def precision(request: pytest.FixtureRequest, fused: None) -> Iterator[str]:
+    """The kernels compute in each precision."""
+    with matmul_precision(request.param):
+        yield request.param
+
+
+def multiplied(x, dtype, instruction_set, precision):
+    """What the kernel multiplies: x, or x rounded to bfloat16."""
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").is_file() else ""
+    able = instruction_set == "amx" or (instruction_set == "avx512" and "avx512_bf16" in flags)
+    rounds = able and precision == dtype == "bfloat16" and len(x) > 8
+    return x.astype("bfloat16").astype("float32") if rounds else x
 
 
 def draw(*shape, seed=0):
@@ -79,31 +97,50 @@ def test_multiplies_the_last_axis_and_adds_the_bias(any_backend, dtype, shape):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("sizes", [(1, 1), (33, 17), (104, 312), (984, 104), (1664, 40), (4096, 33), (11008, 20)])
-def test_kernel_is_as_exact_as_float32(fused, sizes, dtype):
+def test_kernel_is_as_exact_as_float32_products_of_the_same_numbers(precision, sizes, dtype):
     most, weight, w, bias = make(288, *sizes, dtype)
-    exact = most.numpy().astype(np.float64) @ w.astype(np.float64) + bias
-    bias = paddle.to_tensor(bias)
+    tensor = paddle.to_tensor(bias)
     for rows in (1, 2, 5, 9, 16, 17, 123, 288):
-        x = most[:rows]
-        reference = on_reference(x, weight, bias, sizes[1])
+        references = {}
         for name in each_instruction_set():
             if name == "portable" and rows > 17:
                 continue  # slow, and no other code than that of fewer rows
-            assert_as_exact(linear_w16(x, weight, bias, sizes[1]), reference, exact[:rows])
+            x = multiplied(most[:rows], dtype, name, precision)
+            key = x.numpy().tobytes()
+            if key not in references:
+                exact = x.numpy().astype(np.float64) @ w.astype(np.float64) + bias
+                references[key] = on_reference(x, weight, tensor, sizes[1]), exact
+            assert_as_exact(linear_w16(most[:rows], weight, tensor, sizes[1]), *references[key])
+
+
+def test_rounded_activations_stay_within_half_a_step(fused):
+    x, weight, w, _ = make(40, 1664, 48, "bfloat16")
+    exact = x.numpy().astype(np.float64) @ w.astype(np.float64)
+    actual = linear_w16(x, weight, None, 48).numpy()
+    bound = 2.0**-8 * (np.abs(x.numpy()) @ np.abs(w))  # 8 bits of mantissa: at most half of 2^-7 of each activation
+    assert (np.abs(actual - exact) <= bound + 1e-5).all()
+    assert np.sqrt(np.mean((actual - exact) ** 2)) < 0.003 * np.sqrt(np.mean(exact**2))
+
+
+@pytest.mark.parametrize("rows", [9, 1025, 1032])
+def test_all_rows_of_a_call_are_computed_in_one_precision(instruction_set, precision, rows):
+    x, weight, w, _ = make(rows, 64, 16, "bfloat16")
+    seen = multiplied(x, "bfloat16", instruction_set, precision).numpy().astype(np.float64)
+    np.testing.assert_allclose(linear_w16(x, weight, None, 16).numpy(), seen @ w, rtol=0, atol=3e-6)
 
 
 @pytest.mark.parametrize("rows", [1, 6, 40])
-def test_rows_of_very_different_size_are_each_exact(instruction_set, rows):
+def test_rows_of_very_different_size_are_each_exact(instruction_set, precision, rows):
     x, weight, w, _ = make(rows, 512, 40, "bfloat16")
     x = x * paddle.to_tensor(np.logspace(-25, 25, rows).astype(np.float32)).unsqueeze(1)
-    exact = x.numpy().astype(np.float64) @ w.astype(np.float64)
+    exact = multiplied(x, "bfloat16", instruction_set, precision).numpy().astype(np.float64) @ w.astype(np.float64)
     error = np.abs(linear_w16(x, weight, None, 40).numpy() - exact).max(1) / np.abs(exact).max(1)
     assert error.max() < 1e-6
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("rows", [1, 8, 40, 280])
-def test_the_number_of_threads_does_not_change_a_bit(instruction_set, rows, dtype):
+def test_the_number_of_threads_does_not_change_a_bit(instruction_set, precision, rows, dtype):
     x, weight, _, bias = make(rows, 1090, 120, dtype)
     bias = paddle.to_tensor(bias)
     before = ops.set_threads(1)
@@ -119,7 +156,7 @@ def test_the_number_of_threads_does_not_change_a_bit(instruction_set, rows, dtyp
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("rows", [1, 5, 12, 20])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_what_is_not_finite_travels_as_in_float32(instruction_set, rows, dtype, value):
+def test_what_is_not_finite_travels_as_in_float32(instruction_set, precision, rows, dtype, value):
     x = np.ones((rows, 64), np.float32)
     w = np.abs(draw(64, 36))
     x[rows // 2, 3] = value
@@ -136,7 +173,7 @@ def test_what_is_not_finite_travels_as_in_float32(instruction_set, rows, dtype, 
     np.testing.assert_allclose(actual[finite], expected[finite], rtol=2e-2)
 
 
-def test_the_largest_float_does_not_overflow(instruction_set):
+def test_the_largest_float_does_not_overflow(instruction_set, precision):
     x = np.full((20, 32), np.finfo(np.float32).max, np.float32)
     w = np.zeros((32, 16), np.float32)
     w[3] = 0.5
@@ -144,11 +181,12 @@ def test_the_largest_float_does_not_overflow(instruction_set):
     np.testing.assert_array_equal(actual.numpy(), x[:, :16] * np.float32(0.5))
 
 
-def test_takes_views(instruction_set):
+def test_takes_views(instruction_set, precision):
     x, weight, w, _ = make(9, 80, 33, "bfloat16")
     wide = paddle.to_tensor(draw(81, 12))
     view = wide[1:, 1:10].transpose([1, 0])  # neither contiguous nor aligned
-    np.testing.assert_allclose(linear_w16(view, weight, None, 33).numpy(), view.numpy() @ w, rtol=0, atol=3e-6)
+    expected = multiplied(view, "bfloat16", instruction_set, precision).numpy() @ w
+    np.testing.assert_allclose(linear_w16(view, weight, None, 33).numpy(), expected, rtol=0, atol=3e-6)
 
 
 @pytest.mark.parametrize("rows", [1, 4, 20])
@@ -215,3 +253,8 @@ def test_packing_refuses_other_dtypes_and_shapes():
             pack_w16(w, "bfloat16")
     with pytest.raises(OperatorError, match="weight has shape"):
         dequantize_w16(pack_w16(paddle.zeros([4, 4]), "bfloat16"), 40, 4)
+
+
+def test_an_unknown_precision_is_refused(fused):
+    with pytest.raises(ConfigurationError, match="PADDLEMIX_MATMUL_PRECISION: expected one of float32, bfloat16"):
+        ops.set_matmul_precision("tf32")

@@ -17,6 +17,7 @@ from paddlemix.errors import CheckpointError, ConfigurationError, NotEnoughMemor
 from paddlemix.models.qwen_vl.modeling import QWenLMHeadModel
 from paddlemix.quantization.layers import QuantizedLinear, SixteenBitEmbedding
 from paddlemix.quantization.tiles import dequantized
+from tests.backends import matmul_precision
 from tests.checkpoint.building import (
     convert_checkpoint,
     name_in,
@@ -120,10 +121,14 @@ def test_every_linear_layer_has_its_format_and_weights_near_the_float_ones(optio
             np.testing.assert_array_equal(tensor.numpy(), golden_model().state_dict()[name].numpy())
 
 
-@pytest.mark.parametrize(("quantization", "tolerance"), [("bf16", 2e-3), ("int8", 0.1), ("int4", 0.8)])
-def test_logits_stay_near_those_of_the_float_model(quantization, tolerance):
+@pytest.mark.parametrize(
+    ("quantization", "precision", "tolerance"),
+    [("bf16", "float32", 2e-3), ("bf16", "bfloat16", 0.02), ("int8", "bfloat16", 0.1), ("int4", "bfloat16", 0.8)],
+)
+def test_logits_stay_near_those_of_the_float_model(quantization, precision, tolerance):
     model = QWenLMHeadModel.from_pretrained(FOLDER / "ckpt_bin", quantization=quantization)
-    exact, rounded = logits(golden_model()), logits(model)
+    with matmul_precision(precision):
+        exact, rounded = logits(golden_model()), logits(model)
     assert np.sqrt(np.mean((exact - rounded) ** 2)) < tolerance * exact.std()
 
 
