@@ -22,28 +22,39 @@ def check_memory(
     shards: Mapping[str, Shard] | None = None,
     *,
     stored_quantized: bool = False,
+    working: int = 0,
 ) -> None:
-    """Raise NotEnoughMemoryError, with the numbers, if the weights of a model with ``config`` do not fit into memory as
-    ``dtype``, or, those that it names, in the formats of ``plan``. ``available`` is in bytes; without it, the machine's
-    available memory and the limit of the control group, if there is one, count. ``shards``: the parts of weights that
-    this process has. ``stored_quantized``: the files hold
-    the formats of ``plan``, and cannot be quantized again.
+    """Refuse a model that does not fit into memory, with the numbers.
+
+    Args:
+        table: the weights.
+        config: the model's configuration.
+        dtype: of the weights that ``plan`` does not name.
+        available: bytes; by default the machine's available memory and the limit of the control group, if there is one.
+        plan: formats of weights.
+        shards: the parts of weights that this process has.
+        stored_quantized: the files hold the formats of ``plan``, and cannot be quantized again.
+        working: bytes that are needed beside the weights to use the model at all: cache and activations.
+
+    Raises:
+        NotEnoughMemoryError: it does not fit.
     """
     needed = weight_bytes(table, config, dtypes.check_target(dtype), plan, shards)
     if available is None:
         available = available_memory()
-    if available is None or needed <= available:
+    if available is None or needed + working <= available:
         return
     smaller = {name: weight_bytes(table, config, dtype, plan_for(None, name, None), shards) for name in QUANTIZATIONS}
-    fitting = [f"{name!r} ({size / 1e9:.1f} GB)" for name, size in smaller.items() if size <= available]
+    fitting = [f"{name!r} ({size / 1e9:.1f} GB)" for name, size in smaller.items() if size + working <= available]
     advice = f"quantization= {' or '.join(fitting)} would fit" if fitting else "use a larger machine"
     if fitting and stored_quantized:
         advice = f"the model's float weights with {advice}"
     if dtype == "float32" and plan is None:
         advice += ", and on a GPU bfloat16 takes half"
     kind = dtype if plan is None else f"quantized ({plan})"
+    beside = f" and an answer at least {working / 1e9:.1f} GB" if working > 5e7 else ""
     raise NotEnoughMemoryError(
-        f"{kind} weights need {needed / 1e9:.1f} GB of memory, {available / 1e9:.1f} GB are available; {advice}"
+        f"{kind} weights need {needed / 1e9:.1f} GB of memory{beside}, {available / 1e9:.1f} GB are available; {advice}"
     )
 
 

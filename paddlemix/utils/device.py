@@ -33,3 +33,15 @@ def resolve_device(device: str | None, argument: str = "device") -> str:
         built = "" if has_cuda else ", being built for the CPU only"
         raise ConfigurationError(f"{argument}: got {device!r}, but this Paddle sees {count} GPU(s){built}; use 'cpu'")
     return f"gpu:{number}"
+
+
+def free_gpu_memory() -> int:
+    """Bytes of the current GPU that tensors may still take: what nobody has, and what Paddle keeps and does not use."""
+    import paddle
+
+    cuda = paddle.device.cuda
+    kept = cuda.memory_reserved() - cuda.memory_allocated()
+    query = getattr(getattr(paddle, "cuda", None), "mem_get_info", None)  # since Paddle 3.3
+    if query is None:
+        return cuda.get_device_properties().total_memory - cuda.memory_allocated()
+    return query()[0] + kept

@@ -28,6 +28,13 @@ def test_advice_for_a_quantized_model_names_its_float_weights() -> None:
         memory.check_memory(WEIGHTS, PUBLISHED, "float32", 9_000_000_000, plan, stored_quantized=True)
 
 
+def test_cache_and_activations_have_to_fit_too() -> None:
+    memory.check_memory(WEIGHTS, PUBLISHED, "bfloat16", 20_000_000_000)
+    memory.check_memory(WEIGHTS, PUBLISHED, "bfloat16", 20_000_000_000, working=600_000_000)
+    with pytest.raises(NotEnoughMemoryError, match="need 19.3 GB of memory and an answer at least 0.8 GB, 20.0 GB"):
+        memory.check_memory(WEIGHTS, PUBLISHED, "bfloat16", 20_000_000_000, working=800_000_000)
+
+
 def test_unknown_amount_of_memory_refuses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "available_memory", lambda: None)
     memory.check_memory(WEIGHTS, PUBLISHED, "float32")

@@ -10,6 +10,7 @@ import paddle
 
 from ...errors import ConfigurationError
 from ...quantization.memory import available_memory
+from ...utils.device import free_gpu_memory
 from .configuration import QWenVLConfig
 
 # Positions by which a full cache grows. Copying it then costs about one decode step in this many.
@@ -174,11 +175,7 @@ def _uninitialized(shape: list[int], dtype: Any) -> paddle.Tensor:
 
 def cache_room() -> int:
     """Bytes that a new cache may take: four fifths of the memory that is free, where the system tells."""
-    if paddle.get_device() != "cpu":
-        total = paddle.device.cuda.get_device_properties().total_memory
-        free: int | None = total - paddle.device.cuda.memory_reserved()
-    else:
-        free = available_memory()
+    free = available_memory() if paddle.get_device() == "cpu" else free_gpu_memory()
     return sys.maxsize if free is None else free * 4 // 5
 
 
@@ -186,3 +183,26 @@ def position_bytes(config: QWenVLConfig, dtype: str, heads: int | None = None) -
     """Bytes that one position takes in a cache of ``dtype``, over all layers; ``heads``: of this process."""
     itemsize = {"float32": 4, "float16": 2, "bfloat16": 2}[dtype]
     return 2 * config.num_hidden_layers * (heads or config.num_attention_heads) * config.kv_channels * itemsize
+
+
+#: what an answer needs at least: an image and so many ids
+_LEAST_TEXT = 256
+
+
+def answer_bytes(config: QWenVLConfig, activations: str, cache: str) -> int:
+    """Bytes that a short answer about one image takes beside the weights: cache, activations and logits.
+
+    Args:
+        config: the model's.
+        activations: their dtype.
+        cache: dtype of keys and values.
+    """
+    itemsize = 4 if activations == "float32" else 2
+    visual, hidden = config.visual, config.hidden_size
+    positions = visual.n_queries + _LEAST_TEXT
+    patches = (visual.image_size // visual.patch_size) ** 2
+    # Residual, normalized, projection, attended and output; gate, up and their product.
+    decoder = positions * (7 * hidden + 3 * config.intermediate_size // 2)
+    encoder = patches * (7 * visual.width + 2 * int(visual.mlp_ratio * visual.width))
+    logits = 4 * config.vocab_size
+    return positions * position_bytes(config, cache) + itemsize * max(decoder, encoder) + logits

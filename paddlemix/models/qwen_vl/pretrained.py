@@ -16,12 +16,12 @@ from ...checkpoint.shards import Partition, unaligned
 from ...errors import AdapterError, ConfigurationError
 from ...parallel.group import SINGLE, TensorParallelGroup
 from ...quantization.plan import QuantizationPlan, check_options
-from ...utils.device import resolve_device
+from ...utils.device import free_gpu_memory, resolve_device
 from ...utils.files import CONFIG_FILE, GENERATION_CONFIG_FILE
 from ...utils.progress import Counter, Progress
 from .configuration import QWenVLConfig
 from .generation_file import published_options, read_generation_config
-from .kv_cache import cache_dtype
+from .kv_cache import answer_bytes, cache_dtype
 from .pretrained_arguments import refuse_quantization_config, requested_device, requested_dtype, split_arguments
 from .weights import WEIGHTS
 
@@ -84,10 +84,8 @@ def load_generation_config(directory: Path, config: QWenVLConfig) -> GenerationC
 
 
 def _gpu_memory() -> int | None:
-    """Bytes of memory of the current GPU; None where the model runs on the CPU."""
-    if not paddle.get_device().startswith("gpu"):
-        return None
-    return paddle.device.cuda.get_device_properties().total_memory
+    """Bytes that are free on the current GPU; None where the model runs on the CPU."""
+    return free_gpu_memory() if paddle.get_device().startswith("gpu") else None
 
 
 def _partition(config: QWenVLConfig, plan: QuantizationPlan | None, group: TensorParallelGroup) -> Partition | None:
@@ -220,7 +218,7 @@ class QWenVLCheckpointMixin:
         config = _chosen_config(directory, config, overrides)
         dtype = choose_dtype(dtype, config)
         config.dtype = dtype
-        cache_dtype(config, dtype)  # what cannot be is told before the weights are read
+        kept = cache_dtype(config, dtype)  # what cannot be is told before the weights are read
         generation_config = load_generation_config(directory, config)
         checkpoint = open_checkpoint(directory, WEIGHTS)
         check_config(checkpoint, config)
@@ -228,7 +226,10 @@ class QWenVLCheckpointMixin:
         config.quantization = None if plan is None else plan.to_config()
         partition = _partition(config, plan, group)
         shards = {} if partition is None else partition.shards
-        check_memory(WEIGHTS, config, dtype, _gpu_memory(), plan, shards, stored_quantized=checkpoint.packed)
+        check_memory(
+            WEIGHTS, config, dtype, _gpu_memory(), plan, shards,
+            stored_quantized=checkpoint.packed, working=answer_bytes(config, dtype, kept),
+        )  # fmt: skip
         previous = paddle.get_default_dtype()
         paddle.set_default_dtype(cast(Any, dtype))
         try:

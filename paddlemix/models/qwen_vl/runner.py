@@ -189,24 +189,27 @@ def local_engine(
     feature_images: int = 0,
     positions: int | None = None,
 ) -> Engine:
-    """An engine for answers in this process: prompts and images are computed whole, the cache grows as needed.
+    """An engine for answers in this process: prompts and images are computed whole; on a CPU the cache grows as needed.
 
     Args:
         model: of the answers.
         tokenizer: ids that it does not know are never chosen.
         has_text: whether outputs have text; stop strings need it.
         feature_images: for so many images features are kept that no answer needs at the moment.
-        positions: most that the cache is to hold; ``None``: as many as there is memory for.
+        positions: most that the cache is to hold; ``None``: as memory allows, on a GPU those of the window.
 
     Raises:
         ConfigurationError: the model is in training mode.
     """
     check_evaluating(model)
     runner = QWenVLRunner(model, None if tokenizer is None else tokenizer.vocab_size)
+    on_gpu = paddle.get_device() != "cpu"
+    if on_gpu and positions is None:
+        positions = runner.window + LOCAL_BLOCK
     cache_bytes = sys.maxsize if positions is None else -(-positions // LOCAL_BLOCK) * runner.block_bytes(LOCAL_BLOCK)
     config = EngineConfig(
         cache_bytes=cache_bytes if cache_bytes < _SMALL_CACHE else min(cache_bytes, cache_room()),
-        preallocate=False,
+        preallocate=on_gpu,  # a cache that grows is copied, and leaves holes in a GPU's memory
         block_size=LOCAL_BLOCK,
         feature_cache_bytes=feature_images * runner.feature_bytes,
         max_rows=WHOLE,

@@ -3,7 +3,8 @@ import paddle
 import pytest
 
 from paddlemix.errors import ConfigurationError
-from paddlemix.models.qwen_vl.kv_cache import CACHE_BLOCK, KVCache, cache_dtype, ntk_alpha
+from paddlemix.models.qwen_vl.configuration import QWenVLConfig
+from paddlemix.models.qwen_vl.kv_cache import CACHE_BLOCK, KVCache, answer_bytes, cache_dtype, ntk_alpha
 from tests.golden_model import (
     CACHES,
     LANGUAGE_CASES,
@@ -165,3 +166,10 @@ def test_conversations_do_not_disturb_each_other():
 def test_sizes_must_be_positive(sizes):
     with pytest.raises(ConfigurationError, match="positive"):
         KVCache(golden_config(), *sizes)
+
+
+def test_what_an_answer_of_the_published_model_takes():
+    config = QWenVLConfig(visual={"image_start_id": 151857})
+    half, single = answer_bytes(config, "bfloat16", "bfloat16"), answer_bytes(config, "float32", "float32")
+    assert 0.27e9 < half < 0.4e9 and 0.53e9 < single < 0.8e9  # of which the cache is 0.27 and 0.54
+    assert answer_bytes(config, "float32", "bfloat16") < single
