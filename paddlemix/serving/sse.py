@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from starlette.requests import Request
@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 PING = b": ping\n\n"
 DONE = b"data: [DONE]\n\n"
+_CANCEL_SECONDS = 0.05
 _HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 Result = TypeVar("Result")
@@ -65,12 +66,10 @@ class EventStream(Response):
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in tasks:
-                task.cancel()
-            results = await asyncio.gather(*tasks, return_exceptions=True)
+            await _end(tasks)
             await self._events.aclose()
             self._release()
-        error = results[1]
+        error = None if tasks[1].cancelled() else tasks[1].exception()
         # a client that left, or did not read, has ended the writing; anything else is a mistake of ours
         if isinstance(error, Exception) and not isinstance(error, (OSError, asyncio.TimeoutError)):
             raise error
@@ -105,9 +104,20 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Re
             raise ClientGoneError
         return worker.result()
     finally:
-        watcher.cancel()
-        worker.cancel()
-        await asyncio.gather(watcher, worker, return_exceptions=True)
+        await _end([watcher, worker])
+
+
+async def _end(tasks: Sequence[asyncio.Future[Any]]) -> None:
+    """Cancel tasks until they have ended.
+
+    Once may not do: before Python 3.12 ``asyncio.wait_for`` drops a cancellation that comes as what it awaits ends.
+    """
+    left = [task for task in tasks if not task.done()]
+    while left:
+        for task in left:
+            task.cancel()
+        await asyncio.wait(left, timeout=_CANCEL_SECONDS)
+        left = [task for task in left if not task.done()]
 
 
 async def _gone(receive: Receive) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -94,6 +95,30 @@ def test_a_client_that_does_not_read_is_let_go():
 
     stream = EventStream(pieces(), lambda: happened.append("released"), send_seconds=0.01, ping_seconds=1)
     asyncio.run(stream({"type": "http"}, never, send))
+    assert happened == ["closed", "released"]
+
+
+def test_a_client_that_leaves_is_let_go_though_a_cancellation_is_lost():
+    happened = []
+
+    async def pieces():
+        try:
+            with contextlib.suppress(asyncio.CancelledError):  # as wait_for may do before Python 3.12
+                await asyncio.Event().wait()
+            while True:
+                await asyncio.sleep(0.001)
+                yield b"data: {}\n\n"
+        finally:
+            happened.append("closed")
+
+    async def gone():
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        pass
+
+    stream = EventStream(pieces(), lambda: happened.append("released"), send_seconds=1, ping_seconds=1)
+    asyncio.run(asyncio.wait_for(stream({"type": "http"}, gone, send), DEADLINE))
     assert happened == ["closed", "released"]
 
 
