@@ -428,6 +428,17 @@ def test_a_reload_in_the_middle_of_an_answer_keeps_what_was_there(server, page):
     assert page.text(".answer .text") == "All of it." and page.text(".notes") == ""
 
 
+def test_a_conversation_that_is_deleted_during_an_answer_stays_so(server, page):
+    server.engine.answer, server.engine.step_seconds = "word " * 200, SLOW
+    page.ask("Tell me", wait=False)
+    page.wait("document.querySelector('#conversations li')")
+    page.click("#clear")
+    page.click("#confirm-yes")
+    page.wait("!document.querySelector('.turn') && !document.getElementById('send').hidden")
+    page.open()
+    assert page.all("#conversations li") == [] and page.all(".turn") == []
+
+
 def test_without_storage_it_works_and_says_so(server, page_of):
     page = page_of(server.url)
     with preloaded(page, "Object.defineProperty(window, 'indexedDB', {get() { throw new Error('none') }})"):
@@ -438,6 +449,11 @@ def test_without_storage_it_works_and_says_so(server, page_of):
         page.wait("!document.querySelector('.turn')")
         page.click("#conversations .open")
         page.wait("document.querySelector('.turn')")
+    full = "IDBObjectStore.prototype.put = () => { throw new DOMException('full', 'QuotaExceededError') }"
+    with preloaded(page, full):
+        page.open()
+        page.ask("Hello")
+        assert "no room left" in page.text("#storage-note")
 
 
 # ---------------------------------------------------------------- servers

@@ -16,11 +16,12 @@ let conversation = null;
 let views = []; // of the answers
 let running = null; // AbortController
 let actions = null;
+const gone = new WeakSet(); // conversations that were deleted, perhaps while an answer was written
 
 /**
  * Say what the conversation needs of the page, once.
- * @param {object} given changed(): something that the list or the composer shows; openImage(image); askKey(): a promise
- *   of whether there is a key that the server takes.
+ * @param {object} given changed(): something that is shown around it; kept(whether there was room for it in the browser);
+ *   openImage(image); askKey(): a promise of whether there is a key that the server takes.
  */
 export function prepareChat(given) {
   actions = given;
@@ -73,14 +74,17 @@ export const reopen = () => openConversation(openId());
 export async function adopt(other) {
   stop();
   conversation = other;
-  await saveConversation(conversation);
+  await keep(conversation);
   setOpenId(conversation.id);
   render();
 }
 
 /** Delete a conversation; where it is the one on the page, a new one takes its place. */
 export async function remove(id) {
-  if (id === conversation.id) await openConversation(null);
+  if (id === conversation.id) {
+    gone.add(conversation);
+    await openConversation(null);
+  }
   await deleteConversation(id);
   actions.changed();
 }
@@ -119,8 +123,9 @@ async function again(index) {
 }
 
 async function edit(index, text) {
-  if (isBusy()) return;
-  conversation.turns[index].question.text = text.trim();
+  const { question } = conversation.turns[index];
+  if (isBusy() || !(text.trim() || question.images.length || question.regions.length)) return;
+  question.text = text.trim();
   await again(index);
 }
 
@@ -140,14 +145,14 @@ async function answer(index) {
   byId("announcer").textContent = t("state.streaming");
   const follow = follower();
   follow(true);
-  const saver = setInterval(() => saveConversation(asked), SAVE_MS);
+  const saver = setInterval(() => keep(asked), SAVE_MS);
   const draw = onceAFrame(() => {
     view.update();
-    follow();
+    if (asked === conversation) follow();
   });
   let wanted = null;
   try {
-    await saveConversation(asked);
+    await keep(asked);
     actions.changed(); // now the list has it
     const fields = { model: modelName() ?? "", ...requestFields() };
     wanted = await answerTurn(asked, index, fields, controller.signal, draw);
@@ -156,14 +161,18 @@ async function answer(index) {
     running = null;
     delete byId("log").dataset.busy;
     view.update();
-    follow();
+    if (asked === conversation) follow();
     asked.updated = Date.now();
-    await saveConversation(asked);
+    await keep(asked);
     actions.changed();
   }
   const given = asked.turns[index]?.answer;
   byId("announcer").textContent = given ? plainText(given.text) : "";
   if (wanted === "key" && (await actions.askKey()) && asked === conversation) await again(index);
+}
+
+async function keep(which) {
+  if (!gone.has(which)) actions.kept(await saveConversation(which));
 }
 
 /** A function that keeps the end in view, unless its reader has scrolled away from it. */

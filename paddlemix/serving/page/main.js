@@ -17,12 +17,18 @@ import { BUNDLED_MODEL, sampleFile, showWelcome } from "./welcome.js";
 const CHECK_MS = 2000;
 
 let keepsData = true;
+let hasRoom = true;
 let state = "loading"; // of the server, or "key" where it wants one
 let asking = null; // for a key: whether one was found
 
 async function start() {
   keepsData = await openStorage();
-  prepareChat({ changed: showAround, openImage, askKey: () => askKey(t("error.key")) });
+  prepareChat({
+    changed: showAround,
+    kept: (whole) => (hasRoom = whole),
+    openImage,
+    askKey: () => askKey(t("error.key")),
+  });
   prepareSettings({
     changed: () => (showTray(), render()),
     system: () => currentConversation().system,
@@ -52,10 +58,11 @@ async function start() {
 async function showAround() {
   showBusy(isBusy());
   showStatus();
-  say(byId("storage-note"), keepsData ? "" : t("storage.none"));
+  say(byId("storage-note"), !keepsData ? t("storage.none") : hasRoom ? "" : t("storage.full"));
   const empty = currentConversation().turns.length === 0;
   byId("clear").disabled = empty;
   showWelcome(empty, modelName(), askAboutSample);
+  document.title = [currentConversation().title, "paddlemix"].filter(Boolean).join(" · ");
   showConversations(await listConversations(), currentConversation().id, !empty);
 }
 

@@ -33,7 +33,7 @@ export function questionView(question, images, actions) {
       ...(pictures.length ? [el("div", { class: "pictures" }, ...pictures)] : []),
       ...(regions.length ? [el("div", { class: "regions" }, ...regions)] : []),
       ...(question.text ? [el("p", { class: "bubble", text: question.text })] : []),
-      el("div", { class: "actions" }, iconButton("copy", t("copy"), copier(() => question.text)), edit),
+      el("div", { class: "actions" }, question.text ? iconButton("copy", t("copy"), copier(() => question.text)) : null, edit),
     );
   show();
   return element;
@@ -76,6 +76,9 @@ export function answerView(answer, image, actions) {
     body.replaceChildren(...pieces.map((piece) => pieceView(piece, boxes)));
     if (boxes.length && image && overlay === null) {
       overlay = picture(image, t("answer.image"));
+      overlay.element.addEventListener("click", (event) => {
+        if (!event.target.closest("[data-phrase]")) actions.open(image);
+      });
       figure.append(overlay.element);
     }
     overlay?.show(boxes);

@@ -22,17 +22,23 @@ export async function openStorage() {
   return database !== null;
 }
 
-/** Keep a conversation in place of what was kept under its id. */
+/** Keep a conversation in place of what was kept under its id. Returns whether there was room for it. */
 export async function saveConversation(conversation) {
   const { id, title, updated } = conversation;
   if (database === null) {
     memory.set(id, structuredClone(conversation));
-    return;
+    return true;
   }
-  const transaction = database.transaction(STORES, "readwrite");
-  transaction.objectStore("conversations").put(conversation);
-  transaction.objectStore("titles").put({ id, title, updated });
-  await finished(transaction);
+  try {
+    const transaction = database.transaction(STORES, "readwrite");
+    transaction.objectStore("conversations").put(conversation);
+    transaction.objectStore("titles").put({ id, title, updated });
+    await finished(transaction);
+    return true;
+  } catch (error) {
+    if (error?.name !== "QuotaExceededError") throw error;
+    return false;
+  }
 }
 
 /** A conversation by its id, or null. */
