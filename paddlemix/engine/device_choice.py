@@ -6,7 +6,7 @@ The distribution is inverted in the order of likelihood, equal tokens in the ord
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import paddle
 
@@ -25,11 +25,15 @@ class DeviceChoice:
         temperature: positive; 1 in rows that are ``greedy``.
         top_p: 1 for all tokens.
         greedy: 1 where the likeliest token is taken, 0 elsewhere.
+        parts: float32 ``[16]``, where an interval is divided; made here, since a graph may not be given constants.
     """
 
     temperature: paddle.Tensor
     top_p: paddle.Tensor
     greedy: paddle.Tensor
+    parts: paddle.Tensor = field(
+        default_factory=lambda: paddle.arange(1, _PARTS + 1, dtype="float32") / (_PARTS + 1), repr=False
+    )
 
 
 def choose_tokens(
@@ -59,13 +63,13 @@ def _drawn(logits: paddle.Tensor, choice: DeviceChoice, uniforms: paddle.Tensor)
     weights = paddle.exp(scaled)
     total = weights.sum(axis=-1, keepdim=True)
     # The nucleus: all that is likelier than its last value, and the first of those with that value.
-    value, likelier, equal = _boundary(scaled, weights, choice.top_p * total)
+    value, likelier, equal = _boundary(scaled, weights, choice.top_p * total, choice.parts)
     weight = paddle.exp(value)
     kept = paddle.clip(paddle.ceil((choice.top_p * total - likelier) / weight), min=1.0)
     kept = paddle.minimum(kept, equal.astype("float32").sum(axis=-1, keepdim=True))
     mass = paddle.where(choice.top_p < 1, likelier + kept * weight, total)
     target = uniforms * mass
-    value, likelier, equal = _boundary(scaled, weights, target)
+    value, likelier, equal = _boundary(scaled, weights, target, choice.parts)
     counted = equal.astype("float32")
     last = counted.sum(axis=-1, keepdim=True) - 1
     which = paddle.floor((target - likelier) / paddle.exp(value))
@@ -75,7 +79,7 @@ def _drawn(logits: paddle.Tensor, choice: DeviceChoice, uniforms: paddle.Tensor)
 
 
 def _boundary(
-    scaled: paddle.Tensor, weights: paddle.Tensor, mass: paddle.Tensor
+    scaled: paddle.Tensor, weights: paddle.Tensor, mass: paddle.Tensor, parts: paddle.Tensor
 ) -> tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor]:
     """The value of the token with which the sum of weights, the likeliest first, exceeds ``mass``.
 
@@ -85,11 +89,10 @@ def _boundary(
     """
     low = paddle.full_like(mass, _LEAST)
     width = paddle.full_like(mass, -_LEAST)
-    steps = paddle.arange(1, _PARTS + 1, dtype="float32") / (_PARTS + 1)
     for _ in range(_ROUNDS):
-        floors = low + width * steps  # [rows, parts], ascending, so that the sums above them descend
+        floors = low + width * parts  # [rows, parts], ascending, so that the sums above them descend
         above = (scaled.unsqueeze(1) >= floors.unsqueeze(2)).astype("float32")  # [rows, parts, vocab]
-        sums = paddle.matmul(above, weights.unsqueeze(2)).squeeze(2)
+        sums = (above * weights.unsqueeze(1)).sum(axis=-1)  # no product of matrices, which a GPU may round
         width = width / (_PARTS + 1)
         low = low + width * (sums > mass).astype("float32").sum(axis=-1, keepdim=True)
     none = paddle.full_like(mass, float("inf"))
