@@ -28,6 +28,7 @@ class Buffer:
     def __init__(self, shape: Sequence[int], dtype: str) -> None:
         """All zeros."""
         self.host = np.zeros(shape, dtype)
+        self._sent = self.host.copy()
         self._shared = paddle.get_device() == "cpu"
         self.tensor = paddle_internals.shared(self.host) if self._shared else paddle.to_tensor(self.host)
 
@@ -35,6 +36,12 @@ class Buffer:
         """Let the tensor have what the host wrote."""
         if not self._shared:
             paddle_internals.overwrite(self.tensor, self.host)
+
+    def send_changes(self) -> None:
+        """As :meth:`send`, if the host wrote anything since; for tensors that nobody else writes to."""
+        if not self._shared and not np.array_equal(self.host, self._sent):
+            self.send()
+            self._sent = self.host.copy()
 
 
 class DecodeInputs:
@@ -63,7 +70,9 @@ class DecodeInputs:
         self._kv_lengths = Buffer([rows], "int32")
         self._block_table = Buffer([rows, width], "int32")
         self._table_index = Buffer([rows], "int32")
-        self._buffers = {id(value): value for value in vars(self).values() if isinstance(value, Buffer)}.values()
+        self._moving = [self._ids, self._slots, self._kv_lengths]
+        if count > 1:
+            self._moving += [self._positions, self._lengths]
         self._steps = np.arange(count, dtype=np.int32)
         alphas = ntk_alphas(config)
         self._alpha_index = {alpha: index for index, alpha in enumerate(alphas)}
@@ -97,5 +106,7 @@ class DecodeInputs:
 
     def send(self) -> None:
         """Bring to the device what was loaded last."""
-        for buffer in self._buffers:
+        for buffer in self._moving:
             buffer.send()
+        for buffer in (self._block_table, self._table_index):
+            buffer.send_changes()

@@ -7,6 +7,7 @@ import pytest
 from paddlemix.engine.protocols import RowChoice, RowInput
 from paddlemix.engine.request import SamplingParams
 from paddlemix.engine.sampler import RowSampler
+from paddlemix.models.qwen_vl import decode_inputs, decode_run
 from paddlemix.models.qwen_vl.runner import QWenVLRunner
 from paddlemix.ops import backend
 from tests.backends import require_library
@@ -99,10 +100,25 @@ def test_steps_are_one_list_of_operators_at_the_same_addresses(model, choices, s
     assert len({token for step in tokens for token in step}) > 20
 
 
-def test_the_host_is_one_step_behind(model):
+@pytest.fixture(params=["shared", "copied"])
+def memory(request, monkeypatch):
+    """Buffers in the memory of the host, as on a CPU, or copied to a device, as on a GPU."""
+
+    class Copied(decode_inputs.Buffer):
+        def __init__(self, shape, dtype):
+            super().__init__(shape, dtype)
+            self._shared, self.tensor = False, paddle.to_tensor(self.host)
+
+    if request.param == "copied":
+        monkeypatch.setattr(decode_inputs, "Buffer", Copied)
+        monkeypatch.setattr(decode_run, "Buffer", Copied)
+
+
+def test_the_host_is_one_step_behind(model, memory):
     runner, rows = QWenVLRunner(model), first_rows(2)
     expected = by_the_host(runner, filled_cache(runner), rows, [GREEDY] * 2, 5)
     run = runner.start_run(rows, [GREEDY] * 2, filled_cache(runner), STEPS)
+    before = addresses(run)
     run.launch()
     fetched = []
     for _ in range(4):
@@ -114,6 +130,19 @@ def test_the_host_is_one_step_behind(model):
     fetched.append(run.fetch()[0].tolist())
     assert fetched == expected and run.launched == 0
     again = runner.start_run(rows, [GREEDY] * 2, run._cache, STEPS)
-    assert again is run
+    assert again is run and addresses(run) == before
     again.launch()
     assert again.fetch()[0].tolist() == expected[0]
+
+
+def test_what_the_device_has_moved_is_brought_back(model, memory):
+    """The same rows twice: the second time only what the device itself wrote differs from what was sent."""
+    runner, rows = QWenVLRunner(model), first_rows(3)
+    cache = filled_cache(runner)
+    first = runner.forward(rows, cache)
+    runner.start_run(rows, [GREEDY] * 3, cache, STEPS).launch()
+    for one, other in zip(first, runner.forward(rows, cache)):
+        np.testing.assert_array_equal(one, other)
+    moved = [RowInput(row.ids, row.start, row.blocks[::-1], 1.0) for row in rows]
+    for one, other in zip(runner.forward(moved, cache), QWenVLRunner(model).forward(moved, cache)):
+        np.testing.assert_array_equal(one, other)
