@@ -78,10 +78,13 @@ def render(prompt: Prompt) -> str:
     return "".join(part if isinstance(part, str) else f"<img>{part.name}</img>" for part in prompt)
 
 
-def example_answer(record: Mapping[str, object]) -> str:
-    """The answer that an example shows: the text of a training record, the first one of several."""
+def example_answer(record: Mapping[str, object], *, as_original: bool = False) -> str:
+    """The answer that an example shows: the text of a training record, the first one of several.
+
+    ``as_original`` writes several as Python prints a list.
+    """
     answer = record.get("answer")
-    return str(answer[0]) if isinstance(answer, list) and answer else str(answer)
+    return str(answer[0]) if isinstance(answer, list) and answer and not as_original else str(answer)
 
 
 def _options(choices: Sequence[str]) -> str:

@@ -54,7 +54,7 @@ def kind_of(name: str) -> str:
     Raises:
         UnknownKindError: there is none.
     """
-    kinds = [kind for kind in KINDS if re.search(rf"(?:^|[-._]){kind}(?:$|[-._])", name)]
+    kinds = [kind for kind in KINDS if re.search(rf"(?:^|[-._]){kind}(?:$|[-._0-9])", name)]
     if not kinds:
         raise UnknownKindError(f"no kind of this name, known are: {', '.join(sorted(KINDS))}")
     return max(kinds, key=len)
@@ -71,7 +71,7 @@ def check_file(path: Path) -> list[str]:
         golden = json.loads(path.read_text(encoding="utf-8"))
         found = compute(golden)
         return [line for key, value in found.items() for line in differences(golden[key], value, tolerance, key)]
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
         raise UnknownKindError(f"does not have the records of its kind: {type(error).__name__}: {error}") from error
 
 

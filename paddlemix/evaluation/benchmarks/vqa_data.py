@@ -90,12 +90,12 @@ class Examples:
         if self.shots is None:
             return prompt
         drawn = self.shots.draw(self._records, self._images, question_id, image)
-        return few_shot_prompt([self._example(record) for record in drawn], prompt)
+        return few_shot_prompt([self._example(record, self.shots.as_original) for record in drawn], prompt)
 
-    def _example(self, record: Record) -> tuple[Prompt, str]:
+    def _example(self, record: Record, as_original: bool) -> tuple[Prompt, str]:
         record.texts("answer")
         image = image_ref(self._data_dir, record.text("image"))
-        return vqa_prompt(image, record.text("question")), example_answer(record.values)
+        return vqa_prompt(image, record.text("question")), example_answer(record.values, as_original=as_original)
 
 
 def _annotations(path: Path) -> Truth:

@@ -47,7 +47,7 @@ def box_iou(first: np.ndarray, second: np.ndarray) -> float:
     size = np.maximum(np.minimum(first[2:], second[2:]) - np.maximum(first[:2], second[:2]), 0)
     intersection = size[0] * size[1]
     areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (first, second)]
-    with np.errstate(invalid="ignore", divide="ignore"):
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         return float(intersection / (areas[0] + areas[1] - intersection))
 
 
@@ -64,8 +64,10 @@ def grounding_iou(
         as_original: strict pattern, corners unordered, divided by 999.
     """
     corners = parse_box_as_original(answer) if as_original else parse_box(answer)
-    given = np.array(corners or (0, 0, 0, 0), np.float32) / np.float32(ORIGINAL_SCALE if as_original else SCALE)
-    return box_iou(given * np.array([width, height] * 2, np.float32), np.array(box, np.float32))
+    scale = np.float32(ORIGINAL_SCALE if as_original else SCALE)
+    with np.errstate(over="ignore", invalid="ignore"):
+        given = np.array(corners or (0, 0, 0, 0), np.float32) / scale * np.array([width, height] * 2, np.float32)
+        return box_iou(given, np.array(box, np.float32))
 
 
 def is_hit(iou: float) -> bool:

@@ -100,8 +100,13 @@ def vqa_accuracy(
         given, truth = _one_line(prediction), [_one_line(answer) for answer in answers]
         if len(set(truth)) > 1:
             given, truth = normalize(given), [normalize(answer) for answer in truth]
-    matches = truth.count(given)
-    if not truth:
-        return 0.0
-    left_out = 0.0 if not has_answer_ids else min(1.0, (matches - 1) / 3)
-    return (matches * left_out + (len(truth) - matches) * min(1.0, matches / 3)) / len(truth)
+    return _agreement(tuple(answer == given for answer in truth), has_answer_ids)
+
+
+@lru_cache(maxsize=1 << 12)
+def _agreement(is_match: tuple[bool, ...], has_answer_ids: bool) -> float:
+    """The mean over annotators of min(1, matches among the others / 3), summed in their order."""
+    matches = sum(is_match)
+    own = 1 if has_answer_ids else matches  # records without ids leave out their equals, too
+    credits = [min(1.0, (matches - own if agrees else matches) / 3) for agrees in is_match]
+    return sum(credits) / len(credits) if credits else 0.0
