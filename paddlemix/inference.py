@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .chat.reply import Reply, Usage
-from .errors import ConfigurationError
+from .errors import ConfigurationError, PaddleMixError
 from .models.qwen_vl import grounding
 from .options import GENERATION_OPTIONS, ModelOptions, check_generation_options
 from .utils.allocator import keep_freed_memory
@@ -114,7 +115,7 @@ def load_model(
         device: field of :class:`ModelOptions`.
         from_hf_hub: field of :class:`ModelOptions`.
         **options: its other fields: ``adapter``, ``quantization``, ``vision_quantization``, ``kv_cache_dtype``,
-            ``exif_transpose``, ``background``.
+            ``tensor_parallel``, ``exif_transpose``, ``background``.
 
     Raises:
         AdapterError, ConfigurationError, ModelNotFoundError, CheckpointError, NotEnoughMemoryError,
@@ -128,17 +129,34 @@ def load_model(
     return _load(name_or_dir)
 
 
+def load_follower() -> None:
+    """Be one of the processes of a split model that its first process has started."""
+    from .tensor_parallel import follower_options
+
+    try:
+        load_model(follower_options())
+    except PaddleMixError as error:
+        sys.exit(f"error: {error}")
+
+
 def _load(options: ModelOptions) -> LoadedModel:
     start = time.perf_counter()
+    is_split = options.tensor_parallel > 1
+    if is_split:
+        from . import tensor_parallel
+
+        tensor_parallel.keep_quiet()
     device = resolve_device(options.device)
     from .checkpoint import hub
-
-    directory = hub.resolve(options.model, store="huggingface" if options.from_hf_hub else None)
-    require("paddlenlp", "running a model")
-    from . import ops
     from .models.registry import family_of
 
+    directory = hub.resolve(options.model, store="huggingface" if options.from_hf_hub else None)
     family = family_of(directory)
+    if is_split:  # early, for they need as long as this process for what is imported now
+        tensor_parallel.start_group(options, Path(directory), family, device)
+    require("paddlenlp", "running a model")
+    from . import ops
+
     # A wrong PADDLEMIX_OPS, PADDLEMIX_NUM_THREADS or adapter is told before the weights are read.
     ops.mode()
     ops.default_threads()
@@ -150,6 +168,8 @@ def _load(options: ModelOptions) -> LoadedModel:
         directory, exif_transpose=options.exif_transpose, background=options.background
     )
     overrides: dict[str, Any] = {} if options.kv_cache_dtype is None else {"kv_cache_dtype": options.kv_cache_dtype}
+    if is_split:
+        overrides["group"] = tensor_parallel.join_group(options, Path(directory), device)
     with ProgressBar("loading") as advance:
         model = family.model_class.from_directory(
             directory,
@@ -163,6 +183,8 @@ def _load(options: ModelOptions) -> LoadedModel:
         _attach(adapter, model, processor)
     if device == "cpu":
         keep_freed_memory()
+    if is_split:
+        tensor_parallel.lead_or_follow(model)
     return LoadedModel(Path(directory), model, processor, time.perf_counter() - start)
 
 

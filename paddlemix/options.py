@@ -37,6 +37,7 @@ class ModelOptions:
         quantization: format of the linear weights, one of ``quantization.plan.QUANTIZATIONS``; ``None``: as stored.
         vision_quantization: another format for the image encoder, one of ``VISION_QUANTIZATIONS``.
         kv_cache_dtype: dtype of cached keys and values; ``None``: that of the activations.
+        tensor_parallel: processes that share the model, each with its part of the weights; the first is this one.
         device: ``cpu``, ``gpu`` or ``gpu:N``, which becomes Paddle's current device; ``None``: the first GPU, else the
             CPU.
         from_hf_hub: take ``model`` as a name on the Hugging Face hub.
@@ -92,6 +93,14 @@ class ModelOptions:
         choices=KV_CACHE_DTYPES,
         default="as the activations",
     )
+    tensor_parallel: int = option(
+        1,
+        positive,
+        "processes, on GPUs one for each, that share the model, each with its part of the weights",
+        group=MODEL,
+        metavar="N",
+        default="1",
+    )
     device: str | None = option(
         None, str, "where to run", group=MODEL, metavar="cpu|gpu|gpu:N", default="the first GPU, else the CPU"
     )
@@ -127,6 +136,8 @@ class ModelOptions:
             check_target(self.dtype)
         check_options(self.quantization, self.vision_quantization)
         _check_image_options(self.exif_transpose, self.background)
+        if type(self.tensor_parallel) is not int or self.tensor_parallel < 1:
+            raise ConfigurationError(f"tensor_parallel: got {self.tensor_parallel!r}, expected an integer from 1 on")
         if self.adapter is not None:
             check_path("adapter", self.adapter)
 

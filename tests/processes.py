@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import pickle
 import signal
-import socket
 import tempfile
 import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
+
+from paddlemix.parallel.launch import free_ports, process_environment
 
 SECONDS = 240
 """Time for all processes of a run; the machine may be busy with other tests."""
@@ -24,13 +25,13 @@ def run_processes(count: int, work: Callable[..., Any], *arguments: Any) -> list
     """
     import paddlenlp  # noqa: F401  # before the forks, each of which would take seconds for it
 
-    environment = process_environment(count)
+    ports = free_ports(count)
     with tempfile.TemporaryDirectory() as folder:
         children = {}
         for rank in range(count):
             child = os.fork()
             if child == 0:
-                os.environ.update(environment(rank))
+                os.environ.update(process_environment(rank, count, ports, on_gpu=False))
                 _become(Path(folder, str(rank)), work, arguments)
             children[child] = rank
         ended = _wait(children, time.monotonic() + SECONDS)
@@ -38,33 +39,6 @@ def run_processes(count: int, work: Callable[..., Any], *arguments: Any) -> list
         assert not failures, "\n".join(failures)
         assert not ended, f"process {ended}"
         return [pickle.loads(Path(folder, str(rank)).read_bytes()) for rank in range(count)]
-
-
-def process_environment(count: int) -> Callable[[int], dict[str, str]]:
-    """The variables that ``paddle.distributed.launch`` sets, by rank, with a port of their own."""
-    ports = [_free_port() for _ in range(count)]
-    endpoints = [f"127.0.0.1:{port}" for port in ports]
-
-    def environment(rank: int) -> dict[str, str]:
-        return {
-            "PADDLE_MASTER": endpoints[0],
-            "PADDLE_TRAINER_ID": str(rank),
-            "PADDLE_RANK_IN_NODE": str(rank),
-            "PADDLE_TRAINERS_NUM": str(count),
-            "PADDLE_TRAINER_ENDPOINTS": ",".join(endpoints),
-            "PADDLE_CURRENT_ENDPOINT": endpoints[rank],
-            "PADDLE_DISTRI_BACKEND": "gloo",
-            "GLOO_SOCKET_IFNAME": "lo",
-        }
-
-    return environment
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def _become(path: Path, work: Callable[..., Any], arguments: tuple[Any, ...]) -> NoReturn:

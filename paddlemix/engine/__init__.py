@@ -23,5 +23,6 @@ Answers, one or many at once:
 ``sampler``      from the logits of one row to its next token
 ``prompt_lookup``  proposals from what stood behind the same ids before
 ``grammar``      answers of a given form
+``parallel_runner``  a split model: the first process has the engine, the others follow
 ``protocols``    what is asked of a model and of a tokenizer
 """

@@ -1,7 +1,9 @@
-"""The processes of one training: joining them, work of the main one alone, waiting for each other."""
+"""Processes that work together: joining them, work of the main one alone, waiting for each other."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import socket
 import time
@@ -16,50 +18,131 @@ from ..utils.allocator import keep_freed_memory
 from ..utils.denormals import flush_denormals
 from ..utils.device import resolve_device
 from ..utils.paddle_internals import global_store
+from .launch import launched
 
 _ARRIVALS = "paddlemix/arrivals"
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.001, 0.05
-_STORE_SECONDS = 30
+_JOIN_SECONDS = 120
+_VARIABLES = ("PADDLE_TRAINER_ID", "PADDLE_CURRENT_ENDPOINT", "PADDLE_TRAINER_ENDPOINTS")
 _T = TypeVar("_T")
 
 
 def init_process(device: str | None) -> None:
-    """Choose the device of this process and, under a distributed launch, join the process group.
+    """Choose the device of this process for a training and, under a distributed launch, join the others.
 
     Args:
         device: ``cpu``, ``gpu`` or None for the GPU if there is one.
 
     Raises:
-        ConfigurationError: a device that Paddle does not see, or several CPU processes without the gloo backend.
+        ConfigurationError: see :func:`join_processes`.
     """
-    processes = int(os.environ.get("PADDLE_TRAINERS_NUM", "1"))
+    if join_processes(device) == "cpu":
+        flush_denormals()
+        keep_freed_memory()
+
+
+def join_processes(device: str | None) -> str:
+    """Choose the device of this process and, under a distributed launch, join the others.
+
+    Args:
+        device: ``cpu``, ``gpu`` or None for the GPU if there is one.
+
+    Returns:
+        ``cpu`` or ``gpu:N``.
+
+    Raises:
+        ConfigurationError: a device that Paddle does not see, several CPU processes without the gloo backend, variables
+            of the launcher that are missing, or processes that do not come.
+    """
+    processes = launched()
     if processes > 1 and device != "cpu" and paddle.device.is_compiled_with_cuda():
         device = f"gpu:{dist.ParallelEnv().device_id}" if paddle.device.cuda.device_count() else "cpu"
     device = resolve_device(device)
     paddle.set_device(device)
-    if device == "cpu":
-        flush_denormals()
-        keep_freed_memory()
-        if processes > 1 and os.environ.get("PADDLE_DISTRI_BACKEND") != "gloo":
+    if processes == 1 or is_joined():
+        return device
+    if device == "cpu" and os.environ.get("PADDLE_DISTRI_BACKEND") != "gloo":
+        raise ConfigurationError(
+            "device: several processes on CPUs need --backend gloo behind paddle.distributed.launch"
+        )
+    missing = [name for name in _VARIABLES if not os.environ.get(name)]
+    if missing:
+        raise ConfigurationError(
+            f"{missing[0]}: the environment has it not, but PADDLE_TRAINERS_NUM={processes}; start all processes by "
+            "paddle.distributed.launch"
+        )
+    _join(os.environ.get("PADDLE_MASTER") or os.environ["PADDLE_TRAINER_ENDPOINTS"].split(",")[0], processes)
+    return device
+
+
+def is_joined() -> bool:
+    """Whether this process has joined others."""
+    return bool(dist.is_initialized())
+
+
+def check_alike(fingerprint: bytes) -> None:
+    """Compare something of all processes.
+
+    Raises:
+        ConfigurationError: in every process, where it is not the same in all of them.
+    """
+    found: list[paddle.Tensor] = []
+    dist.all_gather(found, paddle.to_tensor(list(fingerprint), dtype="int32"))
+    for rank, other in enumerate(found):
+        if not bool((other == found[0]).all()):
             raise ConfigurationError(
-                "device: several processes on CPUs need --backend gloo behind paddle.distributed.launch"
+                f"processes: process {rank} has another version of paddlemix, other options or another model than "
+                "process 0; start all alike"
             )
-    if processes > 1 and not dist.is_initialized():
-        _wait_for_store()
-        dist.init_parallel_env()
 
 
-def _wait_for_store() -> None:
-    """Until the first process listens, which Paddle's own client asks for every few seconds only."""
-    host, _, port = os.environ.get("PADDLE_MASTER", "").rpartition(":")
-    if not host or os.environ.get("PADDLE_TRAINER_ID") == "0":
-        return
-    end = time.monotonic() + _STORE_SECONDS
-    while time.monotonic() < end:
+def _join(master: str, processes: int) -> None:
+    """Meet the others at the store of the first process.
+
+    Raises:
+        ConfigurationError: its port is in use, or some do not come.
+    """
+    rank = int(os.environ["PADDLE_TRAINER_ID"])
+    os.environ.setdefault("FLAGS_stop_check_timeout", str(_JOIN_SECONDS))
+    host, _, port = master.rpartition(":")
+    if rank == 0:
+        _require_free(host, int(port))
+    else:
+        _wait_for_store(host, int(port))
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # a banner of flags that Paddle changed itself
+            dist.init_parallel_env()
+    except (RuntimeError, ValueError, OSError) as error:
+        first = str(error).strip().splitlines()[-1][:200] if str(error).strip() else type(error).__name__
+        raise ConfigurationError(
+            f"processes: {processes} were to meet at {master}, and process {rank} was left waiting: {first}"
+        ) from error
+
+
+def _require_free(host: str, port: int) -> None:
+    """Raise ConfigurationError for a port of this machine that something listens on."""
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            socket.create_connection((host, int(port)), timeout=1).close()
+            listener.bind(("", port))
+        except OSError as error:
+            raise ConfigurationError(
+                f"processes: port {port} of {host} is in use ({error.strerror}); choose another --master"
+            ) from error
+
+
+def _wait_for_store(host: str, port: int) -> None:
+    """Until the first process listens, which Paddle's own client asks for every few seconds only."""
+    end = time.monotonic() + _JOIN_SECONDS
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=1).close()
             return
-        except OSError:
+        except OSError as error:
+            if time.monotonic() > end:
+                raise ConfigurationError(
+                    f"processes: process 0 was to listen at {host}:{port}, nobody does ({error}); has it started?"
+                ) from error
             time.sleep(_LONGEST_PAUSE)
 
 

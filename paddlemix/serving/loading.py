@@ -47,12 +47,12 @@ class EngineLoader:
         """The engine."""
         from ..engine.engine import Engine
         from ..inference import load_model
-        from ..models.qwen_vl.runner import QWenVLRunner, grammar_compiler
+        from ..models.qwen_vl.runner import grammar_compiler, model_runner
 
         loaded = load_model(self._options)
         tokenizer = loaded.processor.tokenizer
         adapter = "" if self._options.adapter is None else str(self._options.adapter)
-        runner = QWenVLRunner(loaded.model, tokenizer.vocab_size, adapter)
+        runner = model_runner(loaded.model, tokenizer.vocab_size, adapter)
         self._grammars = grammar_compiler(loaded.model, tokenizer)
         return Engine(runner, tokenizer, self._config, self._grammars)
 

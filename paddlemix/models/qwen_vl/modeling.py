@@ -17,6 +17,7 @@ from paddlenlp.transformers.model_utils import PretrainedModel
 
 from ...checkpoint.shards import Partition
 from ...errors import PromptError
+from ...parallel.channel import CommandChannel
 from ...parallel.group import SINGLE, TensorParallelGroup
 from ...utils.paddle_internals import is_initialized
 from .attention_metadata import CachedAttention, DenseAttention, PackedAttention, Span, attention_metadata
@@ -187,6 +188,8 @@ class QWenLMHeadModel(QWenVLGenerationMixin, QWenVLCheckpointMixin, PretrainedMo
     #: how the weights are divided among processes, and these
     partition: Partition | None = None
     group: TensorParallelGroup = SINGLE
+    #: to the other processes, where this is the first and they follow
+    channel: CommandChannel | None = None
 
     def __init__(self, config: QWenVLConfig) -> None:
         """Create the layers that ``config`` describes, with initial values."""

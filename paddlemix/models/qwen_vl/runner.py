@@ -14,7 +14,8 @@ import paddle
 from ...engine.config import EngineConfig
 from ...engine.engine import Engine
 from ...engine.grammar import GrammarCompiler
-from ...engine.protocols import RowChoice, RowInput
+from ...engine.parallel_runner import ParallelRunner
+from ...engine.protocols import ModelRunner, RowChoice, RowInput
 from ...errors import ConfigurationError
 from ...ops import DECODE_MAX_QUERIES
 from .attention_metadata import paged_attention
@@ -168,6 +169,15 @@ class QWenVLRunner:
         return flat.reshape(embeddings.shape)
 
 
+def model_runner(model: QWenLMHeadModel, vocab_size: int | None = None, adapter: str = "") -> ModelRunner:
+    """The runner of a model, which does everything in all of its processes where this is the first of several.
+
+    Arguments are those of :class:`QWenVLRunner`.
+    """
+    runner = QWenVLRunner(model, vocab_size, adapter)
+    return runner if model.channel is None else ParallelRunner(runner, model.channel)
+
+
 def check_evaluating(model: QWenLMHeadModel) -> None:
     """Raise ConfigurationError for a model in training mode."""
     if model.training:
@@ -202,7 +212,7 @@ def local_engine(
         ConfigurationError: the model is in training mode.
     """
     check_evaluating(model)
-    runner = QWenVLRunner(model, None if tokenizer is None else tokenizer.vocab_size)
+    runner = model_runner(model, None if tokenizer is None else tokenizer.vocab_size)
     on_gpu = paddle.get_device() != "cpu"
     if on_gpu and positions is None:
         positions = runner.window + LOCAL_BLOCK
