@@ -162,7 +162,7 @@ def _cell(sheet: Any, value: Any) -> Any:
     """A cell that holds a text as it is: what begins with = would be read as a formula."""
     if not isinstance(value, str):
         return value
-    cell = require("openpyxl.cell", "MMBench's submission").WriteOnlyCell(sheet, value=_ILLEGAL.sub("", value))
+    cell = require("openpyxl", "MMBench's submission").cell.WriteOnlyCell(sheet, value=_ILLEGAL.sub("", value))
     if value.startswith("="):
         cell.data_type = "s"
     return cell

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import warnings
 from types import ModuleType
 
@@ -13,10 +14,12 @@ INSTALL = "pip install -e '.[cpu]' in the checkout of paddlemix"
 """How to install what paddlemix needs. It is not on the package index, where other packages go by such a name."""
 
 # How to get a package whose name on the index differs from its import name, or that comes with an extra.
+_EVALUATE = "pip install -e '.[evaluate]' in the checkout of paddlemix"
 _INSTALL = {
     "paddle": f"{INSTALL}, or the paddlepaddle-gpu 3.x wheel for your CUDA version",
     "paddlenlp": INSTALL,
     "PIL": "pip install pillow",
+    **dict.fromkeys(("easy_vqa", "nltk", "openpyxl", "pycocoevalcap", "rapidfuzz"), _EVALUATE),
     "dashscope": "pip install -e '.[test]' in the checkout of paddlemix",
 }
 
@@ -38,6 +41,12 @@ def require(package: str, feature: str) -> ModuleType:
         raise _absent(package, feature) from error
     except ImportError as error:
         raise _broken(package, feature, error) from error
+
+
+def require_installed(package: str, feature: str) -> None:
+    """Raise as :func:`require` where a package is absent, without importing it."""
+    if importlib.util.find_spec(package) is None:
+        raise _absent(package, feature)
 
 
 def import_own(module: str, feature: str) -> ModuleType:

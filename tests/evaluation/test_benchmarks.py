@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import random
 import zipfile
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from paddlemix.errors import EvaluationError
+from paddlemix.errors import EvaluationError, MissingDependencyError
 from paddlemix.evaluation.benchmarks import BENCHMARKS, captions, get_benchmark
 from paddlemix.evaluation.metrics.caption_tokens import has_java
 from paddlemix.evaluation.prompts import render
@@ -314,3 +315,14 @@ def test_easy_vqa_comes_with_its_package() -> None:
     assert len({question.image.path for question in questions}) == 1000
     answers = {q.id: replace(right_answer(q), text=f"{q.references[0]}.") for q in questions}
     assert benchmark.score(questions, answers).value == 100
+
+
+@pytest.mark.parametrize("name", ["nocaps", "docvqa", "mmbench"])
+def test_what_scoring_needs_is_missed_before_a_model_is_asked(
+    name: str, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = BENCHMARKS[name].needs[0]
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda asked: None if asked == package else find(asked))
+    with pytest.raises(MissingDependencyError, match=rf"{package}.*to install: pip install -e '\.\[eval"):
+        get_benchmark(name).questions(data_dir)

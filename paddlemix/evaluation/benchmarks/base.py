@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal, Optional
 
 from ...errors import EvaluationError
+from ...utils.dependencies import require_installed
 from ..data.files import collector_paused
 from ..records import Answer, Question, Score
 from ..sampling import Shots, sample
@@ -86,6 +87,7 @@ class Benchmark:
         write_submission: writes the file that the benchmark's server takes, checked; None where there is no server.
         submission_suffix: of that file's name.
         allows_samples: a score of a part of the questions may stand beside a published one.
+        needs: packages (import names) that scoring or a submission needs; missed before a model is asked.
         is_judged: a judge compares each answer with ``metadata["gpt4_ha_answer"]``, given
             ``metadata["human_annotation"]`` and ``metadata["question"]``; ``metadata["category"]`` has categories with
             commas between them (:mod:`..judge`). ``score_answered`` is then not called.
@@ -102,6 +104,7 @@ class Benchmark:
     submission_suffix: str = ".json"
     allows_samples: bool = True
     is_judged: bool = False
+    needs: tuple[str, ...] = ()
 
     def split(self, name: str | None = None) -> Split:
         """The split of a name; the default one for None.
@@ -138,7 +141,10 @@ class Benchmark:
 
         Raises:
             EvaluationError: a file is missing, damaged, or holds what cannot be a question.
+            MissingDependencyError: a package that its score needs is not installed.
         """
+        for package in self.needs:
+            require_installed(package, self.title)
         chosen = self.split(split)
         drawn = Shots(shots, seed, as_original=compat == "original") if shots else None
         with collector_paused():

@@ -86,6 +86,7 @@ def _benchmark(name: str, title: str, split: Split) -> Benchmark:
         partial(read_captions, name),
         score_captions,
         allows_samples=False,
+        needs=("pycocoevalcap", "nltk"),
     )
 
 

@@ -193,6 +193,7 @@ MMBENCH = Benchmark(
     score_mmbench,
     write_mmbench,
     ".xlsx",
+    needs=("openpyxl",),
 )  # fmt: skip
 
 _SEED_IMAGE, _SEED_VIDEO = "seed_bench/image_input.jsonl", "seed_bench/video_input_4.jsonl"

@@ -109,6 +109,7 @@ DOCVQA = Benchmark(
     partial(read_vqa, "docvqa", read_truth=docvqa_truth),
     partial(score_by_credit, "ANLS", anls_credit),
     write_docvqa,
+    needs=("rapidfuzz",),
 )  # fmt: skip
 
 CHARTQA = Benchmark(

@@ -27,5 +27,5 @@ def _similarity(prediction: str, answer: str, as_original: bool) -> float:
     length = max(len(prediction.upper()), len(answer.upper())) if as_original else max(len(given), len(truth))
     if length == 0:
         return 1.0
-    distance = require("rapidfuzz.distance", "ANLS").Levenshtein.distance(given, truth)
+    distance = require("rapidfuzz", "ANLS").distance.Levenshtein.distance(given, truth)
     return 1 - distance / length

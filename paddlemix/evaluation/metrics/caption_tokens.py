@@ -6,7 +6,6 @@ comes close: they differ for quotes, abbreviations at the end and some symbols.
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import shutil
 import subprocess
@@ -14,7 +13,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from ...errors import EvaluationError, MissingDependencyError
+from ...errors import EvaluationError
 from ...utils.dependencies import require
 
 DROPPED = frozenset("'' ' `` ` -LRB- -RRB- -LCB- -RCB- . ? ! , : - -- ... ;".split())
@@ -22,7 +21,6 @@ _LINE_SEPARATORS = re.compile("[\r\n\v\f\x1c-\x1e\x85\u2028\u2029]")
 _TYPOGRAPHY = str.maketrans({"“": '"', "”": '"', "‘": "`", "’": "'", "–": "--", "—": "--"})
 _BRACKETS = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
 _JAR = Path("tokenizer", "stanford-corenlp-3.4.1.jar")
-_INSTALL = "pip install -e '.[evaluate]' in the checkout of paddlemix"
 
 
 def has_java() -> bool:
@@ -54,13 +52,8 @@ def caption_package() -> Path:
     Raises:
         MissingDependencyError: it is not installed.
     """
-    found = importlib.util.find_spec("pycocoevalcap")
-    if found is None or not found.submodule_search_locations:
-        raise MissingDependencyError(
-            f"caption scores need the package 'pycocoevalcap', which is not installed; to install: {_INSTALL}",
-            name="pycocoevalcap",
-        )
-    return Path(next(iter(found.submodule_search_locations)))
+    # The package has no module of its own, only subpackages.
+    return Path(next(iter(require("pycocoevalcap", "caption scores").__path__)))
 
 
 def _tokenize_with_java(lines: Sequence[str]) -> list[list[str]]:
@@ -86,6 +79,6 @@ def _tokenize_with_java(lines: Sequence[str]) -> list[list[str]]:
 
 
 def _tokenize_without_java(lines: Sequence[str]) -> list[list[str]]:
-    tokenizer = require("nltk.tokenize.treebank", "tokens of captions without Java").TreebankWordTokenizer()
+    tokenizer = require("nltk", "tokens of captions without Java").tokenize.TreebankWordTokenizer()
     tokenized = [tokenizer.tokenize(line.lower().translate(_TYPOGRAPHY)) for line in lines]
     return [[_BRACKETS.get(token, token) for token in tokens] for tokens in tokenized]

@@ -63,13 +63,19 @@ def decode(path: Path, dimension: int, segment: Sequence[float] | None) -> list[
     try:
         with av.open(str(path)) as container:
             rate = float(container.streams.video[0].average_rate or 1)
-            frames = [frame.to_image() for frame in container.decode(video=0)]
+            length = sum(1 for _ in container.decode(video=0))
+        first, count = span(length, rate, dimension, segment)
+        if count < 1:
+            raise EvaluationError(f"{path}: has {length} frames, none of them in segment {segment}")
+        wanted = [min(first + index, length - 1) for index in sample_frames(count, FRAMES)]
+        # Decoded again rather than kept: all frames of a film are some gigabytes.
+        with av.open(str(path)) as container:
+            kept = {n: frame.to_image() for n, frame in enumerate(container.decode(video=0)) if n in wanted}
+    except EvaluationError:
+        raise
     except (OSError, ValueError, IndexError) as error:  # PyAV's errors are kinds of these
         raise EvaluationError(f"{path} cannot be decoded: {one_line(error)}") from error
-    first, count = span(len(frames), rate, dimension, segment)
-    if count < 1:
-        raise EvaluationError(f"{path}: has {len(frames)} frames, none of them in segment {segment}")
-    return [frames[min(first + index, len(frames) - 1)] for index in sample_frames(count, FRAMES)]
+    return [kept[number] for number in wanted]
 
 
 def span(length: int, rate: float, dimension: int, segment: Sequence[float] | None) -> tuple[int, int]:

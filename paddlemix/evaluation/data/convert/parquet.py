@@ -38,7 +38,8 @@ def read_rows(paths: Sequence[Path], columns: Sequence[str]) -> Iterator[tuple[s
     Raises:
         EvaluationError: a file is damaged or has no such columns.
     """
-    parquet, arrow = require("pyarrow.parquet", "reading parquet files"), require("pyarrow", "reading parquet files")
+    arrow = require("pyarrow", "reading parquet files")
+    parquet = require("pyarrow.parquet", "reading parquet files")
     for path in paths:
         try:
             file = parquet.ParquetFile(path)
