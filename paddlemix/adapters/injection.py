@@ -17,6 +17,7 @@ from ..quantization.layers import QuantizedLinear, SixteenBitEmbedding
 from ..quantization.memory import available_memory
 from ..quantization.tiles import dequantized
 from ..utils import parameter_names as naming
+from ..utils.device import free_gpu_memory
 from ..utils.paddle_internals import paddle_dtype
 from .config import LoRAConfig
 from .fingerprint import model_fingerprint
@@ -214,7 +215,7 @@ def _require_memory(model: nn.Layer, config: LoRAConfig, layers: Sequence[str], 
     features = sum(in_features + out_features for in_features, out_features in shapes)
     needed = config.r * features * STORAGE[dtype].itemsize * copies
     on_gpu = paddle.get_device().startswith("gpu")
-    available = paddle.device.cuda.get_device_properties().total_memory if on_gpu else available_memory()
+    available = free_gpu_memory() if on_gpu else available_memory()
     if available is not None and needed > available:
         trained = " with gradients and the optimizer's state" if copies > 1 else ""
         raise NotEnoughMemoryError(

@@ -58,11 +58,13 @@ class RowChoice:
         temperature: 0 takes the likeliest.
         top_p: 1 for all tokens.
         uniforms: random numbers for the next steps, from 0 up to but not including 1.
+        stop_ids: after one of these the row goes no further; whoever fetches the tokens still has to look for them.
     """
 
     temperature: float
     top_p: float
     uniforms: Sequence[float] = ()
+    stop_ids: Sequence[int] = ()
 
 
 class DecodeRun(Protocol):

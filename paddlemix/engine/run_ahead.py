@@ -12,8 +12,8 @@ class RunAhead:
     """The rows that go on by themselves, and what they have launched.
 
     The host is one step behind: it launches a step, and looks at the tokens of the one before while the device
-    computes. A row that has ended, or that others join, costs one step that nobody looks at: it wrote behind the end of
-    its row, in a block of that row.
+    computes. A row that has ended, or that others join, costs one step that nobody looks at: what it wrote lies behind
+    the end of its row, in a block of that row.
 
     Args:
         runner: the model.

@@ -72,9 +72,9 @@ class RowSampler:
         if params.top_k or params.min_p or params.logprobs:
             return None
         if self._generator is None:
-            return RowChoice(0.0, 1.0)
+            return RowChoice(0.0, 1.0, stop_ids=params.stop_token_ids)
         self._uniforms.extend(self._generator.random() for _ in range(steps - len(self._uniforms)))
-        return RowChoice(params.temperature, params.top_p, tuple(self._uniforms))
+        return RowChoice(params.temperature, params.top_p, tuple(self._uniforms), params.stop_token_ids)
 
     def accept(self, token: int, log_prob: float) -> TokenLogprob:
         """A token that a device chose, which counts as said from now on.

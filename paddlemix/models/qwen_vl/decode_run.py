@@ -21,6 +21,9 @@ from .decode import BoundDecoder
 from .decode_inputs import Buffer, DecodeInputs
 from .kv_cache import PagedKVCache
 
+STOP_IDS = 8
+"""Ids of a row that the device knows to stop at; the host looks for others, and a row with more goes on until then."""
+
 Step = Callable[[], paddle.Tensor]
 
 
@@ -43,9 +46,11 @@ class DecodeRun:
         self._decoder, self._cache, self._inputs, self._vocab_size = decoder, cache, inputs, vocab_size
         self._temperature, self._top_p, self._greedy = (Buffer([rows, 1], "float32") for _ in range(3))
         self._uniforms = Buffer([rows, steps], "float32")
+        self._stop_ids = Buffer([rows, STOP_IDS], "int64")
+        self._going = Buffer([rows], "int32")  # 0 in rows that have stopped, by which all others advance
         self._count = Buffer([1], "int64")
         self._choice = DeviceChoice(self._temperature.tensor, self._top_p.tensor, self._greedy.tensor)
-        self._one = {name: paddle.ones([1], dtype=name) for name in ("int32", "int64")}
+        self._one = paddle.ones([1], dtype="int64")
         self._steps: dict[bool, Step] = {}
         self._step: Step = self._advance
         self._launched: deque[_HostCopy] = deque()
@@ -60,6 +65,8 @@ class DecodeRun:
             self._temperature.host[index] = 1.0 if greedy else choice.temperature
             self._top_p.host[index] = choice.top_p
             self._uniforms.host[index, : len(choice.uniforms)] = choice.uniforms
+            self._stop_ids.host[index] = [*choice.stop_ids, *[-1] * STOP_IDS][:STOP_IDS]
+        self._going.host[:] = 1
         self._count.host[0] = 0
         self._send()
         sampled = any(choice.temperature for choice in choices)
@@ -87,7 +94,8 @@ class DecodeRun:
 
     def _send(self) -> None:
         self._inputs.send()
-        for buffer in (self._temperature, self._top_p, self._greedy, self._uniforms, self._count):
+        state = (self._temperature, self._top_p, self._greedy, self._uniforms, self._stop_ids, self._going, self._count)
+        for buffer in state:
             buffer.send()
 
     def _advance(self) -> paddle.Tensor:
@@ -103,9 +111,11 @@ class DecodeRun:
         logits = self._decoder.logits(inputs, self._cache)
         tokens, log_probs = choose_tokens(logits[:, : self._vocab_size], choice, uniforms)
         paddle.assign(tokens, output=inputs.ids)
+        going = paddle.logical_not(paddle.equal(tokens, self._stop_ids.tensor).any(axis=1))
+        self._going.tensor.multiply_(going.astype("int32"))
         for tensor in inputs.advancing:
-            tensor.add_(self._one["int32"])
-        self._count.tensor.add_(self._one["int64"])
+            tensor.add_(self._going.tensor)
+        self._count.tensor.add_(self._one)
         return paddle.concat([tokens.astype("float64"), log_probs.astype("float64")], axis=1)
 
 

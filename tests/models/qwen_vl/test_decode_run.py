@@ -49,7 +49,8 @@ def filled_cache(runner):
 
 def addresses(run):
     inputs = run._inputs
-    tensors = [inputs.ids, *inputs.advancing, *vars(run._choice).values(), run._uniforms.tensor, run._count.tensor]
+    tensors = [inputs.ids, *inputs.advancing, *vars(run._choice).values()]
+    tensors += [buffer.tensor for buffer in (run._uniforms, run._stop_ids, run._going, run._count)]
     tensors += [value for value in vars(inputs.metadata).values() if isinstance(value, paddle.Tensor)]
     tensors += [value for value in vars(inputs.metadata.rotation).values() if value is not None]
     tensors += [*run._cache.keys, *run._cache.values]
@@ -133,6 +134,24 @@ def test_the_host_is_one_step_behind(model, memory):
     assert again is run and addresses(run) == before
     again.launch()
     assert again.fetch()[0].tolist() == expected[0]
+
+
+def test_a_row_that_has_stopped_stays_where_it_is(model):
+    runner, rows = QWenVLRunner(model), first_rows(2)
+    expected = by_the_host(runner, filled_cache(runner), rows, [GREEDY] * 2, 12)
+    stop = next(tokens[0] for tokens in expected[3:] if tokens[0] not in [before[0] for before in expected[:3]])
+    steps = [tokens[0] for tokens in expected].index(stop) + 1
+    stopping = RowChoice(0.0, 1.0, stop_ids=(7, stop))
+    run = runner.start_run(rows, [stopping, GREEDY], filled_cache(runner), STEPS)
+    positions, tokens = [], []
+    for _ in range(12):
+        run.launch()
+        tokens.append(run.fetch()[0].tolist())
+        positions.append(run._inputs.metadata.slots.numpy().tolist())
+    assert tokens[:steps] == expected[:steps]
+    assert [token for _, token in tokens] == [token for _, token in expected]  # the other row goes on
+    start, other = rows[0].start, rows[1].start
+    assert positions == [[start + min(step, steps - 1), other + step] for step in range(1, 13)]
 
 
 def test_what_the_device_has_moved_is_brought_back(model, memory):
