@@ -102,6 +102,18 @@ def write_grit(path: Path, questions: Sequence[Question], answers: Mapping[str, 
         archive.writestr("refexp.json", json.dumps(predictions))
 
 
+def write_mme(path: Path, questions: Sequence[Question], answers: Mapping[str, Answer]) -> None:
+    """MME: a zip of one file for each category, as the authors' script reads them. Raises as :func:`write_vqa`."""
+    lines: dict[str, list[str]] = {}
+    for question, text in zip(questions, _texts(questions, answers)):
+        meta, asked = question.metadata, str(question.prompt[-1]).strip()
+        fields = (meta["image"], asked, question.references[0], text)
+        lines.setdefault(meta["category"], []).append("\t".join(fields))
+    with replacing(path) as aside, zipfile.ZipFile(aside, "w", zipfile.ZIP_DEFLATED) as archive:
+        for category, rows in lines.items():
+            archive.writestr(f"{category}.txt", "\n".join(rows) + "\n")
+
+
 def pixel_boxes(question: Question, text: str) -> list[list[int]]:
     """The box of an answer in whole pixels of the question's image; none where the answer has none.
 

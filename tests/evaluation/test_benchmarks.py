@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import random
+import subprocess
+import sys
 import zipfile
 from dataclasses import replace
 from functools import partial
@@ -224,6 +226,25 @@ def test_submission_to_grit(data_dir: Path, tmp_path: Path) -> None:
     assert first["bboxes"] == [[32, 24, 64, 48]]
     assert first["confidence"] == pytest.approx(0.9048, abs=1e-4)
     assert second["bboxes"] == []
+
+
+def test_answers_for_the_script_of_mme_are_a_line_each(data_dir: Path, tmp_path: Path) -> None:
+    benchmark = get_benchmark("mme")
+    questions = benchmark.questions(data_dir)
+    answers = {q.id: Answer(q.id, "Yes,\tit\nis.") for q in questions}
+    benchmark.write_submission(tmp_path / "out.zip", questions, answers)
+    with zipfile.ZipFile(tmp_path / "out.zip") as archive:
+        assert len(archive.namelist()) == 14
+        lines = archive.read("OCR.txt").decode().splitlines()
+    assert lines[0] == "0.png\tIs it Yes? Please answer yes or no.\tYes\tYes, it is."
+    assert len(lines) == 6
+
+
+def test_reading_and_scoring_take_no_paddle() -> None:
+    modules = "paddlemix.evaluation.data.convert, paddlemix.evaluation.data.checks"
+    code = f"import sys, {modules}; print('paddle' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
 def test_an_option_can_be_told_by_its_letter(data_dir: Path) -> None:

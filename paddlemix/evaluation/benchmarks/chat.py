@@ -15,6 +15,7 @@ from ..prompts import mme_prompt
 from ..records import Answer, Prompt, Question, Score
 from ..sampling import Shots
 from ..statistics import Z
+from ..submissions import write_mme
 from .base import Benchmark, Compat, Generation, Split, refuse_shots
 
 CHAT = Generation(0, 512, form="chat")
@@ -37,7 +38,7 @@ def read_mme(data_dir: Path, split: Split, shots: Shots | None) -> list[Question
             if partner >= len(fields) or fields[partner][0] != image:
                 raise EvaluationError(f"{path}:{number + 1}: {image} stands alone, expected two lines for each image")
             ref = image_ref(data_dir, f"data/mme/images/{category}/{image}")
-            metadata = {"category": category, "answer": truth.strip().lower()}
+            metadata = {"category": category, "image": image, "answer": truth.strip().lower()}
             group, prompt, truths = f"{category}/{number // 2}", mme_prompt(ref, text), (truth.strip(),)
             id_ = f"{group}/{number % 2}"
             questions.append(Question(id_, "mme", split.name, prompt, truths, group=group, metadata=metadata))
@@ -127,6 +128,8 @@ MME = Benchmark(
     "points of perception",
     read_mme,
     score_mme,
+    write_mme,
+    ".zip",
 )
 
 TOUCHSTONE = Benchmark(
