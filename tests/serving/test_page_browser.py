@@ -124,7 +124,7 @@ def test_answer_again_edit_copy_and_clear(server, page):
     page.click("#clear")
     page.click("#confirm-yes")
     page.wait("!document.querySelector('.turn')")
-    assert page.js("document.querySelectorAll('#conversations li').length") == 0
+    page.wait("!document.querySelector('#conversations li')")
 
 
 def test_lines_and_input_methods(server, page):
@@ -219,14 +219,14 @@ def test_a_region_is_drawn_and_asked_about(server, page, photo):
     width, height = stage.size["width"], stage.size["height"]
     actions = page.actions().move_to_element_with_offset(stage, round(-0.3 * width), round(-0.25 * height))
     actions.click_and_hold().move_by_offset(round(0.5 * width), round(0.5 * height)).release().perform()
-    page.one("#region-name").send_keys("the bus")
-    page.click("#region-use")
+    page.one("#region-name").send_keys("the bus\n")
+    assert page.one("#question").get_attribute("value") == ""
     assert "the bus" in page.text(".region-chip")
     page.ask("What is it?")
     region = grounding.parse(prompt(server))
     assert len(region) == 1 and region[0].label == "the bus"
     assert all(abs(a - b) < 15 for a, b in zip(region[0].corners, (200, 250, 700, 750)))
-    assert "the bus" in page.text(".question .region-chip")
+    assert "the bus" in page.text(".question .region-chip") and prompt(server).count("</box>What is it?") == 1
     # by keyboard, on the image of the conversation, which is then one of two
     page.choose(photo)
     page.wait("document.querySelector('.thumb')")
@@ -239,6 +239,20 @@ def test_a_region_is_drawn_and_asked_about(server, page, photo):
     page.ask("And this?")
     assert "Picture 1: <box>(370,350),(670,670)</box>And this?" in prompt(server)
     assert "Image 1" in page.text(".region-chip")
+
+
+def test_boxes_are_shown_on_the_image_that_is_chosen(server, page, photo, tmp_path):
+    Image.new("RGB", (50, 90)).save(tmp_path / "second.png")
+    server.engine.answer = BUS
+    page.choose(photo, tmp_path / "second.png")
+    page.ask("Where?")
+    shown = "document.querySelector('.picture img').naturalWidth"
+    page.wait(f"{shown} === 50")  # the newest
+    page.click(page.named("Show the boxes on image 1"))
+    page.wait(f"{shown} === 200")
+    assert len(page.all(".box")) == 1 and len(page.all(".which [aria-pressed=true]")) == 1
+    page.open()
+    page.wait(f"{shown} === 200")
 
 
 def test_boxes_as_json_and_the_drawn_image(server, page, photo, tmp_path):

@@ -98,16 +98,17 @@ export function render() {
 }
 
 function showTurn(turn, index) {
+  const shown = conversation;
   const images = imagesUntil(conversation, index);
-  const newest = images[images.length - 1];
   const question = questionView(turn.question, images, {
     edit: (text) => edit(index, text),
     open: actions.openImage,
   });
-  const view = answerView(turn.answer, newest, {
+  const view = answerView(turn.answer, images, {
     retry: () => again(index),
     goOn: () => answer(index),
     open: actions.openImage,
+    keep: () => keep(shown),
     timings: () => currentSettings().timings,
   });
   views[index] = view;

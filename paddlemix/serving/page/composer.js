@@ -50,6 +50,14 @@ export function prepareComposer(given) {
   prepareDrop();
 }
 
+/** Go on with writing the question. */
+export function focusQuestion() {
+  const area = byId("question");
+  area.focus();
+  // a closed dialog may have left the focus here, but the caret elsewhere
+  area.setSelectionRange(area.value.length, area.value.length);
+}
+
 /** Put files beside the question, as images; says which are none. */
 export async function addFiles(files) {
   const problems = [];
@@ -63,14 +71,14 @@ export async function addFiles(files) {
     }
   }
   showTray([...new Set(problems)].join(" "));
-  byId("question").focus();
+  focusQuestion();
 }
 
 /** Point at a part of an image with the next question. */
 export function addRegion(image, { label, box }) {
   regions.push({ image, label, box });
   showTray();
-  byId("question").focus();
+  focusQuestion();
 }
 
 /** Show whether an answer is being written: then there is a stop in place of the send. */
@@ -78,7 +86,7 @@ export function showBusy(busy) {
   const held = document.activeElement === byId(busy ? "send" : "stop");
   byId("send").hidden = busy;
   byId("stop").hidden = !busy;
-  if (held) byId("question").focus();
+  if (held) focusQuestion();
 }
 
 /** Empty the composer. */
@@ -125,7 +133,7 @@ function removeImage(index) {
   const [gone] = images.splice(index, 1);
   regions = regions.filter(({ image }) => image !== gone);
   showTray();
-  byId("question").focus();
+  focusQuestion();
 }
 
 /** The text area is as high as its text, up to a limit of style.css. */

@@ -2,9 +2,10 @@
 //
 // {id, title, updated, system: text or null, turns: [{question, answer}]}
 // question: {images: [{url, width, height, name, from}], regions: [{picture, label, box}], text}
-// answer:   {text, state, problem, usage, seconds, dropped}; state: streaming, loading, done, stopped, length,
+// answer:   {text, picture, state, problem, usage, seconds, dropped}; state: streaming, loading, done, stopped, length,
 //           interrupted or failed; problem, where it failed: {text}, or {reason: a text of texts.js, and its values}
-// A region's `picture` counts the images of the whole conversation from 1.
+// `picture` counts the images of the whole conversation from 1; that of an answer, where its boxes are shown, is null as
+// long as it is the newest.
 
 const FORMAT = "paddlemix chat 1";
 const DEFAULT_SYSTEM = "You are a helpful assistant.";
@@ -31,7 +32,7 @@ export function newConversation(system = null) {
 
 /** An answer that is being waited for. */
 export const newAnswer = () => ({
-  text: "", state: "streaming", problem: null, usage: null, seconds: null, dropped: 0,
+  text: "", picture: null, state: "streaming", problem: null, usage: null, seconds: null, dropped: 0,
 });
 
 /** All images up to a turn, that turn's included. */

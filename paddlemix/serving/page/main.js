@@ -3,7 +3,7 @@
 import { APIError, models, serverState, setKey } from "./api.js";
 import { openCamera, prepareCamera } from "./camera.js";
 import { adopt, ask, currentConversation, isBusy, openConversation, prepareChat, remove, render, reopen, setSystem, stop } from "./chat.js";
-import { addFiles, addRegion, prepareComposer, showBusy, showTray } from "./composer.js";
+import { addFiles, addRegion, focusQuestion, prepareComposer, showBusy, showTray } from "./composer.js";
 import { FileProblem, fromFile, titleOf, toFile } from "./conversation.js";
 import { byId, closable, say } from "./dom.js";
 import { t } from "./i18n.js";
@@ -39,7 +39,7 @@ async function start() {
   prepareViewer();
   prepareSidebar({
     open: openConversation,
-    create: () => openConversation(null).then(() => byId("question").focus()),
+    create: () => openConversation(null).then(() => focusQuestion()),
     remove: (id) => confirmed(t("clear.confirm"), () => remove(id)),
     importFile,
     exportFile,
@@ -50,7 +50,7 @@ async function start() {
   );
   await reopen();
   // not where that brings up a keyboard over the page
-  if (matchMedia("(hover: hover)").matches) byId("question").focus();
+  if (matchMedia("(hover: hover)").matches) focusQuestion();
   await connect();
 }
 

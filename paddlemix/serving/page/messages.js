@@ -55,17 +55,19 @@ export function regionChip({ label, box, picture: number }, image, several, remo
 /**
  * The answer of a turn; `update` shows it as it is now.
  * @param {object} answer of conversation.js; it may change.
- * @param {object|undefined} image that its boxes lie in.
- * @param {object} actions retry, goOn, open(image); `timings()`: whether to show them.
+ * @param {object[]} images of the conversation up to this turn; the boxes lie in the newest, unless told otherwise.
+ * @param {object} actions retry, goOn, open(image), keep(): the answer has changed; `timings()`: whether to show them.
  */
-export function answerView(answer, image, actions) {
+export function answerView(answer, images, actions) {
   const body = el("p", { class: "text" });
   const notes = el("p", { class: "notes" });
   const figure = el("div", { class: "figure" });
+  const which = el("div", { class: "which" });
   const timings = el("p", { class: "timings" });
   const buttons = el("div", { class: "actions" });
-  const element = el("article", { class: "turn answer", "aria-label": t("model") }, body, figure, notes, timings, buttons);
+  const element = el("article", { class: "turn answer", "aria-label": t("model") }, body, figure, which, notes, timings, buttons);
   let overlay = null;
+  let shown = null; // the image below it
   linkPhrases(element);
 
   const update = () => {
@@ -74,19 +76,32 @@ export function answerView(answer, image, actions) {
     element.setAttribute("aria-busy", String(growing));
     body.classList.toggle("waiting", growing && !answer.text);
     body.replaceChildren(...pieces.map((piece) => pieceView(piece, boxes)));
-    if (boxes.length && image && overlay === null) {
+    const image = images[(answer.picture ?? images.length) - 1];
+    if (boxes.length && image && image !== shown) {
+      shown = image;
       overlay = picture(image, t("answer.image"));
       overlay.element.addEventListener("click", (event) => {
         if (!event.target.closest("[data-phrase]")) actions.open(image);
       });
-      figure.append(overlay.element);
+      figure.replaceChildren(overlay.element);
     }
     overlay?.show(boxes);
+    which.replaceChildren(...(growing || !boxes.length || images.length < 2 ? [] : images.map(choice)));
     notes.replaceChildren(...notesOf(answer));
     notes.classList.toggle("problem", answer.state === "failed");
     timings.textContent = actions.timings() ? timingsOf(answer) : "";
     buttons.replaceChildren(...(growing ? [] : answerButtons(answer, boxes, image, actions)));
   };
+  const choice = (other, index) =>
+    el(
+      "button",
+      {
+        type: "button", class: "shown", "aria-label": t("boxes.image", { number: index + 1 }), title: other.name,
+        "aria-pressed": String(other === shown),
+        on: { click: () => ((answer.picture = index + 1), update(), which.children[index].focus(), actions.keep()) },
+      },
+      el("img", { src: other.url, alt: "" }),
+    );
   update();
   return { element, update };
 }

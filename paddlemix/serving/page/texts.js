@@ -88,6 +88,7 @@ export const TEXTS = {
     "boxes.download": "Download the image with its boxes",
     "boxes.label": "{label}: {box}",
     "boxes.number": "box {number}",
+    "boxes.image": "Show the boxes on image {number}",
     "answer.image": "Image with the boxes of the answer",
 
     "state.streaming": "The answer is being written",
@@ -112,7 +113,7 @@ export const TEXTS = {
     "settings.system": "System text",
     "settings.system.hint": "You are a helpful assistant.",
     "settings.temperature": "Temperature",
-    "settings.length": "Most tokens",
+    "settings.length": "Maximum tokens",
     "settings.seed": "Seed",
     "settings.lookup": "Prompt lookup",
     "settings.lookup.note": "Prompt lookup guesses that many tokens from the conversation (0 to 7). The same answer, sometimes sooner.",
@@ -215,6 +216,7 @@ export const TEXTS = {
     "boxes.download": "下载带框的图片",
     "boxes.label": "{label}：{box}",
     "boxes.number": "框 {number}",
+    "boxes.image": "把框显示在图片 {number} 上",
     "answer.image": "带有回答中的框的图片",
 
     "state.streaming": "正在写回答",

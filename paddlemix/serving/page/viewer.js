@@ -20,7 +20,10 @@ export function prepareViewer() {
   dialog.addEventListener("close", () => byId("stage").replaceChildren());
   byId("region-use").addEventListener("click", useRegion);
   byId("region-name").addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && !event.isComposing && region) useRegion();
+    if (event.key === "Enter" && !event.isComposing && region) {
+      event.preventDefault(); // the question, which is next, is not to get a line
+      useRegion();
+    }
   });
 }
 
