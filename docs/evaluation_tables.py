@@ -126,7 +126,7 @@ def _prompt(benchmark: Benchmark) -> Prompt:
     if benchmark.name == "mme":
         return prompts.mme_prompt(image, "Q")
     if benchmark.generation.form == "chat":
-        return (image, "Q")
+        return prompts.labeled_prompt([image], "Q")
     if benchmark.name == "seed-bench":
         return prompts.seed_bench_prompt([image], "Q", ["a", "b", "c", "d"])
     if not benchmark.generation.max_new_tokens:

@@ -11,8 +11,8 @@ from ...errors import EvaluationError
 from ...utils.files import read_text
 from ..data.files import MAX_DATA_BYTES, image_ref, read_records, require_file, unique
 from ..metrics.mme import COGNITION, PERCEPTION, category_score, parse_label
-from ..prompts import mme_prompt
-from ..records import Answer, Prompt, Question, Score
+from ..prompts import labeled_prompt, mme_prompt
+from ..records import Answer, Question, Score
 from ..sampling import Shots
 from ..statistics import Z
 from ..submissions import write_mme
@@ -102,7 +102,7 @@ def read_touchstone(data_dir: Path, split: Split, shots: Shots | None) -> list[Q
         images = tuple(image_ref(data_dir, name) for name in record.texts("image"))
         names = ("question", "human_annotation", "gpt4_ha_answer", "category", "task_name")
         metadata = {name: record.text(name) for name in names}
-        prompt: Prompt = (*images, record.text("question"))
+        prompt = labeled_prompt(images, record.text("question"))
         questions.append(Question(id_, "touchstone", split.name, prompt, metadata=metadata))
     return questions
 
