@@ -175,3 +175,37 @@ def test_of_equally_likely_tokens_the_first_are_kept(options):
 def test_the_largest_are_found_in_order(count):
     values = np.random.default_rng(0).integers(0, 60, 1000).astype(np.float32)
     np.testing.assert_array_equal(largest(values, count), np.argsort(-values, kind="stable")[:count])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"top_k": 3}, {"min_p": 0.1}, {"logprobs": 2}, {"repetition_penalty": 1.1}, {"presence_penalty": 0.5},
+        {"frequency_penalty": 0.5}, {"logit_bias": {1: 2.0}}, {"min_tokens": 1, "stop_token_ids": (4,)},
+    ],
+)  # fmt: skip
+def test_what_a_device_cannot_choose_is_left_to_the_host(options):
+    assert RowSampler(SamplingParams(**options), [1], 50).device_choice(4) is None
+    assert RowSampler(SamplingParams(), [1], 50, lambda ids, logits: logits).device_choice(4) is None
+
+
+def test_random_numbers_are_the_same_whether_device_or_host_uses_them():
+    params = SamplingParams(temperature=0.8, top_p=0.9, seed=3, stop_token_ids=(4,))
+    generator = row_generator(3, 0)
+    expected = [generator.random() for _ in range(6)]
+    sampler, alone = RowSampler(params, [1], 50), RowSampler(params, [1], 50)
+    choice = sampler.device_choice(4)
+    assert (choice.temperature, choice.top_p, choice.stop_ids) == (0.8, 0.9, (4,))
+    assert list(choice.uniforms) == expected[:4]
+    for _ in range(2):  # a device uses two of them
+        token = alone.choose(logits_of()).token_id
+        assert sampler.accept(token, -1.0).token_id == token
+    assert list(sampler.device_choice(4).uniforms) == expected[2:6]
+    assert [sampler.choose(logits_of(i)) for i in range(5)] == [alone.choose(logits_of(i)) for i in range(5)]
+
+
+def test_a_device_tells_by_the_log_probability_that_logits_were_no_numbers():
+    with pytest.raises(NumericalError, match="new token 1"):
+        RowSampler(SamplingParams(), [1], 50).accept(3, float("nan"))
+    assert RowSampler(SamplingParams(), [1], 50).accept(3, -2.0).logprob == 0.0
+    assert RowSampler(SamplingParams(logprobs=0), [1], 50).accept(3, -2.0).logprob == -2.0
