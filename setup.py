@@ -42,7 +42,18 @@ EXTRAS_REQUIRE = {
     "serve": SERVE,
     "evaluate": EVALUATE,
     # dashscope holds the published Qwen-VL vocabulary (qwen.tiktoken), which the tokenizer tests compare against.
-    "test": ["pytest>=7.4", "pytest-xdist>=3.3", "hypothesis>=6.80", "dashscope", "selenium>=4.20", *SERVE, *EVALUATE],
+    # openai and anthropic are clients of the server, selenium drives the browser that its page is tested in.
+    "test": [
+        "pytest>=7.4",
+        "pytest-xdist>=3.3",
+        "hypothesis>=6.80",
+        "dashscope",
+        "openai>=1.50",
+        "anthropic>=0.40",
+        "selenium>=4.20",
+        *SERVE,
+        *EVALUATE,
+    ],
     "dev": ["ruff>=0.6", "mypy>=1.11", "types-tqdm", "pdoc>=14"],
 }
 
