@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import re
@@ -19,6 +20,7 @@ from .metrics.grounding import SCALE, parse_box
 from .metrics.mmbench import LETTERS, Row, submission_letters
 from .records import Answer, Question
 
+QWEN_VL_MILLIONS = 9_600
 _ILLEGAL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f]")  # in a workbook's XML
 
 
@@ -87,9 +89,10 @@ def write_mmbench(path: Path, questions: Sequence[Question], answers: Mapping[st
 
 
 def write_grit(path: Path, questions: Sequence[Question], answers: Mapping[str, Answer]) -> None:
-    """GRIT: a zip of ``params.json`` and ``refexp.json``, boxes as whole pixels within the image.
+    """GRIT: a zip of ``SPLIT/params.json`` and ``SPLIT/refexp.json``, boxes as whole pixels within the image.
 
-    The confidence is the answer's probability, 1.0 where that is not known. Raises as :func:`write_vqa`.
+    The confidence is the answer's probability, 1.0 where that is not known; the number of parameters is Qwen-VL's.
+    Raises as :func:`write_vqa`.
     """
     predictions = []
     for question, text in zip(questions, _texts(questions, answers)):
@@ -98,8 +101,9 @@ def write_grit(path: Path, questions: Sequence[Question], answers: Mapping[str, 
         predictions.append({"example_id": question.id, "confidence": confidence, "bboxes": pixel_boxes(question, text)})
     _require_once([question.id for question in questions], "example_id")
     with replacing(path) as aside, zipfile.ZipFile(aside, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("params.json", json.dumps({"params_in_millions": None}))
-        archive.writestr("refexp.json", json.dumps(predictions))
+        folder = questions[0].split
+        archive.writestr(f"{folder}/params.json", json.dumps({"params_in_millions": QWEN_VL_MILLIONS}))
+        archive.writestr(f"{folder}/refexp.json", json.dumps(predictions))
 
 
 def write_mme(path: Path, questions: Sequence[Question], answers: Mapping[str, Answer]) -> None:
@@ -112,6 +116,17 @@ def write_mme(path: Path, questions: Sequence[Question], answers: Mapping[str, A
     with replacing(path) as aside, zipfile.ZipFile(aside, "w", zipfile.ZIP_DEFLATED) as archive:
         for category, rows in lines.items():
             archive.writestr(f"{category}.txt", "\n".join(rows) + "\n")
+
+
+def write_touchstone(path: Path, questions: Sequence[Question], answers: Mapping[str, Answer]) -> None:
+    """TouchStone: the table that the authors' script reads, with the answers in ``response``. Raises as above."""
+    _require_all(questions, answers)
+    columns = ("question", "human_annotation", "gpt4_ha_answer", "category", "task_name")
+    with replacing(path) as aside, open(aside, "x", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, delimiter="\t", lineterminator="\n")
+        writer.writerow(("index", *columns, "response"))
+        for question in questions:
+            writer.writerow((question.id, *(question.metadata[name] for name in columns), answers[question.id].text))
 
 
 def pixel_boxes(question: Question, text: str) -> list[list[int]]:

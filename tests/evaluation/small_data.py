@@ -111,7 +111,8 @@ def mmbench(data_dir: Path, split: str) -> None:
             records.append({**record, "answer": answer} if split == "dev" else record)
     lines(data_dir / f"mmbench/mmbench_{split}_20230712/mmbench_{split}_20230712.jsonl", records)
     table = "\n".join("\t".join(row) for row in [columns, *rows])
-    (data_dir / f"mmbench/mmbench_{split}_20230712.tsv").write_text(table + "\n", encoding="utf-8")
+    name = f"mmbench_{split}_20230712"
+    (data_dir / f"mmbench/{name}/{name}.tsv").write_text(table + "\n", encoding="utf-8")
 
 
 def seed_bench(data_dir: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from paddlemix.errors import EvaluationError, MissingDependencyError
 from paddlemix.evaluation.benchmarks import BENCHMARKS, captions, get_benchmark
+from paddlemix.evaluation.data.tables import read_table
 from paddlemix.evaluation.metrics.caption_tokens import has_java
 from paddlemix.evaluation.prompts import render
 from paddlemix.evaluation.records import Answer, Question
@@ -221,8 +222,8 @@ def test_submission_to_grit(data_dir: Path, tmp_path: Path) -> None:
     answers["e1"] = Answer("e1", "nothing")
     benchmark.write_submission(tmp_path / "out.zip", questions, answers)
     with zipfile.ZipFile(tmp_path / "out.zip") as archive:
-        assert sorted(archive.namelist()) == ["params.json", "refexp.json"]
-        first, second, *_ = json.loads(archive.read("refexp.json"))
+        assert sorted(archive.namelist()) == ["test/params.json", "test/refexp.json"]
+        first, second, *_ = json.loads(archive.read("test/refexp.json"))
     assert first["bboxes"] == [[32, 24, 64, 48]]
     assert first["confidence"] == pytest.approx(0.9048, abs=1e-4)
     assert second["bboxes"] == []
@@ -238,6 +239,16 @@ def test_answers_for_the_script_of_mme_are_a_line_each(data_dir: Path, tmp_path:
         lines = archive.read("OCR.txt").decode().splitlines()
     assert lines[0] == "0.png\tIs it Yes? Please answer yes or no.\tYes\tYes, it is."
     assert len(lines) == 6
+
+
+def test_answers_for_the_script_of_touchstone_are_a_table(data_dir: Path, tmp_path: Path) -> None:
+    benchmark = get_benchmark("touchstone")
+    questions = benchmark.questions(data_dir, "en")
+    answers = {q.id: Answer(q.id, "two\nlines\tand a tab") for q in questions}
+    benchmark.write_submission(tmp_path / "out.tsv", questions, answers)
+    rows = list(read_table(tmp_path / "out.tsv"))
+    assert [row["response"] for row in rows] == ["two\nlines\tand a tab"] * 3
+    assert rows[0]["human_annotation"] == "text"
 
 
 def test_reading_and_scoring_take_no_paddle() -> None:
@@ -264,7 +275,8 @@ QUESTION = {"image": "a", "question": "b", "question_id": 1, "answer": "x"}
 BOX = {"image": "a", "sent": "b", "bbox": [50, 20, 40, 30], "width": 64, "height": 48}
 PROBLEM = {"image": "a", "hint": "", "question": "b", "choices": ["x", "y"], "answer": 2}
 SEED = {"question_id": "0", "prompt": "cannot read", "answer": "A"}
-GQA, MME, TABLE = "gqa/testdev_balanced.jsonl", "mme/Your_Results/count.txt", "mmbench/mmbench_dev_20230712.tsv"
+GQA, MME = "gqa/testdev_balanced.jsonl", "mme/Your_Results/count.txt"
+TABLE = "mmbench/mmbench_dev_20230712/mmbench_dev_20230712.tsv"
 ANNOTATIONS = "vqav2/v2_mscoco_val2014_annotations.json"
 
 

@@ -142,6 +142,7 @@ def test_videos_are_found_and_their_segments_taken(tmp_path: Path) -> None:
     assert find_video(tmp_path, "18") is None
     assert span(100, 25.0, 10, None) == (0, 99)
     assert span(100, 25.0, 11, [1.0, 3.0]) == (25, 50)
+    assert span(100, 25.0, 11, [1.0, 9.0]) == (25, 74)
     assert span(100, 25.0, 12, [10, 40]) == (10, 30)
     assert span(100, 25.0, 12, [90, 200]) == (90, 10)
 

@@ -132,13 +132,17 @@ def test_boxes_are_read_out_of_other_text() -> None:
 def test_grit_partitions_cover_the_samples(flags) -> None:
     names = ("is_new_source", "has_new_concept", "is_distorted")
     samples = [
-        {"example_id": str(n), "image_id": n // 2, "task_query": "x", **dict(zip(names, values))}
+        {"example_id": f"{n}_dist" if values[2] else str(n), **dict(zip(names, values))}
         for n, values in enumerate(flags)
     ]
-    hits = {str(n): float(values[3]) for n, values in enumerate(flags)}
+    twins = [{**sample, "example_id": f"{n}", "is_distorted": False} for n, sample in enumerate(samples)]
+    samples += [twin for twin, values in zip(twins, flags) if values[2]]
+    hits = {sample["example_id"]: float(n % 3 == 0) for n, sample in enumerate(samples)}
     table = refexp_partitions(samples, hits)
-    plain = sum(not values[2] for values in flags)
-    assert sum(table.get(name, {"count": 0})["count"] for name in ("sameSrc", "newSrc")) == plain
+    for name, is_new in (("sameSrc", False), ("newSrc", True)):
+        count = sum(values[0] == is_new for values in flags)
+        assert table.get(name, {"count": 0})["count"] == (count if count > 1 else 0)
+    assert ("agg" in table) == ("sameSrc" in table and "newSrc" in table)
     assert all(0 <= part["mean"] <= 100 for name, part in table.items() if name != "deldist")
     assert refexp_hit([], (0, 0, 1, 1)) == 0 and refexp_hit([(0, 0, 10, 10)], (0, 0, 10, 10)) == 1
 

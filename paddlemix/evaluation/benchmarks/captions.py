@@ -30,7 +30,9 @@ def read_captions(name: str, data_dir: Path, split: Split, shots: Shots | None) 
         raise EvaluationError(f"{path}: annotations: image_id {min(strangers)!r} is not among the images")
     if not split.train:
         refuse_shots(name, shots)
-    examples = [] if shots is None else read_list(data_dir / split.train, "annotations")
+    # The original draws from the very file that it asks about.
+    train = split.files[0] if shots is not None and shots.as_original else split.train
+    examples = [] if shots is None else read_list(data_dir / train, "annotations")
     example_images = [example.text("image") for example in examples]
     questions = []
     for id_, record in zip(ids, images):

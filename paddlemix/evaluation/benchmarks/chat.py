@@ -15,7 +15,7 @@ from ..prompts import labeled_prompt, mme_prompt
 from ..records import Answer, Question, Score
 from ..sampling import Shots
 from ..statistics import Z
-from ..submissions import write_mme
+from ..submissions import write_mme, write_touchstone
 from .base import Benchmark, Compat, Generation, Split, refuse_shots
 
 CHAT = Generation(0, 512, form="chat")
@@ -151,6 +151,8 @@ TOUCHSTONE = Benchmark(
     "judge's points",
     read_touchstone,
     score_touchstone,
+    write_touchstone,
+    ".tsv",
     is_judged=True,
 )  # fmt: skip
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...errors import EvaluationError
 from ..answers import chosen_option
-from ..data.files import Record, image_ref, read_list, read_records, require_file, unique
+from ..data.files import PREFIX, Record, image_ref, read_list, read_records, require_file, unique
 from ..data.tables import read_table
 from ..metrics.mmbench import ROTATION, Row, circular_strict, majority
 from ..metrics.science_qa import groups_of
@@ -121,8 +121,13 @@ def read_seed_bench(data_dir: Path, split: Split, shots: Shots | None) -> list[Q
 def parse_prompt(data_dir: Path, text: str) -> Prompt:
     """A prompt that a data file has as one text, ``<img>path</img>`` within it."""
     parts = _IMAGE.split(text)
-    mixed = [image_ref(data_dir, part) if number % 2 else part for number, part in enumerate(parts)]
+    mixed = [_seed_image(data_dir, part) if number % 2 else part for number, part in enumerate(parts)]
     return tuple(part for part in mixed if part)
+
+
+def _seed_image(data_dir: Path, name: str) -> ImageRef:
+    """An image of SEED-Bench; the original's converter writes names relative to its own directory."""
+    return image_ref(data_dir if name.startswith(PREFIX) else data_dir / "seed_bench", name)
 
 
 def score_seed_bench(questions: Sequence[Question], answers: Mapping[str, Answer], compat: Compat) -> Score:
@@ -172,7 +177,7 @@ SCIENCEQA = Benchmark(
     score_scienceqa,
 )
 
-_MMBENCH = "mmbench/mmbench_{0}_20230712/mmbench_{0}_20230712.jsonl", "mmbench/mmbench_{0}_20230712.tsv"
+_MMBENCH = tuple(f"mmbench/mmbench_{{0}}_20230712/mmbench_{{0}}_20230712.{suffix}" for suffix in ("jsonl", "tsv"))
 _BOARD = "published by a board that asks for the letter"
 MMBENCH = Benchmark(
     "mmbench",

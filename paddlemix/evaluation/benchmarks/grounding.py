@@ -92,6 +92,9 @@ def score_grit(questions: Sequence[Question], answers: Mapping[str, Answer], com
         raise EvaluationError(f"gt_bbox: sample {hidden[0]} has none, as the truth is not public; export the answers")
     hits = {q.id: refexp_hit(pixel_boxes(q, answers[q.id].text), q.metadata["bbox"]) for q in questions}
     partitions = refexp_partitions([question.metadata for question in questions], hits)
+    if "agg" not in partitions:
+        note = "One of the sources has fewer than two samples here: the mean of all is given, which does not compare."
+        return percentage("hits", hits, notes=[note])
     aggregate = partitions.pop("agg")
     others = {name: part["mean"] for name, part in partitions.items()}
     interval = (aggregate["lower"], aggregate["upper"])

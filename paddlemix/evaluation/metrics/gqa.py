@@ -21,7 +21,7 @@ def shorten(prediction: str, *, as_original: bool = False) -> str:
 
     ``as_original`` cuts at the same letters wherever they stand, also within words: "panda bear" becomes "bear".
     """
-    text = prediction.split(".")[0].split(",")[0].split("!")[0].lower()
+    text = prediction.strip().split(".")[0].split(",")[0].split("!")[0].lower()
     if as_original:
         for filler in _FILLERS:
             if filler in text:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 IOU_THRESHOLD = 0.5
+DISTORTED = "_dist"
 _EPSILON = 1e-6
 _Z = 1.96
 
@@ -33,34 +34,34 @@ def _area(box: Sequence[float]) -> float:
 def refexp_partitions(samples: Sequence[Mapping[str, Any]], hits: Mapping[str, float]) -> dict[str, dict[str, float]]:
     """Mean hits in percent and count of each partition; ``agg`` has the reported score and its 95 % bounds.
 
+    Partitions of fewer than two samples are left out, and ``agg`` where a source is.
+
     Args:
-        samples: with ``example_id``, ``image_id``, ``task_query`` and the flags ``is_new_source``,
+        samples: with ``example_id`` (that of a distorted image ends in ``_dist``) and the flags ``is_new_source``,
             ``has_new_concept`` and ``is_distorted``.
         hits: by ``example_id``.
     """
-    distorted = {(sample["image_id"], sample["task_query"]) for sample in samples if sample["is_distorted"]}
+    twins = {sample["example_id"].removesuffix(DISTORTED) for sample in samples if sample["is_distorted"]}
     parts: dict[str, list[float]] = {
         name: [] for name in ("sameSrc", "newSrc", "sameCpt", "newCpt", "dist", "undist", "deldist")
     }
     for sample in samples:
-        hit = hits[sample["example_id"]]
+        id_ = sample["example_id"]
         if sample["is_distorted"]:
-            parts["dist"].append(hit)
+            parts["dist"].append(hits[id_])
             continue
-        parts["newSrc" if sample["is_new_source"] else "sameSrc"].append(hit)
-        parts["newCpt" if sample["has_new_concept"] else "sameCpt"].append(hit)
-        if (sample["image_id"], sample["task_query"]) in distorted:
-            parts["undist"].append(hit)
-    table = {name: {"mean": round(100 * _mean(part), 4), "count": len(part)} for name, part in parts.items() if part}
-    if parts["dist"] and parts["undist"]:
-        difference = 100 * (_mean(parts["undist"]) - _mean(parts["dist"]))
-        table["deldist"] = {"mean": round(difference, 4), "count": len(parts["undist"])}
-    sources = [parts[name] for name in ("sameSrc", "newSrc") if parts[name]]
-    if sources:
-        mean = sum(map(_mean, sources)) / len(sources)
-        margin = _Z * math.sqrt(sum(map(_squared_error, sources))) / len(sources)
-        values = {"mean": mean, "lower": mean - margin, "upper": mean + margin}
-        table["agg"] = {name: round(100 * value, 4) for name, value in values.items()}
+        parts["newSrc" if sample["is_new_source"] else "sameSrc"].append(hits[id_])
+        parts["newCpt" if sample["has_new_concept"] else "sameCpt"].append(hits[id_])
+        if id_ in twins:
+            parts["undist"].append(hits[id_])
+            parts["deldist"].append(hits[id_] - hits[id_ + DISTORTED])
+    parts = {name: [100 * value for value in part] for name, part in parts.items() if len(part) > 1}
+    table = {name: {"mean": round(_mean(part), 4), "count": len(part)} for name, part in parts.items()}
+    if "sameSrc" in parts and "newSrc" in parts:
+        sources = [parts["sameSrc"], parts["newSrc"]]
+        mean, margin = sum(map(_mean, sources)) / 2, _Z * math.sqrt(sum(map(_squared_error, sources))) / 2
+        lower, upper = max(0.0, mean - margin), min(100.0, mean + margin)
+        table["agg"] = {"mean": round(mean, 4), "lower": round(lower, 4), "upper": round(upper, 4)}
     return table
 
 
@@ -70,7 +71,5 @@ def _mean(values: Sequence[float]) -> float:
 
 def _squared_error(values: Sequence[float]) -> float:
     """The squared standard error of the mean."""
-    if len(values) < 2:
-        return 0.0
     mean = _mean(values)
     return sum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values)

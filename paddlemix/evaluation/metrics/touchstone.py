@@ -18,7 +18,7 @@ def parse_reply(reply: str, *, as_original: bool = False) -> tuple[float, float]
 
     ``as_original``: numbers outside 1 to 10 and NaN pass.
     """
-    words = reply.split("\n")[0].strip().split(" ")
+    words = reply.lstrip().split("\n")[0].strip().split(" ")
     if len(words) != 2:
         return None
     try:

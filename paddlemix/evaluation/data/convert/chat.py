@@ -79,7 +79,7 @@ def read_mme_mirror(paths: Sequence[Path], data_dir: Path, split: str) -> Iterat
 def read_touchstone(source: Path, split: str) -> Iterator[tuple[dict[str, Any], bytes]]:
     """The published table, English or Chinese."""
     name = "touchstone_20230831.tsv" if split == "en" else "touchstone_20230831_cn.tsv"
-    path = source / name if source.is_dir() else source
+    path = source / name
     for row in read_table(path):
         where = f"{path}, index {row['index']}"
         yield row, from_base64(row.pop("image") or "", where)

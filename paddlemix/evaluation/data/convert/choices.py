@@ -11,6 +11,7 @@ from typing import Any
 from ....errors import EvaluationError
 from ....utils.files import replacing
 from ...metrics.mmbench import LETTERS, ROTATION
+from ...metrics.seed_bench import DIMENSIONS, LAST_IMAGE_DIMENSION
 from ...prompts import render, seed_bench_prompt
 from ...records import ImageRef
 from ..files import PREFIX, Record, read_list, read_value
@@ -71,7 +72,8 @@ def write_mmbench(data_dir: Path, files: Sequence[str], rows: Iterator[tuple[dic
 
 def read_mmbench(source: Path, split: str) -> Iterator[tuple[dict[str, Any], bytes]]:
     """The published table; a row whose image is another row's number has that row's image."""
-    path = source / f"mmbench_{split}_20230712.tsv" if source.is_dir() else source
+    name = f"mmbench_{split}_20230712"
+    path = source / f"{name}.tsv" if (source / f"{name}.tsv").is_file() else source / name / f"{name}.tsv"
     images: dict[str, str] = {}
     for row in read_table(path):
         where = f"{path}, index {row['index']}"
@@ -110,7 +112,7 @@ def convert_seed_bench(source: Path, data_dir: Path, split: str, note: Note) -> 
     def records() -> Iterator[dict[str, Any]]:
         nonlocal failed
         for record in questions:
-            if record.values.get("data_type") != split:
+            if _kind(record) != split:
                 continue
             if split == "image":
                 names = [f"{PREFIX}seed_bench/SEED-Bench-image/{record.text('data_id')}"]
@@ -143,7 +145,7 @@ def convert_seed_bench_mirror(paths: Sequence[Path], data_dir: Path, split: str)
         for where, row in read_rows(paths, columns):
             pictures = row.pop("image")
             questions.append(row)
-            if row["data_type"] != split:
+            if _kind(Record(row, where)) != split:
                 continue
             folder = "SEED-Bench-image" if split == "image" else "frames"
             names = [
@@ -161,6 +163,11 @@ def convert_seed_bench_mirror(paths: Sequence[Path], data_dir: Path, split: str)
     count = write_lines(data_dir / "seed_bench" / name, records())
     write_value(data_dir / "seed_bench" / "SEED-Bench.json", json.loads(json.dumps({"questions": questions})))
     return count
+
+
+def _kind(record: Record) -> str:
+    """``"image"`` or ``"video"``, by the dimension."""
+    return "image" if record.index("question_type_id", len(DIMENSIONS) + 1) <= LAST_IMAGE_DIMENSION else "video"
 
 
 def seed_bench_record(record: Record, names: Sequence[str]) -> dict[str, Any]:

@@ -15,8 +15,7 @@ from ..files import PREFIX, Record
 FRAMES = 4
 """Shown of each video; the published scores are with four."""
 _SUFFIXES = (".webm", ".mp4", ".avi", ".mkv")
-_ACTION_PREDICTION, _PROCEDURE = 11, 12
-_RECOGNITION = 10
+_RECOGNITION, _ACTION_PREDICTION = 10, 11
 
 
 def write_frames(record: Record, source: Path, data_dir: Path) -> list[str]:
@@ -89,5 +88,8 @@ def span(length: int, rate: float, dimension: int, segment: Sequence[float] | No
     """
     if dimension == _RECOGNITION or not segment:
         return 0, length - 1
-    start, end = (side * rate for side in segment) if dimension == _ACTION_PREDICTION else segment
-    return int(start), int(min(end, length)) - int(start)
+    if dimension == _ACTION_PREDICTION:
+        first, last = (int(min(max(side * rate, 0), length - 1)) for side in segment)
+        return first, last - first
+    first = int(segment[0])
+    return first, int(min(segment[1], length)) - first
