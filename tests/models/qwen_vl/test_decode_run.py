@@ -82,14 +82,15 @@ def by_the_host(runner, cache, rows, choices, steps):
 @pytest.mark.parametrize(
     "choices, steps", [([GREEDY], 300), ([GREEDY, SAMPLED, GREEDY], 60)], ids=["greedy", "sampled"]
 )
-def test_steps_are_one_list_of_operators_at_the_same_addresses(model, choices, steps):
+def test_steps_are_one_list_of_operators_at_the_same_addresses(model, choices, steps, monkeypatch):
     runner, rows = QWenVLRunner(model, model.config.vocab_size - 3), first_rows(len(choices))
     cache = filled_cache(runner)
     run = runner.start_run(rows, choices, cache, STEPS)
     for index, row in enumerate(rows):  # the blocks of all steps, more than a run takes at once
         run._inputs._block_table.host[index, : len(row.blocks)] = row.blocks
     before = addresses(run)
-    with host_reads() as reads, operator_calls() as calls:
+    with host_reads() as reads, operator_calls() as calls, monkeypatch.context() as nothing_from_the_host:
+        nothing_from_the_host.setattr(paddle, "to_tensor", lambda *_, **__: pytest.fail("a value of the host"))
         results = [run._step() for _ in range(steps)]
     assert reads == []
     size = len(calls) // steps
