@@ -61,5 +61,24 @@ def test_the_output_of_a_step_that_fails_is_shown(make, tmp_path):
     assert make("predict").stdout.splitlines()[0].startswith("Step 3 of 4"), "it goes on where it failed"
 
 
+def test_the_browser_is_installed_where_that_can_be(make, tmp_path):
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name in ("sh", "mktemp", "rm", "tail"):
+        (programs / name).symlink_to(shutil.which(name))
+    for name, line in {"id": "echo 1000", "apt-get": 'echo "$@" >> installed'}.items():
+        (programs / name).write_text(f"#!/bin/sh\n{line}\n")
+        (programs / name).chmod(0o755)
+    done = make("browser", f"PATH={programs}")
+    assert done.returncode == 0 and "There is no chromium" in done.stderr and not (tmp_path / "installed").exists()
+    (programs / "id").write_text("#!/bin/sh\necho 0\n")
+    done = make("browser", f"PATH={programs}")
+    assert done.returncode == 0 and done.stdout == "Installing chromium and chromium-driver\n"
+    assert (tmp_path / "installed").read_text().splitlines()[1].endswith("chromium chromium-driver")
+    for name in ("chromium", "chromedriver"):
+        (programs / name).symlink_to(shutil.which("true"))
+    assert make("browser", f"PATH={programs}").stdout == ""
+
+
 def test_other_targets_have_no_numbers(make):
     assert make("check-install").stdout.startswith("making a virtual environment in .venv\n")

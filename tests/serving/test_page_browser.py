@@ -329,8 +329,11 @@ def test_chinese_by_the_browser_and_by_the_switch_and_themes(server, page):
     assert page.text(".example") == "牌子上写着什么？"
     page.tell("Emulation.setUserAgentOverride", userAgent="", acceptLanguage="en")
     page.open()
-    page.ask("你好")
-    page.click("#language")
+    server.engine.answer, server.engine.step_seconds = "word " * 20, SLOW
+    page.ask("你好", wait=False)
+    page.click("#language")  # while the answer is written
+    page.settle()
+    server.engine.step_seconds = 0.0
     assert page.one("#question").get_attribute("placeholder") == "就图片提问……" and page.all(page.named("重新回答"))
     page.open()
     assert page.js("document.documentElement.lang") == "zh-CN" and "个 token" in page.text(".timings")

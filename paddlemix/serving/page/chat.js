@@ -10,7 +10,7 @@ import { currentSettings, modelName, requestFields } from "./settings.js";
 import { deleteConversation, loadConversation, openId, saveConversation, setOpenId } from "./storage.js";
 
 const SAVE_MS = 500;
-const NEAR_END = 120; // pixels: whoever is that near the end wants to follow it
+const NEAR_END = 120; // pixels: whoever is that near the end looks at it
 
 let conversation = null;
 let views = []; // of the answers
@@ -134,23 +134,19 @@ async function edit(index, text) {
 async function answer(index) {
   if (isBusy()) return;
   const asked = conversation;
-  const view = views[index];
   const controller = new AbortController();
   running = controller;
   asked.turns[index].answer.state = "streaming";
-  view.update();
   byId("log").dataset.busy = "";
   asked.title = titleOf(asked);
   setOpenId(asked.id);
   actions.changed();
   byId("announcer").textContent = t("state.streaming");
-  const follow = follower();
-  follow(true);
+  // the view may be another by then: in another language
+  const refresh = (always = false) => asked === conversation && show(views[index], always);
+  refresh(true);
   const saver = setInterval(() => keep(asked), SAVE_MS);
-  const draw = onceAFrame(() => {
-    view.update();
-    if (asked === conversation) follow();
-  });
+  const draw = onceAFrame(refresh);
   let wanted = null;
   try {
     await keep(asked);
@@ -161,8 +157,7 @@ async function answer(index) {
     clearInterval(saver);
     running = null;
     delete byId("log").dataset.busy;
-    view.update();
-    if (asked === conversation) follow();
+    refresh();
     asked.updated = Date.now();
     await keep(asked);
     actions.changed();
@@ -176,13 +171,12 @@ async function keep(which) {
   if (!gone.has(which)) actions.kept(await saveConversation(which));
 }
 
-/** A function that keeps the end in view, unless its reader has scrolled away from it. */
-function follower() {
+/** Show an answer as it is now; whoever looks at the end of the conversation goes on doing so. */
+function show(view, always = false) {
   const scroll = byId("scroll");
-  return (always = false) => {
-    const distance = scroll.scrollHeight - scroll.scrollTop - scroll.clientHeight;
-    if (always || distance < NEAR_END + scroll.clientHeight / 4) scroll.scrollTop = scroll.scrollHeight;
-  };
+  const atEnd = scroll.scrollHeight - scroll.scrollTop - scroll.clientHeight < NEAR_END;
+  view.update();
+  if (atEnd || always) scroll.scrollTop = scroll.scrollHeight;
 }
 
 /** A function that runs another at most once a frame. */
