@@ -3,13 +3,15 @@ their Paddle bindings, carried by the small package ``paddlemix_ops``.
 
     pip install --no-build-isolation ./external_ops
 
-The CPU part needs a C++17 compiler and Paddle. The CUDA part is added when Paddle is a CUDA build and nvcc is there; no
-GPU is needed. Only what changed is compiled again. Settings, all environment variables:
+Linux only. The CPU part needs a C++17 compiler and Paddle. The CUDA part is added when Paddle is a CUDA build and nvcc
+is there; no GPU is needed. Only what changed is compiled again. Settings, all environment variables:
 
-    PADDLEMIX_CUDA_ARCHS   compute capabilities such as "80;90" (default: 70 to 90, as far as nvcc knows them)
+    PADDLEMIX_WITH_CUDA    1: the CUDA part is a must, also beside a CPU build of Paddle (its headers are the same, and
+                           the library then serves either build of that version); 0: no CUDA part
+    PADDLEMIX_CUDA_ARCHS   compute capabilities such as "80;90" (default: 70 to 120, as far as nvcc knows them)
     PADDLEMIX_SANITIZE     "address,undefined" and the like: build with these sanitizers
     MAX_JOBS               compilers that run at once (default: the number of processors)
-    CXX                    the C++ compiler (default: g++)
+    CXX                    the C++ compiler, nvcc's too (default: g++)
     CUDA_HOME              the CUDA toolkit (default: where nvcc is on PATH, then /usr/local/cuda)
 """
 
@@ -36,7 +38,8 @@ except ImportError:
 ROOT = Path(__file__).resolve().parent
 PACKAGE = ROOT / "python" / "paddlemix_ops"
 LIBRARY = "libpaddlemix_ops.so"
-WANTED_ARCHS = ["70", "75", "80", "86", "89", "90"]
+# What Paddle's own builds are for: V100, T4, A100, RTX 30 and A10, RTX 40 and L4, H100 and H200, B200, RTX 50.
+WANTED_ARCHS = ["70", "75", "80", "86", "89", "90", "100", "120"]
 # Products and sums are not contracted: the bodies of a kernel then agree bit for bit over instruction sets.
 CXX_FLAGS = ["-O3", "-std=c++17", "-fPIC", "-fopenmp", "-ffp-contract=off"]
 # Paddle's headers do not compile without warnings; the kernels do, save what GCC says of its own AVX-512 header.
@@ -52,7 +55,7 @@ class PaddleSettings(NamedTuple):
     """How to build against the Paddle that is installed, and whether CUDA kernels can be."""
 
     version: str
-    with_cuda: bool
+    nvcc: str | None
     include_dirs: list[str]
     library_dirs: list[str]
     compile_flags: list[str]
@@ -67,30 +70,33 @@ class Job(NamedTuple):
 
 
 def paddle_settings() -> PaddleSettings:
+    if not sys.platform.startswith("linux"):
+        sys.exit("external_ops: the operators are built on Linux only; paddlemix works without them, in plain Paddle")
     # The folder paddle/ beside this file would pass for a package of that name where Paddle is not installed.
     sys.path[:] = [path for path in sys.path if Path(path or ".").resolve() != ROOT]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # no ccache
             import paddle
-            from paddle.utils.cpp_extension import CppExtension, CUDAExtension
+            from paddle.utils.cpp_extension import CppExtension
     except ImportError as error:
         sys.exit(
             f"external_ops: Paddle cannot be imported here ({error}); "
             "install paddlepaddle or paddlepaddle-gpu first and build with --no-build-isolation"
         )
-    with_cuda = paddle.is_compiled_with_cuda()
-    if with_cuda and find_nvcc() is None:
-        print("external_ops: Paddle is a CUDA build but nvcc was not found; building the CPU part only")
-        with_cuda = False
-    # The helpers know Paddle's folders and flags; they want the name of a source, but this build chooses its own.
-    extension = (CUDAExtension if with_cuda else CppExtension)(sources=["unused.cc"])
+    nvcc = wanted_nvcc(paddle.is_compiled_with_cuda())
+    # The helpers know Paddle's folders and flags; they want the name of a source, but this build chooses its own. That
+    # for CUDA finds its toolkit where nvcc is, which need not be its own folder.
+    extension = CppExtension(sources=["unused.cc"])
+    headers, libraries = cuda_folders(nvcc) if nvcc else ([], [])
     flags = extension.extra_compile_args or []
+    if nvcc:
+        compare_cuda(nvcc, getattr(paddle, "version", None))
     return PaddleSettings(
         version=paddle.__version__,
-        with_cuda=with_cuda,
-        include_dirs=extension.include_dirs,
-        library_dirs=extension.library_dirs,
+        nvcc=nvcc,
+        include_dirs=[*extension.include_dirs, *headers],
+        library_dirs=[*extension.library_dirs, *libraries],
         compile_flags=list(flags.get("cxx", [])) if isinstance(flags, dict) else list(flags),
         link_flags=extension.extra_link_args,
     )
@@ -117,6 +123,50 @@ def find_nvcc() -> str | None:
     return which("nvcc") or which("nvcc", path="/usr/local/cuda/bin")
 
 
+def wanted_nvcc(paddle_has_cuda: bool) -> str | None:
+    """The compiler of the CUDA part; ``None`` where there is to be none."""
+    asked = os.environ.get("PADDLEMIX_WITH_CUDA")
+    if asked not in (None, "", "0", "1"):
+        sys.exit(f"PADDLEMIX_WITH_CUDA: expected 0 or 1, got {asked!r}")
+    if asked == "0" or not (asked or paddle_has_cuda):
+        return None
+    nvcc = find_nvcc()
+    if nvcc is None and asked:
+        sys.exit("external_ops: PADDLEMIX_WITH_CUDA=1, but nvcc was not found; name the toolkit's folder in CUDA_HOME")
+    if nvcc is None:
+        print("external_ops: Paddle is a CUDA build but nvcc was not found; building the CPU part only")
+    return nvcc
+
+
+def cuda_folders(nvcc: str) -> tuple[list[str], list[str]]:
+    """Folders of CUDA's headers and of its libraries; ``nvcc`` may be a script that calls another one."""
+    dry = subprocess.run([nvcc, "--dryrun", "-x", "cu", "-c", os.devnull], capture_output=True, text=True)
+    here = re.search(r"^#\$ _HERE_=(.+)$", dry.stdout + dry.stderr, re.M)
+    toolkit = Path(here[1] if here else os.path.dirname(os.path.realpath(nvcc))).parent
+    headers = [toolkit / "include", toolkit / "include" / "cccl"]
+    libraries = [toolkit / "lib64", toolkit / "lib"]
+    return [str(path) for path in headers if path.is_dir()], [str(path) for path in libraries if path.is_dir()]
+
+
+def cuda_version(nvcc: str) -> str:
+    """Of the toolkit, such as ``12.9``; empty where nvcc does not say."""
+    printed = subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout
+    found = re.search(r"release (\d+\.\d+)", printed)
+    return found[1] if found else ""
+
+
+def compare_cuda(nvcc: str, paddle_version: object) -> None:
+    """Say so where this toolkit wants a newer driver than Paddle does: within a major version any driver will do."""
+    ours, theirs = cuda_version(nvcc), str(getattr(paddle_version, "cuda", lambda: "")())
+    if not re.match(r"\d+\.", ours) or not re.match(r"\d+", theirs):
+        return  # a CPU build says False
+    if int(ours.partition(".")[0]) > int(theirs.partition(".")[0]):
+        print(
+            f"external_ops: nvcc is of CUDA {ours}, Paddle of CUDA {theirs}: a driver that runs Paddle may be too old "
+            f"for these kernels, and plain Paddle is then used instead; a toolkit of CUDA {theirs} or older avoids that"
+        )
+
+
 def known_archs(nvcc: str) -> list[str]:
     """Compute capabilities that this nvcc compiles for, lowest first."""
     listed = subprocess.run([nvcc, "--list-gpu-code"], capture_output=True, text=True)
@@ -128,17 +178,21 @@ def known_archs(nvcc: str) -> list[str]:
     return known
 
 
-def cuda_arch_flags(known: list[str]) -> list[str]:
-    """``-gencode`` flags for the wanted architectures among ``known``, with PTX of the newest for later GPUs."""
+def chosen_archs(known: list[str]) -> list[str]:
+    """The wanted architectures among ``known``."""
     asked = os.environ.get("PADDLEMIX_CUDA_ARCHS")
-    if asked:
-        archs = [arch.replace(".", "") for arch in re.split(r"[;,\s]+", asked) if arch]
-        unknown = [arch for arch in archs if arch.rstrip("a") not in known]
-        if unknown or not archs:
-            wrong = ", ".join(unknown) or repr(asked)
-            sys.exit(f"PADDLEMIX_CUDA_ARCHS: nvcc does not know {wrong}; it knows {', '.join(known)}")
-    else:
-        archs = [arch for arch in WANTED_ARCHS if arch in known] or known[:1]
+    if not asked:
+        return [arch for arch in WANTED_ARCHS if arch in known] or known[:1]
+    archs = [arch.replace(".", "") for arch in re.split(r"[;,\s]+", asked) if arch]
+    unknown = [arch for arch in archs if arch.rstrip("a") not in known]
+    if unknown or not archs:
+        wrong = ", ".join(unknown) or repr(asked)
+        sys.exit(f"PADDLEMIX_CUDA_ARCHS: nvcc does not know {wrong}; it knows {', '.join(known)}")
+    return archs
+
+
+def cuda_arch_flags(archs: list[str]) -> list[str]:
+    """``-gencode`` flags for these architectures, with PTX of the newest for later GPUs."""
     newest = max(
         (arch.rstrip("a") for arch in archs), key=int
     )  # code for sm_90a runs on no other GPU, hence its PTX too
@@ -149,13 +203,17 @@ def cuda_arch_flags(known: list[str]) -> list[str]:
 def compile_jobs(build: Path, paddle: PaddleSettings) -> list[Job]:
     """One job per source: CUDA kernels first, which take longest, then bindings and CPU kernels."""
     jobs = []
-    if paddle.with_cuda:
-        nvcc = find_nvcc()
-        start = [nvcc, *NVCC_FLAGS, *cuda_arch_flags(known_archs(nvcc))]
+    archs = chosen_archs(known_archs(paddle.nvcc)) if paddle.nvcc else []
+    if paddle.nvcc:
+        host, *host_flags = compiler()
+        start = [paddle.nvcc, "-ccbin", host, *(f"-Xcompiler={flag}" for flag in host_flags)]
+        start += [*NVCC_FLAGS, *cuda_arch_flags(archs)]
         jobs += [compile_job(start, source, build) for source in sorted((ROOT / "cuda").glob("*.cu"))]
     start = [*compiler(), *CXX_FLAGS, *sanitizers()]
     defines = [f'-DPADDLEMIX_BUILT_FOR_PADDLE="{paddle.version}"', *paddle.compile_flags]
-    defines += ["-DPADDLE_WITH_CUDA", "-DPADDLEMIX_WITH_CUDA"] if paddle.with_cuda else []
+    if paddle.nvcc:
+        built = f"CUDA {cuda_version(paddle.nvcc)} for {' '.join(archs)}"
+        defines += ["-DPADDLE_WITH_CUDA", "-DPADDLEMIX_WITH_CUDA", f'-DPADDLEMIX_BUILT_WITH="{built}"']
     binding = [*start, *defines, *BINDING_FLAGS, *(f"-I{folder}" for folder in paddle.include_dirs)]
     jobs += [compile_job(binding, source, build) for source in sorted((ROOT / "paddle").glob("*.cc"))]
     jobs += [compile_job([*start, *KERNEL_FLAGS], source, build) for source in sorted((ROOT / "cpu").glob("*.cc"))]
@@ -169,8 +227,8 @@ def compile_job(start: list[str], source: Path, build: Path) -> Job:
 
 
 def link_command(objects: list[Path], library: Path, paddle: PaddleSettings) -> list[str]:
-    libraries = [flag for flag in paddle.link_flags if flag != "-lcudart"]
-    if paddle.with_cuda:
+    libraries = list(paddle.link_flags)
+    if paddle.nvcc:
         # The toolkit's runtime goes into the library, as it does in NVIDIA's own: Paddle may bring that of another
         # version, which must not take its place either.
         libraries += ["-lcudart_static", "-Wl,--exclude-libs,libcudart_static.a", "-ldl", "-lrt", "-lpthread"]
@@ -232,7 +290,7 @@ class BuildLibrary(build_ext):
         build.mkdir(parents=True, exist_ok=True)
         jobs = compile_jobs(build, paddle)
         waiting, at_once = [job for job in jobs if not is_current(job)], parallel_jobs()
-        part = "with" if paddle.with_cuda else "without"
+        part = "with" if paddle.nvcc else "without"
         print(
             f"external_ops: {len(waiting)} of {len(jobs)} files to compile, {at_once} at once, {part} CUDA", flush=True
         )
@@ -264,7 +322,7 @@ if __name__ == "__main__":
     os.chdir(ROOT)  # setuptools looks for packages where it stands
     setup(
         name="paddlemix_ops",
-        version=read_version(),
+        version=read_version() + ("+cuda" if os.environ.get("PADDLEMIX_WITH_CUDA") == "1" else ""),
         description="Fused CPU and CUDA operators of paddlemix",
         license="Apache-2.0",
         python_requires=">=3.9",

@@ -27,21 +27,20 @@ KNOWN_TO_NVCC_13 = ["75", "80", "86", "87", "88", "89", "90", "100", "103", "110
 PADDLE = """
     __version__ = "3.9.9"
     def is_compiled_with_cuda(): return {cuda}
+    class version:
+        def cuda(): return "12.6" if {cuda} else "False"
 """
 PADDLE_HELPERS = """
     from types import SimpleNamespace
     def CppExtension(sources):
         return SimpleNamespace(include_dirs=["/paddle/include"], library_dirs=["/paddle/libs"],
                                extra_link_args=["-l:libpaddle.so"], extra_compile_args=["-w"])
-    def CUDAExtension(sources):
-        extension = CppExtension(sources)
-        extension.extra_link_args.append("-lcudart")
-        extension.extra_compile_args = {"cxx": ["-w"], "nvcc": ["-O3"]}
-        return extension
 """
 NVCC = """\
     #!/bin/sh
     if [ "$1" = --list-gpu-code ]; then printf 'sm_75\\nsm_80\\nsm_90\\nsm_100\\n'; exit; fi
+    if [ "$1" = --version ]; then echo 'Cuda compilation tools, release 13.0, V13.0.88'; exit; fi
+    if [ "$1" = --dryrun ]; then echo '#$ _HERE_={toolkit}/bin' >&2; exit; fi
     exec {compiler} "$@"
 """
 # Writes what was asked for, and the rule of what it was made from, as compilers do.
@@ -83,7 +82,9 @@ class Workplace:
         write(folder / "site" / "paddle" / "utils" / "__init__.py", "")
         write(folder / "site" / "paddle" / "utils" / "cpp_extension.py", PADDLE_HELPERS)
         compiler = write(folder / "bin" / "compiler", COMPILER, python=sys.executable)
-        write(folder / "bin" / "nvcc", NVCC, compiler=compiler)
+        (folder / "toolkit" / "include").mkdir(parents=True)
+        (folder / "toolkit" / "lib64").mkdir()
+        write(folder / "bin" / "nvcc", NVCC, compiler=compiler, toolkit=folder / "toolkit")
         self.environment = {"CXX": str(compiler), "CUDA_HOME": str(folder), "MAX_JOBS": "2"}
 
     def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
@@ -122,9 +123,13 @@ def archs(flags: list[str]) -> list[str]:
 @pytest.mark.parametrize(
     "asked, known, expected",
     [
-        (None, KNOWN_TO_NVCC_13, ["sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "compute_90"]),
+        (
+            None,
+            KNOWN_TO_NVCC_13,
+            ["sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120", "compute_120"],
+        ),
         (None, ["60", "70", "75", "80"], ["sm_70", "sm_75", "sm_80", "compute_80"]),
-        (None, ["100", "120"], ["sm_100", "compute_100"]),
+        (None, ["103", "110"], ["sm_103", "compute_103"]),
         ("80;90", KNOWN_TO_NVCC_13, ["sm_80", "sm_90", "compute_90"]),
         ("9.0, 8.0", KNOWN_TO_NVCC_13, ["sm_90", "sm_80", "compute_90"]),
         ("90a", KNOWN_TO_NVCC_13, ["sm_90a", "compute_90"]),
@@ -137,14 +142,14 @@ def test_architectures_are_the_wanted_ones_that_nvcc_knows_with_ptx_of_the_newes
     monkeypatch.delenv("PADDLEMIX_CUDA_ARCHS", raising=False)
     if asked:
         monkeypatch.setenv("PADDLEMIX_CUDA_ARCHS", asked)
-    assert archs(build.cuda_arch_flags(known)) == expected
+    assert archs(build.cuda_arch_flags(build.chosen_archs(known))) == expected
 
 
 @pytest.mark.parametrize("asked", ["70", "80;sm90", ";"])
 def test_unknown_architectures_are_refused_with_those_known(build, monkeypatch, asked):
     monkeypatch.setenv("PADDLEMIX_CUDA_ARCHS", asked)
     with pytest.raises(SystemExit, match=r"^PADDLEMIX_CUDA_ARCHS: .* it knows 75, 80, 86") as raised:
-        build.cuda_arch_flags(KNOWN_TO_NVCC_13)
+        build.chosen_archs(KNOWN_TO_NVCC_13)
     assert "\n" not in str(raised.value)
 
 
@@ -168,13 +173,44 @@ def test_with_cuda_the_kernels_are_compiled_for_all_architectures_and_linked_wit
     assert done.returncode == 0, done.stdout
     for source in EXTERNAL_OPS.glob("cuda/*.cu"):
         command = place.command_of(f"cuda_{source.stem}")
-        assert archs(re.findall(r"-gencode=\S+", command)) == ["sm_75", "sm_80", "sm_90", "compute_90"]
+        assert archs(re.findall(r"-gencode=\S+", command)) == ["sm_75", "sm_80", "sm_90", "sm_100", "compute_100"]
         assert "-Xcompiler -fPIC" in command
-    assert "-DPADDLEMIX_WITH_CUDA" in place.command_of("paddle_library")
+        assert f"-ccbin {place.environment['CXX']}" in command
+    binding = place.command_of("paddle_library")
+    assert "-DPADDLEMIX_WITH_CUDA" in binding and f"-I{tmp_path}/toolkit/include" in binding
+    assert '-DPADDLEMIX_BUILT_WITH="CUDA 13.0 for 75 80 90 100"' in binding
     assert "WITH_CUDA" not in place.command_of("cpu_runtime")
     link = place.library().read_text().split()
     assert "-lcudart_static" in link and "-lcudart" not in link
+    assert f"-L{tmp_path}/toolkit/lib64" in link
     assert all(str(path) in link for path in place.source.glob("build/temp*/*.o"))
+
+
+def test_flags_of_the_compiler_reach_the_host_part_of_cuda_files(tmp_path):
+    place = Workplace(tmp_path, cuda=True)
+    assert place.build(CXX=f"{place.environment['CXX']} -pipe").returncode == 0
+    command = place.command_of("cuda_swiglu")
+    assert f"-ccbin {place.environment['CXX']} -Xcompiler=-pipe" in command
+
+
+def test_a_toolkit_that_is_newer_than_paddles_is_told(tmp_path):
+    done = Workplace(tmp_path, cuda=True).build()
+    assert "nvcc is of CUDA 13.0, Paddle of CUDA 12.6: a driver that runs Paddle may be too old" in done.stdout
+
+
+def test_cuda_kernels_are_built_beside_a_cpu_build_of_paddle_where_asked_for(tmp_path):
+    place = Workplace(tmp_path)
+    done = place.build(PADDLEMIX_WITH_CUDA="1")
+    assert done.returncode == 0, done.stdout
+    assert "nvcc is of" not in done.stdout
+    assert "-DPADDLEMIX_WITH_CUDA" in place.command_of("paddle_library")
+    assert "-lcudart_static" in place.library().read_text()
+
+
+def test_no_cuda_kernels_are_built_where_that_is_asked_for(tmp_path):
+    place = Workplace(tmp_path, cuda=True)
+    assert place.build(PADDLEMIX_WITH_CUDA="0").returncode == 0
+    assert "cudart" not in place.library().read_text()
 
 
 def test_the_library_names_no_folder_of_the_machine_it_was_built_on(tmp_path):
@@ -254,6 +290,12 @@ def test_an_unknown_architecture_stops_the_build(tmp_path):
     place = Workplace(tmp_path, cuda=True)
     line = last_line(place.build(PADDLEMIX_CUDA_ARCHS="70"))
     assert line == "PADDLEMIX_CUDA_ARCHS: nvcc does not know 70; it knows 75, 80, 90, 100"
+
+
+def test_asking_for_cuda_without_a_toolkit_stops_the_build(tmp_path):
+    line = last_line(Workplace(tmp_path).build(PADDLEMIX_WITH_CUDA="1", CUDA_HOME=str(tmp_path / "nowhere")))
+    assert line.startswith("external_ops: PADDLEMIX_WITH_CUDA=1, but nvcc was not found")
+    assert last_line(Workplace(tmp_path / "2").build(PADDLEMIX_WITH_CUDA="yes")).endswith("expected 0 or 1, got 'yes'")
 
 
 def test_a_wrong_number_of_jobs_is_refused(tmp_path):

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import re
-import subprocess
 import sys
 import tempfile
 import time
@@ -36,29 +34,15 @@ def load_setup() -> ModuleType:
     return module
 
 
-def cuda_folders(nvcc: str) -> tuple[list[str], list[str]]:
-    """Folders of CUDA's headers and of its libraries."""
-    dry = subprocess.run([nvcc, "--dryrun", "-x", "cu", "-c", "/dev/null"], capture_output=True, text=True)
-    toolkit = Path(re.search(r"^#\$ _HERE_=(.+)$", dry.stdout + dry.stderr, re.M)[1]).parent
-    headers = [toolkit / "include", toolkit / "include" / "cccl"]
-    libraries = [toolkit / "lib64", toolkit / "lib"]
-    return [str(path) for path in headers if path.is_dir()], [str(path) for path in libraries if path.is_dir()]
-
-
 def main() -> int:
     nvcc = find_nvcc()
     if nvcc is None:
         print("nvcc not found: skipped")
         return 0
     os.environ.setdefault("PADDLEMIX_CUDA_ARCHS", "80")
+    os.environ["PADDLEMIX_WITH_CUDA"] = "1"
     setup = load_setup()
-    headers, libraries = cuda_folders(nvcc)
     paddle = setup.paddle_settings()
-    paddle = paddle._replace(
-        with_cuda=True,
-        include_dirs=[*paddle.include_dirs, *headers],
-        library_dirs=[*paddle.library_dirs, *libraries],
-    )
     with tempfile.TemporaryDirectory() as folder:
         jobs = setup.compile_jobs(Path(folder), paddle)
         started = time.monotonic()

@@ -88,7 +88,7 @@ inline Tensor or_zeros(const Tensor& grad, const Tensor& like) {
 inline void* stream_of(const Tensor& tensor) { return reinterpret_cast<void*>(tensor.stream()); }
 
 inline void check_launch(const char* op, int error) {
-  PD_CHECK(error == 0, op, ": the CUDA kernel could not be launched, cudaError ", error);
+  PD_CHECK(error == 0, op, ": the CUDA kernel could not be launched: ", paddlemix_cuda_error(error));
 }
 #endif
 

@@ -18,6 +18,25 @@ int paddlemix_ops_with_cuda(void) {
 #endif
 }
 
+// What the CUDA kernels were built with and for, such as "CUDA 12.9 for 80 90"; empty where there are none.
+const char* paddlemix_ops_cuda_build(void) {
+#ifdef PADDLEMIX_WITH_CUDA
+  return PADDLEMIX_BUILT_WITH;
+#else
+  return "";
+#endif
+}
+
+// Launches a kernel on the current GPU. NULL: it ran; otherwise the error's text.
+const char* paddlemix_ops_cuda_trial(void) {
+#ifdef PADDLEMIX_WITH_CUDA
+  const int found = paddlemix_cuda_trial();
+  return found < 0 ? paddlemix_cuda_error(-found) : nullptr;
+#else
+  return "there are no CUDA kernels";
+#endif
+}
+
 #if PADDLEMIX_WITH_PYTHON
 // A new reference to a dict: name of an operator -> the function that is the short way to it (direct.h).
 PyObject* paddlemix_ops_direct(void) {

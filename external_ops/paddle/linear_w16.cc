@@ -73,7 +73,8 @@ std::vector<Tensor> forward(const Tensor& x, const Tensor& weight, const paddle:
     return {out};
   }
 #ifdef PADDLEMIX_WITH_CUDA
-  if (rows > PADDLEMIX_CUDA_FEW_ROWS) {
+  const int dtype = kernel_dtype(x, kName), stored = kernel_dtype(weight, kName);
+  if (rows > paddlemix_cuda_linear_rows(dtype, stored, x.data(), in_features)) {
     Tensor out = paddle::experimental::matmul(x, unpack(weight, x.dtype(), in_features, out_features));
     return {bias ? paddle::experimental::add(out, *bias) : out};
   }

@@ -62,7 +62,7 @@ struct LowBit {
     }
 #ifdef PADDLEMIX_WITH_CUDA
     const int dtype = kernel_dtype(x, op);
-    if (rows <= PADDLEMIX_CUDA_FEW_ROWS) {
+    if (rows <= paddlemix_cuda_linear_rows(dtype, dtype, x.data(), in_features)) {
       Tensor out = paddle::empty(shape, x.dtype(), x.place());
       const void* bias_data = bias ? bias->data() : nullptr;
       check_launch(op, Format::cuda_linear(dtype, x.data(), weight.data<uint8_t>(), scales, bias_data, out.data(), rows,

@@ -8,7 +8,7 @@ import paddle
 
 from . import backend
 from .attention_masks import AttentionPass
-from .attention_prefill import attention_reference, check_attention, wants_gradient
+from .attention_prefill import attention_by_paddle, attention_reference, check_attention, wants_gradient
 
 DECODE_MAX_QUERIES = 8
 """Most queries per row for which ``attention_decode`` is faster than ``attention_prefill``."""
@@ -35,5 +35,6 @@ def attention_decode(
     rest.update(block_table=block_table, mask=mask)
     if not backend.use_kernel("attention_decode", query) or wants_gradient(query, key, value):
         check_attention("attention_decode", query, key, value, **rest)
-        return attention_reference(query, key, value, **rest, shared=shared)
+        attend = attention_by_paddle if backend.uses_paddle_kernels(query) else attention_reference
+        return attend(query, key, value, **rest, shared=shared)
     return backend.run("paddlemix_attention_decode", query, key, value, *rest.values())[0]

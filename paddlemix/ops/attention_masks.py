@@ -8,24 +8,35 @@ import paddle
 
 
 @dataclass(frozen=True)
-class Masks:
-    """Which cache positions each query sees.
+class CacheRows:
+    """Which positions of a cache are looked at.
 
     Attributes:
-        slots: cache positions that are looked at, those of the longest row.
-        bias: what is added to the scores, ``[batch, 1, length, slots]``: 0, -inf, and a mask's values.
-        something: bool ``[batch, 1, length, 1]``, false for queries that see nothing, whose bias is 0 for a softmax of
-            numbers; ``None`` where all see something.
+        slots: how many, those of the longest row.
         used: bool ``[batch, 1, slots, 1]``, the positions that any query of a row sees; others may hold anything, NaN
             included. ``None`` where all of them are seen.
         blocks: int32 ``[batch * blocks of a row]``, the block table with indices that exist, or ``None``.
     """
 
     slots: int
-    bias: paddle.Tensor
-    something: paddle.Tensor | None
     used: paddle.Tensor | None
     blocks: paddle.Tensor | None
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Which cache positions each query sees.
+
+    Attributes:
+        rows: the positions that are looked at.
+        bias: what is added to the scores, ``[batch, 1, length, slots]``: 0, -inf, and a mask's values.
+        something: bool ``[batch, 1, length, 1]``, false for queries that see nothing, whose bias is 0 for a softmax of
+            numbers; ``None`` where all see something.
+    """
+
+    rows: CacheRows
+    bias: paddle.Tensor
+    something: paddle.Tensor | None
 
 
 @dataclass
@@ -39,11 +50,13 @@ class AttentionPass:
         longest: most cache positions that a row sees, the new ones included; every row sees at least one.
         past: cache positions before the new ones, where all rows have the same number; ``None`` elsewhere.
         masks: what the first layer made.
+        rows: likewise, where the kernels know the mask themselves.
     """
 
     longest: int
     past: int | None = None
     masks: Masks | None = None
+    rows: CacheRows | None = None
 
 
 def masks_of(
@@ -78,33 +91,49 @@ def masks_of(
     elif paddle.in_dynamic_mode() and kv_lengths.shape[0]:  # a program that is being traced does not know the lengths
         slots = min(slots, int(kv_lengths.max()))
     bias, seen = _visible(query, slots, kv_lengths, query_starts, kv_starts, mask)
-    something = used = blocks = None
+    something = used = None
     if shared is None or query_starts is None or kv_starts is not None or mask is not None:
         something = (bias > -float("inf")).any(axis=-1, keepdim=True)
         bias = paddle.where(something, bias, paddle.zeros([], dtype="float32"))
     if query.shape[0] > 1 or kv_starts is not None:
         used = seen.any(axis=1).reshape([query.shape[0], 1, slots, 1])
-    if block_table is not None:
-        # Entries beyond a row's slots may hold anything, and on a GPU nobody has looked at the others.
-        blocks = block_table.flatten().clip(0, max(key.shape[0] - 1, 0))
-    made = Masks(slots, bias if dtype == paddle.float32 else bias.astype(dtype), something, used, blocks)
+    rows = CacheRows(slots, used, _existing_blocks(key, block_table))
+    made = Masks(rows, bias if dtype == paddle.float32 else bias.astype(dtype), something)
     if shared is not None:
         shared.masks = made
     return made
 
 
-def gathered_rows(cache: paddle.Tensor, batch: int, masks: Masks, dtype: paddle.dtype) -> paddle.Tensor:
+def causal_rows(
+    shared: AttentionPass, key: paddle.Tensor, kv_lengths: paddle.Tensor, block_table: paddle.Tensor | None
+) -> CacheRows:
+    """The positions of a causal pass whose rows have no padding, found where no layer did before."""
+    if shared.rows is None:
+        used = None
+        if kv_lengths.shape[0] > 1:  # a row may be shorter than the longest
+            slot = paddle.arange(shared.longest, dtype="int32").reshape([1, 1, shared.longest, 1])
+            used = slot < kv_lengths.reshape([-1, 1, 1, 1])
+        shared.rows = CacheRows(shared.longest, used, _existing_blocks(key, block_table))
+    return shared.rows
+
+
+def _existing_blocks(key: paddle.Tensor, block_table: paddle.Tensor | None) -> paddle.Tensor | None:
+    """The table, flat. Entries beyond a row's slots may hold anything; on a GPU nobody has looked at the others."""
+    return None if block_table is None else block_table.flatten().clip(0, max(key.shape[0] - 1, 0))
+
+
+def gathered_rows(cache: paddle.Tensor, batch: int, rows: CacheRows, dtype: paddle.dtype) -> paddle.Tensor:
     """Keys or values ``[batch, heads, slots, head_dim]`` in ``dtype`` of the positions that are looked at."""
-    if masks.blocks is not None:
+    if rows.blocks is not None:
         heads, block_size, head_dim = cache.shape[1:]
         # not cache[blocks], which on a CPU has no bfloat16 where something is differentiated
-        rows = paddle.gather(cache, masks.blocks, axis=0).reshape([batch, -1, heads, block_size, head_dim])
-        cache = rows.transpose([0, 2, 1, 3, 4]).reshape([batch, heads, -1, head_dim])
-    if cache.shape[2] != masks.slots:
-        cache = cache[:, :, : masks.slots]
+        gathered = paddle.gather(cache, rows.blocks, axis=0).reshape([batch, -1, heads, block_size, head_dim])
+        cache = gathered.transpose([0, 2, 1, 3, 4]).reshape([batch, heads, -1, head_dim])
+    if cache.shape[2] != rows.slots:
+        cache = cache[:, :, : rows.slots]
     if cache.dtype != dtype:
         cache = cache.astype(dtype)
-    return cache if masks.used is None else paddle.where(masks.used, cache, paddle.zeros([], dtype=dtype))
+    return cache if rows.used is None else paddle.where(rows.used, cache, paddle.zeros([], dtype=dtype))
 
 
 def _visible(query, slots, kv_lengths, query_starts, kv_starts, mask) -> tuple[paddle.Tensor, paddle.Tensor]:

@@ -13,6 +13,7 @@ import paddle.nn.functional as F
 from ..errors import OperatorError
 from . import backend
 from .attention import attention, merge_heads, split_heads
+from .attention_flash import can_flash, flash_prefill
 from .attention_masks import AttentionPass, gathered_rows, masks_of
 from .checks import (
     can_be_read,
@@ -70,7 +71,7 @@ def attention_prefill(
     rest: dict[str, Any] = {"kv_lengths": kv_lengths, "query_starts": query_starts, "kv_starts": kv_starts}
     rest.update(block_table=block_table, mask=mask)
     fused = backend.use_kernel("attention_prefill", query)
-    if fused and backend.device_of(query) == "cuda":
+    if backend.uses_paddle_kernels(query):
         check_attention("attention_prefill", query, key, value, **rest)
         return attention_by_paddle(query, key, value, **rest, shared=shared)
     if not fused or wants_gradient(query, key, value):
@@ -102,15 +103,13 @@ def attention_interleaved(qkv: paddle.Tensor, heads: int) -> paddle.Tensor:
             f"{heads} heads"
         )
     fused = backend.use_kernel("attention_prefill", qkv)
-    on_cuda = fused and backend.device_of(qkv) == "cuda"
-    # The CPU's kernel has no gradient.
-    if not fused or (not on_cuda and wants_gradient(qkv)):
-        query, key, value = [split_heads(part, heads) for part in _unpack(qkv, heads)]
-        return merge_heads(attention(query, key, value))
-    if on_cuda:
+    if backend.uses_paddle_kernels(qkv):
         n, length, packed = qkv.shape
         query, key, value = [part.reshape([n, length, heads, -1]) for part in _unpack(qkv, heads)]
         return F.scaled_dot_product_attention(query, key, value, training=False).reshape([n, length, packed // 3])
+    if not fused or wants_gradient(qkv):  # the CPU's kernel has no gradient
+        query, key, value = [split_heads(part, heads) for part in _unpack(qkv, heads)]
+        return merge_heads(attention(query, key, value))
     return backend.run("paddlemix_attention_interleaved", qkv, heads)[0]
 
 
@@ -193,9 +192,9 @@ def attention_reference(
     if 0 not in (batch, length, *key.shape):
         float32 = paddle.float32
         masks = masks_of(shared, query, key, kv_lengths, query_starts, kv_starts, block_table, mask, float32)
-    if masks is None or not masks.slots:
+    if masks is None or not masks.rows.slots:
         return paddle.zeros([batch, length, heads * head_dim], dtype=query.dtype)
-    key, value = (gathered_rows(cache, batch, masks, query.dtype) for cache in (key, value))
+    key, value = (gathered_rows(cache, batch, masks.rows, query.dtype) for cache in (key, value))
     scores = paddle.matmul(query * (head_dim**-0.5), key, transpose_y=True).astype("float32") + masks.bias
     weights = F.softmax(scores, axis=-1)
     if masks.something is not None:
@@ -206,13 +205,20 @@ def attention_reference(
 def attention_by_paddle(
     query, key, value, *, kv_lengths, query_starts, kv_starts, block_table, mask, shared=None
 ) -> paddle.Tensor:
-    """``attention_prefill`` on CUDA: Paddle's own tiled kernels.
+    """``attention_prefill`` and ``attention_decode`` on a GPU without a kernel of ours: Paddle's own tiled kernels.
 
-    The same call runs on the CPU, where it was tried; no GPU with Paddle's build for it was at hand.
+    Flash attention without a mask where that is possible, else with one. The call with a mask was tried on the CPU; no
+    GPU with Paddle's build for it was at hand.
     """
     batch, heads, length, head_dim = query.shape
+    if 0 in (batch, length, *key.shape):
+        return paddle.zeros([batch, length, heads * head_dim], dtype=query.dtype)
+    if can_flash(query, query_starts, kv_starts, mask, shared):
+        return flash_prefill(query, key, value, kv_lengths, block_table, shared)
     masks = masks_of(shared, query, key, kv_lengths, query_starts, kv_starts, block_table, mask, query.dtype)
-    key, value = (gathered_rows(cache, batch, masks, query.dtype) for cache in (key, value))
+    if not masks.rows.slots:
+        return paddle.zeros([batch, length, heads * head_dim], dtype=query.dtype)
+    key, value = (gathered_rows(cache, batch, masks.rows, query.dtype) for cache in (key, value))
     query, key, value = (x.transpose([0, 2, 1, 3]) for x in (query, key, value))
     out = F.scaled_dot_product_attention(query, key, value, attn_mask=masks.bias, training=False)
     if masks.something is not None:

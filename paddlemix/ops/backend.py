@@ -129,6 +129,41 @@ def _load(path: Path) -> Library:
     return Library(None, devices, functions, _direct_functions(path))
 
 
+@cache
+def cuda_trouble() -> str | None:
+    """Why the library's CUDA kernels do not run on the current GPU, found by launching one; ``None`` where they do.
+
+    A library may lack the GPU's architecture, or be newer than the driver; both show at the first launch only. It is
+    asked when a tensor of a GPU first meets an operator, and warns then.
+    """
+    functions = library().functions
+    if functions is None or not _HAS_CUDA:
+        return "this Paddle is a CPU build"
+    for function in (functions.paddlemix_ops_cuda_trial, functions.paddlemix_ops_cuda_build):
+        function.restype = ctypes.c_char_p
+    error = functions.paddlemix_ops_cuda_trial()
+    if error is None:
+        return None
+    architecture = "".join(map(str, paddle.device.cuda.get_device_capability()))
+    reason = (
+        f"the library's CUDA kernels ({functions.paddlemix_ops_cuda_build().decode()}) do not run on this GPU "
+        f"({architecture}): {error.decode()}"
+    )
+    hint = f"PADDLEMIX_CUDA_ARCHS={architecture} {BUILD_HINT} anew, with a toolkit no newer than the driver"
+    warnings.warn(f"plain Paddle is used: {reason}; {hint}", RuntimeWarning, stacklevel=2)
+    return reason
+
+
+def offers(device: str) -> bool:
+    """Whether the library's kernels for ``"cpu"`` or ``"cuda"`` run here and plain Paddle was not asked for."""
+    return mode() != "reference" and device in library().devices and (device == "cpu" or cuda_trouble() is None)
+
+
+def uses_paddle_kernels(x: paddle.Tensor) -> bool:
+    """Whether Paddle's own fused operators are to be used for a tensor: on a GPU, unless plain Paddle was asked for."""
+    return _HAS_CUDA and mode() != "reference" and device_of(x) == "cuda"
+
+
 def _direct_functions(path: Path) -> Mapping[str, Callable[..., list[paddle.Tensor]]]:
     functions = ctypes.PyDLL(str(path))  # keeps the interpreter's lock, unlike CDLL
     if not hasattr(functions, "paddlemix_ops_direct"):
@@ -287,6 +322,9 @@ def _why_not(operator: str, device: str, dtype: paddle.dtype, chosen: str) -> st
         return available.missing
     if device not in available.devices:
         return f"the library was built without {device} kernels"
+    trouble = cuda_trouble() if device == "cuda" else None
+    if trouble is not None:
+        return trouble
     dtypes = OPERATORS[operator].cpu_dtypes if device == "cpu" else _CUDA_DTYPES
     return None if dtype in dtypes else f"no {device} kernel for {str(dtype).rpartition('.')[2]}"
 

@@ -166,8 +166,7 @@ def has_packing_kernel(tensor: paddle.Tensor) -> bool:
 
     That is no step of the model, so it is used wherever it is there, unless plain Paddle was asked for.
     """
-    device = "cpu" if tensor.place.is_cpu_place() else "cuda"
-    return backend.mode() != "reference" and device in backend.library().devices
+    return backend.offers("cpu" if tensor.place.is_cpu_place() else "cuda")
 
 
 def check_matrix(operator: str, name: str, matrix: paddle.Tensor, dtype: paddle.dtype) -> None:

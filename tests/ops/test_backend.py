@@ -143,6 +143,55 @@ def test_a_package_without_its_library_is_told(monkeypatch, tmp_path):
     assert "does not exist" in load(tmp_path / "libpaddlemix_ops.so", monkeypatch)
 
 
+class FakeCuda:
+    """The C interface of a library with CUDA kernels whose trial launch says this; ``None``: the kernel ran."""
+
+    def __init__(self, error: bytes | None):
+        self.paddlemix_ops_cuda_trial = lambda: error
+        self.paddlemix_ops_cuda_build = lambda: b"CUDA 13.0 for 80 90"
+
+
+@pytest.fixture
+def on_a_gpu(monkeypatch: pytest.MonkeyPatch, no_memory: None) -> None:
+    """As if Paddle were a CUDA build and its GPU of compute capability 7.0."""
+    monkeypatch.setattr(backend, "_HAS_CUDA", True)
+    monkeypatch.setattr(backend.paddle.device.cuda, "get_device_capability", lambda: (7, 0))
+    backend.cuda_trouble.cache_clear()
+    yield
+    backend.cuda_trouble.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [b"no kernel image is available for execution on the device", b"CUDA driver version is insufficient"],
+)
+def test_cuda_kernels_that_do_not_run_on_the_gpu_are_told_once_and_not_used(on_a_gpu, monkeypatch, error):
+    library = backend.Library(None, ("cpu", "cuda"), FakeCuda(error))
+    monkeypatch.setattr(backend, "library", lambda: library)
+    with pytest.warns(RuntimeWarning) as warned:
+        reasons = {backend.why_not(name, "cuda") for name in backend.OPERATORS}
+    assert len(warned) == 1 and "\n" not in str(warned[0].message)
+    assert "plain Paddle is used: " in str(warned[0].message) and "PADDLEMIX_CUDA_ARCHS=70 " in str(warned[0].message)
+    (reason,) = reasons
+    assert reason.endswith(f"(CUDA 13.0 for 80 90) do not run on this GPU (70): {error.decode()}")
+    assert not backend.offers("cuda") and backend.offers("cpu")
+    assert backend.why_not("swiglu", "cpu") is None
+
+
+def test_cuda_kernels_that_run_are_used(on_a_gpu, monkeypatch):
+    monkeypatch.setattr(backend, "library", lambda: backend.Library(None, ("cpu", "cuda"), FakeCuda(None)))
+    assert backend.why_not("swiglu", "cuda", paddle.bfloat16) is None and backend.offers("cuda")
+    with backend.using("reference"):
+        assert not backend.offers("cuda")
+
+
+def test_cuda_kernels_beside_a_cpu_build_of_paddle_are_not_tried(monkeypatch, no_memory):
+    backend.cuda_trouble.cache_clear()
+    monkeypatch.setattr(backend, "library", lambda: backend.Library(None, ("cpu", "cuda"), FakeCuda(b"")))
+    assert backend.why_not("swiglu", "cuda") == "this Paddle is a CPU build"
+    backend.cuda_trouble.cache_clear()
+
+
 # ---------------------------------------------------------------- python -m paddlemix.ops
 
 

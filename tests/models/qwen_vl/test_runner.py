@@ -35,6 +35,7 @@ def attention_of_paddle(monkeypatch):
     fake = mock.MagicMock(wraps=backend)
     fake.device_of = lambda _: "cuda"
     fake.use_kernel = lambda *_: True
+    fake.uses_paddle_kernels = lambda _: True
     monkeypatch.setattr(attention_prefill, "backend", fake)
     monkeypatch.setattr(attention_prefill, "can_be_read", lambda _: False)
 
