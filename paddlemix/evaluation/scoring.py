@@ -75,6 +75,8 @@ class Result:
         words.append("greedy" if generation.max_new_tokens else "choice by loss")
         if shots:
             words.append(f"{shots}-shot")
+        if "imported" in self.settings:
+            words = ["imported"]
         if "server" in self.settings:
             words[0] = "server, raw prompt" if self.settings.get("api") == "completions" else "server's own template"
         return ", ".join(words)

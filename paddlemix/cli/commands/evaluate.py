@@ -5,7 +5,8 @@
     %(prog)s data gqa --data_dir data --check
     %(prog)s run gqa textvqa --model_name_or_path qwen-vl/qwen-vl-chat-7b --limit 500 --output_dir results
     %(prog)s run refcoco:testA --shard 3/8 --output_dir results
-    %(prog)s score results/gqa-testdev --compat original
+    %(prog)s import gqa gqa_testdev.json --output_dir published
+    %(prog)s score results/gqa-testdev published/gqa-testdev --compat original
     %(prog)s report results/* --output report.html
 
 A run that was ended goes on where it was: run the same command again. docs/evaluation.md has the benchmarks, their
@@ -43,6 +44,7 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
     _add_list(actions)
     _add_data(actions)
     _add_run(actions)
+    _add_import(actions)
     _add_score(actions)
     _add_judge(actions)
     _add_report(actions)
@@ -151,6 +153,16 @@ def _add_client(group: argparse._ArgumentGroup | argparse.ArgumentParser) -> Non
     group.add_argument("--retries", type=int, default=4, metavar="N", help="further attempts of a request (4)")
 
 
+def _add_import(actions: Any) -> None:
+    parser = _add_action(actions, "import", "take answers from a result file of the published scripts", _import)
+    parser.add_argument("benchmark", metavar="BENCHMARK", help="name, or name:split")
+    parser.add_argument("results", metavar="FILE", help="JSON list or JSON lines; for mme a directory of text files")
+    _add_data_dir(parser)
+    parser.add_argument(
+        "--output_dir", default="evaluation", metavar="DIR", help="gets a folder to score (default: %(default)s)"
+    )
+
+
 def _add_score(actions: Any) -> None:
     parser = _add_action(actions, "score", "score answers; no model is needed", _score)
     _add_folders(parser)
@@ -239,6 +251,17 @@ def _run(options: argparse.Namespace) -> int:
     else:
         cli.note(f"shard {run_options.shard} is done; when all are: paddlemix evaluate score FOLDER")
     return 0 if all(report.is_complete for report in reports) else 1
+
+
+def _import(options: argparse.Namespace) -> int:
+    from ...evaluation.imported import import_answers
+
+    name, _, split = options.benchmark.partition(":")
+    folder = import_answers(
+        name, split or None, Path(options.results), Path(options.data_dir), Path(options.output_dir)
+    )
+    cli.output(f"{options.benchmark}: answers in {folder}")
+    return 0
 
 
 def _score(options: argparse.Namespace) -> int:
