@@ -15,7 +15,9 @@ ANSWER = "<ref>bus</ref><box>10,23)654 987</box>"
 ANSWER_BOX = {"label": "bus", "x1": 10, "y1": 23, "x2": 654, "y2": 987}
 
 
-def write_tiny_model(directory: Path, chat_format: str = "chatml", answer: str = ANSWER) -> Path:
+def write_tiny_model(
+    directory: Path, chat_format: str = "chatml", answer: str = ANSWER, num_image_tokens: int = N_QUERIES
+) -> Path:
     """Save a two-layer Qwen-VL with the small bundled vocabulary that answers ``answer``; returns ``directory``.
 
     The answer follows on a line end, with which a prompt in ChatML ends, or on a question mark.
@@ -29,7 +31,7 @@ def write_tiny_model(directory: Path, chat_format: str = "chatml", answer: str =
     from paddlemix.models.qwen_vl.processing import QwenVLProcessor
     from paddlemix.models.qwen_vl.tokenization import QWenVLTokenizer
 
-    tokenizer = QWenVLTokenizer(DEFAULT_MODEL_DIR / "qwen.tiktoken", image_slots=N_QUERIES, model_max_length=512)
+    tokenizer = QWenVLTokenizer(DEFAULT_MODEL_DIR / "qwen.tiktoken", image_slots=num_image_tokens, model_max_length=512)
     config = QWenVLConfig(
         vocab_size=tokenizer.vocab_size,
         hidden_size=128,
@@ -48,7 +50,7 @@ def write_tiny_model(directory: Path, chat_format: str = "chatml", answer: str =
             "mlp_ratio": 2.0,
             "output_dim": 128,
             "image_start_id": tokenizer.img_start_id,
-            "n_queries": N_QUERIES,
+            "n_queries": num_image_tokens,
             "num_positions": 16,
         },
     )

@@ -18,6 +18,7 @@ Answers, one or many at once:
 ``scheduler``    who gets blocks, and whose turn it is
 ``sequence``     a request on its way
 ``blocks``       the blocks of the cache: free, cached or owned
+``content``      what they hold, compared and hashed
 ``cache``        these blocks and the memory for them, which grows
 ``vision``       images: encoded in slices, kept by content
 ``sampler``      from the logits of one row to its next token

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ..errors import EngineError
+from .content import Content
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,19 @@ class BlockKey:
 
     hash: bytes
     content: bytes
+
+
+@dataclass(frozen=True)
+class Tail:
+    """What the first positions of a block that is not full hold.
+
+    Attributes:
+        parent: the hash of the block before, or of the root.
+        content: these positions.
+    """
+
+    parent: bytes
+    content: Content
 
 
 def root_hash(identity: bytes, position_factor: float, salt: bytes) -> bytes:
@@ -39,8 +53,9 @@ class BlockPool:
 
     A block is free, cached or owned. Owned ones have a count of the rows that hold them. A full block that got a key
     stays behind, cached, when nobody holds it any more: a row with the same prefix takes it over, and whoever finds no
-    free block gets the cached one that was left longest ago. Rows write only behind their full blocks, and only full
-    blocks are shared, so no block is ever copied.
+    free block gets the cached one that was left longest ago. The last block of a row, which is not full, stays behind
+    too, for one row that takes it and writes on. Rows write only behind their full blocks, and only full blocks are
+    shared, so no block is ever copied.
 
     Args:
         blocks: how many there are.
@@ -53,6 +68,8 @@ class BlockPool:
         self._owners = [0] * blocks
         self._keys: list[BlockKey | None] = [None] * blocks
         self._by_hash: dict[bytes, int] = {}
+        self._tails: dict[bytes, tuple[int, Tail]] = {}  # by the hash of their parent
+        self._parents: dict[int, bytes] = {}
 
     @property
     def available(self) -> int:
@@ -88,6 +105,17 @@ class BlockPool:
             found.append(block)
         return found
 
+    def find_tail(self, parent: bytes) -> tuple[int, Tail] | None:
+        """The block that is not full and that nobody holds behind the one with this hash."""
+        found = self._tails.get(parent)
+        return None if found is None or found[0] not in self._cached else found
+
+    def take_tail(self, block: int) -> None:
+        """Hold a block that ``find_tail`` found, to write on in it."""
+        self._forget_tail(block)
+        del self._cached[block]
+        self._owners[block] = 1
+
     def acquire(self, blocks: Sequence[int]) -> None:
         """Hold blocks that were found."""
         for block in blocks:
@@ -103,10 +131,21 @@ class BlockPool:
         for block in reversed(blocks):
             self._owners[block] -= 1
             if self._owners[block] == 0:
-                if self._keys[block] is None:
+                if self._keys[block] is None and block not in self._parents:
                     self._free.append(block)
                 else:
                     self._cached[block] = None
+
+    def keep_tail(self, block: int, tail: Tail) -> None:
+        """Let another row find the last block of one that is about to release it; of the same parent's the newest."""
+        old = self._tails.get(tail.parent)
+        if old is not None:
+            self._forget_tail(old[0])
+            if old[0] in self._cached:
+                del self._cached[old[0]]
+                self._free.append(old[0])
+        self._tails[tail.parent] = block, tail
+        self._parents[block] = tail.parent
 
     def register(self, block: int, key: BlockKey) -> None:
         """Let others find a block that is full; where another one holds the same, that one stays the one."""
@@ -125,6 +164,8 @@ class BlockPool:
     def forget(self) -> None:
         """Let nobody find any block that is there now."""
         self._by_hash.clear()
+        self._tails.clear()
+        self._parents.clear()
         self._keys = [None] * self.size
         self._free += self._cached
         self._cached.clear()
@@ -141,8 +182,9 @@ class BlockPool:
         held = Counter(block for table in tables for block in table)
         states = Counter([*self._free, *self._cached, *held])
         wrong = [block for block in range(self.size) if states[block] != 1 or self._owners[block] != held[block]]
-        unkeyed = [block for block in self._cached if self._keys[block] is None]
+        unkeyed = [block for block in self._cached if self._keys[block] is None and block not in self._parents]
         lost = [block for hashed, block in self._by_hash.items() if getattr(self._keys[block], "hash", None) != hashed]
+        lost += [block for block, _ in self._tails.values() if block not in self._cached]
         if wrong or unkeyed or lost:
             raise EngineError(f"cache: blocks {sorted({*wrong, *unkeyed, *lost})} are neither free, cached nor owned")
 
@@ -151,4 +193,10 @@ class BlockPool:
         key, self._keys[block] = self._keys[block], None
         if key is not None:
             del self._by_hash[key.hash]
+        self._forget_tail(block)
         return block
+
+    def _forget_tail(self, block: int) -> None:
+        parent = self._parents.pop(block, None)
+        if parent is not None:
+            del self._tails[parent]

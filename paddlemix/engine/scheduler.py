@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 
 from .blocks import BlockPool
+from .request import FinishReason
 from .sequence import Sequence
 
 
@@ -100,19 +101,33 @@ class Scheduler:
     def _admit(self, sequence: Sequence) -> bool:
         """Give a sequence blocks for all of its ids, those with its prefix first; whether there are enough."""
         # The last id is always computed: its logits are what the sequence is after.
-        found = self._pool.find(sequence.keys(self._block_size, len(sequence.ids) - 1))
+        known = len(sequence.ids) - 1
+        found = self._pool.find(sequence.keys(self._block_size, known))
         missing = self.blocks_for(len(sequence.ids)) - len(found)
         reserve = sum(self.blocks_for(row.longest) > len(row.blocks) for row in self.running)
         if missing + self._pool.unowned(found) + reserve > self._pool.available:
             return False
         self._pool.acquire(found)
-        sequence.blocks = found + self._pool.allocate(missing)
         sequence.computed = len(found) * self._block_size
+        tail = self._take_tail(sequence, known)
+        sequence.blocks = found + tail + self._pool.allocate(missing - len(tail))
         if sequence.cached_tokens is None:
             sequence.cached_tokens = sequence.computed
             self.prefix_queries += len(sequence.ids)
             self.prefix_hits += sequence.computed
         return True
+
+    def _take_tail(self, sequence: Sequence, known: int) -> list[int]:
+        """Go on in the block that another row was writing, if it begins as the sequence's next one does."""
+        start = sequence.computed
+        mine = sequence.tail(self._block_size, start, min(start + self._block_size, known))
+        found = self._pool.find_tail(mine.parent)
+        shared = 0 if found is None else mine.content.shared(found[1].content)
+        if found is None or not shared:
+            return []
+        self._pool.take_tail(found[0])
+        sequence.computed += shared
+        return [found[0]]
 
     def _preempt(self) -> None:
         """Let the youngest sequence that holds blocks wait again, in front of those that never had any."""
@@ -127,5 +142,9 @@ class Scheduler:
         self.preemptions += 1
 
     def _take_blocks(self, sequence: Sequence) -> None:
+        start = sequence.computed // self._block_size * self._block_size
+        if start < sequence.computed and sequence.finish_reason is not FinishReason.ERROR:
+            block = sequence.blocks[start // self._block_size]
+            self._pool.keep_tail(block, sequence.tail(self._block_size, start, sequence.computed))
         self._pool.release(sequence.blocks)
         sequence.blocks, sequence.computed, sequence.encoding = [], 0, None

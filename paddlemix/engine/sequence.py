@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import struct
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import PaddleMixError
-from .blocks import BlockKey, block_key
+from .blocks import BlockKey, Tail, block_key
+from .content import Content
 from .detokenizer import IncrementalDecoder
 from .protocols import Features, PlacedFeatures, RowChoice, RowInput
 from .request import FinishReason, ImageInput, Output, Request, TokenLogprob
@@ -100,8 +100,13 @@ class Sequence:
         while len(self._keys) < full:
             start = len(self._keys) * block_size
             parent = self._keys[-1].hash if self._keys else self._root
-            self._keys.append(block_key(parent, self._content(start, start + block_size)))
+            self._keys.append(block_key(parent, self._content(start, start + block_size).to_bytes()))
         return self._keys[:full]
+
+    def tail(self, block_size: int, start: int, end: int) -> Tail:
+        """What the block that begins at ``start`` holds up to ``end``."""
+        before = self.keys(block_size, start)
+        return Tail(before[-1].hash if before else self._root, self._content(start, end))
 
     def missing_image(self) -> int | None:
         """Index of the first image that is still to be computed and not encoded."""
@@ -186,12 +191,10 @@ class Sequence:
             if image.start < end and image.start + self._image_tokens > start
         ]
 
-    def _content(self, start: int, end: int) -> bytes:
+    def _content(self, start: int, end: int) -> Content:
         ids = np.array(self.ids[start:end], dtype=np.int64)
-        images = [
-            struct.pack("<4q", first - start, first - image.start, last - first, len(image.key)) + image.key
-            for _, image, first, last in self._images_in(start, end)
-        ]
-        for _, _, first, last in self._images_in(start, end):
-            ids[first - start : last - start] = -1  # whatever stands there, the image counts
-        return b"".join([ids.tobytes(), *images])
+        images = []
+        for _, image, first, last in self._images_in(start, end):
+            ids[first - start : last - start] = -1
+            images.append((first - start, first - image.start, last - first, image.key))
+        return Content(ids, tuple(images))

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from paddlemix.engine.blocks import BlockPool, block_key, root_hash
+from paddlemix.engine.blocks import BlockPool, Tail, block_key, root_hash
+from paddlemix.engine.content import Content
 from paddlemix.errors import EngineError
 
 
@@ -66,6 +67,59 @@ def test_of_two_blocks_with_the_same_content_one_is_kept():
         pool.register(block, chain(b"a")[0])
     pool.release(blocks)
     assert pool.counts == (1, 1, 0)
+
+
+def tail_of(*ids, parent=b"root"):
+    return Tail(parent, Content(np.array(ids), ()))
+
+
+def test_the_last_block_of_a_row_goes_to_one_other():
+    pool = BlockPool(2)
+    blocks = pool.allocate(1)
+    pool.keep_tail(blocks[0], tail_of(1, 2))
+    assert pool.find_tail(b"root") is None  # its row has it still
+    pool.release(blocks)
+    assert pool.counts == (1, 1, 0) and pool.find_tail(b"other") is None
+    pool.check([])
+    assert pool.find_tail(b"root")[0] == blocks[0]
+    pool.take_tail(blocks[0])
+    assert pool.find_tail(b"root") is None and pool.counts == (1, 0, 1)
+    pool.check([blocks])
+    pool.release(blocks)
+    assert pool.counts == (2, 0, 0)
+
+
+@pytest.mark.parametrize("how", ["another", "evicted", "forgotten"])
+def test_a_last_block_is_forgotten_when(how):
+    pool = BlockPool(2)
+    blocks = pool.allocate(1)
+    pool.keep_tail(blocks[0], tail_of(1, 2))
+    pool.release(blocks)
+    if how == "another":
+        others = pool.allocate(1)
+        pool.keep_tail(others[0], tail_of(3))
+        pool.release(others)
+        assert pool.find_tail(b"root")[0] == others[0] and pool.counts == (1, 1, 0)
+    elif how == "evicted":
+        assert set(pool.allocate(2)) == {0, 1} and pool.find_tail(b"root") is None
+        pool.check([[0, 1]])
+        return
+    else:
+        pool.forget()
+        assert pool.find_tail(b"root") is None and pool.counts == (2, 0, 0)
+    pool.check([])
+
+
+def test_contents_are_shared_up_to_the_first_difference():
+    image = (1, 0, 2, b"a")
+    mine = Content(np.array([5, -1, -1, 6, 7]), (image,))
+    assert mine.shared(mine) == 5
+    assert mine.shared(Content(np.array([5, -1, -1, 6, 8]), (image,))) == 4
+    assert mine.shared(Content(np.array([5, -1]), ((1, 0, 1, b"a"),))) == 2
+    assert mine.shared(Content(mine.ids, ((1, 0, 2, b"b"),))) == 1
+    assert mine.shared(Content(mine.ids, ((1, 3, 2, b"a"),))) == 1
+    assert mine.shared(Content(np.array([5, 6, 7]), ())) == 1
+    assert mine.to_bytes() != Content(mine.ids, ((1, 0, 2, b"b"),)).to_bytes()
 
 
 def test_more_than_there_is_is_refused():

@@ -153,16 +153,44 @@ def test_a_second_turn_computes_only_what_is_new(small):
     ids = (*prompt_of("a", 120).prompt_ids, *tokens(first), 5, 6, 7)
     request = Request("b", ids, sampling=SamplingParams(max_tokens=5))
     second = run(engine, request)["b"]
-    # 179 of the 180 ids were computed; of these the full blocks stay.
-    assert second[-1].cached_tokens == 160
+    # Of the 180 ids all but the last were computed.
+    assert second[-1].cached_tokens == 179
     assert tokens(second) == alone(model, processor, request)
-    assert engine.stats().prefix_hits == 160
+    assert engine.stats().prefix_hits == 179
 
 
 def test_a_prompt_of_full_blocks_that_is_known_computes_its_last_block_again(small):
     engine = engine_of(*small, block_size=32)
     first, second = (run(engine, prompt_of(name, 128, max_tokens=3))[name] for name in "ab")
     assert second[-1].cached_tokens == 96 and tokens(first) == tokens(second)
+
+
+def test_a_block_that_is_not_full_goes_to_one_that_begins_alike(small):
+    model, processor = small
+    engine = engine_of(model, processor, block_size=32)
+    first = prompt_of("a", 40, max_tokens=3)
+    run(engine, first)
+    forked = [Request(name, (*first.prompt_ids[:36], *ids), sampling=SamplingParams(max_tokens=4)) for name, ids in
+              (("b", (1, 2, 3)), ("c", (4, 5, 6)))]  # fmt: skip
+    outputs = run(engine, *forked)
+    # The second of them finds the full block alone: the other one is being written by the first.
+    assert [outputs[request.id][-1].cached_tokens for request in forked] == [36, 32]
+    for request in forked:
+        assert tokens(outputs[request.id]) == alone(model, processor, request)
+
+
+def test_images_in_a_block_that_is_not_full_are_compared(small):
+    model, processor = small
+    engine = engine_of(model, processor, block_size=32)
+    ids = list(prompt_of("a", 50).prompt_ids)
+    for start in (2, 40):
+        ids[start - 1], ids[start + SLOTS] = processor.tokenizer.img_start_id, processor.tokenizer.img_end_id
+    for name, other, cached in (("a", 0, 0), ("b", 1, 40), ("c", 1, 49)):
+        images = (image_input(2, 0), image_input(40, other))
+        request = Request(name, tuple(ids), images, SamplingParams(max_tokens=5))
+        outputs = run(engine, request)[name]
+        assert outputs[-1].cached_tokens == cached
+        assert tokens(outputs) == alone(model, processor, request)
 
 
 @pytest.mark.parametrize("other", ["image", "salt", "factor", "adapter"])

@@ -185,7 +185,7 @@ def check_evaluating(model: QWenLMHeadModel) -> None:
 
 
 LOCAL_BLOCK = 32
-"""Positions of a block: of a prefix whole blocks are reused, and a conversation has few to manage."""
+"""Positions of a block: where a conversation takes another turn within a block, all of it is computed again."""
 _SMALL_CACHE = 1 << 28  # bytes for which the memory there is is not looked at, which takes a millisecond
 WHOLE = 1 << 30
 """More positions, layers or rows than there are: nothing is cut into parts."""
