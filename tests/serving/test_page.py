@@ -52,6 +52,7 @@ def test_the_browser_asks_whether_a_file_has_changed(server):
 def test_files_are_short_and_name_no_address():
     for name, text in FILES.items():
         assert len(text.splitlines()) < 300, name
+        assert name not in SCRIPTS or name == "texts.js" or max(map(len, text.splitlines())) <= 120, name
         assert set(re.findall(r"https?://[^\s\"'`]+|[\"'`(]//\w[^\s\"'`]*", text)) <= {"http://www.w3.org/2000/svg"}, (
             name
         )

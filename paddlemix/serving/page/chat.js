@@ -20,7 +20,7 @@ const gone = new WeakSet(); // conversations that were deleted, perhaps while an
 
 /**
  * Say what the conversation needs of the page, once.
- * @param {object} given changed(): something that is shown around it; kept(whether there was room for it in the browser);
+ * @param {object} given changed(): something that is shown around it; kept(whether the browser had room for it);
  *   openImage(image); askKey(): a promise of whether there is a key that the server takes.
  */
 export function prepareChat(given) {

@@ -118,7 +118,8 @@ export const showTray = (problem = "") => {
   const scaled = images.filter((image) => image.from !== null).map(
     ({ name, from, width, height }) => `${name} ${from.width} × ${from.height} → ${width} × ${height}`,
   );
-  say(byId("tray-note"), [problem, scaled.length ? t("scaled", { list: scaled.join(", ") }) : ""].filter(Boolean).join(" "));
+  const scaling = scaled.length ? t("scaled", { list: scaled.join(", ") }) : "";
+  say(byId("tray-note"), [problem, scaling].filter(Boolean).join(" "));
 };
 
 function submit() {

@@ -4,8 +4,8 @@
 // question: {images: [{url, width, height, name, from}], regions: [{picture, label, box}], text}
 // answer:   {text, picture, state, problem, usage, seconds, dropped}; state: streaming, loading, done, stopped, length,
 //           interrupted or failed; problem, where it failed: {text}, or {reason: a text of texts.js, and its values}
-// `picture` counts the images of the whole conversation from 1; that of an answer, where its boxes are shown, is null as
-// long as it is the newest.
+// `picture` counts the images of the whole conversation from 1; that of an answer, where its boxes are shown, is null
+// as long as it is the newest.
 
 const FORMAT = "paddlemix chat 1";
 const DEFAULT_SYSTEM = "You are a helpful assistant.";
@@ -54,10 +54,11 @@ export function titleOf(conversation) {
  */
 export function requestMessages(conversation, index, goOn = false) {
   const turns = sentTurns(conversation.turns.slice(0, index + 1));
+  const counts = turns.map(({ question }) => question.images.length);
   let first = turns.length - 1;
-  let images = turns[first].question.images.length;
-  while (first > 0 && turns.length - first < MOST_TURNS && images + turns[first - 1].question.images.length <= MOST_IMAGES) {
-    images += turns[--first].question.images.length;
+  let images = counts[first];
+  while (first > 0 && turns.length - first < MOST_TURNS && images + counts[first - 1] <= MOST_IMAGES) {
+    images += counts[--first];
   }
   return { messages: messagesOf(turns, first, conversation.system, goOn), leftOut: first };
 }
@@ -166,7 +167,7 @@ function readPart(part) {
   if (part?.type === "box" && isBox(part.box)) {
     return { label: typeof part.label === "string" ? part.label : null, box: part.box };
   }
-  const image = part?.type === "image" ? part.image : part?.type === "image_url" ? (part.image_url?.url ?? part.image_url) : null;
+  const image = { image: part?.image, image_url: part?.image_url?.url ?? part?.image_url }[part?.type];
   if (typeof image !== "string") throw new FileProblem("import.turns");
   if (!/^data:image\//i.test(image)) throw new FileProblem("import.images");
   return { image };

@@ -25,8 +25,8 @@ export const color = (phrase) => PALETTE[phrase % PALETTE.length];
  * An answer taken apart.
  * @param {string} text with its tags.
  * @param {boolean} growing more of it is to come: what may yet become a tag is held back.
- * @returns {{pieces: {text: string, phrase: number|null}[], boxes: {label: string|null, box: number[], phrase: number}[]}}
- *   the text in pieces without tags, and the boxes; `phrase` counts the phrases that have boxes, and ties both
+ * @returns {{pieces: object[], boxes: object[]}} the text without tags as {text, phrase: number or null}, and the boxes
+ *   as {label: text or null, box: [x1, y1, x2, y2], phrase}; `phrase` counts the phrases that have boxes, and ties both
  *   together. A box without a label has a piece with an empty text, where it stands.
  */
 export function parse(text, growing = false) {

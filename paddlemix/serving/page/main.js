@@ -2,7 +2,9 @@
 
 import { APIError, models, serverState, setKey } from "./api.js";
 import { openCamera, prepareCamera } from "./camera.js";
-import { adopt, ask, currentConversation, isBusy, openConversation, prepareChat, remove, render, reopen, setSystem, stop } from "./chat.js";
+import {
+  adopt, ask, currentConversation, isBusy, openConversation, prepareChat, remove, render, reopen, setSystem, stop,
+} from "./chat.js";
 import { addFiles, addRegion, focusQuestion, prepareComposer, showBusy, showTray } from "./composer.js";
 import { FileProblem, fromFile, titleOf, toFile } from "./conversation.js";
 import { byId, closable, say } from "./dom.js";
@@ -66,21 +68,24 @@ async function showAround() {
   showConversations(await listConversations(), currentConversation().id, !empty);
 }
 
-/** Watch the server, and learn which models it has as soon as it is there. */
+/** Watch the server, and learn which models it has whenever it is there again. */
 async function connect() {
-  let asked = false;
+  let learned = false;
+  let asked = false; // for a key, once; after that the next question does
   for (;;) {
     state = await serverState();
-    if (state !== "offline" && modelName() === null) {
-      state = (await learnModels()) ?? state;
-      showStatus();
-      if (state === "key" && !asked) {
-        asked = true; // once; after that the next question asks
-        await askKey("");
-        continue;
-      }
+    if (state === "offline") learned = false;
+    else if (!learned) {
+      const problem = asked && modelName() === null ? "key" : await learnModels();
+      learned = problem === null;
+      state = problem ?? state;
     }
     showStatus();
+    if (state === "key" && !asked) {
+      asked = true;
+      await askKey("");
+      continue;
+    }
     await new Promise((resolve) => setTimeout(resolve, state === "ready" ? 5 * CHECK_MS : CHECK_MS));
   }
 }

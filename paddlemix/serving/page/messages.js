@@ -11,16 +11,15 @@ const PROBLEMS = new Set(["failed", "interrupted", "stopped", "length"]);
 /**
  * The question of a turn.
  * @param {object[]} images of the conversation up to this turn.
- * @param {{edit: (text: string) => void, open: (image: object, number: number) => void}} actions
+ * @param {{edit: (text: string) => void, open: (image: object) => void}} actions
  */
 export function questionView(question, images, actions) {
-  const first = images.length - question.images.length;
-  const pictures = question.images.map((image, index) =>
+  const pictures = question.images.map((image) =>
     el(
       "button",
       {
         type: "button", class: "shown", "aria-label": t("image.open", { name: image.name }), title: image.name,
-        on: { click: () => actions.open(image, first + index + 1) },
+        on: { click: () => actions.open(image) },
       },
       el("img", { src: image.url, alt: "", width: image.width, height: image.height }),
     ),
@@ -28,12 +27,13 @@ export function questionView(question, images, actions) {
   const regions = question.regions.map((region) => regionChip(region, images[region.picture - 1], images.length > 1));
   const element = el("article", { class: "turn question", "aria-label": t("you") });
   const edit = iconButton("edit", t("edit"), () => element.replaceChildren(editor(question.text, actions.edit, show)));
+  const copy = question.text ? iconButton("copy", t("copy"), copier(() => question.text)) : null;
   const show = () =>
     element.replaceChildren(
       ...(pictures.length ? [el("div", { class: "pictures" }, ...pictures)] : []),
       ...(regions.length ? [el("div", { class: "regions" }, ...regions)] : []),
       ...(question.text ? [el("p", { class: "bubble", text: question.text })] : []),
-      el("div", { class: "actions" }, question.text ? iconButton("copy", t("copy"), copier(() => question.text)) : null, edit),
+      el("div", { class: "actions" }, copy, edit),
     );
   show();
   return element;
@@ -65,7 +65,8 @@ export function answerView(answer, images, actions) {
   const which = el("div", { class: "which" });
   const timings = el("p", { class: "timings" });
   const buttons = el("div", { class: "actions" });
-  const element = el("article", { class: "turn answer", "aria-label": t("model") }, body, figure, which, notes, timings, buttons);
+  const parts = [body, figure, which, notes, timings, buttons];
+  const element = el("article", { class: "turn answer", "aria-label": t("model") }, ...parts);
   let overlay = null;
   let shown = null; // the image below it
   linkPhrases(element);

@@ -87,7 +87,8 @@ function end() {
 /** Where a pointer is, in thousandths of the image. */
 function place(event) {
   const { left, top, width, height } = event.currentTarget.getBoundingClientRect();
-  return [(event.clientX - left) / width, (event.clientY - top) / height].map((share) => inside(Math.round(share * 1000)));
+  const shares = [(event.clientX - left) / width, (event.clientY - top) / height];
+  return shares.map((share) => inside(Math.round(share * 1000)));
 }
 
 function byKey(event) {
@@ -101,8 +102,9 @@ function byKey(event) {
     const [x, y] = moves[event.key];
     const [x1, y1, x2, y2] = region;
     if (event.shiftKey) choose([x1, y1, Math.max(x1 + LEAST, inside(x2 + x)), Math.max(y1 + LEAST, inside(y2 + y))]);
-    else if (inside(x1 + x) === x1 + x && inside(x2 + x) === x2 + x && inside(y1 + y) === y1 + y && inside(y2 + y) === y2 + y) {
-      choose([x1 + x, y1 + y, x2 + x, y2 + y]);
+    else {
+      const moved = [x1 + x, y1 + y, x2 + x, y2 + y];
+      if (moved.every((number) => inside(number) === number)) choose(moved);
     }
   }
 }
