@@ -45,7 +45,8 @@ class ChatSession(Session):
     Every image is loaded and encoded once, and the keys and values of the part of the conversation that has not
     changed are kept, so that a turn costs what is new in it. Of a conversation longer than the model's window the model
     is shown the newest turns, and the newest one with an image. An answer that was broken off (an error, Ctrl-C, a
-    stream that was not read to its end) leaves the session as it was before the question.
+    stream that was not read to its end) leaves the session as it was before the question. The weights must stay as they
+    are while a session lives: what it has computed with them it does not compute again.
 
     Threads that share a session wait for each other: each question is the next turn. A stream that another thread has
     not read to its end is completed first; its reader finds the rest ready.

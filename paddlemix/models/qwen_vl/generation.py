@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -179,7 +178,14 @@ class QWenVLGenerationMixin:
             cast("QWenLMHeadModel", self), processor_or_tokenizer, query, history or [], system, stop_words_ids,
             generation_config, image_policy, options, Decoding(errors="ignore"),
         )  # fmt: skip
-        return accumulate(pieces)
+        return _grown(pieces)
+
+
+def _grown(pieces: Iterable[str]) -> Iterator[str]:
+    text = ""
+    for piece in pieces:
+        text += piece
+        yield text
 
 
 @paddle.no_grad()

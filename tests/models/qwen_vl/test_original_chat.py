@@ -164,6 +164,14 @@ def test_streaming_reports_mistakes_in_the_call(loaded):
         model.chat_stream(processor, "hello", top_p=2)
 
 
+def test_a_stream_can_be_closed_before_its_end(loaded):
+    model, processor = loaded
+    stream = model.chat_stream(processor, "hello")
+    assert next(stream)
+    stream.close()
+    assert list(stream) == []
+
+
 @pytest.mark.parametrize("query", ["<img>", "<ref>half", "</box>", "<box>(1,2", "<img>a</img"])
 def test_unclosed_tags_are_text(loaded, query):
     model, processor = loaded
