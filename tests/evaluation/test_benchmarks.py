@@ -149,6 +149,13 @@ def test_examples_stand_before_the_question(data_dir: Path) -> None:
         get_benchmark("mme").questions(data_dir, shots=1)
 
 
+def test_rotations_of_a_question_share_its_image(data_dir: Path) -> None:
+    questions = get_benchmark("mmbench").questions(data_dir, "dev")
+    assert {(question.group, question.image.name.rsplit("/", 1)[1]) for question in questions} == {
+        (str(number), f"{number}.jpg") for number in range(3)
+    }
+
+
 def test_words_that_stand_for_missing_values_stay_options(data_dir: Path) -> None:
     questions = get_benchmark("mmbench").questions(data_dir, "dev")
     assert questions[0].metadata["row"]["A"] == "None"

@@ -54,6 +54,8 @@ def read_mmbench(data_dir: Path, split: Split, shots: Shots | None) -> list[Ques
     table_path = data_dir / split.files[1]
     require_file(table_path)
     table = {row["index"]: row for row in read_table(table_path, leave_out=("image",))}
+    # All rotations show the same image, under names of their own: one of them lets features and prefix be reused.
+    images = {id_: record.text("image") for id_, record in zip(ids, records) if int(id_) < ROTATION}
     questions = []
     for id_, record in zip(ids, records):
         if id_ not in table:
@@ -64,7 +66,8 @@ def read_mmbench(data_dir: Path, split: Split, shots: Shots | None) -> list[Ques
         metadata = {"index": int(id_), "choices": texts, "row": row}
         if split.is_scored:
             metadata["answer"] = record.index("answer", len(choices))
-        prompt, group = _prompt(data_dir, record), str(int(id_) % ROTATION)
+        group = str(int(id_) % ROTATION)
+        prompt = _prompt(data_dir, record, images.get(group))
         questions.append(Question(id_, "mmbench", split.name, prompt, (), choices, group, metadata))
     return questions
 
@@ -158,8 +161,8 @@ def _choices(record: Record) -> tuple[str, ...]:
     return option_texts(len(texts))
 
 
-def _prompt(data_dir: Path, record: Record) -> Prompt:
-    image = image_ref(data_dir, record.text("image"))
+def _prompt(data_dir: Path, record: Record, image_name: str | None = None) -> Prompt:
+    image = image_ref(data_dir, image_name or record.text("image"))
     return multiple_choice_prompt(image, record.values.get("hint"), record.text("question"), record.texts("choices"))
 
 
