@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
-import pytest
-
-from paddlemix.chat.session import FILE_FORMAT
 from paddlemix.models.qwen_vl.chat_template import DEFAULT_SYSTEM
 from paddlemix.models.qwen_vl.grounding import PALETTE
 from paddlemix.serving.routes_page import HEADERS, PAGE
@@ -101,34 +97,6 @@ def test_every_text_is_there_in_both_languages_and_used():
 
 def test_what_the_program_says_elsewhere_is_said_alike():
     assert f'"{DEFAULT_MODEL}"' in FILES["welcome.js"] and f'"page/{DEMO_IMAGE.name}"' in FILES["welcome.js"]
-    assert f'"{FILE_FORMAT}"' in FILES["conversation.js"] and f'"{DEFAULT_SYSTEM}"' in FILES["conversation.js"]
+    assert f'"{DEFAULT_SYSTEM}"' in FILES["conversation.js"]
     colors = re.findall(r'"#([0-9a-f]{6})"', FILES["grounding.js"])
     assert [tuple(bytes.fromhex(color)) for color in colors] == list(PALETTE)
-
-
-def test_the_demo_takes_the_options_of_the_original(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "examples" / "qwen_vl"))
-    from web_demo import serve_arguments
-
-    from paddlemix.cli.commands.serve import parser
-    from paddlemix.errors import ConfigurationError
-
-    given = [
-        "-c",
-        "a/model",
-        "--cpu-only",
-        "--inbrowser",
-        "--server-port",
-        "9",
-        "--server-name",
-        "::1",
-        "--max_rows",
-        "2",
-    ]
-    options = parser().parse_args(serve_arguments(given))
-    assert (options.model, options.device, options.open) == ("a/model", "cpu", True)
-    assert (options.port, options.host, options.max_rows) == (9, "::1", 2)
-    usual = parser().parse_args(serve_arguments([]))
-    assert (usual.model, usual.host, usual.port, usual.open) == (DEFAULT_MODEL, "127.0.0.1", 8000, False)
-    with pytest.raises(ConfigurationError, match="share: .*PADDLEMIX_API_KEY"):
-        serve_arguments(["--share"])

@@ -2,7 +2,7 @@
 
 import { answerTurn } from "./answering.js";
 import { imagesUntil, newAnswer, newConversation, titleOf } from "./conversation.js";
-import { byId } from "./dom.js";
+import { announce, byId } from "./dom.js";
 import { plainText } from "./grounding.js";
 import { t } from "./i18n.js";
 import { answerView, questionView } from "./messages.js";
@@ -141,7 +141,7 @@ async function answer(index) {
   asked.title = titleOf(asked);
   setOpenId(asked.id);
   actions.changed();
-  byId("announcer").textContent = t("state.streaming");
+  announce(t("state.streaming"));
   // the view may be another by then: in another language
   const refresh = (always = false) => asked === conversation && show(views[index], always);
   refresh(true);
@@ -162,8 +162,7 @@ async function answer(index) {
     await keep(asked);
     actions.changed();
   }
-  const given = asked.turns[index]?.answer;
-  byId("announcer").textContent = given ? plainText(given.text) : "";
+  announce(plainText(asked.turns[index]?.answer.text ?? ""));
   if (wanted === "key" && (await actions.askKey()) && asked === conversation) await again(index);
 }
 

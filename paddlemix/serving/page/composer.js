@@ -1,6 +1,6 @@
 // Where a question is written: text, images, regions.
 
-import { byId, el, iconButton, say } from "./dom.js";
+import { announce, byId, el, iconButton, isEnter, say } from "./dom.js";
 import { t } from "./i18n.js";
 import { ImageProblem, imageFiles, readImage } from "./images.js";
 import { regionChip } from "./messages.js";
@@ -24,7 +24,7 @@ export function prepareComposer(given) {
     submit();
   });
   area.addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+    if (isEnter(event) && !event.shiftKey) {
       event.preventDefault();
       submit();
     }
@@ -119,7 +119,9 @@ export const showTray = (problem = "") => {
     ({ name, from, width, height }) => `${name} ${from.width} × ${from.height} → ${width} × ${height}`,
   );
   const scaling = scaled.length ? t("scaled", { list: scaled.join(", ") }) : "";
-  say(byId("tray-note"), [problem, scaling].filter(Boolean).join(" "));
+  const note = [problem, scaling].filter(Boolean).join(" ");
+  say(byId("tray-note"), note);
+  if (note) announce(note);
 };
 
 function submit() {

@@ -54,6 +54,16 @@ function build(element, { on = {}, data = {}, text, ...attributes }, children) {
   return element;
 }
 
+/** Tell those who listen to the page. */
+export function announce(text) {
+  byId("announcer").textContent = text;
+}
+
+/** Whether a key is an Enter that is meant as one, and does not end the writing of a Chinese word. */
+export function isEnter(event) {
+  return event.key === "Enter" && !event.isComposing && event.keyCode !== 229; // as Safari tells it
+}
+
 /** Put a text on the clipboard; also where browsers keep their newer way to https. */
 export async function copyText(text) {
   try {

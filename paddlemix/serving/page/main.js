@@ -7,7 +7,7 @@ import {
 } from "./chat.js";
 import { addFiles, addRegion, focusQuestion, prepareComposer, showBusy, showTray } from "./composer.js";
 import { FileProblem, fromFile, titleOf, toFile } from "./conversation.js";
-import { byId, closable, say } from "./dom.js";
+import { announce, byId, closable, say } from "./dom.js";
 import { t } from "./i18n.js";
 import { download, measure, readImage } from "./images.js";
 import { modelName, prepareSettings, setModels } from "./settings.js";
@@ -167,8 +167,9 @@ async function importFile(file) {
     await adopt(conversation);
   } catch (error) {
     if (!(error instanceof FileProblem)) throw error;
-    const reason = t(error.reason, error.values);
-    say(byId("storage-note"), t("import.problem", { name: file.name, reason }));
+    const problem = t("import.problem", { name: file.name, reason: t(error.reason, error.values) });
+    say(byId("storage-note"), problem);
+    announce(problem);
   }
 }
 

@@ -1,6 +1,6 @@
 // How questions and answers look. Texts of people and models are set as text, never as HTML.
 
-import { copyText, el, icon, iconButton } from "./dom.js";
+import { announce, copyText, el, icon, iconButton, isEnter } from "./dom.js";
 import { boxesAsJSON, color, parse, plainText } from "./grounding.js";
 import { t } from "./i18n.js";
 import { download } from "./images.js";
@@ -163,6 +163,7 @@ function copier(text) {
   return async (event) => {
     const button = event.currentTarget;
     await copyText(text());
+    announce(t("copied"));
     const name = button.title;
     button.classList.add("done");
     button.title = t("copied");
@@ -191,7 +192,7 @@ function editor(text, send, close) {
   );
   form.addEventListener("keydown", (event) => {
     if (event.key === "Escape") close();
-    if (event.key === "Enter" && !event.shiftKey && !event.isComposing && event.target === area) {
+    if (isEnter(event) && !event.shiftKey && event.target === area) {
       event.preventDefault();
       form.requestSubmit();
     }

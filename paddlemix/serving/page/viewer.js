@@ -1,6 +1,6 @@
 // A large view of an image, on which a region can be drawn to ask about.
 
-import { byId, closable, el } from "./dom.js";
+import { byId, closable, el, isEnter } from "./dom.js";
 import { t } from "./i18n.js";
 import { picture } from "./overlay.js";
 
@@ -20,7 +20,7 @@ export function prepareViewer() {
   dialog.addEventListener("close", () => byId("stage").replaceChildren());
   byId("region-use").addEventListener("click", useRegion);
   byId("region-name").addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && !event.isComposing && region) {
+    if (isEnter(event) && region) {
       event.preventDefault(); // the question, which is next, is not to get a line
       useRegion();
     }
