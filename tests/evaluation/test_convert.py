@@ -155,3 +155,41 @@ def test_a_video_that_cannot_be_read_is_no_question(tmp_path: Path) -> None:
     with pytest.raises((EvaluationError, MissingDependencyError)):
         convert("seed-bench", "video", tmp_path, tmp_path / "out", notes.append)
     assert "video 17 is not below" in notes[0]
+
+
+def test_names_that_lead_elsewhere_are_refused(tmp_path: Path) -> None:
+    row = {"filename": "../../out.jpg", "img_id": "1", "split": "test", "caption": ["a"], "image": small_sources.cell()}
+    small_sources.parquet(tmp_path / "mirror" / "test-0.parquet", [row])
+    with pytest.raises(EvaluationError, match="expected one that stays below"):
+        convert("flickr30k", "test", tmp_path / "mirror", tmp_path / "in" / "data")
+    assert not (tmp_path / "in" / "out.jpg").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "file", "content", "message"),
+    [
+        ("scienceqa", "test", "problems.json", {}, "problems.json has no '0', which pid_splits.json names"),
+        ("flickr30k", "test", "dataset_flickr30k.json", {"images": [{"split": "test"}]}, "sentences: there is none"),
+        ("refcoco", "val", "instances.json", {"images": [], "annotations": []}, "'7' is missing"),
+        ("docvqa", "val", "val/val_v1.0.json", {"data": [{"image": "x", "answers": ["a"]}]}, "questionId: there"),
+        ("chartqa", "test", "test_human.json", [{"imgname": "a", "query": "b"}], "label: there is none"),
+        ("ocrvqa", "test", "dataset.json", [1], "expected an object with a record for each id"),
+        ("vqav2", "val", "v2_mscoco_val2014_annotations.json", {"annotations": []}, "question 420 has no annotation"),
+        ("mme", "test", "count/0001.txt", "one line without a tab", "expected a question, a tab"),
+        ("mmbench", "dev", "mmbench_dev_20230712.tsv", "index\tquestion\timage\nx\ty\tz", "index: got 'x'"),
+        ("mmbench", "dev", "mmbench_dev_20230712.tsv", "index\tquestion\timage\n1\ty\t??", "got no base64"),
+    ],
+)
+def test_damaged_sources_are_refused(
+    name: str, split: str, file: str, content: object, message: str, tmp_path: Path
+) -> None:
+    small_sources.BOTH[name][0](tmp_path / "source", tmp_path / "mirror")
+    path = tmp_path / "source" / file
+    path.parent.mkdir(exist_ok=True)
+    if isinstance(content, str):
+        path.write_text(content, encoding="utf-8")
+    else:
+        small_sources.value(path, content)
+    with pytest.raises(EvaluationError, match=message) as caught:
+        convert(name, split, tmp_path / "source", tmp_path / "out")
+    assert "\n" not in str(caught.value)

@@ -50,7 +50,7 @@ def read_mmbench(data_dir: Path, split: Split, shots: Shots | None) -> list[Ques
     """All rotations of all questions, with the columns of the published table where it is there."""
     refuse_shots("mmbench", shots)
     records = read_records(data_dir / split.files[0])
-    ids = unique(lambda record: record.id("index"), records, "index")
+    ids = unique(lambda record: str(record.index("index", 100 * ROTATION)), records, "index")
     table_path = data_dir / split.files[1]
     require_file(table_path)
     table = {row["index"]: row for row in read_table(table_path, leave_out=("image",))}

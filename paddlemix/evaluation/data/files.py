@@ -58,6 +58,13 @@ class Record:
             raise self.error(name, "a text or a list of texts")
         return tuple(values)
 
+    def objects(self, name: str) -> list[dict[str, Any]]:
+        """A list of objects."""
+        value = self._field(name)
+        if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+            raise self.error(name, "a list of objects")
+        return value
+
     def number(self, name: str) -> float:
         """A number."""
         value = self._field(name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ...errors import EvaluationError
 from ..metrics.mmbench import LETTERS
 from ..prompts import MISSING_HINT
 
@@ -16,9 +17,12 @@ def convert_row(row: Mapping[str, Any], image_directory: str) -> dict[str, Any]:
         row: ``index``, ``hint``, ``question``, options under their letters, ``answer`` (a letter) where it is public;
             None where a field is empty.
         image_directory: as the record names it.
+
+    Raises:
+        EvaluationError: the answer is the letter of no option.
     """
     index = int(row["index"])
-    record = {
+    record: dict[str, Any] = {
         "index": index,
         "image": f"{image_directory}/{index}.jpg",
         "hint": row.get("hint") or MISSING_HINT,
@@ -26,5 +30,8 @@ def convert_row(row: Mapping[str, Any], image_directory: str) -> dict[str, Any]:
         "choices": [row[letter] for letter in LETTERS[:5] if row.get(letter) is not None],
     }
     if row.get("answer"):
-        record["answer"] = LETTERS.index(row["answer"])
+        number = LETTERS.find(str(row["answer"]))
+        if not 0 <= number < len(record["choices"]):
+            raise EvaluationError(f"index {index}: answer: got {row['answer']!r:.40}, expected the letter of an option")
+        record["answer"] = number
     return record

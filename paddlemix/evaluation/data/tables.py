@@ -33,6 +33,9 @@ def read_table(path: Path, *, leave_out: Sequence[str] = ()) -> Iterator[dict[st
             for row in rows:
                 if len(row) != len(header):
                     raise EvaluationError(f"{path}:{rows.line_num}: got {len(row)} fields, expected {len(header)}")
+                index = row[header.index("index")]
+                if not index.isdecimal():
+                    raise EvaluationError(f"{path}:{rows.line_num}: index: got {index!r:.40}, expected a whole number")
                 yield {name: field or None for name, field in zip(header, row) if name not in leave_out}
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         why = reason(error) if isinstance(error, OSError) else one_line(error)

@@ -8,9 +8,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ....errors import EvaluationError
-from ..files import PREFIX, read_list, unique
+from ..files import PREFIX, Record, read_list, unique
 from .images import image_bytes, save_image
-from .parquet import read_rows
+from .parquet import read_rows, whole
 from .write import write_value
 
 
@@ -67,8 +67,8 @@ def read_flickr30k(source: Path, split: str) -> Iterator[CaptionRow]:
     """Flickr30K in Karpathy's split."""
     for record in read_list(source / "dataset_flickr30k.json", "images"):
         if record.values.get("split") == split:
-            sentences = record.values.get("sentences") or ()
-            captions = tuple(str(sentence["raw"]) for sentence in sentences)
+            sentences = [Record(item, record.where) for item in record.objects("sentences")]
+            captions = tuple(sentence.text("raw") for sentence in sentences)
             name = f"{PREFIX}flickr30k/images/{record.text('filename')}"
             yield CaptionRow(int(record.number("imgid")), name, captions)
 
@@ -79,7 +79,7 @@ def read_nocaps_mirror(paths: Sequence[Path], data_dir: Path, split: str) -> Ite
     for where, row in read_rows(paths, columns):
         name = f"nocaps/images/{PurePosixPath(row['image_file_name']).name}"
         image = save_image(data_dir, name, image_bytes(row["image"], where))
-        yield CaptionRow(int(row["image_id"]), image, tuple(row["annotations_captions"]))
+        yield CaptionRow(whole(row, "image_id", where), image, tuple(row["annotations_captions"]))
 
 
 def read_flickr30k_mirror(paths: Sequence[Path], data_dir: Path, split: str) -> Iterator[CaptionRow]:
@@ -87,4 +87,4 @@ def read_flickr30k_mirror(paths: Sequence[Path], data_dir: Path, split: str) -> 
     for where, row in read_rows(paths, ("image", "caption", "filename", "img_id", "split")):
         if row["split"] == split:
             image = save_image(data_dir, f"flickr30k/images/{row['filename']}", image_bytes(row["image"], where))
-            yield CaptionRow(int(row["img_id"]), image, tuple(row["caption"]))
+            yield CaptionRow(whole(row, "img_id", where), image, tuple(row["caption"]))

@@ -31,8 +31,11 @@ _SCIENCE = ("question", "choices", "answer", "hint", "grade", "subject", "topic"
 def read_scienceqa(source: Path, split: str) -> Iterator[dict[str, Any]]:
     """The problems of a part that have an image, with what their groups depend on."""
     problems, parts = read_value(source / "problems.json"), read_value(source / "pid_splits.json")
-    for id_ in parts[split]:
-        problem = problems[id_]
+    try:
+        chosen = [(id_, dict(problems[id_])) for id_ in parts[split]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise EvaluationError(f"{source}: problems.json has no {error}, which pid_splits.json names") from error
+    for id_, problem in chosen:
         if problem.get("image"):
             image = f"{PREFIX}scienceqa/images/{split}/{id_}/{problem['image']}"
             yield {"id": id_, "image": image, **{name: problem.get(name) for name in _SCIENCE}}

@@ -11,6 +11,7 @@ from ....utils.dependencies import require
 from ....utils.display import one_line
 from ...metrics.seed_bench import sample_frames
 from ..files import PREFIX, Record
+from .images import inside
 
 FRAMES = 4
 """Shown of each video; the published scores are with four."""
@@ -40,7 +41,7 @@ def write_frames(record: Record, source: Path, data_dir: Path) -> list[str]:
     pictures = decode(path, record.index("question_type_id", 13), record.values.get("segment"))
     (data_dir / names[0]).parent.mkdir(parents=True, exist_ok=True)
     for name, picture in zip(names, pictures):
-        picture.save(data_dir / name)
+        picture.save(inside(data_dir, name))
     return [PREFIX + name for name, _ in zip(names, pictures)]
 
 

@@ -53,15 +53,14 @@ def read_refcoco(name: str, source: Path, split: str) -> Iterator[dict[str, Any]
             continue
         where = f"{path}, reference {number}"
         try:
-            annotation, image = annotations[str(ref["ann_id"])], images[str(ref["image_id"])]
+            box, image = annotations[str(ref["ann_id"])].values["bbox"], images[str(ref["image_id"])]
             sentences = [str(sentence["sent"]) for sentence in ref["sentences"]]
-        except KeyError as error:
+        except (KeyError, TypeError) as error:
             raise EvaluationError(f"{where}: {error.args[0]!r} is missing; expected files of one data set") from error
         width, height = image.number("width"), image.number("height")
-        box = corners(annotation.values["bbox"], where)
         file = f"{PREFIX}coco/train2014/{image.text('file_name')}"
         for sentence in sentences:
-            yield {"image": file, "sent": sentence, "bbox": box, "width": width, "height": height}
+            yield {"image": file, "sent": sentence, "bbox": corners(box, where), "width": width, "height": height}
 
 
 def read_refcoco_mirror(paths: Sequence[Path], data_dir: Path, split: str) -> Iterator[dict[str, Any]]:

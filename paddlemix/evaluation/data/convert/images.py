@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ....errors import EvaluationError
@@ -17,9 +17,9 @@ def save_image(data_dir: Path, name: str, content: bytes) -> str:
     """Write an image below the data directory, once; returns its name as data files spell it.
 
     Raises:
-        EvaluationError: another image of that name is there, or it cannot be written.
+        EvaluationError: another image of that name is there, it cannot be written, or the name leads elsewhere.
     """
-    path = data_dir / name
+    path = inside(data_dir, name)
     try:
         if path.exists():
             # COCO's images come with several data sets, compressed anew by some.
@@ -32,6 +32,18 @@ def save_image(data_dir: Path, name: str, content: bytes) -> str:
     except OSError as error:
         raise EvaluationError(f"{path}: cannot be written: {error.strerror}") from error
     return PREFIX + name
+
+
+def inside(data_dir: Path, name: str) -> Path:
+    """A path below the data directory, of a name that others chose.
+
+    Raises:
+        EvaluationError: it leads out of the directory.
+    """
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\0" in name:
+        raise EvaluationError(f"image: got the name {name!r:.80}, expected one that stays below {data_dir}")
+    return data_dir / path
 
 
 def image_bytes(cell: Any, where: str) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,18 @@ def parquet_files(source: Path, names: Sequence[str]) -> list[Path]:
             f"{source}: has parquet files such as {found[0].name}, expected some that begin with {' or '.join(names)}"
         )
     return chosen
+
+
+def whole(row: Mapping[str, Any], name: str, where: str) -> int:
+    """A whole number, which some mirrors write as text.
+
+    Raises:
+        EvaluationError: it is none.
+    """
+    try:
+        return int(row[name])
+    except (TypeError, ValueError) as error:
+        raise EvaluationError(f"{where}: {name}: got {row[name]!r:.40}, expected a whole number") from error
 
 
 def read_rows(paths: Sequence[Path], columns: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:

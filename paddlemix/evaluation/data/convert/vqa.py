@@ -37,15 +37,16 @@ def read_okvqa(source: Path, split: str) -> Iterator[VqaRow]:
 
 def _mscoco(source: Path, split: str, questions: str, annotations: str) -> Iterator[VqaRow]:
     truth: dict[str, Record] = {}
-    if split != "test-dev":
+    has_truth = split != "test-dev"
+    if has_truth:
         records = read_list(source / f"{annotations}_{_PARTS[split]}_annotations.json", "annotations")
         truth = {record.id("question_id"): record for record in records}
     for record in read_list(source / f"{questions}_{_PARTS[split]}_questions.json", "questions"):
         id_ = record.id("question_id")
-        if truth and id_ not in truth:
+        if has_truth and id_ not in truth:
             raise EvaluationError(f"{record.where}: question {id_} has no annotation; expected files of the same part")
         image = coco_image(split, record.index("image_id", 10**12))
-        answers, kinds = annotated(truth[id_]) if truth else ((), {})
+        answers, kinds = annotated(truth[id_]) if has_truth else ((), {})
         yield VqaRow(record.values["question_id"], image, record.text("question"), answers, kinds)
 
 
@@ -65,6 +66,7 @@ def read_textvqa(source: Path, split: str) -> Iterator[VqaRow]:
     """TextVQA."""
     for record in read_list(source / f"TextVQA_0.5.1_{split}.json", "data"):
         image = f"{PREFIX}textvqa/train_images/{record.text('image_id')}.jpg"
+        record.id("question_id")
         yield VqaRow(record.values["question_id"], image, record.text("question"), *annotated(record))
 
 
@@ -83,6 +85,7 @@ def read_docvqa(source: Path, split: str) -> Iterator[VqaRow]:
     for record in read_list(path if path.is_file() else source / path.name, "data"):
         image = f"{PREFIX}docvqa/{split}/{record.text('image')}"
         answers = record.texts("answers") if split != "test" else ()
+        record.id("questionId")
         yield VqaRow(record.values["questionId"], image, record.text("question"), answers)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from ....errors import EvaluationError
 from ..files import Record
 from .images import image_bytes, save_image
-from .parquet import parquet_files, read_rows
+from .parquet import parquet_files, read_rows, whole
 from .vqa import annotated, coco_image
 from .write import VqaRow
 
@@ -21,14 +21,14 @@ _KINDS = ("question_type?", "answer_type?")
 def read_vqav2(paths: Sequence[Path], data_dir: Path, split: str) -> Iterator[VqaRow]:
     """VQAv2, with the images named as in COCO."""
     for where, row in read_rows(paths, ("image", "image_id", "question_id", "question", "answers?", *_KINDS)):
-        name = coco_image(split, row["image_id"])
+        name = coco_image(split, whole(row, "image_id", where))
         yield _annotated_row(where, row, _save(data_dir, name, row, where), split)
 
 
 def read_okvqa(paths: Sequence[Path], data_dir: Path, split: str) -> Iterator[VqaRow]:
     """OK-VQA; ids are those of the question's image with a digit behind."""
     for where, row in read_rows(paths, ("image", "question_id", "question", "answers", *_KINDS)):
-        row["question_id"] = int(row["question_id"])
+        row["question_id"] = whole(row, "question_id", where)
         name = coco_image(split, row["question_id"] // 10)
         yield _annotated_row(where, row, _save(data_dir, name, row, where), split)
 
@@ -55,7 +55,7 @@ def read_docvqa(paths: Sequence[Path], data_dir: Path, split: str) -> Iterator[V
     for where, row in read_rows(paths, columns):
         name = f"docvqa/{split}/documents/{row['ucsf_document_id']}_{row['ucsf_document_page_no']}.png"
         answers = () if split == "test" else Record(row, where).texts("answers")
-        yield VqaRow(int(row["questionId"]), _save(data_dir, name, row, where), row["question"], answers)
+        yield VqaRow(whole(row, "questionId", where), _save(data_dir, name, row, where), row["question"], answers)
 
 
 def read_chartqa(paths: Sequence[Path], data_dir: Path, split: str) -> Iterator[VqaRow]:
@@ -64,7 +64,7 @@ def read_chartqa(paths: Sequence[Path], data_dir: Path, split: str) -> Iterator[
     number = 0
     columns = ("image", "question?", "query?", "answer?", "label?", "type?", "human_or_machine?")
     for where, row in read_rows(paths, columns):
-        kind = str(row["type"]) if "type" in row else ("human", "augmented")[int(row["human_or_machine"])]
+        kind = str(row["type"]) if "type" in row else ("human", "augmented")[whole(row, "human_or_machine", where) % 2]
         if kind.split("_")[0] != half:
             continue
         record = Record(row, where)
@@ -100,7 +100,7 @@ def read_ai2d(paths: Sequence[Path], data_dir: Path, split: str) -> Iterator[Vqa
     """AI2D; the answer is the number of an option."""
     for number, (where, row) in enumerate(read_rows(paths, ("image", "question", "options", "answer"))):
         name = f"mirror_{number}.png"
-        record = Record({**row, "answer": int(row["answer"])}, where)
+        record = Record({**row, "answer": whole(row, "answer", where)}, where)
         answer = row["options"][record.index("answer", len(row["options"]))]
         yield VqaRow(name, _save(data_dir, f"ai2diagram/images/{name}", row, where), row["question"], (answer,))
 
