@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import EvaluationError
+from ..media.loading import check_header
 from ..utils.dependencies import require
-from ..utils.files import reason, replacing, write_text
+from ..utils.files import replacing, write_text
 from .answers import chosen_option
 from .metrics.gqa import shorten
 from .metrics.grounding import SCALE, parse_box
@@ -133,16 +134,12 @@ def pixel_boxes(question: Question, text: str) -> list[list[int]]:
     """The box of an answer in whole pixels of the question's image; none where the answer has none.
 
     Raises:
-        EvaluationError: the image cannot be read.
+        ImageError: the image cannot be read.
     """
     corners, image = parse_box(text), question.image
     if corners is None or image is None:
         return []
-    try:
-        with require("PIL.Image", "the size of an image").open(image.path) as opened:
-            sides = (*opened.size, *opened.size)
-    except OSError as error:
-        raise EvaluationError(f"{image.path}: its size cannot be read: {reason(error)}") from error
+    sides = check_header(image.path).size * 2
     return [[round(min(1.0, max(0.0, corner / SCALE)) * side) for corner, side in zip(corners, sides)]]
 
 

@@ -92,6 +92,15 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "made").exists()
 
 
+def test_a_pickle_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
+    small_sources.refcoco(tmp_path / "source", tmp_path / "mirror")
+    path = tmp_path / "source" / "refs(unc).p"
+    for content in (b"]r\xff\xff\xff\x7f.", b"]", b"", b"}.", b"X\xff\xff\xff\x7fab."):
+        path.write_bytes(b"\x80\x02" + content)
+        with pytest.raises(EvaluationError, match="cannot be read|expected a list of references"):
+            convert("refcoco", "val", tmp_path / "source", tmp_path)
+
+
 def test_examples_are_converted(tmp_path: Path) -> None:
     questions = [{"image_id": n, "question": f"Is it {n}?", "question_id": n} for n in range(6)]
     truth = [{**question, "answers": small_sources.annotated()} for question in questions]

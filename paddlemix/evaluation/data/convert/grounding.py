@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import io
 import pickle
+import pickletools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ....errors import EvaluationError
-from ....utils.dependencies import require
+from ....media.loading import check_header
 from ....utils.display import one_line
 from ....utils.files import read_bytes
-from ..files import MAX_DATA_BYTES, PREFIX, read_list, require_file
+from ..files import PREFIX, read_list, require_file
 from .images import image_bytes, save_image
 from .parquet import read_rows
 
+MAX_PICKLE_BYTES = 256 << 20
+"""The published files have less than 20 MB."""
 _SPLITTERS = {"refcoco": "unc", "refcoco+": "unc", "refcocog": "umd"}
 
 
@@ -33,10 +36,16 @@ def read_refs(path: Path) -> list[dict[str, Any]]:
         EvaluationError: it is missing, damaged, or holds anything else.
     """
     require_file(path)
-    data = read_bytes(path, limit=MAX_DATA_BYTES, error=EvaluationError)
+    data = read_bytes(path, limit=MAX_PICKLE_BYTES, error=EvaluationError)
     try:
+        for opcode, argument, _ in pickletools.genops(data):
+            # Space for values to come back to is made for the largest number, whatever the file holds.
+            if "PUT" in opcode.name and isinstance(argument, int) and argument > len(data):
+                raise pickle.UnpicklingError(f"it numbers a value {argument}, expected less than its bytes")
         refs = _PlainUnpickler(io.BytesIO(data), encoding="utf-8").load()
-    except (pickle.UnpicklingError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
+    except (
+        pickle.UnpicklingError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError, OverflowError,
+    ) as error:  # fmt: skip
         raise EvaluationError(f"{path} cannot be read: {one_line(error)}") from error
     if not isinstance(refs, list) or not all(isinstance(ref, dict) for ref in refs):
         raise EvaluationError(f"{path}: expected a list of references")
@@ -65,15 +74,13 @@ def read_refcoco(name: str, source: Path, split: str) -> Iterator[dict[str, Any]
 
 def read_refcoco_mirror(paths: Sequence[Path], data_dir: Path, split: str) -> Iterator[dict[str, Any]]:
     """RefCOCO in parquet: an object with all its sentences in each row."""
-    pillow = require("PIL.Image", "the size of images")
     for where, row in read_rows(paths, ("image", "answer", "bbox", "file_name")):
         content = image_bytes(row["image"], where)
         name = row["file_name"]
         # The file names have the number of the object behind that of the image.
         parts = name.rsplit(".", 1)[0].split("_")
         image = save_image(data_dir, f"coco/train2014/{'_'.join(parts[:3])}.jpg", content)
-        with pillow.open(io.BytesIO(content)) as opened:
-            width, height = opened.size
+        width, height = check_header(content).size
         for sentence in row["answer"]:
             box = corners(row["bbox"], where)
             yield {"image": image, "sent": sentence, "bbox": box, "width": width, "height": height}
