@@ -5,7 +5,8 @@
 
 The first reads, prepares, asks and writes questions of easy-VQA as ``paddlemix evaluate run`` does, and hands the same
 requests, prepared before, to an engine of the same sizes. The two take turns, each on a fresh engine; medians are
-printed. The second runs so many questions and prints the resident memory after each tenth of them.
+printed, of seconds and of the process's CPU seconds, which other load changes less. The second runs so many questions
+and prints the resident memory after each tenth of them.
 """
 
 from __future__ import annotations
@@ -56,48 +57,61 @@ class Pair:
         runner: QWenVLRunner = self.backend.engine._runner
         return Engine(runner, self.backend.processor.tokenizer, self.backend.engine.config)
 
-    def engine_alone(self) -> float:
-        """Seconds for the prepared requests."""
+    def engine_alone(self) -> tuple[float, float]:
+        """Seconds and CPU seconds for the prepared requests."""
         import paddle
 
         engine = self.fresh_engine()
-        began = time.perf_counter()
+        began = now()
         with paddle.no_grad():
             for request in self.requests:
                 engine.add(request)
             while engine.has_work():
                 engine.step()
-        return time.perf_counter() - began
+        return since(began)
 
-    def run(self, folder: Path) -> float:
-        """Seconds for the same from files of images to a file of answers."""
+    def run(self, folder: Path) -> tuple[float, float]:
+        """The same from files of images to a file of answers."""
         self.backend.engine = self.fresh_engine()
-        began = time.perf_counter()
+        began = now()
         with AnswerWriter(folder, Shard(), {}, {}) as writer:
             for answer in self.backend.answers(self.questions, BENCHMARK.generation):
                 writer.write(answer)
-        return time.perf_counter() - began
+        return since(began)
+
+
+def now() -> tuple[float, float]:
+    """Seconds, and CPU seconds of this process."""
+    return time.perf_counter(), time.process_time()
+
+
+def since(began: tuple[float, float]) -> tuple[float, float]:
+    """Seconds and CPU seconds since then."""
+    seconds, cpu = now()
+    return seconds - began[0], cpu - began[1]
 
 
 def compare(model: str, count: int, rounds: int) -> None:
-    """Print the medians of both, and their ratio."""
-    pair = Pair(model, by_image(BENCHMARK.questions(Path(), "test", limit=count)))
-    times: list[tuple[float, float]] = []
-    for number in range(rounds + 1):
+    """Print the medians of both, and of their ratio in each round."""
+    pair = Pair(
+        model, by_image(BENCHMARK.questions(Path(), "test"))[:count]
+    )  # all questions of each image, as in a run
+    times: list[tuple[tuple[float, float], tuple[float, float]]] = []
+    for _ in range(rounds + 1):
         with tempfile.TemporaryDirectory() as folder:
             times.append((pair.engine_alone(), pair.run(Path(folder))))
-        print(f"round {number}: engine {times[-1][0]:.2f} s, run {times[-1][1]:.2f} s", file=sys.stderr)
-    engine, run = (statistics.median(column) for column in zip(*times[1:]))  # the first one warms up
-    print("| questions/s | |\n|---|---|")
-    print(f"| engine, requests prepared before | {count / engine:.1f} |")
-    print(f"| run, from files to answers | {count / run:.1f} |")
-    ratio = statistics.median(engine / run for engine, run in times[1:])
-    print(f"| ratio | {ratio:.2f} |")
+    print("| | engine, questions/s | run, questions/s | run / engine, median of rounds |\n|---|---:|---:|---:|")
+    for kind, name in enumerate(("elapsed", "CPU")):
+        engine, run = zip(*((alone[kind], whole[kind]) for alone, whole in times[1:]))  # the first round warms up
+        ratio = statistics.median(alone / whole for alone, whole in zip(engine, run))
+        print(
+            f"| {name} | {count / statistics.median(engine):.1f} | {count / statistics.median(run):.1f} | {ratio:.2f} |"
+        )
 
 
 def watch_memory(model: str, count: int) -> None:
     """Print the resident memory of a long run."""
-    questions = by_image(BENCHMARK.questions(Path(), "train", limit=count))
+    questions = by_image(BENCHMARK.questions(Path(), "train"))[:count]
     backend = EngineBackend(ModelOptions(model=model), engine_config("cpu"))
     print("| questions | resident MB |\n|---|---|")
     with tempfile.TemporaryDirectory() as folder, AnswerWriter(Path(folder), Shard(), {}, {}) as writer:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,10 @@ class EngineBackend:
         self.processor = loaded.processor
         self.settings = model_settings(options, loaded, runner.identity.decode().strip())
         self.name = str(options.model)
-        self._no_grad = require("paddle", "running a model").no_grad
+        paddle = require("paddle", "running a model")
+        self._no_grad = paddle.no_grad
+        # On a CPU the engine has all cores, and a thread beside it would only interrupt its calls.
+        self._new_pool = _Inline if paddle.device.get_device() == "cpu" else _one_thread
         self._rows = config.max_rows
         self._policy = ImagePolicy() if max_pixels is None else ImagePolicy(max_pixels=max_pixels)
 
@@ -78,7 +81,7 @@ class EngineBackend:
         run = _Run(self.engine, prompting, generation, self._end_ids(generation))
         source = iter(questions)
         exhausted = False
-        with ThreadPoolExecutor(1, "questions") as pool:
+        with self._new_pool() as pool:
             try:
                 while True:
                     while not exhausted and len(run.order) < AHEAD and len(run.prepared) < 2 * self._rows:
@@ -147,6 +150,23 @@ def model_settings(options: ModelOptions, loaded: LoadedModel, computed: str) ->
     if options.adapter is not None:
         settings["adapter"] = files_digest(Path(options.adapter))
     return settings
+
+
+class _Inline(Executor):
+    """Does what is submitted at once."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """A future that is done."""
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except PaddleMixError as error:
+            future.set_exception(error)
+        return future
+
+
+def _one_thread() -> Executor:
+    return ThreadPoolExecutor(1, "questions")
 
 
 @dataclass
