@@ -461,6 +461,17 @@ def test_a_finished_row_is_asked_for_nothing_more():
     assert [asked.count(tuple(row[:5])) for row in rows_of("batch_text")] == [1, 4, 4]
 
 
+def test_weights_that_change_between_calls_meet_nothing_that_was_computed_before():
+    model = new_golden_model()
+    ids, options = prompt("text_short")["input_ids"], {"max_new_tokens": 6}
+    first, _ = model.generate(ids, GREEDY, **options)
+    for block in model.transformer.h:
+        block.attn.c_attn.weight.set_value(block.attn.c_attn.weight * 1.5)
+    changed, _ = model.generate(ids, GREEDY, **options)
+    assert (changed != first).any()
+    np.testing.assert_array_equal(changed.numpy(), greedy_tokens(model, 6, input_ids=ids))
+
+
 def test_a_model_in_training_is_refused():
     model = golden_model()
     model.train()
