@@ -10,6 +10,7 @@ from pathlib import Path
 from ...errors import EvaluationError, PaddleMixError
 from ...utils.dependencies import require
 from ..benchmarks import get_benchmark
+from .convert import can_convert
 from .sources import SOURCES, source_line
 
 _SHOWN = 3
@@ -51,6 +52,8 @@ def check_data(name: str, split: str | None, data_dir: Path, *, reads: bool = Tr
     chosen = benchmark.split(split)
     title = f"{name}:{chosen.name}"
     origin = [f"{title}: from {source_line(name)}"] if name in SOURCES else []
+    if can_convert(name):
+        origin.append(f"{title}: to make the files of either: paddlemix evaluate data {title} --convert DIR")
     lines, is_whole = [], True
     for file in chosen.files:
         path = data_dir / file

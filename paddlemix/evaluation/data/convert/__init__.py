@@ -121,10 +121,15 @@ def convert(name: str, split: str | None, source: Path, data_dir: Path, note: No
     )
 
 
+def can_convert(name: str) -> bool:
+    """Whether a benchmark's files are made from others."""
+    return name in CONVERTERS or name == "seed-bench"
+
+
 def _files(name: str, split: str | None) -> Split:
     """The split that is to be made; ``"train"`` for the file of examples."""
     benchmark = get_benchmark(name)
-    if name not in CONVERTERS and name != "seed-bench":
+    if not can_convert(name):
         raise EvaluationError(f"benchmark: {name} needs no conversion; its files are read as they are")
     if name == "seed-bench" and split == "all":
         raise EvaluationError("split: got 'all', expected image and video, one after the other")
