@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -13,10 +14,11 @@ import paddle.nn as nn
 from ..checkpoint.readers.tensor import StoredTensor
 from ..checkpoint.target import Guard, check_target, require_free
 from ..errors import AdapterError
+from ..models.qwen_vl.tensor_parallel import join
 from . import peft
 from .config import LoRAConfig
 from .fingerprint import model_fingerprint
-from .injection import attached, inject_exactly, require_attached, saved_parameters
+from .injection import attached, inject_exactly, parameter_shards, require_attached, saved_parameters
 from .stored import Adapter, read_adapter, read_values, require_fit, whole_layers, write_adapter
 
 
@@ -51,9 +53,9 @@ def attach_adapter(model: nn.Layer, adapter: Adapter, *, trainable: bool = False
     parameters = dict(model.named_parameters())
     for layer, pair in adapter.tensors.pairs.items():
         for part, tensor in zip("AB", pair):
-            _set(adapter, parameters[f"{layer}.lora_{part}"], f"{layer}.lora_{part}", tensor)
+            _set(adapter, model, parameters, f"{layer}.lora_{part}", tensor)
     for name, tensor in adapter.tensors.whole.items():
-        _set(adapter, parameters[name], name, tensor)
+        _set(adapter, model, parameters, name, tensor)
     if not trainable:
         for parameter in parameters.values():
             parameter.stop_gradient = True
@@ -64,9 +66,15 @@ def _same(one: LoRAConfig, other: LoRAConfig) -> bool:
     return (one.r, one.scaling) == (other.r, other.scaling)
 
 
-def _set(adapter: Adapter, parameter: paddle.Tensor, name: str, tensor: StoredTensor) -> None:
-    values = paddle.to_tensor(np.ascontiguousarray(read_values(adapter, name, tensor, "float32")))
-    parameter.set_value(values.astype(parameter.dtype))
+def _set(
+    adapter: Adapter, model: nn.Layer, parameters: Mapping[str, paddle.Tensor], name: str, tensor: StoredTensor
+) -> None:
+    values = read_values(adapter, name, tensor, "float32")
+    shards = parameter_shards(model, name)
+    if shards is not None:
+        values = shards[model.group.rank].take(values)
+    parameter = parameters[name]
+    parameter.set_value(paddle.to_tensor(np.ascontiguousarray(values)).astype(parameter.dtype))
 
 
 def save_adapter(
@@ -88,7 +96,10 @@ def save_adapter(
 
 
 def put_adapter(model: nn.Layer, directory: Path, *, base_name: str | None = None) -> None:
-    """As :func:`save_adapter`, into a directory that is the caller's own, whatever it holds."""
+    """As :func:`save_adapter`, into a directory that is the caller's own, whatever it holds.
+
+    All processes of a split model call this; the first one writes.
+    """
     _write(model, directory, base_name, None)
 
 
@@ -96,11 +107,16 @@ def _write(model: nn.Layer, directory: Path, base_name: str | None, guard: Guard
     state = require_attached(model)
     parameters = dict(model.named_parameters())
     pairs = {
-        layer: (_stored(parameters[f"{layer}.lora_A"]), _stored(parameters[f"{layer}.lora_B"]))
+        layer: (
+            _stored(model, f"{layer}.lora_A", parameters[f"{layer}.lora_A"]),
+            _stored(model, f"{layer}.lora_B", parameters[f"{layer}.lora_B"]),
+        )
         for layer in state.layers
     }
     table = model.weight_table
-    whole = {name: _stored(values) for name, values in saved_parameters(model).items()}
+    whole = {name: _stored(model, name, values) for name, values in saved_parameters(model).items()}
+    if not _writes(model):
+        return
     tensors = peft.AdapterTensors(table, pairs, whole)
     names = [name.removesuffix(".weight") for name in table.expected_shapes(model.config)]
     targets = peft.peft_targets(state.config.targets or (), state.layers, filter(table.is_linear_layer, names))
@@ -108,6 +124,16 @@ def _write(model: nn.Layer, directory: Path, base_name: str | None, guard: Guard
     write_adapter(directory, settings, tensors, state.base, guard=guard)
 
 
-def _stored(values: paddle.Tensor) -> StoredTensor:
+def _writes(model: nn.Layer) -> bool:
+    """Whether this is the first of the processes that share the model."""
+    return getattr(model, "partition", None) is None or model.group.rank == 0
+
+
+def _stored(model: nn.Layer, name: str, values: paddle.Tensor) -> StoredTensor:
+    """A parameter to be written, whole: its parts are put together now."""
     tag = str(values.dtype).rpartition(".")[2]
-    return StoredTensor(values.name, tuple(values.shape), tag, "", values.numpy)
+    shards = parameter_shards(model, name)
+    if shards is None:
+        return StoredTensor(values.name, tuple(values.shape), tag, "", values.numpy)
+    joined = join(model.group, values, shards)
+    return StoredTensor(values.name, joined.shape, tag, "", lambda: joined)

@@ -11,6 +11,7 @@ import paddle
 import paddle.nn as nn
 
 from ..checkpoint.dtypes import STORAGE
+from ..checkpoint.shards import Shard
 from ..errors import AdapterError, NotEnoughMemoryError
 from ..models.qwen_vl.layers import Linear
 from ..quantization.layers import QuantizedLinear, SixteenBitEmbedding
@@ -94,8 +95,10 @@ def inject_exactly(
     for name in saved:
         _train_whole(model, tree, name)
     linear = linear_layers(model)
+    partition = getattr(model, "partition", None)
+    shards = {} if partition is None else partition.shards
     for name in layers:
-        adapted = LoRALinear(linear[name], config, dtype)
+        adapted = LoRALinear(linear[name], config, dtype, shards.get(f"{name}.weight"))
         adapted.training = model.training
         replace(model, name, adapted)
     model.attached_adapter = found
@@ -144,6 +147,26 @@ def replace(model: nn.Layer, name: str, layer: nn.Layer) -> None:
     for part in filter(None, parent.split(".")):
         model = getattr(model, part)
     setattr(model, attribute, layer)
+
+
+def parameter_shards(model: nn.Layer, name: str) -> list[Shard] | None:
+    """The parts of an adapter's parameter, or of a weight that is trained whole, by process; None where all have it."""
+    partition = getattr(model, "partition", None)
+    if partition is None:
+        return None
+    layer, _, part = name.rpartition(".")
+    weight = f"{layer}.weight" if part in ("lora_A", "lora_B") else name
+    if weight not in partition.shards:
+        return None
+    shards: list[Shard] = partition.of_all(weight)
+    if weight == name:
+        return shards
+    axis = 0 if part == "lora_A" else 1
+    if shards[0].axis != axis:
+        return None
+    rank = dict(model.named_parameters())[name].shape[1 - axis]
+    whole = (shards[0].whole[0], rank) if axis == 0 else (rank, shards[0].whole[1])
+    return [Shard(whole, axis, shard.slices) for shard in shards]
 
 
 def saved_parameters(model: nn.Layer) -> dict[str, paddle.Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -202,9 +202,11 @@ def write_model(
     max_shard_bytes: int = writer.DEFAULT_SHARD_BYTES,
     side_files: writer.SideFiles | None = None,
     guard: Guard | None = None,
+    joins: Mapping[str, tuple[layouts.Shape, Callable[[], np.ndarray]]] | None = None,
 ) -> dict[str, Any]:
     """As :func:`save_model`, into a folder of which the caller knows that it may be written to, or that ``guard`` is
-    asked about.
+    asked about. ``joins``: shapes of whole weights of which the model has parts, and what puts each together; called
+    once each, in the order of the model.
     """
     state = model.state_dict()
     packed = any(name.endswith(".qweight") for name in state)
@@ -217,10 +219,13 @@ def write_model(
         tag = _tag(parameter)
         wanted = dtype if dtype is not None and tag in dtypes.FLOATING else tag
 
-        def pieces(parameter: Any = parameter, tag: str = tag, wanted: str = wanted) -> Any:
-            return chunks.converted(_values(parameter, tag), False, tag, wanted)
+        own = tuple(parameter.shape), partial(_values, parameter, tag)
+        shape, read = own if joins is None else joins.get(name, own)
 
-        sources.append(writer.TensorSource(name, tuple(parameter.shape), wanted, pieces))
+        def pieces(read: Callable[[], np.ndarray] = read, tag: str = tag, wanted: str = wanted) -> Iterator[np.ndarray]:
+            return chunks.converted(read(), False, tag, wanted)
+
+        sources.append(writer.TensorSource(name, shape, wanted, pieces))
     metadata = file_metadata(layouts.PADDLE)
     if packed:
         metadata[layouts.PACKING_MARKER] = layouts.PACKING

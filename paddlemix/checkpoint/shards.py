@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -99,6 +100,7 @@ class Partition:
 
     def __init__(self, table: WeightTable, config: Any, rank: int, size: int, alignment: Alignment = unaligned) -> None:
         self.table, self.rank, self.size = table, rank, size
+        self._config, self._alignment = config, alignment
         self._sizes = table.dimensions(config)
         self._chunks = self._units_cut_together(alignment)
         self.shards: dict[str, Shard] = {}
@@ -108,6 +110,14 @@ class Partition:
             for axis, dimension in enumerate(dimensions):
                 if dimension in table.splits and self.is_split(table.splits[dimension].unit):
                     self.shards[name] = self._shard(whole, axis, dimension)
+
+    def of_all(self, name: str) -> list[Shard]:
+        """The parts of a split weight that the processes have, by rank."""
+        return [partition.shards[name] for partition in self._partitions]
+
+    @cached_property
+    def _partitions(self) -> list[Partition]:
+        return [Partition(self.table, self._config, rank, self.size, self._alignment) for rank in range(self.size)]
 
     def own(self, unit: str, rank: int | None = None) -> range:
         """The units, such as heads, of a process, by default of this one."""

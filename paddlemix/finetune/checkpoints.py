@@ -151,6 +151,8 @@ def read_progress(folder: Path, parallel: ParallelState) -> dict[str, Any]:
     shapes = {name: list(parameter.shape) for name, parameter in parallel.trainable.items()}
     trained = state.get("trained")
     stored: dict[str, Any] = trained if isinstance(trained, dict) else {}
+    if parallel.group.size > 1:  # the shapes are those of the first process's parts, and the state itself has all
+        stored = {name: shapes.get(name, shape) for name, shape in stored.items()}
     for name in [*shapes, *stored]:
         if stored.get(name) != shapes.get(name):
             raise TrainingError(
@@ -175,7 +177,7 @@ def load_state(folder: Path, optimizer: paddle.optimizer.AdamW, parallel: Parall
         TrainingError: files that are missing, damaged or of another training.
         CheckpointError: files that cannot be read.
     """
-    stored = _stored_optimizer(folder)
+    stored = _stored_optimizer(folder, parallel)
     wanted = optimizer_tensors(optimizer, parallel.owned(optimizer))
     unknown = [name for name in stored if name.partition(".")[2] not in parallel.trainable]
     for name in unknown or wanted.keys() - stored.keys():
@@ -234,17 +236,19 @@ def _read_state(folder: Path) -> dict[str, Any]:
     return state
 
 
-def _stored_optimizer(folder: Path) -> dict[str, StoredTensor]:
-    """The optimizer's tensors, whichever processes wrote them."""
+def _stored_optimizer(folder: Path, parallel: ParallelState) -> dict[str, StoredTensor]:
+    """The optimizer's tensors of this process's share of the model, whichever processes wrote them."""
     paths = sorted(folder.glob(_OPTIMIZER_FILES))
+    of_share = len(paths) // parallel.degrees.tensor
+    paths = paths[parallel.group.rank * of_share :][:of_share]
     if not paths:
         raise TrainingError(f"{folder / 'optimizer.safetensors'}: missing; the checkpoint is not whole")
     return {name: tensor for path in paths for name, tensor in read_safetensors(path)[0].items()}
 
 
 def _optimizer_file(parallel: ParallelState) -> str:
-    shares = parallel.degrees.sharding
-    part = f"-{parallel.sharding_rank:05}-of-{shares:05}" if shares > 1 else ""
+    parts = parallel.degrees.sharding * parallel.degrees.tensor
+    part = f"-{parallel.state_part:05}-of-{parts:05}" if parts > 1 else ""
     return f"optimizer{part}.safetensors"
 
 

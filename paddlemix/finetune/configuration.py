@@ -215,7 +215,10 @@ class FinetuneConfig:
         choice("stage1"), "ZeRO stage 1: the processes share the optimizer state", default=None
     )
     sharding_parallel_degree: int | None = config_field(
-        integer(), "processes that share one optimizer state (default: all)", default=None
+        integer(), "replicas that share one optimizer state (default: all)", default=None
+    )
+    tensor_parallel_degree: int = config_field(
+        integer(), "processes that share one replica of the model, each with its part of the weights", default=1
     )
 
     # monitoring and checkpoints
@@ -235,7 +238,10 @@ class FinetuneConfig:
     def __post_init__(self) -> None:
         """Validate and normalize every field, then the combinations."""
         if self.sharding in ("stage2", "stage3"):
-            raise ConfigurationError(f"sharding: got {self.sharding!r}, which there is no more; use stage1")
+            raise ConfigurationError(
+                f"sharding: got {self.sharding!r}, which there is no more; use stage1, where memory is "
+                "short with a tensor_parallel_degree"
+            )
         for item in fields(self):
             value = getattr(self, item.name)
             if value is None and item.metadata["optional"]:

@@ -68,6 +68,7 @@ def evaluate(
     num_answered: int = 0,
     samples_dir: Path | None = None,
     step: int = 0,
+    share: tuple[int, int] = (0, 1),
     policy: ImagePolicy | None = None,
     on_progress: Callable[[str], None] = lambda status: None,
 ) -> dict[str, float]:
@@ -87,6 +88,7 @@ def evaluate(
             record's earlier turns as history.
         samples_dir: directory of ``step-N-K.png``, at most :data:`MAX_SAMPLES` of them; None: nothing is drawn.
         step: of the training, for the names of the samples.
+        share: which part of the work this process does, of how many; those that do the same share a model.
         policy: which images may be read; by default files and public URLs.
         on_progress: called with a short status.
 
@@ -102,9 +104,9 @@ def evaluate(
     policy = policy if policy is not None else ImagePolicy.scripts()
     examples = [encode(record, processor.tokenizer, max_length, truncation) for record in records]
     questions = _questions(records, examples, num_answered)
-    rank, processes = dist.get_rank(), dist.get_world_size()
-    batches = _by_length(examples, list(map(len, examples)), batch_size)[rank::processes]
-    own = questions[rank::processes]
+    part, parts = share
+    batches = _by_length(examples, list(map(len, examples)), batch_size)[part::parts]
+    own = questions[part::parts]
     with _evaluating(model):
         total_loss, num_targets = _loss(model, batches, Collator.of(processor, policy), on_progress)
         answers = _answers(model.model, processor, own, batch_size, policy, on_progress)
@@ -112,7 +114,7 @@ def evaluate(
     if samples_dir is not None and dist.get_rank() == 0:
         _draw(own, answers, scores, samples_dir, step, processor.image_processor, policy)
     totals: list[float] = [total_loss, num_targets, *astuple(sum(scores, Score()))]
-    if processes > 1:
+    if dist.get_world_size() > 1:
         wait_for_everyone()  # answers take longer in one process than in another
         sums = paddle.to_tensor(np.asarray(totals, np.float64))
         dist.all_reduce(sums)

@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import paddle
+import paddle.distributed as dist
 import paddle.nn as nn
 import paddle.nn.functional as F
 from paddle.autograd import PyLayer
 
 from ..errors import OperatorError
 from ..models.qwen_vl.layers import Linear, activation_checkpoint
+from ..models.qwen_vl.tensor_parallel import VocabularyShares
 from ..models.qwen_vl.vocabulary import IGNORE_INDEX
 
 #: Logits of one chunk where no chunk size is given: 128 MiB in float32. Products of so few rows of the published width
@@ -33,6 +35,7 @@ def linear_cross_entropy(
     *,
     chunk_size: int | None = None,
     ignore_index: int = IGNORE_INDEX,
+    shares: VocabularyShares | None = None,
 ) -> paddle.Tensor:
     """The cross-entropy of ``hidden @ weight``, summed over all labeled positions.
 
@@ -45,6 +48,7 @@ def linear_cross_entropy(
         labels: int64 ``[positions]``.
         chunk_size: positions per chunk; by default as many as have ``LOGITS_PER_CHUNK`` logits.
         ignore_index: the label of ignored positions.
+        shares: the vocabulary where ``weight`` has some of its tokens and other processes the others.
 
     Returns:
         A scalar in the softmax's dtype; 0 without any labeled position.
@@ -57,12 +61,17 @@ def linear_cross_entropy(
             f"linear_cross_entropy: hidden has shape {hidden.shape} and weight {weight.shape}, expected "
             "[positions, width] and [width, vocabulary]"
         )
-    rows, targets = _labeled(labels, hidden.shape[0], weight.shape[1], ignore_index)
+    shares = shares or VocabularyShares()
+    vocabulary = sum(shares.widths) or weight.shape[1]
+    rows, targets = _labeled(labels, hidden.shape[0], vocabulary, ignore_index)
     if paddle.amp.is_autocast_enabled():
         dtype = paddle.amp.get_autocast_dtype()
         hidden, weight = hidden.astype(dtype), weight.astype(dtype)
-    wanted = [paddle.is_grad_enabled() and not tensor.stop_gradient for tensor in (hidden, weight)]
-    work = _Work(rows, targets, chunk_size or default_chunk_size(weight.shape[1]), *wanted)
+    hidden_wanted, weight_wanted = (
+        paddle.is_grad_enabled() and not tensor.stop_gradient for tensor in (hidden, weight)
+    )
+    chunk_size = chunk_size or default_chunk_size(weight.shape[1])
+    work = _Work(rows, targets, chunk_size, hidden_wanted, weight_wanted, shares)
     with paddle.amp.auto_cast(enable=False):
         return _LinearCrossEntropy.apply(hidden, weight, work)
 
@@ -75,6 +84,7 @@ def head_cross_entropy(
     *,
     chunk_size: int | None = None,
     ignore_index: int = IGNORE_INDEX,
+    shares: VocabularyShares | None = None,
 ) -> paddle.Tensor:
     """:func:`linear_cross_entropy` with any layer that maps ``[n, width]`` to ``[n, vocabulary]``.
 
@@ -88,19 +98,23 @@ def head_cross_entropy(
         labels: int64 ``[positions]``.
         chunk_size: as there.
         ignore_index: as there.
+        shares: as there.
 
     Returns:
         As there.
     """
     if _is_plain(head):
-        return linear_cross_entropy(hidden, head.weight, labels, chunk_size=chunk_size, ignore_index=ignore_index)
+        return linear_cross_entropy(
+            hidden, head.weight, labels, chunk_size=chunk_size, ignore_index=ignore_index, shares=shares
+        )
+    shares = shares or VocabularyShares()
     rows, targets = _labeled(labels, hidden.shape[0], vocabulary, ignore_index)
     if not len(rows):
         return (head(hidden[:1]) * 0).sum().astype("float32")
     size = chunk_size or default_chunk_size(vocabulary)
 
     def chunk_loss(part: paddle.Tensor, part_targets: paddle.Tensor) -> paddle.Tensor:
-        return F.cross_entropy(_wide(head(part)), part_targets, reduction="sum")
+        return F.cross_entropy(_wide(shares.logits(head, part)), part_targets, reduction="sum")
 
     losses = []
     for start in range(0, len(rows), size):
@@ -124,6 +138,7 @@ class _Work:
         chunk_size: positions per chunk.
         hidden_wanted: whether ``hidden`` needs a gradient.
         weight_wanted: whether the weight does.
+        shares: the vocabulary, of which the weight has a part.
     """
 
     rows: paddle.Tensor
@@ -131,6 +146,7 @@ class _Work:
     chunk_size: int
     hidden_wanted: bool
     weight_wanted: bool
+    shares: VocabularyShares
 
 
 class _LinearCrossEntropy(PyLayer):
@@ -162,7 +178,7 @@ def _loss_and_gradients(
     for start in range(0, len(work.rows), work.chunk_size):
         chunk = slice(start, start + work.chunk_size)
         loss, hidden_part = _chunk(
-            paddle.gather(hidden, work.rows[chunk]), weight, work.targets[chunk], work.hidden_wanted, weight_grad
+            paddle.gather(hidden, work.rows[chunk]), weight, work.targets[chunk], work, weight_grad
         )
         total = total + loss
         if hidden_part is not None:
@@ -174,18 +190,24 @@ def _chunk(
     hidden: paddle.Tensor,
     weight: paddle.Tensor,
     targets: paddle.Tensor,
-    hidden_wanted: bool,
+    work: _Work,
     weight_grad: paddle.Tensor | None,
 ) -> tuple[paddle.Tensor, paddle.Tensor | None]:
     """Loss and gradient of ``hidden`` of one chunk; the weight's gradient is added to ``weight_grad``.
 
     All that has as many elements as the logits is gone when this returns.
     """
-    loss, grad = _softmax_gradient(paddle.matmul(hidden, weight), targets)
+    logits = paddle.matmul(hidden, weight)
+    if work.shares.group.size > 1:
+        loss, grad = _split_softmax_gradient(logits, targets, work.shares)
+    else:
+        loss, grad = _softmax_gradient(logits, targets)
     grad = grad.astype(hidden.dtype)
     if weight_grad is not None:
         weight_grad.addmm_(hidden.t(), grad)
-    return loss, paddle.matmul(grad, weight, transpose_y=True) if hidden_wanted else None
+    if not work.hidden_wanted:
+        return loss, None
+    return loss, work.shares.group.add_up(paddle.matmul(grad, weight, transpose_y=True))
 
 
 def _softmax_gradient(logits: paddle.Tensor, targets: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
@@ -198,6 +220,24 @@ def _softmax_gradient(logits: paddle.Tensor, targets: paddle.Tensor) -> tuple[pa
     # Not from the target's own probability, whose logarithm is cut off where it is tiny; the largest never is.
     loss = (largest - weights.max(axis=1).log() - target_logits).sum()
     return loss, weights.index_put_((target_indices[:, 0], targets), paddle.gather_nd(weights, target_indices) - 1)
+
+
+def _split_softmax_gradient(
+    logits: paddle.Tensor, targets: paddle.Tensor, shares: VocabularyShares
+) -> tuple[paddle.Tensor, paddle.Tensor]:
+    """As :func:`_softmax_gradient`, of the logits of this process's tokens; the loss is the same in all processes."""
+    group, logits = shares.group, _wide(logits)
+    largest = group.add_up(logits.max(axis=1), dist.ReduceOp.MAX)
+    weights = (logits - largest.unsqueeze(1)).exp()
+    total = group.add_up(weights.sum(axis=1))
+    own = targets - shares.first
+    is_own = paddle.logical_and(own >= 0, own < logits.shape[1])
+    indices = paddle.stack([paddle.arange(len(targets), dtype="int64"), paddle.where(is_own, own, own * 0)], axis=1)
+    one = is_own.astype(logits.dtype)
+    target_logits = group.add_up(paddle.gather_nd(logits, indices) * one)
+    loss = (largest + total.log() - target_logits).sum()
+    weights = weights / total.unsqueeze(1)
+    return loss, weights.index_put_((indices[:, 0], indices[:, 1]), paddle.gather_nd(weights, indices) - one)
 
 
 def _spread(parts: list[paddle.Tensor], rows: paddle.Tensor, like: paddle.Tensor) -> paddle.Tensor:

@@ -80,6 +80,7 @@ class FinetuneModel(nn.Layer):
             self.model.config.vocab_size,
             following,
             chunk_size=self.loss_chunk_size,
+            shares=transformer.vocabulary,
         )
         if total.stop_gradient and paddle.is_grad_enabled():
             total = total + self._zero_with_gradient()

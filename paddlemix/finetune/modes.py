@@ -14,6 +14,7 @@ from ..errors import ConfigurationError
 from ..models.qwen_vl.configuration import QWenVLConfig
 from ..models.qwen_vl.modeling import QWenLMHeadModel
 from ..models.qwen_vl.processing import QwenVLProcessor
+from ..parallel.group import SINGLE, TensorParallelGroup
 from ..utils.progress import ProgressBar
 from .configuration import FULL, QLORA, FinetuneConfig
 from .freezing import freeze
@@ -32,12 +33,13 @@ def check_base_model(config: FinetuneConfig, name_or_dir: str | Path) -> QWenVLC
     return model_config
 
 
-def build_model(config: FinetuneConfig, directory: Path) -> QWenLMHeadModel:
+def build_model(config: FinetuneConfig, directory: Path, group: TensorParallelGroup = SINGLE) -> QWenLMHeadModel:
     """Load the base model and make trainable what the mode trains.
 
     Args:
         config: of the run.
         directory: of the base model.
+        group: the processes that share the model.
 
     Raises:
         ConfigurationError: a quantized model in another mode than qlora, or a ``freeze`` pattern that matches nothing.
@@ -48,7 +50,9 @@ def build_model(config: FinetuneConfig, directory: Path) -> QWenLMHeadModel:
     on_gpu = paddle.get_device().startswith("gpu")
     dtype = config.dtype or ("bfloat16" if on_gpu else None)
     with ProgressBar("loading") as advance:
-        model = QWenLMHeadModel.from_pretrained(directory, dtype=dtype, quantization=quantization, progress=advance)
+        model = QWenLMHeadModel.from_directory(
+            directory, dtype, quantization=quantization, progress=advance, group=group
+        )
     if config.mode == FULL:
         freeze(model, config.freeze or ())
         if getattr(model.generation_config, "chat_format", None) == "raw":
@@ -66,10 +70,14 @@ def build_model(config: FinetuneConfig, directory: Path) -> QWenLMHeadModel:
 
 
 def save_trained(config: FinetuneConfig, model: QWenLMHeadModel, processor: QwenVLProcessor, directory: Path) -> None:
-    """Write the complete model directory (mode full) or the adapter (other modes)."""
+    """Write the complete model directory (mode full) or the adapter (other modes).
+
+    All processes that share the model call this; the first one writes.
+    """
     if config.mode == FULL:
         model.write_pretrained(directory)
-        processor.save_pretrained(directory)
+        if model.group.rank == 0:
+            processor.save_pretrained(directory)
     else:
         put_adapter(model, directory, base_name=config.model_name_or_path)
 
@@ -82,6 +90,7 @@ def load_trained(config: FinetuneConfig, model: QWenLMHeadModel, directory: Path
         AdapterError: a damaged adapter, or one of another model.
     """
     if config.mode == FULL:
-        load_into(model, open_checkpoint(directory, model.weight_table))
+        shards = {} if model.partition is None else model.partition.shards
+        load_into(model, open_checkpoint(directory, model.weight_table), shards=shards)
     else:
         load_adapter(model, directory, trainable=True)

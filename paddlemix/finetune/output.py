@@ -57,7 +57,8 @@ class Run:
     def step_rows(self) -> int:
         """Rows of all processes in an optimizer step."""
         rows: int = self.config["per_device_train_batch_size"] * self.config["gradient_accumulation_steps"]
-        return rows * self.processes
+        replicas: int = self.processes // self.config.get("tensor_parallel_degree", 1)
+        return rows * replicas
 
 
 def content_hash(record_hashes: Iterable[str]) -> str:

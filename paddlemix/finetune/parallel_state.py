@@ -1,8 +1,9 @@
 """The processes of a training: how Fleet groups them, and what the trainer asks of them.
 
 Paddle's engines do the work. ``Trainer._wrap_model`` wraps the model in ``paddle.DataParallel``, or model and optimizer
-in Fleet's sharding (ZeRO stage 1), where each parameter has one owner, which alone keeps its optimizer state. The
-gradient is the mean over the processes of losses that are each summed over their micro-batches.
+in Fleet's sharding (ZeRO stage 1), where each parameter has one owner, which alone keeps its optimizer state. A model
+may be split among neighboring processes (tensor parallel), which then see the same batches. The gradient is the mean
+over the replicas of losses that are each summed over their micro-batches.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import paddle.nn as nn
 from paddle.distributed import fleet
 
 from ..errors import ConfigurationError, TrainingError
+from ..parallel.group import SINGLE, TensorParallelGroup
 from ..parallel.processes import wait_for_everyone
 from ..utils.paddle_internals import groups_made_in_turn, updated_parameters
 
@@ -27,40 +29,69 @@ class Degrees:
     """How the processes of a training are arranged.
 
     Attributes:
-        sharding: processes that share the optimizer state of one replica.
-        data: replicas of that.
+        sharding: replicas of the model that share the optimizer state.
+        data: replicas of those.
+        tensor: processes that share one replica of the model.
     """
 
     sharding: int = 1
     data: int = 1
+    tensor: int = 1
 
     @classmethod
-    def of(cls, processes: int, sharding: str | None, sharding_degree: int | None) -> Degrees:
+    def of(cls, processes: int, sharding: str | None, sharding_degree: int | None, tensor: int = 1) -> Degrees:
         """The arrangement that the options ask for.
 
         Args:
             processes: number of all processes.
             sharding: ``stage1``, or None for none.
-            sharding_degree: None: all processes share.
+            sharding_degree: None: all replicas share.
+            tensor: processes of a replica.
 
         Raises:
-            ConfigurationError: the number of processes is no multiple of the degree.
+            ConfigurationError: the number of processes is no multiple of the degrees.
         """
-        if sharding is None:
-            return cls(data=processes)
-        degree = processes if sharding_degree is None else sharding_degree
-        if processes % degree:
+        if processes % tensor:
             raise ConfigurationError(
-                f"sharding_parallel_degree: got {degree} for {processes} process(es), expected a divisor"
+                f"tensor_parallel_degree: got {tensor} for {processes} process(es), expected a divisor"
             )
-        return cls(degree, processes // degree)
+        replicas = processes // tensor
+        degree = 1 if sharding is None else replicas if sharding_degree is None else sharding_degree
+        if replicas % degree:
+            raise ConfigurationError(
+                f"sharding_parallel_degree: got {degree} for {replicas} replica(s) of the model, expected a divisor"
+            )
+        return cls(degree, replicas // degree, tensor)
+
+    @property
+    def replicas(self) -> int:
+        """Replicas of the model, each of which has its own batches."""
+        return self.sharding * self.data
+
+    @property
+    def replica(self) -> int:
+        """The number of this process's replica."""
+        return int(dist.get_rank()) // self.tensor
+
+    def model_group(self) -> TensorParallelGroup:
+        """The processes that share this process's replica, once Fleet was told."""
+        if self.tensor == 1:
+            return SINGLE
+        groups = fleet.get_hybrid_communicate_group()
+        return TensorParallelGroup(groups.get_model_parallel_rank(), self.tensor, groups.get_model_parallel_group())
 
     def init_fleet(self) -> None:
         """Let Fleet make the groups, once in the life of a process; data parallelism alone needs none."""
-        if self.sharding == 1:
+        if self.sharding == 1 and self.tensor == 1:
             return
         strategy = fleet.DistributedStrategy()
-        strategy.hybrid_configs = {"dp_degree": self.data, "sharding_degree": self.sharding}
+        degrees: Any = {
+            "dp_degree": self.data,
+            "sharding_degree": self.sharding,
+            "mp_degree": self.tensor,
+            "mp_configs": {"sync_param": False},  # by names, which say nothing here; they are in step anyway
+        }
+        strategy.hybrid_configs = degrees
         with groups_made_in_turn():
             fleet.init(is_collective=True, strategy=strategy, log_level="ERROR")
 
@@ -77,8 +108,10 @@ class ParallelState:
         size: number of processes.
         degrees: how they are arranged.
         trainable: the trainable parameters by name.
-        sharding_rank: of this process among those that share optimizer state.
-        writes_state: whether this process writes the optimizer state that it keeps; one replica does.
+        state_part: the part of the optimizer state that this process keeps, of ``degrees.sharding * degrees.tensor``,
+            those of one process's share of the model beside each other.
+        writes_state: whether this process writes the optimizer state that it keeps; one of those that have it does.
+        writes_weights: whether this process takes part in writing the weights; the first one does the writing.
 
     Raises:
         TrainingError: nothing is trainable, or there are fewer trainable parameters than processes to share them.
@@ -95,10 +128,14 @@ class ParallelState:
                 f"sharding: {len(self.trainable)} trained parameters are too few for {self.degrees.sharding} "
                 "processes; leave it out"
             )
-        groups = fleet.get_hybrid_communicate_group() if self.degrees.sharding > 1 else None
+        is_hybrid = self.degrees.sharding > 1 or self.degrees.tensor > 1
+        groups = fleet.get_hybrid_communicate_group() if is_hybrid else None
         self._sharding_group = groups.get_sharding_parallel_group() if groups else None
-        self.sharding_rank = groups.get_sharding_parallel_rank() if groups else 0
+        self.group = self.degrees.model_group()
+        sharding_rank = groups.get_sharding_parallel_rank() if groups else 0
+        self.state_part = self.group.rank * self.degrees.sharding + sharding_rank
         self.writes_state = groups.get_data_parallel_rank() == 0 if groups else self.rank == 0
+        self.writes_weights = self.rank < self.degrees.tensor
 
     def owned(self, optimizer: Any) -> dict[str, paddle.Tensor]:
         """The trainable parameters whose state this process's optimizer, wrapped or not, keeps."""
@@ -137,14 +174,24 @@ class ParallelState:
                 parameter.grad = paddle.zeros(parameter.shape, parameter.dtype)
 
     @paddle.no_grad()
+    def add_partial_gradients(self) -> None:
+        """Add up what the processes of a replica have each a summand of; after the last backward pass of a step."""
+        for parameter in self.trainable.values():
+            if parameter.grad is not None and getattr(parameter, "has_partial_gradient", False):
+                self.group.add_up(parameter.grad)
+
+    @paddle.no_grad()
     def gradient_norm(self, optimizer: Any) -> float:
-        """The global L2 norm of the gradients, once they are averaged."""
-        gradients = [p.grad for p in self.owned(optimizer).values() if p.grad is not None]
-        squares = [gradient.astype("float32").square().sum() for gradient in gradients]
-        total = paddle.add_n(squares)
+        """The global L2 norm of the gradients, once they are averaged; the same number in all processes."""
+        sums = [paddle.zeros([]), paddle.zeros([])]  # of what all processes of a replica have, and of what is split
+        for parameter in self.owned(optimizer).values():
+            if parameter.grad is not None:
+                is_split = self.group.size > 1 and parameter.is_distributed
+                sums[is_split] = sums[is_split] + parameter.grad.astype("float32").square().sum()
+        total = paddle.stack([sums[0] / self.group.size, sums[1]])
         if self.degrees.sharding > 1:
             dist.all_reduce(total, group=self._sharding_group)
-        return float(total) ** 0.5
+        return float(self.group.add_up(total).sum()) ** 0.5
 
     @paddle.no_grad()
     def scale_gradients(self, optimizer: Any, factor: float) -> None:

@@ -75,7 +75,9 @@ def finetune(config: FinetuneConfig, log: Log = lambda text: None) -> FinetuneRe
         NotEnoughMemoryError: weights that do not fit, or a worker process that was killed.
     """
     init_process(config.device)
-    degrees = Degrees.of(dist.get_world_size(), config.sharding, config.sharding_parallel_degree)
+    degrees = Degrees.of(
+        dist.get_world_size(), config.sharding, config.sharding_parallel_degree, config.tensor_parallel_degree
+    )
     is_main_process = dist.get_rank() == 0
     log = log if is_main_process else lambda text: None
     output_dir = Path(config.output_dir)
@@ -91,8 +93,9 @@ def finetune(config: FinetuneConfig, log: Log = lambda text: None) -> FinetuneRe
     records = run_on_main_process(lambda: load_records(config, processor, log))
     data_hash = content_hash(record.content_hash for record in records.train.records)
     run = Run(config.to_dict(), dist.get_world_size(), data_hash)
+    degrees.init_fleet()
     seed_everything(config.seed, 0)  # all processes begin with the same adapters
-    model = build_model(config, directory)
+    model = build_model(config, directory, degrees.model_group())
 
     def begin() -> Path | None:
         resources.enter_context(lock_output_dir(config, previous))
@@ -104,13 +107,14 @@ def finetune(config: FinetuneConfig, log: Log = lambda text: None) -> FinetuneRe
 
     with contextlib.ExitStack() as resources:
         checkpoint = run_on_main_process(begin)
-        data = ConversationData(config, records.train, processor)
+        data = ConversationData(config, records.train, processor, degrees)
         monitor = resources.enter_context(monitor_training(output_dir, visualdl=_with_visualdl(config)))
-        degrees.init_fleet()
         trainer = make_trainer(config, model, processor, data, records.eval, monitor, degrees)
         train_loss = trainer.train(checkpoint)
         metrics = {"train_loss": train_loss, **trainer.metrics}
         finished = replace(run, metrics=metrics)
+        if trainer.parallel.writes_weights and not is_main_process:  # the main process does not wait for them
+            save_trained(config, model, processor, output_dir)
         run_on_main_process(
             lambda: write_result(output_dir, finished, lambda folder: save_trained(config, model, processor, folder))
         )
@@ -171,6 +175,7 @@ def make_trainer(
             num_answered=config.eval_samples,
             samples_dir=output_dir / SAMPLES_DIR,
             step=trainer.state.global_step,
+            share=(0, 1) if degrees is None else (degrees.replica, degrees.replicas),
             policy=ImagePolicy.scripts(config.max_pixels),
             on_progress=monitor.show_status,
         )
@@ -195,6 +200,7 @@ def make_trainer(
         save_total_limit=config.save_total_limit,
         sharding="" if degrees is None or degrees.sharding == 1 else STAGE1,
         sharding_parallel_degree=1 if degrees is None else degrees.sharding,
+        tensor_parallel_degree=1 if degrees is None else degrees.tensor,
     )
     trainer = FinetuneTrainer(
         training_model,

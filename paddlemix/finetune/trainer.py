@@ -19,6 +19,7 @@ from typing import Any
 
 import paddle
 import paddle.nn as nn
+from paddle.distributed import fleet
 from paddlenlp.trainer import Trainer, TrainerCallback, TrainingArguments
 from paddlenlp.trainer.trainer_callback import TrainerControl, TrainerState
 
@@ -44,7 +45,8 @@ class FinetuneTrainer(Trainer):
         model: called with a batch, it returns a dict with ``loss``.
         args: from :func:`training_arguments`.
         data: the batches.
-        save_weights: writes the weights into a directory; called by the main process alone.
+        save_weights: writes the weights into a directory; called by the main process, and by those that share its
+            replica of the model.
         load_weights: reads the weights from a directory; called by every process.
         callbacks: called after the trainer's own.
         evaluate: returns metrics; called by every process. None: no evaluation.
@@ -98,7 +100,7 @@ class FinetuneTrainer(Trainer):
         )
         step_control.trainer = initial.trainer = self
         self.parallel = ParallelState(model, degrees)
-        seed_everything(args.seed, self.parallel.rank)
+        seed_everything(args.seed, self.parallel.degrees.replica)
 
     # ------------------------------------------------------------------------------------------------ a step
 
@@ -158,6 +160,7 @@ class FinetuneTrainer(Trainer):
             bad = [ids for part, ids in micro_batches if not math.isfinite(float(part))]
             raise self._not_finite(f"the loss is {step_loss}", bad)
         self.parallel.fill_gradients()
+        self.parallel.add_partial_gradients()
         self._record_ids = [ids for _, ids in micro_batches]
         self._losses_since_log.append(step_loss)
         self._loss_sum += step_loss
@@ -300,7 +303,7 @@ class FinetuneTrainer(Trainer):
 
     def save_weights(self, folder: Path) -> None:
         """Write the weights into a directory; every process calls this, the main process writes."""
-        if self.parallel.rank == 0:
+        if self.parallel.writes_weights:
             self._save_weights(folder)
         self.parallel.barrier()
 
@@ -314,6 +317,13 @@ class FinetuneTrainer(Trainer):
         if checkpoint is not None:
             self.lr_scheduler.set_state_dict(self._scheduler_state)
             load_state(Path(checkpoint), self.optimizer, self.parallel)
+
+    def _wrap_model(self, model: nn.Layer, training: bool = True) -> nn.Layer:
+        """Overridden for a split model: Fleet would wrap it in a layer that needs GPUs and sends all inputs again."""
+        if self.parallel.degrees.tensor == 1:
+            return super()._wrap_model(model, training)
+        self.optimizer = fleet.distributed_optimizer(self.optimizer)
+        return model
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         """Overridden to do nothing: the random state is read with the optimizer's."""

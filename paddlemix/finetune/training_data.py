@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import paddle
-import paddle.distributed as dist
 
 from ..data.batching import BatchLayout, TrainingPlan
 from ..data.checks import CheckReport, check_files
@@ -21,6 +20,7 @@ from ..data.records import Record
 from ..media import ImagePolicy
 from ..models.qwen_vl.processing import QwenVLProcessor
 from .configuration import DataSource, FinetuneConfig
+from .parallel_state import Degrees
 
 Log = Callable[[str], Any]
 
@@ -67,13 +67,16 @@ class ConversationData(TrainingData):
         config: of the run.
         report: the records.
         processor: of the model.
+        degrees: the arrangement of the processes.
     """
 
-    def __init__(self, config: FinetuneConfig, report: CheckReport, processor: QwenVLProcessor) -> None:
+    def __init__(
+        self, config: FinetuneConfig, report: CheckReport, processor: QwenVLProcessor, degrees: Degrees
+    ) -> None:
         layout = BatchLayout(
             micro_batch_size=config.per_device_train_batch_size,
             accumulation=config.gradient_accumulation_steps,
-            processes=dist.get_world_size(),
+            processes=degrees.replicas,
             max_length=config.max_length,
             packing=config.packing,
             group_by_length=config.group_by_length,
@@ -86,12 +89,13 @@ class ConversationData(TrainingData):
         self.steps = config.max_steps if config.max_steps > 0 else self.plan.total_steps(config.num_train_epochs)
         self.accumulation = config.gradient_accumulation_steps
         self._workers = config.dataloader_num_workers
+        self._replica = degrees.replica
         self._dataset = ConversationDataset(report.records, processor.tokenizer, config.max_length, config.truncation)
         self._collator = Collator.of(processor, ImagePolicy.scripts(config.max_pixels))
 
     def loader(self, first_step: int) -> SizedIterable[dict[str, paddle.Tensor]]:
         """See :meth:`TrainingData.loader`."""
-        sampler = PlanSampler(self.plan, dist.get_rank(), first_step, self.steps)
+        sampler = PlanSampler(self.plan, self._replica, first_step, self.steps)
         return BatchLoader(self._dataset, sampler, self._collator, self._workers)
 
     def tokens(self, step: int) -> int:

@@ -67,6 +67,23 @@ class TensorParallelGroup:
                 dist.all_reduce(x, operation, self.group)
         return x
 
+    def collect(self, x: paddle.Tensor, shapes: Sequence[Sequence[int]]) -> list[paddle.Tensor]:
+        """In the first process, the tensors of all, by rank; in the others their own.
+
+        Args:
+            x: of this process.
+            shapes: of all processes' tensors, by rank.
+        """
+        first = self.first_rank()
+        ranks = range(self.size) if self.group is None else self.group.ranks
+        if self.rank > 0:
+            dist.send(x.contiguous(), first, self.group)
+            return [x]
+        others = [paddle.empty(list(shape), x.dtype) for shape in shapes[1:]]
+        for rank, other in zip(list(ranks)[1:], others):
+            dist.recv(other, rank, self.group)
+        return [x, *others]
+
     def first_rank(self) -> int:
         """The rank of the group's first process among all processes."""
         first: int = 0 if self.group is None else self.group.ranks[0]

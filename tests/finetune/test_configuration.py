@@ -81,7 +81,10 @@ def test_an_unknown_key_names_the_nearest_known_one(tmp_path, key, meant):
         ({"lora_dropout": 1.0}, "expected a number of at least 0 and below 1"),
         ({"max_steps": 0}, "expected an integer from 1 to 1000000000000 or -1"),
         ({"mode": "Lora"}, "mode: got 'Lora', expected one of full, lora, qlora"),
-        ({"sharding": "stage2"}, "sharding: got 'stage2', which there is no more; use stage1"),
+        (
+            {"sharding": "stage2"},
+            "sharding: got 'stage2', which there is no more; use stage1",
+        ),
         ({"sharding_parallel_degree": 2}, "sharding_parallel_degree: got it without sharding"),
         ({"packing": "yes"}, "packing: got 'yes', expected true or false"),
         ({"lora_targets": "w1"}, "lora_targets: got 'w1', expected a list of texts"),

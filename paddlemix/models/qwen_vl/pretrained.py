@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -122,6 +123,8 @@ class QWenVLCheckpointMixin:
 
     if TYPE_CHECKING:  # what the model has of its other bases
         config: QWenVLConfig
+        partition: Partition | None
+        group: TensorParallelGroup
         generation_config: GenerationConfig
 
         def __init__(self, config: QWenVLConfig) -> None:
@@ -271,13 +274,34 @@ class QWenVLCheckpointMixin:
         """
         from ...checkpoint import save_model
 
+        if self.group.size > 1:
+            raise ConfigurationError(
+                "model: is split among processes; load it in one to save it, or convert its directory"
+            )
         save_model(self, save_directory, overwrite=overwrite, side_files=self._side_files(), **options)
 
     def write_pretrained(self, directory: Path) -> None:
-        """As :meth:`save_pretrained`, into a directory that is the caller's own, whatever it holds."""
-        from ...checkpoint.loading import write_model
+        """As :meth:`save_pretrained`, into a directory that is the caller's own, whatever it holds.
 
-        write_model(self, directory, side_files=self._side_files())
+        All processes of a split float model call this; the first one writes.
+        """
+        from ...checkpoint.loading import write_model
+        from .tensor_parallel import join
+
+        if self.partition is None:
+            write_model(self, directory, side_files=self._side_files())
+            return
+        state, partition = cast(Any, self).state_dict(), self.partition
+        joins = {
+            name: (partition.shards[name].whole, partial(join, self.group, state[name], partition.of_all(name)))
+            for name in state
+            if name in partition.shards
+        }
+        if self.group.rank == 0:
+            write_model(self, directory, side_files=self._side_files(), joins=joins)
+        else:
+            for _, bring in joins.values():
+                bring()
 
     def _side_files(self) -> dict[str, bytes]:
         if getattr(self, "attached_adapter", None) is not None:

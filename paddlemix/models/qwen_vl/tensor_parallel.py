@@ -7,12 +7,13 @@ put together.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import paddle
 
-from ...checkpoint.shards import Partition
+from ...checkpoint.shards import Partition, Shard
 from ...parallel.group import SINGLE, TensorParallelGroup
 from .language import QWenAttention, QWenMLP
 from .resampler import CrossAttention
@@ -60,6 +61,24 @@ class VocabularyShares:
         if self.group.size == 1:
             return head(hidden)
         return self.group.gather(head(self.group.copy(hidden)), self.widths)
+
+
+def join(group: TensorParallelGroup, tensor: paddle.Tensor, shards: Sequence[Shard]) -> np.ndarray:
+    """In the first process, the whole of which all have parts; every process calls this at the same point.
+
+    Args:
+        group: the processes.
+        tensor: the part of this process.
+        shards: of the processes, by rank.
+    """
+    parts = group.collect(tensor, [shard.shape for shard in shards])
+    if group.rank > 0:
+        return np.empty(0)
+    arrays = [part.numpy() for part in parts]
+    whole = np.empty(shards[0].whole, arrays[0].dtype)
+    for shard, array in zip(shards, arrays):
+        shard.put(whole, array)
+    return whole
 
 
 def split_model(model: QWenLMHeadModel, partition: Partition, group: TensorParallelGroup) -> None:
