@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paddlemix.errors import EvaluationError
-from paddlemix.evaluation.metrics import caption_tokens
+from paddlemix.evaluation.metrics import caption, caption_tokens
 from paddlemix.evaluation.metrics.anls import anls
 from paddlemix.evaluation.metrics.caption import score_tokens
 from paddlemix.evaluation.metrics.choice import choose, losses_of_next_token, option_losses
@@ -265,6 +265,18 @@ def test_a_tokenizer_that_fails_is_said(monkeypatch: pytest.MonkeyPatch, tmp_pat
     fake.write_text("#!/bin/sh\nprintf 'a\\nb\\nc\\n'\n", encoding="utf-8")
     with pytest.raises(EvaluationError, match="2 went into the tokenizer and 3 came out"):
         caption_tokens.tokenize(["a", "b"], approximate=False)
+
+
+def test_meteor_that_fails_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Meteor:
+        def compute_score(self, references, predictions):
+            raise BrokenPipeError(32, "Broken pipe")
+
+    find = caption._scorer
+    monkeypatch.setattr(caption, "_scorer", lambda module, name: Meteor() if name == "Meteor" else find(module, name))
+    scores = score_tokens({"1": ["a cup"]}, {"1": ["a cup"]}, with_meteor=True)
+    assert scores.meteor is None and "Broken pipe" in scores.meteor_failure
+    assert scores.rouge_l == pytest.approx(1)
 
 
 def test_order_of_images_does_not_change_caption_scores() -> None:

@@ -63,6 +63,8 @@ def score_captions(questions: Sequence[Question], answers: Mapping[str, Answer],
     notes = ["CIDEr depends on the whole set of references: a part of it gives another score."]
     if scores.meteor is not None:
         others["METEOR"] = 100 * scores.meteor
+    if scores.meteor_failure:
+        notes.append(f"METEOR is left out, as its program failed: {scores.meteor_failure}.")
     if scores.is_approximate:
         notes.append("Approximate tokens: there is no Java here for the tokenizer that the metric is defined with.")
     per_image = [100 * value for value in scores.cider_per_image.values()]

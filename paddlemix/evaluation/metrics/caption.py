@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ...utils.display import one_line
 from .caption_tokens import caption_package, has_java, tokenize
 
 
@@ -29,6 +30,7 @@ class CaptionScores:
         meteor: with stems and synonyms; None without Java.
         meteor_per_image: by image id; empty without Java.
         is_approximate: tokens are those of NLTK.
+        meteor_failure: why METEOR, a program of its own, gave nothing; empty where it did or was not asked.
     """
 
     cider: float
@@ -39,6 +41,7 @@ class CaptionScores:
     meteor: float | None
     meteor_per_image: Mapping[str, float]
     is_approximate: bool
+    meteor_failure: str = ""
 
 
 def tokenize_by_image(captions: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
@@ -81,14 +84,17 @@ def score_tokens(
     cider, cider_per_image = _scorer("cider.cider", "Cider").compute_score(references, predictions)
     bleu, _ = _scorer("bleu.bleu", "Bleu").compute_score(references, predictions, verbose=0)
     rouge_l, rouge_per_image = _scorer("rouge.rouge", "Rouge").compute_score(references, predictions)
-    meteor, meteor_per_image = None, []
+    meteor, meteor_per_image, failure = None, [], ""
     if with_meteor:
-        meteor, meteor_per_image = _scorer("meteor.meteor", "Meteor").compute_score(references, predictions)
+        try:
+            meteor, meteor_per_image = _scorer("meteor.meteor", "Meteor").compute_score(references, predictions)
+        except (OSError, ValueError) as error:  # its process wants 2 GB, and ends without them
+            failure = one_line(error)
     images = list(predictions)
     return CaptionScores(
         float(cider), dict(zip(images, map(float, cider_per_image))), tuple(map(float, bleu)),
         float(rouge_l), dict(zip(images, map(float, rouge_per_image))),
-        meteor, dict(zip(images, meteor_per_image)), is_approximate,
+        meteor, dict(zip(images, meteor_per_image)), is_approximate, failure,
     )  # fmt: skip
 
 
