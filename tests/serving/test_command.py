@@ -17,6 +17,7 @@ def test_without_options_it_is_this_machine_alone():
     usual = settings()
     assert (usual.host, usual.port, usual.api_keys) == ("127.0.0.1", 8000, ())
     assert usual.model_name == "paddlemix/qwen-vl-scenes" and usual.limits == Limits()
+    assert settings("--model_name_or_path", "paddlemix/qwen-vl-scenes") == usual
     assert not usual.image_policy.allow_urls and not usual.image_policy.allow_paths
 
 

@@ -97,7 +97,7 @@ def test_boxes_come_while_the_answer_is_written_and_it_can_be_stopped_and_contin
     assert page.text(".answer .text") == f"{kept} The end."
     server.engine.answer, server.engine.step_seconds = "word " * 100, SLOW
     page.ask("More", wait=False)
-    page.wait("document.querySelectorAll('.answer[aria-busy=true] .text')[0].textContent.includes('word')")
+    page.wait("document.querySelector('.answer[aria-busy=true] .text')?.textContent.includes('word')")
     page.type("\ue00c")  # Escape
     page.settle()
     assert page.text(".notes") == "Stopped"
@@ -246,7 +246,7 @@ def test_boxes_are_shown_on_the_image_that_is_chosen(server, page, photo, tmp_pa
     server.engine.answer = BUS
     page.choose(photo, tmp_path / "second.png")
     page.ask("Where?")
-    shown = "document.querySelector('.picture img').naturalWidth"
+    shown = "document.querySelector('.picture img')?.naturalWidth"
     page.wait(f"{shown} === 50")  # the newest
     page.click(page.named("Show the boxes on image 1"))
     page.wait(f"{shown} === 200")
@@ -434,7 +434,7 @@ def test_export_and_import_are_the_files_of_the_terminal(server, page, photo, tm
 def test_a_reload_in_the_middle_of_an_answer_keeps_what_was_there(server, page):
     server.engine.answer, server.engine.step_seconds = "word " * 200, SLOW
     page.ask("Tell me", wait=False)
-    page.wait("document.querySelector('.answer .text').textContent.length > 20")
+    page.wait("document.querySelector('.answer .text')?.textContent.length > 20")
     page.run("await new Promise((resolve) => setTimeout(resolve, 700))")
     page.open()
     assert page.text(".notes").startswith("Interrupted") and "word word" in page.text(".answer .text")
@@ -481,7 +481,7 @@ def test_a_server_that_is_restarted(start, page_of):
         page = page_of(first.url).open()
         first.engine.answer, first.engine.step_seconds = "word " * 500, SLOW
         page.ask("Hello", wait=False)
-        page.wait("document.querySelector('.answer .text').textContent.length > 5")
+        page.wait("document.querySelector('.answer .text')?.textContent.length > 5")
         first.uvicorn.should_exit = first.uvicorn.force_exit = True
         page.settle()
     assert page.text(".notes.problem")
@@ -507,7 +507,7 @@ def test_questions_wait_while_the_model_is_loaded(start, page_of, server):
         with start(load=load) as loading:
             page = page_of(loading.url).open("loading")
             page.ask("Hello", wait=False)
-            page.wait("document.querySelector('.notes').textContent.includes('being loaded')")
+            page.wait("document.querySelector('.notes')?.textContent.includes('being loaded')")
             loaded.set()
             page.settle()
             assert page.text(".answer .text") == "Ready now." and page.text(".notes") == ""

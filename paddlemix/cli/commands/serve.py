@@ -129,7 +129,8 @@ def server_settings(options: argparse.Namespace, environment: Mapping[str, str])
         raise ConfigurationError(f"port: got {options.port}, expected 0 to 65535")
     if (options.ssl_certfile is None) != (options.ssl_keyfile is None):
         raise ConfigurationError("ssl_certfile, ssl_keyfile: expected both or neither")
-    name = options.served_model_name or (DEFAULT_MODEL if options.model is None else Path(options.model).name)
+    model = DEFAULT_MODEL if options.model is None else options.model
+    name = options.served_model_name or (model if model == DEFAULT_MODEL else Path(model).name)
     return ServerSettings(
         model_name=name,
         host=options.host,
