@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -36,7 +35,6 @@ class Result:
         total: questions of the split; a sample has fewer.
         settings: of the run.
         notes: what a reader must know, a sentence each.
-        seconds: that scoring took.
     """
 
     benchmark: Benchmark
@@ -48,7 +46,6 @@ class Result:
     total: int
     settings: Settings
     notes: tuple[str, ...] = ()
-    seconds: float = 0.0
 
     @property
     def title(self) -> str:
@@ -63,9 +60,8 @@ class Result:
     @property
     def published(self) -> Mapping[str, float]:
         """Published scores that may stand beside this one, by model."""
-        return (
-            {} if self.is_sample and not self.benchmark.allows_samples else self.benchmark.split(self.split).published
-        )
+        may_stand = self.benchmark.allows_samples or not self.is_sample
+        return self.benchmark.split(self.split).published if may_stand else {}
 
     @property
     def protocol(self) -> str:
@@ -94,7 +90,6 @@ def score_folder(folder: Path, data_dir: Path, *, compat: bool = False, partial:
     Raises:
         EvaluationError: there are no answers, they are damaged, incomplete or of other data, or the truth is missing.
     """
-    began = time.perf_counter()
     stored = read_folder(folder)
     if stored.settings is None:
         raise EvaluationError(f"{folder}: it has no answers; expected a folder that `paddlemix evaluate run` wrote")
@@ -109,6 +104,11 @@ def score_folder(folder: Path, data_dir: Path, *, compat: bool = False, partial:
     notes = list(stored.notes)
     score = original = None
     if benchmark.is_judged:
+        if len(answers) < len(questions) and not partial:
+            raise EvaluationError(
+                f"{folder}: {len(questions) - len(answers):,} of {len(questions):,} questions have no answer; finish "
+                "the run, or score with --partial"
+            )
         score = judged_score(folder, questions, answers)
         original = judged_score(folder, questions, answers, as_original=True) if compat else None
         if score is None:
@@ -121,10 +121,8 @@ def score_folder(folder: Path, data_dir: Path, *, compat: bool = False, partial:
     if partial and len(answers) < len(questions):
         notes.append(f"{len(answers):,} of {len(questions):,} questions are answered so far")
         questions = [question for question in questions if question.id in answers]
-    return Result(
-        benchmark, split, questions, answers, score, original, len(everything), stored.settings, tuple(notes),
-        time.perf_counter() - began,
-    )  # fmt: skip
+    total = len(everything)
+    return Result(benchmark, split, questions, answers, score, original, total, stored.settings, tuple(notes))
 
 
 def write_result(folder: Path, result: Result) -> Path:

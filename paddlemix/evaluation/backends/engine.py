@@ -10,8 +10,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ...engine.engine import Engine, EngineConfig
 from ...engine.request import FinishReason, LogitsHook, Output, Request, SamplingParams
 from ...engine.stopping import answer_end_ids
@@ -21,10 +19,10 @@ from ...media.policy import ImagePolicy
 from ...options import ModelOptions
 from ...utils.dependencies import require
 from ..benchmarks import Generation
-from ..metrics.choice import losses_of_next_token
 from ..records import Answer, Question
 from ..settings import files_digest
 from .base import AHEAD, Failure, Rates
+from .choice_hooks import forced_choice, single_tokens
 from .prompting import PreparedQuestion, Prompting
 
 _DIGITS = 4
@@ -265,10 +263,10 @@ class _Run:
         asked.losses = [0.0] * len(prepared.choices)
         if all(len(ids) == 1 for ids in prepared.choices):
             # the logits behind the prompt say it for all of them
-            yield self._request(prepared, SamplingParams(max_tokens=1), _single_tokens(prepared.choices, asked.losses))
+            yield self._request(prepared, SamplingParams(max_tokens=1), single_tokens(prepared.choices, asked.losses))
             return
         for index, ids in enumerate(prepared.choices):
-            yield self._request(prepared, SamplingParams(max_tokens=len(ids)), _forced(ids, index, asked.losses))
+            yield self._request(prepared, SamplingParams(max_tokens=len(ids)), forced_choice(ids, index, asked.losses))
 
     def _request(self, prepared: PreparedQuestion, sampling: SamplingParams, hook: LogitsHook | None = None) -> Request:
         self._count += 1
@@ -288,29 +286,3 @@ class _Run:
         reason = "stop" if output.finish_reason is FinishReason.STOP else "length"
         logprob = None if asked.logprob is None else round(asked.logprob, _DIGITS)
         asked.result = Answer(asked.question.id, self._prompting.text(ids), len(ids), logprob, finish_reason=reason)
-
-
-def _single_tokens(choices: tuple[tuple[int, ...], ...], losses: list[float]) -> LogitsHook:
-    """Note the losses of choices of one token each."""
-
-    def hook(ids: np.ndarray, logits: np.ndarray) -> np.ndarray:
-        losses[:] = losses_of_next_token(logits, [token for (token,) in choices]).tolist()
-        return logits
-
-    return hook
-
-
-def _forced(choice: tuple[int, ...], index: int, losses: list[float]) -> LogitsHook:
-    """Make the row say a choice, and note its mean loss."""
-    said = 0
-
-    def hook(ids: np.ndarray, logits: np.ndarray) -> np.ndarray:
-        nonlocal said
-        token = choice[said]
-        losses[index] += float(losses_of_next_token(logits, [token])[0]) / len(choice)
-        said += 1
-        only = np.full_like(logits, -np.inf)
-        only[token] = 0.0
-        return only
-
-    return hook
