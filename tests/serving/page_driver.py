@@ -6,13 +6,18 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.serving.harness import DEADLINE
+from tests.serving.harness import DEADLINE, Running
+
+BUS = "<ref>the bus</ref><box>(178,279),(806,884)</box>"
+TWO = f"{BUS}<box>(10,20),(110,120)</box> and <ref>a cup</ref><box>(500,100),(700,300)</box>."
+HOSTILE = "<img src=x onerror='hacked=1'><script>hacked=1</script><ref><b>bold</b></ref><box>(1,2),(3,4)</box>"
+SLOW = 0.05  # seconds of a token
 
 CHROMIUM, CHROMEDRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 _ARGUMENTS = (
@@ -164,4 +169,7 @@ def preloaded(page: Page, script: str) -> Iterator[None]:
         page.tell("Page.removeScriptToEvaluateOnNewDocument", identifier=known["identifier"])
 
 
-PageOf = Callable[[str], Page]
+def prompt(server: Running) -> str:
+    """The newest request's prompt as text."""
+    tokenizer = server.engine.tokenizer
+    return b"".join(map(tokenizer.token_bytes, server.engine.seen[-1].prompt_ids)).decode()

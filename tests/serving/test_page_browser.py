@@ -1,67 +1,14 @@
-"""The web page in a browser, over the fake engine."""
+"""The web page in a browser, over the fake engine: asking, images, regions, settings."""
 
 from __future__ import annotations
 
-import itertools
 import json
-import threading
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
-import pytest
 from PIL import Image
 
 from paddlemix.models.qwen_vl import grounding
-from paddlemix.zoo import DEFAULT_MODEL_DIR
-from tests.serving.harness import MODEL, Running, wait_for
-from tests.serving.page_driver import Page, PageOf, browser_or_skip, preloaded
-
-BUS = "<ref>the bus</ref><box>(178,279),(806,884)</box>"
-TWO = f"{BUS}<box>(10,20),(110,120)</box> and <ref>a cup</ref><box>(500,100),(700,300)</box>."
-HOSTILE = "<img src=x onerror='hacked=1'><script>hacked=1</script><ref><b>bold</b></ref><box>(1,2),(3,4)</box>"
-SLOW = 0.03  # seconds of a token
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    it = browser_or_skip()
-    yield it
-    it.quit()
-
-
-@pytest.fixture
-def page_of(browser: Any, tmp_path: Path) -> Iterator[PageOf]:
-    """``page_of(url)``: the page of a server; at the end its console must be clean."""
-    pages = []
-
-    def make(url: str) -> Page:
-        pages.append(Page(browser, url, tmp_path))
-        return pages[-1]
-
-    yield make
-    for page in pages:
-        page.check()
-    browser.get("about:blank")
-
-
-@pytest.fixture
-def page(server: Running, page_of: PageOf) -> Page:
-    return page_of(server.url).open()
-
-
-@pytest.fixture
-def photo(tmp_path: Path) -> Path:
-    path = tmp_path / "photo.png"
-    Image.new("RGB", (200, 100), (200, 30, 30)).save(path)
-    return path
-
-
-def prompt(server: Running) -> str:
-    """The newest request's prompt as text."""
-    tokenizer = server.engine.tokenizer
-    return b"".join(map(tokenizer.token_bytes, server.engine.seen[-1].prompt_ids)).decode()
-
+from tests.serving.harness import MODEL, wait_for
+from tests.serving.page_driver import BUS, HOSTILE, SLOW, TWO, prompt
 
 # ---------------------------------------------------------------- asking
 
@@ -269,27 +216,6 @@ def test_boxes_as_json_and_the_drawn_image(server, page, photo, tmp_path):
     assert drawn.getpixel((100, 28)) != (200, 30, 30)
 
 
-def test_tags_are_read_as_the_program_reads_them(page):
-    places = "(1,2),(3,4) (30,40),(1,2) (1.5,2.5),(3,1200) (1,2) x (1,2),(3,4),(5,6),(7,8) （１,2）（3,4）".split(" ")
-    answers = [TWO, HOSTILE, "", "plain", "<ref> </ref><box>(1,2),(3,4)</box>", f"<ref>a < b</ref>{BUS}"]
-    answers += [
-        f"<ref>a</ref>{between}<{kind}>{place}{end}{rest}"
-        for between, kind, place in itertools.product(("", ", ", " x "), ("box", "quad"), (*places, ""))
-        for end, rest in itertools.product((f"</{kind}>", "", "<", "</bo"), ("", " b"))
-    ]
-    tags = ("<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>")
-    answers += [f"{a}u{b} v {c}" for a, b, c in itertools.product(tags, repeat=3)]
-    read = page.run(
-        "const {parse} = await import('/page/grounding.js');"
-        "return a[0].map((text) => { const {pieces, boxes} = parse(text);"
-        "return [pieces.map((piece) => piece.text).join(''), boxes.map(({label, box}) => [label, ...box])]; })",
-        answers,
-    )
-    for answer, (text, boxes) in zip(answers, read):
-        assert boxes == [[box.label, *box.corners] for box in grounding.parse(answer)], answer
-        assert text == grounding.strip(answer), answer
-
-
 # ---------------------------------------------------------------- settings, languages, small screens
 
 
@@ -329,7 +255,7 @@ def test_chinese_by_the_browser_and_by_the_switch_and_themes(server, page):
     assert page.text(".example") == "牌子上写着什么？"
     page.tell("Emulation.setUserAgentOverride", userAgent="", acceptLanguage="en")
     page.open()
-    server.engine.answer, server.engine.step_seconds = "word " * 20, SLOW
+    server.engine.answer, server.engine.step_seconds = "word " * 10, SLOW
     page.ask("你好", wait=False)
     page.click("#language")  # while the answer is written
     page.settle()
@@ -368,188 +294,3 @@ def test_a_small_screen_keyboard_and_names(server, page, photo):
     page.js("document.querySelector('.skip').focus()")
     page.type("\n")
     page.wait("document.activeElement.id === 'question'")
-
-
-# ---------------------------------------------------------------- conversations
-
-
-def test_conversations_stay_in_the_browser(server, page, photo):
-    page.choose(photo)
-    page.ask("First talk")
-    page.click("#new")
-    page.wait("!document.querySelector('.turn')")
-    page.ask("Second talk")
-    page.open()  # the tab goes on with what it showed
-    assert page.text(".bubble") == "Second talk"
-    page.all("#conversations .open")[1].click()
-    page.wait("document.querySelector('.bubble')?.textContent === 'First talk'")
-    assert len(page.all(".pictures img")) == 1
-    page.ask("And?")
-    assert len(server.engine.seen[-1].images) == 1 and "First talk" in prompt(server)
-    page.actions().move_to_element(page.all("#conversations li")[1]).perform()
-    page.click(page.named("Delete “Second talk”"))
-    page.click("#confirm-yes")
-    page.wait("document.querySelectorAll('#conversations li').length === 1")
-    assert page.text(".bubble") == "And?"
-
-
-def test_export_and_import_are_the_files_of_the_terminal(server, page, photo, tmp_path, processor):
-    from paddlemix import ChatSession, QWenLMHeadModel
-
-    server.engine.answer = TWO
-    page.choose(photo)
-    page.click(".thumb .shown")
-    page.type("\n", "\n", "\n")  # a region in the middle
-    page.ask("Where?")
-    page.ask("And now?")
-    asked = prompt(server)
-    page.click("#export")
-    file = page.downloaded("*.json")
-    session = ChatSession(QWenLMHeadModel.from_pretrained(DEFAULT_MODEL_DIR), processor)
-    session.load(file)
-    roles = [message["role"] for message in session.messages]
-    assert roles == ["system", "user", "assistant", "user", "assistant"]
-    assert [part["type"] for part in session.messages[1]["content"]] == ["image", "box", "text"]
-    assert session.messages[2]["content"] == [{"type": "text", "text": TWO}]
-    page.click("#clear")
-    page.click("#confirm-yes")
-    page.wait("!document.querySelector('.turn')")
-    page.one("#import-file").send_keys(str(file))
-    page.wait("document.querySelectorAll('.answer').length === 2")
-    assert len(page.all(".answer .box")) == 6 and page.text(".region-chip").startswith("Region")
-    page.click(page.named("Answer again"))
-    page.settle()
-    assert prompt(server) == asked
-    for name, text in {
-        "a.json": "{",
-        "b.json": "[]",
-        "c<b>.json": file.read_text().replace("data:image/png", "file:///x"),
-    }.items():
-        (tmp_path / name).write_text(text)
-        page.one("#import-file").send_keys(str(tmp_path / name))
-        page.wait("document.getElementById('storage-note').textContent.startsWith(arguments[0])", f"{name} was not")
-    assert len(page.all(".answer")) == 2
-
-
-def test_a_reload_in_the_middle_of_an_answer_keeps_what_was_there(server, page):
-    server.engine.answer, server.engine.step_seconds = "word " * 200, SLOW
-    page.ask("Tell me", wait=False)
-    page.wait("document.querySelector('.answer .text')?.textContent.length > 20")
-    page.run("await new Promise((resolve) => setTimeout(resolve, 700))")
-    page.open()
-    assert page.text(".notes").startswith("Interrupted") and "word word" in page.text(".answer .text")
-    server.idle()
-    server.engine.answer, server.engine.step_seconds = "All of it.", 0.0
-    page.click(page.named("Answer again"))
-    page.settle()
-    assert page.text(".answer .text") == "All of it." and page.text(".notes") == ""
-
-
-def test_a_conversation_that_is_deleted_during_an_answer_stays_so(server, page):
-    server.engine.answer, server.engine.step_seconds = "word " * 200, SLOW
-    page.ask("Tell me", wait=False)
-    page.wait("document.querySelector('#conversations li')")
-    page.click("#clear")
-    page.click("#confirm-yes")
-    page.wait("!document.querySelector('.turn') && !document.getElementById('send').hidden")
-    page.open()
-    assert page.all("#conversations li") == [] and page.all(".turn") == []
-
-
-def test_without_storage_it_works_and_says_so(server, page_of):
-    page = page_of(server.url)
-    with preloaded(page, "Object.defineProperty(window, 'indexedDB', {get() { throw new Error('none') }})"):
-        page.open()
-        assert "keeps no data" in page.text("#storage-note")
-        page.ask("Hello")
-        page.click("#new")
-        page.wait("!document.querySelector('.turn')")
-        page.click("#conversations .open")
-        page.wait("document.querySelector('.turn')")
-    full = "IDBObjectStore.prototype.put = () => { throw new DOMException('full', 'QuotaExceededError') }"
-    with preloaded(page, full):
-        page.open()
-        page.ask("Hello")
-        assert "no room left" in page.text("#storage-note")
-
-
-# ---------------------------------------------------------------- servers
-
-
-def test_a_server_that_is_restarted(start, page_of):
-    with start() as first:
-        page = page_of(first.url).open()
-        first.engine.answer, first.engine.step_seconds = "word " * 500, SLOW
-        page.ask("Hello", wait=False)
-        page.wait("document.querySelector('.answer .text')?.textContent.length > 5")
-        first.uvicorn.should_exit = first.uvicorn.force_exit = True
-        page.settle()
-    assert page.text(".notes.problem")
-    page.click(page.named("Answer again"))
-    page.settle()
-    assert page.text(".notes.problem") == "The server cannot be reached, or the connection was lost."
-    with start(port=int(page.url.rpartition(":")[2])) as second:
-        second.engine.answer = "Here again."
-        page.click(page.named("Answer again"))
-        page.settle()
-        assert page.text(".answer .text") == "Here again." and page.text(".notes") == ""
-
-
-def test_questions_wait_while_the_model_is_loaded(start, page_of, server):
-    loaded = threading.Event()
-
-    def load() -> object:
-        loaded.wait()
-        return server.engine
-
-    server.engine.answer = "Ready now."
-    try:
-        with start(load=load) as loading:
-            page = page_of(loading.url).open("loading")
-            page.ask("Hello", wait=False)
-            page.wait("document.querySelector('.notes')?.textContent.includes('being loaded')")
-            loaded.set()
-            page.settle()
-            assert page.text(".answer .text") == "Ready now." and page.text(".notes") == ""
-    finally:
-        loaded.set()
-
-
-def test_a_key_is_asked_for_and_kept_for_the_tab_alone(start, page_of):
-    with start(api_keys=("right",)) as server:
-        page = page_of(server.url).open("key")
-        page.wait("document.getElementById('key-dialog').open")
-        page.one("#key").send_keys("wrong\n")
-        page.wait("document.getElementById('key-problem').textContent === 'The API key was refused.'")
-        page.one("#key").send_keys("right\n")
-        page.wait("document.getElementById('status').dataset.state === 'ready'")
-        page.ask("Hello")
-        assert page.text(".answer .text") == "A red bus."
-        assert page.js("sessionStorage.getItem('paddlemix.key')") == "right"
-        assert "right" not in page.js("JSON.stringify(localStorage)")
-        # a key that is no longer taken is asked for where it is missed
-        page.js("sessionStorage.setItem('paddlemix.key', 'old')")
-        page.one("#question").send_keys("Again\n")
-        page.wait("document.getElementById('key-dialog').open")
-        page.one("#key").send_keys("right\n")
-        page.wait("[...document.querySelectorAll('.answer .text')].map((e) => e.textContent)[1] === 'A red bus.'")
-        page.settle()
-        assert page.text(".notes") == ""
-
-
-def test_errors_are_told_and_the_conversation_goes_on(server, page):
-    server.engine.fail = True
-    page.ask("Hello")
-    assert page.text(".notes.problem").startswith("the server failed to answer")
-    server.engine.answer = "word " * 300
-    page.ask("Long?")
-    assert page.text(".notes") == "Cut off at the greatest length" and page.all(page.named("Continue"))
-    server.engine.answer = "Good."
-    page.ask("And now?")
-    assert page.text(".answer .text") == "Good."
-    taken = [server.server.admission.take() for _ in range(64)]
-    page.ask("Busy?")
-    for place in taken:
-        place.release()
-    assert page.text(".notes.problem").startswith("The server is busy")
-    wait_for(lambda: server.server.admission.taken == 0)
