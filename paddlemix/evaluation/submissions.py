@@ -123,7 +123,7 @@ def write_touchstone(path: Path, questions: Sequence[Question], answers: Mapping
     """TouchStone: the table that the authors' script reads, with the answers in ``response``. Raises as above."""
     _require_all(questions, answers)
     columns = ("question", "human_annotation", "gpt4_ha_answer", "category", "task_name")
-    with replacing(path) as aside, open(aside, "x", encoding="utf-8", newline="") as file:
+    with replacing(path) as aside, open(aside, "x", encoding="utf-8", errors="replace", newline="") as file:
         writer = csv.writer(file, delimiter="\t", lineterminator="\n")
         writer.writerow(("index", *columns, "response"))
         for question in questions:

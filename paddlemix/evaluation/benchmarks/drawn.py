@@ -60,7 +60,7 @@ def read_scenes(data_dir: Path, split: Split, shots: Shots | None) -> list[Quest
         metadata: dict[str, Any] = {name: record.text(name) for name in ("task", "language")}
         box = record.values.get("bbox") is not None
         if box:
-            metadata |= {name: record.number(name) for name in ("width", "height")} | {"bbox": record.box("bbox")}
+            metadata |= {name: record.size(name) for name in ("width", "height")} | {"bbox": record.box("bbox")}
         prompt = labeled_prompt([image_ref(data_dir, record.text("image"))], record.text("question"))
         truth = () if box else record.texts("answer")
         questions.append(Question(str(number), "scenes", split.name, prompt, truth, metadata=metadata))

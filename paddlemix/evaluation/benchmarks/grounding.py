@@ -32,7 +32,7 @@ def read_refcoco(name: str, data_dir: Path, split: Split, shots: Shots | None) -
     questions = []
     for number, record in enumerate(records):
         phrase, box = record.text("sent"), record.box("bbox")
-        width, height = record.number("width"), record.number("height")
+        width, height = record.size("width"), record.size("height")
         if box[2] > width + 1 or box[3] > height + 1:
             raise record.error("bbox", f"corners within the image's {width:g} x {height:g} pixels")
         metadata = {"sent": phrase, "bbox": box, "width": width, "height": height, "of": len(records)}

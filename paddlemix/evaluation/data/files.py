@@ -15,6 +15,8 @@ from ...utils.files import read_json, read_json_lines
 from ..records import ImageRef
 
 MAX_DATA_BYTES = 8 << 30
+MAX_PIXELS = 1 << 20
+"""Of a side of an image: what boxes and sizes may say."""
 PREFIX = "data/"
 """What paths in the original's files begin with; the data directory stands in its place."""
 
@@ -65,11 +67,11 @@ class Record:
             raise self.error(name, "a list of objects")
         return value
 
-    def number(self, name: str) -> float:
-        """A number."""
+    def size(self, name: str) -> float:
+        """A width or height in pixels."""
         value = self._field(name)
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise self.error(name, "a number")
+        if not _is_number(value) or not 0 < value <= MAX_PIXELS:
+            raise self.error(name, f"a number of pixels above 0, at most {MAX_PIXELS}")
         return value
 
     def index(self, name: str, below: int) -> int:
@@ -82,7 +84,7 @@ class Record:
     def box(self, name: str) -> tuple[float, float, float, float]:
         """Corners x1, y1, x2, y2 with x1 < x2 and y1 < y2."""
         value = self._field(name)
-        if not isinstance(value, list) or len(value) != 4 or not all(isinstance(side, (int, float)) for side in value):
+        if not isinstance(value, list) or len(value) != 4 or not all(map(_is_number, value)):
             raise self.error(name, "four numbers x1, y1, x2, y2")
         x1, y1, x2, y2 = value
         if not (x1 < x2 and y1 < y2):
@@ -104,6 +106,10 @@ class Record:
         if name not in self.values:
             raise EvaluationError(f"{self.where}: {name}: there is none; expected it in every record")
         return self.values[name]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= MAX_PIXELS
 
 
 def read_records(path: Path) -> list[Record]:

@@ -19,9 +19,11 @@ def convert_row(row: Mapping[str, Any], image_directory: str) -> dict[str, Any]:
         image_directory: as the record names it.
 
     Raises:
-        EvaluationError: the answer is the letter of no option.
+        EvaluationError: there is no question, or the answer is the letter of no option.
     """
     index = int(row["index"])
+    if not row.get("question"):
+        raise EvaluationError(f"index {index}: question: there is none")
     record: dict[str, Any] = {
         "index": index,
         "image": f"{image_directory}/{index}.jpg",

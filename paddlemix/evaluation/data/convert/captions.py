@@ -13,6 +13,8 @@ from .images import image_bytes, save_image
 from .parquet import read_rows, whole
 from .write import write_value
 
+MAX_ID = 10**12
+
 
 @dataclass(frozen=True)
 class CaptionRow:
@@ -58,7 +60,7 @@ def read_nocaps(source: Path, split: str) -> Iterator[CaptionRow]:
     for record in read_list(path, "annotations"):
         captions.setdefault(record.id("image_id"), []).append(record.text("caption"))
     records = read_list(path, "images")
-    for id_, record in zip(unique(lambda record: record.id("id"), records, "image id"), records):
+    for id_, record in zip(unique(lambda record: str(record.index("id", MAX_ID)), records, "image id"), records):
         name = PurePosixPath(record.text("file_name")).name
         yield CaptionRow(int(id_), f"{PREFIX}nocaps/images/{name}", tuple(captions.get(id_, ())))
 
@@ -70,7 +72,7 @@ def read_flickr30k(source: Path, split: str) -> Iterator[CaptionRow]:
             sentences = [Record(item, record.where) for item in record.objects("sentences")]
             captions = tuple(sentence.text("raw") for sentence in sentences)
             name = f"{PREFIX}flickr30k/images/{record.text('filename')}"
-            yield CaptionRow(int(record.number("imgid")), name, captions)
+            yield CaptionRow(int(record.index("imgid", MAX_ID)), name, captions)
 
 
 def read_nocaps_mirror(paths: Sequence[Path], data_dir: Path, split: str) -> Iterator[CaptionRow]:

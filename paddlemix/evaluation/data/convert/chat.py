@@ -82,7 +82,7 @@ def read_touchstone(source: Path, split: str) -> Iterator[tuple[dict[str, Any], 
     path = source / name
     for row in read_table(path):
         where = f"{path}, index {row['index']}"
-        yield row, from_base64(row.pop("image") or "", where)
+        yield row, from_base64(row.pop("image", None) or "", where)
 
 
 def touchstone_records(data_dir: Path, rows: Iterator[tuple[dict[str, Any], bytes]]) -> Iterator[dict[str, Any]]:

@@ -66,7 +66,7 @@ def write_mmbench(data_dir: Path, files: Sequence[str], rows: Iterator[tuple[dic
     table = data_dir / files[1]
     if not table.exists():
         columns = list(kept[0])
-        with replacing(table) as aside, open(aside, "x", encoding="utf-8", newline="") as file:
+        with replacing(table) as aside, open(aside, "x", encoding="utf-8", errors="replace", newline="") as file:
             writer = csv.writer(file, delimiter="\t", lineterminator="\n")
             writer.writerow(columns)
             writer.writerows([row.get(column) for column in columns] for row in kept)
@@ -80,7 +80,7 @@ def read_mmbench(source: Path, split: str) -> Iterator[tuple[dict[str, Any], byt
     images: dict[str, str] = {}
     for row in read_table(path):
         where = f"{path}, index {row['index']}"
-        text = row.pop("image") or ""
+        text = row.pop("image", None) or ""
         text = images.get(text, text)
         if int(row["index"] or 0) < ROTATION:
             images[str(row["index"])] = text

@@ -66,7 +66,7 @@ def read_refcoco(name: str, source: Path, split: str) -> Iterator[dict[str, Any]
             sentences = [str(sentence["sent"]) for sentence in ref["sentences"]]
         except (KeyError, TypeError) as error:
             raise EvaluationError(f"{where}: {error.args[0]!r} is missing; expected files of one data set") from error
-        width, height = image.number("width"), image.number("height")
+        width, height = image.size("width"), image.size("height")
         file = f"{PREFIX}coco/train2014/{image.text('file_name')}"
         for sentence in sentences:
             yield {"image": file, "sent": sentence, "bbox": corners(box, where), "width": width, "height": height}

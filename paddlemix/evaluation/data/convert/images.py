@@ -62,8 +62,10 @@ def from_base64(text: str, where: str) -> bytes:
     """The bytes of an image in a table.
 
     Raises:
-        EvaluationError: the text is no base64.
+        EvaluationError: the text is empty, or no base64.
     """
+    if not text:
+        raise EvaluationError(f"{where}: image: there is none; expected the published table with its images")
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from ....errors import EvaluationError
 from ....utils.files import replacing
@@ -32,6 +32,11 @@ class VqaRow:
     kinds: Mapping[str, str] = field(default_factory=dict)
 
 
+def _open(path: Path) -> TextIO:
+    r"""A new text file; surrogates that stand alone, which UTF-8 does not have, become ``\ud800``, as JSON has them."""
+    return open(path, "x", encoding="utf-8", errors="backslashreplace")
+
+
 def write_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> int:
     """Write JSON lines, all or none; returns how many.
 
@@ -41,7 +46,7 @@ def write_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> int:
     count = 0
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as aside, open(aside, "x", encoding="utf-8") as file:
+        with replacing(path) as aside, _open(aside) as file:
             for record in records:
                 file.write(json.dumps(record, ensure_ascii=False) + "\n")
                 count += 1
@@ -56,7 +61,7 @@ def write_value(path: Path, value: Any) -> None:
     """Write a JSON file. Raises EvaluationError: it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as aside, open(aside, "x", encoding="utf-8") as file:
+        with replacing(path) as aside, _open(aside) as file:
             json.dump(value, file, ensure_ascii=False)
     except OSError as error:
         raise EvaluationError(f"{path}: cannot be written: {error.strerror}") from error
