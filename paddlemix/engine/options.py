@@ -37,6 +37,7 @@ KINDS: dict[str, Kind] = {
     "stop_token_sequences": list_of(list_of(_TOKEN_ID, "ids", 1), "non-empty lists of ids"),
     "stop_strings": list_of(SOME_TEXT, "non-empty texts"),
     "prefill_chunk_size": integer(0, MAX_TOKEN_ID),
+    "prompt_lookup_num_tokens": integer(0, MAX_TOKEN_ID),
 }
 """What each option may be."""
 
@@ -100,6 +101,8 @@ class GenerationOptions:
         stop_token_sequences: runs of tokens that end an answer.
         stop_strings: texts that end an answer; they need ``tokenizer=``.
         prefill_chunk_size: feed the prompt in parts of so many positions, which bounds the memory; 0: in one.
+        prompt_lookup_num_tokens: check at once up to so many tokens (at most 7) that followed the latest ones before in
+            the prompt or answer. The answer stays the same; one that repeats much comes sooner.
     """
 
     max_new_tokens: int = option(20, int, "maximum number of generated tokens", group=_GROUP)
@@ -122,6 +125,7 @@ class GenerationOptions:
     pad_token_id: int | None = None
     stop_token_sequences: tuple[tuple[int, ...], ...] = ()
     prefill_chunk_size: int = 0
+    prompt_lookup_num_tokens: int = 0
 
     def __post_init__(self) -> None:
         for name, kind in KINDS.items():
@@ -146,7 +150,8 @@ class GenerationOptions:
 
     def sampling_params(self, **changes: Any) -> SamplingParams:
         """The same for a request to the engine; ``changes`` are fields of it."""
-        from .request import SamplingParams  # which loads NumPy; the options alone do without
+        from .prompt_lookup import MAX_PROPOSED  # which loads NumPy; the options alone do without
+        from .request import SamplingParams
 
         params = SamplingParams(
             max_tokens=self.max_new_tokens,
@@ -159,6 +164,7 @@ class GenerationOptions:
             stop_token_ids=self.eos_token_id,
             stop_sequences=self.stop_token_sequences,
             stop_strings=self.stop_strings,
+            prompt_lookup_num_tokens=min(self.prompt_lookup_num_tokens, MAX_PROPOSED),
         )
         return replace(params, **changes)
 

@@ -11,10 +11,13 @@ from paddlemix.engine.options import GenerationOptions
 from paddlemix.errors import ConfigurationError, NumericalError, PromptError
 from paddlemix.models.qwen_vl.answer_stream import AnswerStream
 from paddlemix.models.qwen_vl.generation import generate_rows
+from paddlemix.models.qwen_vl.modeling import QWenLMHeadModel
 from paddlemix.models.qwen_vl.runner import LOCAL_BLOCK, QWenVLRunner, local_engine
+from paddlemix.models.qwen_vl.tokenization import QWenVLTokenizer
 from tests.golden_model import FOLDER, LANGUAGE_CASES, golden_arrays, golden_model, new_golden_model, prompt
 from tests.plain_generation import greedy_tokens
 from tests.random_model import random_model
+from tests.tiny_model import ANSWER
 
 pytestmark = pytest.mark.usefixtures("any_backend")
 
@@ -459,6 +462,25 @@ def test_a_finished_row_is_asked_for_nothing_more():
     assert (golden_tokens("batch_text")[1:, :4] != ended).all()
     generate("batch_text", logits_processor=[Spy()], eos_token_id=int(ended), max_new_tokens=4)
     assert [asked.count(tuple(row[:5])) for row in rows_of("batch_text")] == [1, 4, 4]
+
+
+@pytest.mark.parametrize("options", [{}, {"do_sample": True, "seed": 3}])
+def test_prompt_lookup_saves_passes_and_changes_nothing(fed, options, tiny_model_dir):
+    """The prompt quotes the answer."""
+    model = QWenLMHeadModel.from_pretrained(tiny_model_dir)
+    tokenizer = QWenVLTokenizer.from_pretrained(tiny_model_dir)
+    ids = [tokenizer.encode(f"{ANSWER}\n")]
+    said, scores = model.generate(ids, max_new_tokens=12, **options)
+    once = len(fed)
+    streamer = Recorder()
+    again, same_scores = model.generate(
+        ids, max_new_tokens=12, prompt_lookup_num_tokens=10, streamer=streamer, **options
+    )
+    np.testing.assert_array_equal(again.numpy(), said.numpy())
+    np.testing.assert_allclose(same_scores.numpy(), scores.numpy(), atol=1e-5)
+    assert streamer.put_values == [[[token]] for token in said[0].tolist()]
+    assert once == 12 and max(length for _, length in fed[once + 1 :]) == 8
+    assert len(fed) - once < once / 2
 
 
 def test_weights_that_change_between_calls_meet_nothing_that_was_computed_before():
