@@ -14,7 +14,7 @@ import numpy as np
 SCALE = 1000
 ORIGINAL_SCALE = 999
 IOU_THRESHOLD = 0.5
-_NUMBER = r"\s*([-+]?(?:\d+\.?\d*|\.\d+))\s*"
+_NUMBER = r"\s*([-+]?(?:\d+(?:\.\d*)?|\.\d+))\s*"
 _BOX = re.compile(rf"\({_NUMBER},{_NUMBER}\)\s*,?\s*\({_NUMBER},{_NUMBER}\)")
 _ORIGINAL_BOX = re.compile(r"\((.*?)\),\((.*?)\)")
 
