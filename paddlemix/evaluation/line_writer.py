@@ -82,10 +82,12 @@ class LineWriter:
             return
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise EvaluationError(
                 f"{self.path}: another process is writing it; wait for it, or give each process its --shard"
             ) from error
+        except OSError:  # a file system without locks: the user has to take care
+            return
 
 
 def _end_of_lines(descriptor: int) -> int:
