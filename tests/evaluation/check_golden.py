@@ -21,7 +21,8 @@ if str(_CHECKOUT) not in sys.path:
     sys.path.insert(0, str(_CHECKOUT))
 
 from paddlemix.evaluation.metrics.caption_tokens import has_java  # noqa: E402
-from tests.evaluation.golden_kinds import KINDS, NEEDS_JAVA, UnknownKindError  # noqa: E402
+from tests.evaluation.golden_kinds import KINDS, NEEDS_JAVA  # noqa: E402
+from tests.evaluation.golden_prompts import UnknownKindError  # noqa: E402
 
 SHOWN = 5
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from paddlemix.evaluation import prompts
 from paddlemix.evaluation.data.mmbench import convert_row
 from paddlemix.evaluation.metrics import caption_tokens
 from paddlemix.evaluation.metrics.anls import anls
@@ -37,18 +36,13 @@ from paddlemix.evaluation.metrics.vqa_accuracy import (
     strip_punctuation,
     vqa_accuracy,
 )
-from paddlemix.evaluation.records import ImageRef, Prompt
-from paddlemix.evaluation.sampling import Shots
+from tests.evaluation.golden_prompts import UnknownKindError, known, prompts_kind
 
 TOLERANCE = 1e-9
 
 Json = Any
 Kind = Callable[[Json], Json]
 """Computes what a golden file expects, in the same form."""
-
-
-class UnknownKindError(Exception):
-    """A file that is not of a known kind, or expects what its kind does not have."""
 
 
 def vqa_accuracy_kind(golden: Json) -> Json:
@@ -65,7 +59,7 @@ def vqa_accuracy_kind(golden: Json) -> Json:
     }
     result: dict[str, Json] = {"expected": {}}
     for name in golden["expected"]:
-        options = _known(variants, name)
+        options = known(variants, name)
         scores = [vqa_accuracy(r["prediction"], r["answers"], **options) for r in golden["records"]]
         result["expected"][name] = {
             "overall": _rounded_mean(scores),
@@ -81,7 +75,7 @@ def vqa_accuracy_kind(golden: Json) -> Json:
         }
     if "normalised" in golden:
         result["normalised"] = {
-            text: {step: _known(steps, step)(text) for step in forms} for text, forms in golden["normalised"].items()
+            text: {step: known(steps, step)(text) for step in forms} for text, forms in golden["normalised"].items()
         }
     return result
 
@@ -98,7 +92,7 @@ def anls_kind(golden: Json) -> Json:
 def relaxed_accuracy_kind(golden: Json) -> Json:
     result: dict[str, Json] = {}
     for name in golden["expected"]:
-        as_original = _known({"qwen_vl": True, "published_definition": False}, name)
+        as_original = known({"qwen_vl": True, "published_definition": False}, name)
         hits = [
             bool(relaxed_accuracy(r["prediction"], _answers(r), as_original=as_original)) for r in golden["records"]
         ]
@@ -126,7 +120,7 @@ def gqa_kind(golden: Json) -> Json:
         if name == "qwen_vl":
             result[name] = {"accuracy": _mean(hits), "processed": processed, "per_record": hits}
         else:
-            result[name] = official_measures(questions, dict(zip(questions, _known(given, name))))
+            result[name] = official_measures(questions, dict(zip(questions, known(given, name))))
     return {"expected": result}
 
 
@@ -304,94 +298,6 @@ def sharding_kind(golden: Json) -> Json:
     return {"records": records}
 
 
-def prompts_kind(golden: Json) -> Json:
-    makers: dict[str, Callable[[Json], Json]] = {
-        "vqa_zero_shot": lambda golden: [
-            {
-                "question": prompts.render(_vqa(record)),
-                "question_id": record["question_id"],
-                "annotation": record.get("answer"),
-            }
-            for record in golden["vqa_records"]
-        ],
-        "vqa_few_shot": _vqa_few_shot,
-        "caption_zero_shot": lambda golden: [
-            {"image_id": image["id"], "input_text": prompts.render(_caption(image))}
-            for image in golden["caption_file"]["images"]
-        ],
-        "caption_few_shot": _caption_few_shot,
-        "grounding": lambda golden: [
-            {
-                "text": prompts.render(prompts.grounding_prompt(_image(record), record["sent"])),
-                "bbox": record["bbox"],
-                "hw": [record["height"], record["width"]],
-            }
-            for record in golden["grounding_records"]
-        ],
-        "multiple_choice": lambda golden: [
-            {
-                "prompt": prompts.render(
-                    prompts.multiple_choice_prompt(
-                        _image(record), record["hint"], record["question"], record["choices"]
-                    )
-                ),
-                "candidates": list(prompts.option_texts(len(record["choices"]))),
-                "answer": record["answer"],
-            }
-            for record in golden["multiple_choice_records"]
-        ],
-        "seed_image": lambda golden: [
-            {
-                "question_id": record["question_id"],
-                "prompt": prompts.render(
-                    prompts.seed_bench_prompt(
-                        [ImageRef("", f"data/seed/{record['data_id']}")],
-                        record["question"],
-                        [record[f"choice_{letter}"] for letter in "abcd"],
-                    )
-                ),
-                "answer": record["answer"],
-            }
-            for record in golden["seed_questions"]
-        ],
-    }
-    return {"expected": {name: _known(makers, name)(golden) for name in golden["expected"]}}
-
-
-def _vqa_few_shot(golden: Json) -> Json:
-    expected, train = golden["expected"]["vqa_few_shot"], golden["vqa_train"]
-    shots = Shots(expected["shots"], expected["seed"], as_original=True)
-    made = []
-    for record in golden["vqa_records"]:
-        drawn = shots.draw(train, [example["image"] for example in train], "", record["image"])
-        examples = [(_vqa(example), prompts.example_answer(example, as_original=True)) for example in drawn]
-        made.append(prompts.render(prompts.few_shot_prompt(examples, _vqa(record))))
-    return {**expected, "prompts": made}
-
-
-def _caption_few_shot(golden: Json) -> Json:
-    expected, train = golden["expected"]["caption_few_shot"], golden["caption_file"]["annotations"]
-    shots = Shots(expected["shots"], expected["seed"], as_original=True)
-    made = []
-    for image in golden["caption_file"]["images"]:
-        drawn = shots.draw(train, [example["image"] for example in train], "", image["image"])
-        examples = [(_caption(example), example["caption"]) for example in drawn]
-        made.append(prompts.render(prompts.few_shot_prompt(examples, _caption(image))))
-    return {**expected, "prompts": made}
-
-
-def _image(record: Json) -> ImageRef:
-    return ImageRef("", record["image"])
-
-
-def _vqa(record: Json) -> Prompt:
-    return prompts.vqa_prompt(_image(record), record["question"])
-
-
-def _caption(record: Json) -> Prompt:
-    return prompts.caption_prompt(_image(record))
-
-
 KINDS: dict[str, tuple[Kind, float]] = {
     "anls": (anls_kind, TOLERANCE),
     "caption": (caption_kind, TOLERANCE),
@@ -417,12 +323,6 @@ NEEDS_JAVA = ("caption", "caption_tokens")
 
 
 # ---------------------------------------------------------------- small things
-
-
-def _known(table: dict[str, Any], name: str) -> Any:
-    if name not in table:
-        raise UnknownKindError(f"expects {name!r}, which is not checked; known are: {', '.join(table)}")
-    return table[name]
 
 
 def _only_asked(found: dict[str, Json], expected: Json, ignored: tuple[str, ...] = ()) -> dict[str, Json]:
