@@ -175,6 +175,30 @@ def test_a_reload_in_the_middle_of_an_answer_keeps_what_was_there(server, page):
     assert page.text(".answer .text") == "All of it." and page.text(".notes") == ""
 
 
+def test_an_image_is_written_once_however_long_an_answer_grows(server, page_of, photo):
+    page = page_of(server.url)
+    counting = """window.puts = {}; const put = IDBObjectStore.prototype.put;
+        IDBObjectStore.prototype.put = function (...a) {
+            puts[this.name] = (puts[this.name] ?? 0) + 1; return put.apply(this, a) }"""
+    with preloaded(page, counting):
+        page.open()
+        server.engine.answer, server.engine.step_seconds = "word " * 200, SLOW
+        page.choose(photo)
+        page.ask("Tell me", wait=False)
+        page.wait("puts.conversations > 3")
+        page.click("#stop")
+        page.settle()
+        assert page.js("puts.images") == 1
+    count = "const open = indexedDB.open('paddlemix'); await new Promise((done) => (open.onsuccess = done));"
+    count += "const all = open.result.transaction('images').objectStore('images').count();"
+    count += "await new Promise((done) => (all.onsuccess = done)); open.result.close(); return all.result"
+    assert page.run(count) == 1
+    page.click("#clear")
+    page.click("#confirm-yes")
+    page.wait("!document.querySelector('#conversations li')")
+    assert page.run(count) == 0
+
+
 def test_a_conversation_that_is_deleted_during_an_answer_stays_so(server, page):
     server.engine.answer, server.engine.step_seconds = "word " * 200, SLOW
     page.ask("Tell me", wait=False)

@@ -2,6 +2,7 @@
 
 const KEY = "paddlemix.key";
 const EVENT_END = "\n\n";
+const STATES = new Set(["ready", "loading", "draining", "failed", "stalled"]);
 
 /** An answer with an error. `status` 0: there was none, or it ended too early (`code` "network" or "cut"). */
 export class APIError extends Error {
@@ -28,7 +29,8 @@ export async function models() {
 export async function serverState() {
   try {
     const response = await fetch("health/ready", { cache: "no-store" });
-    return (await response.json()).status ?? "offline";
+    const { status } = await response.json();
+    return STATES.has(status) ? status : "offline";
   } catch {
     return "offline";
   }

@@ -1,7 +1,7 @@
 // A conversation as data: what is sent to the server, and the file that `paddlemix chat --load` reads and writes.
 //
 // {id, title, updated, system: text or null, turns: [{question, answer}]}
-// question: {images: [{url, width, height, name, from}], regions: [{picture, label, box}], text}
+// question: {images: [{id, url, width, height, name, from}], regions: [{picture, label, box}], text}
 // answer:   {text, picture, state, problem, usage, seconds, dropped}; state: streaming, loading, done, stopped, length,
 //           interrupted or failed; problem, where it failed: {text}, or {reason: a text of texts.js, and its values}
 // `picture` counts the images of the whole conversation from 1; that of an answer, where its boxes are shown, is null
@@ -24,10 +24,14 @@ export class FileProblem extends Error {
   }
 }
 
+/** A name that nothing else has. */
+export function randomId() {
+  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
 /** A conversation without turns; `system`: its system text, or null. */
 export function newConversation(system = null) {
-  const id = [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
-  return { id, title: "", updated: Date.now(), system, turns: [] };
+  return { id: randomId(), title: "", updated: Date.now(), system, turns: [] };
 }
 
 /** An answer that is being waited for. */
@@ -186,7 +190,7 @@ async function readQuestion(content, seen, measure) {
     if ("image" in part) {
       const name = `${seen + images.length + 1}`;
       try {
-        images.push({ url: part.image, name, from: null, ...(await measure(part.image)) });
+        images.push({ id: randomId(), url: part.image, name, from: null, ...(await measure(part.image)) });
       } catch {
         throw new FileProblem("import.image");
       }

@@ -1,5 +1,7 @@
 // Images on their way into a message: decoded, turned upright and scaled down in the browser.
 
+import { randomId } from "./conversation.js";
+
 /** The longest side of an image that is sent; models see it smaller still. */
 export const MAX_SIDE = 1344;
 const MAX_MIB = 64;
@@ -16,7 +18,7 @@ export class ImageProblem extends Error {
 }
 
 /**
- * A file as an image to send: {url: data URL, width, height, name, from: size before scaling, or null}.
+ * A file as an image to send: {id, url: data URL, width, height, name, from: size before scaling, or null}.
  *
  * All but small PNGs are encoded anew: so the model sees them upright as the browser shows them, and what cameras write
  * into photos, such as the place, stays here.
@@ -33,7 +35,7 @@ export async function readImage(blob, name) {
   const scale = Math.min(1, MAX_SIDE / Math.max(width, height));
   if (scale === 1 && (await isPlainPNG(blob))) {
     bitmap.close();
-    return { url: await dataURL(blob), width, height, name, from: null };
+    return { id: randomId(), url: await dataURL(blob), width, height, name, from: null };
   }
   const canvas = document.createElement("canvas");
   canvas.width = Math.max(1, Math.round(width * scale));
@@ -45,7 +47,8 @@ export async function readImage(blob, name) {
   context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
   bitmap.close();
   const url = canvas.toDataURL("image/jpeg", JPEG_QUALITY);
-  return { url, width: canvas.width, height: canvas.height, name, from: scale < 1 ? { width, height } : null };
+  const from = scale < 1 ? { width, height } : null;
+  return { id: randomId(), url, width: canvas.width, height: canvas.height, name, from };
 }
 
 /** {width, height} of a data URL's image; rejects where it is none. */

@@ -20,7 +20,7 @@ const CHECK_MS = 2000;
 
 let keepsData = true;
 let hasRoom = true;
-let state = "loading"; // of the server, or "key" where it wants one
+let state = "loading"; // as api.js has it, or "key" where the server wants one
 let asking = null; // for a key: whether one was found
 
 async function start() {
@@ -103,9 +103,8 @@ async function learnModels() {
 }
 
 function showStatus() {
-  const shown = state === "ready" || state === "key" ? state : state === "offline" ? "offline" : "loading";
-  byId("status").dataset.state = shown;
-  byId("status-text").textContent = t(`status.${shown}`, { model: modelName() ?? "" });
+  byId("status").dataset.state = state;
+  byId("status-text").textContent = t(`status.${state}`, { model: modelName() ?? "" });
 }
 
 function openImage(image) {

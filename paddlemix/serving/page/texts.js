@@ -33,6 +33,9 @@ export const TEXTS = {
 
     "status.ready": "{model}",
     "status.loading": "Loading the model…",
+    "status.draining": "The server is being stopped",
+    "status.stalled": "The server is slow to answer",
+    "status.failed": "The server has failed",
     "status.offline": "Server not reachable",
     "status.key": "API key needed",
 
@@ -161,6 +164,9 @@ export const TEXTS = {
 
     "status.ready": "{model}",
     "status.loading": "正在加载模型……",
+    "status.draining": "服务器正在停止",
+    "status.stalled": "服务器响应迟缓",
+    "status.failed": "服务器出错",
     "status.offline": "无法连接服务器",
     "status.key": "需要 API 密钥",
 
