@@ -1,4 +1,4 @@
-// Paddle operators of the int4 linear layer: paddlemix_linear_w4 with its gradient; quantizing, packing, dequantizing.
+// Paddle operators of the int4 linear layer: paddlemix_linear_w4 with its gradient, paddlemix_swiglu_w4; quantizing, packing, dequantizing.
 #include "direct.h"
 #include "low_bit.h"
 
@@ -39,6 +39,12 @@ struct Int4 {
     return paddlemix_cuda_linear_w4(dtype, x, in_features, weight, bits(scales), bias, out, rows, in_features,
                                     out_features, stream);
   }
+  static int cuda_gated(int dtype, const void* x, const uint8_t* gate, const Tensor& gate_scales, const uint8_t* up,
+                        const Tensor& up_scales, void* out, int64_t rows, int64_t in_features, int64_t out_features,
+                        void* stream) {
+    return paddlemix_cuda_swiglu_w4(dtype, x, in_features, gate, bits(gate_scales), up, bits(up_scales), out, rows,
+                                    in_features, out_features, stream);
+  }
   static int cuda_dequantize(int dtype, const uint8_t* weight, const Tensor& scales, int64_t tile, void* w,
                              int64_t in_features, int64_t out_features, void* stream) {
     return paddlemix_cuda_dequantize_w4(dtype, weight, bits(scales, tile), w, in_features, out_features, stream);
@@ -51,3 +57,4 @@ struct Int4 {
 
 PADDLEMIX_LOW_BIT_OPERATORS(w4, Int4);
 PADDLEMIX_DIRECT(paddlemix_linear_w4, paddlemix_ops::low_bit::LowBit<paddlemix_ops::low_bit::Int4>::forward);
+PADDLEMIX_DIRECT(paddlemix_swiglu_w4, paddlemix_ops::low_bit::LowBit<paddlemix_ops::low_bit::Int4>::gated);

@@ -1,4 +1,4 @@
-// Paddle operators of the int8 linear layer: paddlemix_linear_w8 with its gradient; quantizing, packing, dequantizing.
+// Paddle operators of the int8 linear layer: paddlemix_linear_w8 with its gradient, paddlemix_swiglu_w8; quantizing, packing, dequantizing.
 #include "direct.h"
 #include "low_bit.h"
 
@@ -41,6 +41,12 @@ struct Int8 {
     return paddlemix_cuda_linear_w8(dtype, x, in_features, weight, scales.data<float>(), scales.shape()[1], bias, out,
                                     rows, in_features, out_features, stream);
   }
+  static int cuda_gated(int dtype, const void* x, const uint8_t* gate, const Tensor& gate_scales, const uint8_t* up,
+                        const Tensor& up_scales, void* out, int64_t rows, int64_t in_features, int64_t out_features,
+                        void* stream) {
+    return paddlemix_cuda_swiglu_w8(dtype, x, in_features, gate, gate_scales.data<float>(), up, up_scales.data<float>(),
+                                    gate_scales.shape()[1], out, rows, in_features, out_features, stream);
+  }
   static int cuda_dequantize(int dtype, const uint8_t* weight, const Tensor& scales, int64_t tile, void* w,
                              int64_t in_features, int64_t out_features, void* stream) {
     return paddlemix_cuda_dequantize_w8(dtype, weight, values(scales, tile), scales.shape()[1], w, in_features,
@@ -54,3 +60,4 @@ struct Int8 {
 
 PADDLEMIX_LOW_BIT_OPERATORS(w8, Int8);
 PADDLEMIX_DIRECT(paddlemix_linear_w8, paddlemix_ops::low_bit::LowBit<paddlemix_ops::low_bit::Int8>::forward);
+PADDLEMIX_DIRECT(paddlemix_swiglu_w8, paddlemix_ops::low_bit::LowBit<paddlemix_ops::low_bit::Int8>::gated);

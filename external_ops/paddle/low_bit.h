@@ -4,6 +4,7 @@
 #pragma once
 
 #include "packed_gradient.h"
+#include "swiglu.h"
 
 namespace paddlemix_ops {
 namespace low_bit {
@@ -38,13 +39,18 @@ struct LowBit {
     check_same_place(Format::kName, "scales", scales, weight);
   }
 
+  static void check_product(const Tensor& x, const Tensor& weight, const Tensor& scales, int64_t in_features,
+                            int64_t out_features) {
+    PD_CHECK(last_dim(Format::kName, x) == in_features, Format::kName, ": x has shape ", describe(x.shape()),
+             ", expected [..., ", in_features, "]");
+    check_packed(weight, scales, in_features, out_features);
+    check_same_place(Format::kName, "weight", weight, x);
+  }
+
   static std::vector<Tensor> forward(const Tensor& x, const Tensor& weight, const Tensor& scales,
                                      const paddle::optional<Tensor>& bias, int64_t in_features, int64_t out_features) {
     const char* const op = Format::kName;
-    PD_CHECK(last_dim(op, x) == in_features, op, ": x has shape ", describe(x.shape()), ", expected [..., ",
-             in_features, "]");
-    check_packed(weight, scales, in_features, out_features);
-    check_same_place(op, "weight", weight, x);
+    check_product(x, weight, scales, in_features, out_features);
     if (bias) {
       check_shape(op, "bias", *bias, {out_features});
       check_same_dtype(op, "bias", *bias, x);
@@ -74,6 +80,29 @@ struct LowBit {
 #else
     PD_THROW(op, ": this build has no kernel for the device of x");
 #endif
+  }
+
+  // silu(x gate) * (x up): by one kernel for few rows on CUDA, elsewhere product by product.
+  static std::vector<Tensor> gated(const Tensor& x, const Tensor& gate, const Tensor& gate_scales, const Tensor& up,
+                                   const Tensor& up_scales, int64_t in_features, int64_t out_features) {
+    check_product(x, gate, gate_scales, in_features, out_features);
+    check_product(x, up, up_scales, in_features, out_features);
+#ifdef PADDLEMIX_WITH_CUDA
+    const int dtype = kernel_dtype(x, Format::kName);
+    const int64_t rows = leading_rows(x);
+    if (!x.is_cpu() && gate_scales.shape() == up_scales.shape() && rows <= PADDLEMIX_CUDA_FEW_ROWS &&
+        paddlemix_cuda_linear_rows(dtype, dtype, x.data(), in_features) == PADDLEMIX_CUDA_MATRIX_ROWS) {
+      Shape shape = x.shape();
+      shape.back() = out_features;
+      Tensor out = paddle::empty(shape, x.dtype(), x.place());
+      check_launch(Format::kName,
+                   Format::cuda_gated(dtype, x.data(), gate.data<uint8_t>(), gate_scales, up.data<uint8_t>(), up_scales,
+                                      out.data(), rows, in_features, out_features, stream_of(x)));
+      return {out};
+    }
+#endif
+    return swiglu::forward(forward(x, gate, gate_scales, {}, in_features, out_features)[0],
+                           forward(x, up, up_scales, {}, in_features, out_features)[0]);
   }
 
   static std::vector<Tensor> backward(const Tensor& weight, const Tensor& scales, const Tensor& grad_out,
@@ -147,6 +176,14 @@ struct LowBit {
                                               const paddle::optional<DataType>&) {
     return {x};
   }
+  static std::vector<Shape> gated_shapes(const Shape& x, const Shape&, const Shape&, const Shape&, const Shape&,
+                                         int64_t in_features, int64_t out_features) {
+    return forward_shapes(x, {}, {}, {}, in_features, out_features);
+  }
+  static std::vector<DataType> gated_dtypes(const DataType& x, const DataType&, const DataType&, const DataType&,
+                                            const DataType&) {
+    return {x};
+  }
   static std::vector<Shape> backward_shapes(const Shape&, const Shape&, const Shape& grad_out, int64_t in_features,
                                             int64_t) {
     Shape grad_x = grad_out;
@@ -192,6 +229,13 @@ struct LowBit {
       .SetKernelFn(PD_KERNEL(FORMAT##Operators::backward))                                                             \
       .SetInferShapeFn(PD_INFER_SHAPE(FORMAT##Operators::backward_shapes))                                             \
       .SetInferDtypeFn(PD_INFER_DTYPE(FORMAT##Operators::backward_dtypes));                                            \
+  PD_BUILD_OP(paddlemix_swiglu_##NAME)                                                                                 \
+      .Inputs({"X", "Gate", "GateScales", "Up", "UpScales"})                                                           \
+      .Outputs({"Out"})                                                                                                \
+      .Attrs({"in_features: int64_t", "out_features: int64_t"})                                                        \
+      .SetKernelFn(PD_KERNEL(FORMAT##Operators::gated))                                                                \
+      .SetInferShapeFn(PD_INFER_SHAPE(FORMAT##Operators::gated_shapes))                                                \
+      .SetInferDtypeFn(PD_INFER_DTYPE(FORMAT##Operators::gated_dtypes));                                               \
   PD_BUILD_OP(paddlemix_dequantize_##NAME)                                                                             \
       .Inputs({"Weight", "Scales"})                                                                                    \
       .Outputs({"W"})                                                                                                  \

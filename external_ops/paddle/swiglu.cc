@@ -1,6 +1,7 @@
 // Paddle operators paddlemix_swiglu (gate, up) and paddlemix_swiglu_packed (x: gate, then up, in the last axis), with
 // gradients.
-#include "common.h"
+#include "swiglu.h"
+
 #include "direct.h"
 
 namespace paddlemix_ops {

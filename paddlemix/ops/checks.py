@@ -175,6 +175,7 @@ _WANTED = {
 
 _ATTENTION = "query key value kv_lengths query_starts? kv_starts? block_table? mask?"
 _LOW_BIT = "x weight scales bias? in_features:int out_features:int"
+_GATED = "x gate gate_scales up up_scales in_features:int out_features:int"
 _UNPACKED = "weight scales in_features:int out_features:int"
 
 PARAMETERS = {
@@ -195,6 +196,10 @@ PARAMETERS = {
         "attention_decode": _ATTENTION,
         "attention_interleaved": "qkv heads:int",
         "linear_w16": "x weight bias? in_features:int out_features:int",
+        "linear": "x weight bias?",
+        "swiglu_w16": "x gate up in_features:int out_features:int",
+        "swiglu_w8": _GATED,
+        "swiglu_w4": _GATED,
         "linear_w8": _LOW_BIT,
         "linear_w4": _LOW_BIT,
         "pack_w16": "w dtype:str",
