@@ -16,7 +16,7 @@ from ..ops.linear_w4 import linear_w4
 from ..ops.linear_w8 import linear_w8
 from ..ops.linear_w16 import linear_w16
 from ..utils.paddle_internals import paddle_dtype
-from .plan import INT4, QuantizationPlan, tile_arrays
+from .plan import INT4, INT8, QuantizationPlan, tile_arrays
 
 
 class QuantizedLinear(nn.Layer):
@@ -82,6 +82,27 @@ class QuantizedLinear(nn.Layer):
     def extra_repr(self) -> str:
         """What Paddle prints of the layer."""
         return f"in_features={self.in_features}, out_features={self.out_features}, kind={self.kind}"
+
+
+def bound_swiglu(
+    gate: QuantizedLinear, up: QuantizedLinear, device: str, dtype: paddle.dtype
+) -> Callable[[paddle.Tensor], paddle.Tensor] | None:
+    """``silu(x gate) * (x up)`` by one operator of a GPU, looked up as :meth:`QuantizedLinear.bound` does.
+
+    Returns:
+        ``None`` where there is no such operator, or the two layers do not go together.
+    """
+    suffix = {INT4: "w4", INT8: "w8"}.get(gate.kind, "w16" if gate.scales is None else None)
+    sizes = gate.in_features, gate.out_features
+    if device != "cuda" or suffix is None or gate.kind != up.kind or sizes != (up.in_features, up.out_features):
+        return None
+    if gate.bias is not None or up.bias is not None:
+        return None
+    function = backend.bound(f"linear_{suffix}", device, dtype, f"swiglu_{suffix}")
+    if function is None:
+        return None
+    arrays = [array for layer in (gate, up) for array in (layer.qweight, layer.scales) if array is not None]
+    return lambda x: function(x, *arrays, *sizes)[0]
 
 
 class SixteenBitEmbedding(nn.Layer):

@@ -3,7 +3,8 @@
 A layer's forward pass finds its weights by name, chooses between kernels and plain Paddle, and checks arguments: 45 µs
 for each decoder layer, more than the arithmetic of a small model, and more than a GPU takes for one of the large model.
 Here weights and operators are looked up once. What is computed is the same, operator by operator, so that the numbers
-are the same to the last bit.
+are the same to the last bit; on a GPU, where the kernels allow it, gate and up projection are one operator with the
+activation, which rounds once instead of three times.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import paddle.nn as nn
 
 from ...ops import backend
 from ...parallel.group import TensorParallelGroup
-from ...quantization.layers import QuantizedLinear
+from ...quantization.layers import QuantizedLinear, bound_swiglu
 from ...utils import paddle_internals
 from .attention_metadata import PagedAttention
 from .decode_inputs import DecodeInputs
@@ -45,6 +46,7 @@ class BoundLayer(NamedTuple):
     Attributes:
         qkv_bias: is added by the rotary operator; ``None`` where ``qkv`` adds it itself.
         norm_2: weight of the norm before the feed-forward layer.
+        activated: both products of the feed-forward layer that read its input, and the activation.
         next_norm: weight of the norm behind the layer, which is the first one of the next layer.
     """
 
@@ -52,8 +54,7 @@ class BoundLayer(NamedTuple):
     qkv_bias: paddle.Tensor | None
     attention_out: Apply
     norm_2: paddle.Tensor
-    gate: Apply
-    up: Apply
+    activated: Apply
     feed_forward_out: Apply
     next_norm: paddle.Tensor
 
@@ -93,8 +94,7 @@ class BoundDecoder:
                 *_without_bias(block.attn.c_attn, device, dtype),
                 apply_row_parallel(block.attn.c_proj, block.attn.group),
                 block.ln_2.weight,
-                apply(block.mlp.w2),
-                apply(block.mlp.w1),
+                _activated(block.mlp.w2, block.mlp.w1, apply, operators.swiglu, device, dtype),
                 apply_row_parallel(block.mlp.c_proj, block.mlp.group),
                 following.weight,
             )
@@ -128,7 +128,7 @@ class BoundDecoder:
             raise backend.refused(error) from None
 
     def _run(self, x: paddle.Tensor, metadata: PagedAttention, cache: PagedKVCache) -> paddle.Tensor:
-        rms_norm, add_rms_norm, rotary_qkv_cache, attention_decode, swiglu = self._operators
+        rms_norm, add_rms_norm, rotary_qkv_cache, attention_decode, _ = self._operators
         rotation, table, table_index = metadata.rotation, metadata.block_table, metadata.table_index
         cos, sin, logn = rotation.cos, rotation.sin, rotation.logn
         positions, slots, lengths = metadata.positions, metadata.slots, metadata.lengths
@@ -136,15 +136,16 @@ class BoundDecoder:
         residual = x
         normalized = rms_norm(x, self._first_norm, epsilon)[0]
         for layer, keys, values in zip(self._layers, cache.keys, cache.values):
-            qkv, qkv_bias, attention_out, norm_2, gate, up, feed_forward_out, next_norm = layer
+            qkv, qkv_bias, attention_out, norm_2, activated, feed_forward_out, next_norm = layer
             query = rotary_qkv_cache(
                 qkv(normalized), qkv_bias, cos, sin, positions, keys, values, slots, lengths, table, logn, table_index,
                 heads,
             )[0]  # fmt: skip
             attended = attention_decode(query, keys, values, kv_lengths, slots, None, table, None)[0]
             normalized, residual, _ = add_rms_norm(attention_out(attended), residual, norm_2, epsilon)
-            activated = swiglu(gate(normalized), up(normalized))[0]
-            normalized, residual, _ = add_rms_norm(feed_forward_out(activated), residual, next_norm, epsilon)
+            normalized, residual, _ = add_rms_norm(
+                feed_forward_out(activated(normalized)), residual, next_norm, epsilon
+            )
         return normalized
 
 
@@ -187,7 +188,27 @@ def _without_bias(layer: nn.Layer, device: str, dtype: paddle.dtype) -> tuple[Ap
     return bound_linear(layer, device, dtype), None
 
 
+def _activated(
+    gate: nn.Layer,
+    up: nn.Layer,
+    apply: Callable[[nn.Layer], Apply],
+    swiglu: Callable[..., list[paddle.Tensor]],
+    device: str,
+    dtype: paddle.dtype,
+) -> Apply:
+    if type(gate) is QuantizedLinear and type(up) is QuantizedLinear:
+        function = bound_swiglu(gate, up, device, dtype)
+        if function is not None:
+            return function
+    gated, raised = apply(gate), apply(up)
+    return lambda x: swiglu(gated(x), raised(x))[0]
+
+
 def _product(weight: paddle.Tensor) -> Apply:
+    if backend.device_of(weight) == "cuda":
+        own = backend.bound("linear_w16", "cuda", weight.dtype, "linear")
+        if own is not None:
+            return lambda x: own(x, weight, None)[0]
     if paddle.is_compiled_with_cuda():
         matmul = paddle_internals.matmul
         return lambda x: matmul(x, weight, False, False)
