@@ -16,6 +16,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--ops", nargs="+", metavar="NAME", help="only these operators")
     parser.add_argument("--output", type=Path, help="also write the table of measurements to this file")
+    parser.add_argument("--quick", action="store_true", help="small cases only, as with --emulate; for sanitizers")
     only = parser.add_mutually_exclusive_group()
     only.add_argument("--build-only", action="store_true", help="build, and use no GPU")
     only.add_argument("--check-only", action="store_true", help="do not measure")
@@ -54,7 +55,7 @@ def main() -> int:
         print("PyTorch finds no CUDA device; --build-only and --emulate need none", file=sys.stderr)
         return 1
     kernels = Kernels([library], lambda: torch.cuda.current_stream().cuda_stream)
-    failed = report(check(kernels, "cuda", operators))
+    failed = report(check(kernels, "cuda", operators, quick=arguments.quick))
     if not arguments.check_only and not failed:
         from .bench import measure
 

@@ -7,6 +7,7 @@ host nor what stays in the L2 cache counts, and takes the fastest of several rep
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,13 +15,14 @@ import torch
 import torch.nn.functional as F
 
 from . import references as ref
-from .low_bit import make_weight
+from .low_bit import gated_arguments, make_weight
 from .ops import Kernels, key_values, strides, visibility
 
 WORKING_SET = 512 << 20  # bytes that one graph walks over; the L2 cache of an H200 has 50 MB
 REPLAYS = 20
 HIDDEN, FFN, HEADS, HEAD_DIM, VISUAL = 4096, 11008, 32, 128, 1664
 VOCABULARY = 151936
+DTYPE = torch.bfloat16  # what users run
 
 Run = Callable[[], object]
 
@@ -67,7 +69,7 @@ def copy_bandwidth() -> float:
 
 
 def normal(*shape: int) -> torch.Tensor:
-    return torch.randn(shape, device="cuda").half()
+    return torch.randn(shape, device="cuda").to(DTYPE)
 
 
 def rows_subjects(kernels: Kernels) -> Iterator[Subject]:
@@ -94,7 +96,7 @@ def rows_subjects(kernels: Kernels) -> Iterator[Subject]:
     for rows in (1, 4096):
 
         def swiglu(rows=rows) -> tuple[Run, Run]:
-            packed, out = normal(rows, 2 * FFN), torch.empty(rows, FFN, dtype=torch.half, device="cuda")
+            packed, out = normal(rows, 2 * FFN), torch.empty(rows, FFN, dtype=DTYPE, device="cuda")
             gate, up = packed[:, :FFN], packed[:, FFN:]
             arguments = (gate.dtype, gate, up, 2 * FFN, out, rows, FFN)
             return lambda: kernels("swiglu", *arguments), lambda: ref.swiglu(gate, up)
@@ -154,7 +156,7 @@ def attention_subjects(kernels: Kernels) -> Iterator[Subject]:
 
 
 def linear_subjects(kernels: Kernels) -> Iterator[Subject]:
-    forms = {"w16": "float16", "w8": "int8", "w4": "int4"}
+    forms = {"w16": "bfloat16", "w8": "int8", "w4": "int4"}
     for operator, form in forms.items():
         layers = [(HIDDEN, 3 * HIDDEN), (HIDDEN, HIDDEN), (HIDDEN, 2 * FFN), (FFN, HIDDEN)]
         if operator != "w4":
@@ -162,8 +164,8 @@ def linear_subjects(kernels: Kernels) -> Iterator[Subject]:
         for in_features, out_features in layers:
             original = make_weight(form, in_features, out_features, "cuda")
             moved = original.bytes()
-            original.matrix = original.matrix.half().t().contiguous()
-            for rows in (1, 8):
+            original.matrix = original.matrix.to(DTYPE).t().contiguous()
+            for rows in (1, 8, 32, 64):
 
                 def product(rows=rows, original=original) -> tuple[Run, Run]:
                     outputs, inputs = original.matrix.shape
@@ -177,18 +179,48 @@ def linear_subjects(kernels: Kernels) -> Iterator[Subject]:
                     return lambda: kernels(name, *all_arguments), lambda: F.linear(x, matrix, bias)
 
                 detail = f"{rows} x {in_features} x {out_features}"
-                yield Subject(f"linear_{operator}", detail, moved, "F.linear fp16", product)
+                yield Subject(f"linear_{operator}", detail, moved, "F.linear", product)
 
         def dequantize(operator=operator, original=original) -> tuple[Run, Run]:
             outputs, inputs = original.matrix.shape
-            out = torch.empty(inputs, outputs, dtype=torch.half, device="cuda")
+            out = torch.empty(inputs, outputs, dtype=DTYPE, device="cuda")
             arguments = (out.dtype, *original.arguments, out, inputs, outputs)
             return lambda: kernels(f"dequantize_{operator}", *arguments), lambda: out.copy_(original.matrix.t())
 
         yield Subject(
             f"dequantize_{operator}", f"{in_features} x {out_features}", moved + 2 * in_features * out_features,
-            "fp16 transpose", dequantize,
+            "transpose", dequantize,
         )  # fmt: skip
+
+
+def fused_subjects(kernels: Kernels) -> Iterator[Subject]:
+    """Gate and up in one, and weights [in, out] as Paddle keeps them, beside cuBLAS on the same arrays."""
+    for operator, form in {"w16": "bfloat16", "w8": "int8", "w4": "int4"}.items():
+        weight = make_weight(form, HIDDEN, FFN, "cuda")
+        moved = 2 * weight.bytes()
+        weight.matrix = weight.matrix.to(DTYPE).t().contiguous()
+
+        def gated(operator=operator, weight=weight) -> tuple[Run, Run]:
+            gate, up = weight.copy_of_arguments(), weight.copy_of_arguments()
+            x, out = normal(1, HIDDEN), torch.empty(1, FFN, dtype=DTYPE, device="cuda")
+            matrices = [weight.matrix.clone() for _ in range(2)]
+            arguments = (DTYPE, x, HIDDEN, *gated_arguments(operator, gate, up), out, 1, HIDDEN, FFN)
+            return lambda: kernels(f"swiglu_{operator}", *arguments), lambda: ref.swiglu(
+                *(F.linear(x, matrix) for matrix in matrices)
+            )
+
+        yield Subject(f"swiglu_{operator}", f"1 x {HIDDEN} x 2 * {FFN}", moved, "2 F.linear, swiglu", gated)
+    for in_features, out_features in [(HIDDEN, 3 * HIDDEN), (HIDDEN, HIDDEN), (FFN, HIDDEN), (HIDDEN, VOCABULARY)]:
+        for rows in (1, 8):
+
+            def plain(rows=rows, inputs=in_features, outputs=out_features) -> tuple[Run, Run]:
+                x, weight = normal(rows, inputs), normal(inputs, outputs)
+                out = torch.empty(rows, outputs, dtype=DTYPE, device="cuda")
+                arguments = (DTYPE, x, inputs, weight, None, out, rows, inputs, outputs)
+                return lambda: kernels("linear", *arguments), lambda: torch.matmul(x, weight, out=out)
+
+            detail = f"{rows} x {in_features} x {out_features}"
+            yield Subject("linear", detail, 2 * in_features * out_features, "matmul on [in, out]", plain)
 
 
 def measure(kernels: Kernels, operators: Sequence[str]) -> str:
@@ -196,14 +228,14 @@ def measure(kernels: Kernels, operators: Sequence[str]) -> str:
     copy = copy_bandwidth()
     name, version = torch.cuda.get_device_name(), torch.__version__
     lines = [
-        f"{name}, fp16, PyTorch {version}; a device copy reaches {copy / 1e9:.0f} GB/s.",
+        f"{name}, {str(DTYPE)[6:]}, PyTorch {version}; a device copy reaches {copy / 1e9:.0f} GB/s.",
         "",
         "| operator | size | us | GB/s | of the copy | PyTorch's | us | times faster |",
         "|---|---|---:|---:|---:|---|---:|---:|",
     ]
-    for source in (rows_subjects, attention_subjects, linear_subjects):
+    for source in (rows_subjects, attention_subjects, linear_subjects, fused_subjects):
         for subject in source(kernels):
-            if subject.operator.replace("dequantize_", "linear_") not in operators:
+            if re.sub("^dequantize_", "linear_", subject.operator) not in operators:
                 continue
             copies = max(2, min(64, WORKING_SET // subject.bytes))
             ours, beside = zip(*(subject.make() for _ in range(copies)))

@@ -23,6 +23,7 @@ OPERATORS: dict[str, Callable[[Setting], Iterator[Case]]] = {
     "gelu_bias": cases.gelu_bias,
     "rotary_qkv": cases.rotary_qkv,
     "attention_decode": cases.attention_decode,
+    "linear": low_bit.plain_weights,
     **{f"linear_{name}": functools.partial(low_bit.cases, operator=name) for name in ("w16", "w8", "w4")},
 }
 

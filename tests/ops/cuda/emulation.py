@@ -8,6 +8,10 @@ as NaN. For an exact answer run the tests under AddressSanitizer, without the co
         pytest --confcutdir=tests/ops/cuda tests/ops/cuda
 
 Arithmetic, indexing and barriers are proven here; speed, and races between warps beyond two orders of running, are not.
+
+On a machine with a GPU and nvcc the same tests run on the real device, in page-locked memory that both sides address:
+
+    PADDLEMIX_CUDA_DEVICE=1 pytest --confcutdir=tests/ops/cuda tests/ops/cuda
 """
 
 from __future__ import annotations
@@ -20,10 +24,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
 SANITIZE = os.environ.get("PADDLEMIX_SANITIZE") == "1"
+ON_DEVICE = os.environ.get("PADDLEMIX_CUDA_DEVICE") == "1"
 MARGIN = 256  # bytes around an array
+
+emulation_only = pytest.mark.skipif(ON_DEVICE, reason="asks for a device of another kind, which only an emulation is")
 
 Address = ctypes.c_void_p
 Int = ctypes.c_int
@@ -41,7 +49,38 @@ def load_build_module():
 
 
 @functools.cache
+def cuda_runtime() -> ctypes.CDLL:
+    """The CUDA runtime of the toolkit, or of PyTorch's packages."""
+    home = os.environ.get("CUDA_HOME", "/usr/local/cuda")
+    for name in ("libcudart.so", "libcudart.so.13", "libcudart.so.12", f"{home}/lib64/libcudart.so"):
+        try:
+            return ctypes.CDLL(name)
+        except OSError:
+            continue
+    raise OSError("libcudart.so is not found; name the toolkit's folder in CUDA_HOME")
+
+
+class PageLocked:
+    """malloc and free of host memory that a GPU addresses too."""
+
+    MAPPED = 2
+
+    def malloc(self, size: int) -> int:
+        address = Address()
+        error = cuda_runtime().cudaHostAlloc(ctypes.byref(address), ctypes.c_size_t(size), ctypes.c_uint(self.MAPPED))
+        assert error == 0, f"cudaHostAlloc returned the CUDA error {error}"
+        return address.value
+
+    def free(self, address: int) -> None:
+        cuda_runtime().cudaFreeHost(Address(address))
+
+
+@functools.cache
 def load_library(name: str) -> ctypes.CDLL:
+    if ON_DEVICE:
+        from external_ops.harness.build import build
+
+        return ctypes.CDLL(str(build()))
     return ctypes.CDLL(str(load_build_module().build(name, SANITIZE)))
 
 
@@ -82,6 +121,9 @@ class Arrays:
 
     def __init__(self):
         self.guarded = []
+        if ON_DEVICE:
+            self.c = PageLocked()
+            return
         self.c = ctypes.CDLL(None)
         self.c.malloc.restype = Address
         self.c.malloc.argtypes = [ctypes.c_size_t]
@@ -126,6 +168,8 @@ class Launchers:
 
     def launch(self, name: str, *arguments) -> None:
         error = getattr(self.library, f"paddlemix_cuda_{name}")(*map(as_argument, arguments), None)
+        if ON_DEVICE and error == 0:
+            error = cuda_runtime().cudaDeviceSynchronize()
         assert error == 0, f"{name} returned the CUDA error {error}"
 
     def call_int64(self, name: str, *arguments) -> int:
@@ -135,13 +179,16 @@ class Launchers:
         return function(*map(as_argument, arguments))
 
     def set_descending(self, descending: bool) -> None:
-        ctypes.c_int.in_dll(self.library, "paddlemix_emulation_descending").value = int(descending)
+        if not ON_DEVICE:
+            ctypes.c_int.in_dll(self.library, "paddlemix_emulation_descending").value = int(descending)
 
     def set_multiprocessors(self, count: int) -> None:
-        self.library.paddlemix_emulation_set_multiprocessors(count)
+        if not ON_DEVICE:
+            self.library.paddlemix_emulation_set_multiprocessors(count)
 
     def set_capability(self, major: int) -> None:
-        self.library.paddlemix_emulation_set_capability(major)
+        if not ON_DEVICE:
+            self.library.paddlemix_emulation_set_capability(major)
 
 
 def as_argument(value):

@@ -6,7 +6,9 @@ import shutil
 import numpy as np
 import pytest
 
-from tests.ops.cuda.emulation import BFLOAT16, FLOAT16, SANITIZE, Launchers, load_build_module
+from tests.ops.cuda.emulation import BFLOAT16, FLOAT16, SANITIZE, Launchers, emulation_only, load_build_module
+
+pytestmark = emulation_only
 
 SOURCE = """
 #include "common.cuh"

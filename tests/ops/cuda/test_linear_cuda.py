@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from external_ops.harness import tiles
-from tests.ops.cuda.emulation import BFLOAT16, FLOAT16, FLOAT32, DType, assert_accurate
+from tests.ops.cuda.emulation import BFLOAT16, FLOAT16, FLOAT32, DType, assert_accurate, emulation_only
 
 # in_features, out_features, distance of x's rows beyond in_features, and elements by which x is shifted: words of x
 # that can be read at once and such that cannot; one tile, an odd number of them, a part of one.
@@ -79,6 +79,7 @@ def test_product_matches_float64(
         assert_accurate(out, exact, plain_product(dtype, x, weight, bias), dtype)
 
 
+@emulation_only
 @pytest.mark.parametrize("format_name", FORMATS)
 @pytest.mark.parametrize("rows", [1, 2, 4, 7])
 def test_gpus_without_matrix_instructions_match_float64(emulated, arrays, random, dtype, format_name, rows):
@@ -226,6 +227,7 @@ def test_a_row_major_weight_matches_float64(emulated, arrays, random, dtype, in_
         assert_accurate(out, exact, plain, dtype)
 
 
+@emulation_only
 def test_a_row_major_weight_is_refused_where_it_cannot_be_read(emulated, arrays):
     launchers = emulated("linear")
     for dtype, rows, shape in [
@@ -241,6 +243,7 @@ def test_a_row_major_weight_is_refused_where_it_cannot_be_read(emulated, arrays)
         launchers.set_capability(8)
 
 
+@emulation_only
 def test_the_rows_that_are_taken_depend_on_dtypes_and_device(emulated, arrays):
     device = emulated("device")
     x, shifted = (arrays.place(np.zeros(8, np.float16), offset) for offset in (0, 1))
