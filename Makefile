@@ -56,7 +56,7 @@ override export MODEL := $(value MODEL)
 PREDICT_ARGS += --model_name_or_path "$$MODEL"
 endif
 
-.PHONY: help predict test browser test-all fuzz conformance soak lint types docs format check-install ops sanitize cuda-check cuda-check-bindings wheel wheel-check clean \
+.PHONY: help predict test browser test-all fuzz conformance soak lint types docs format check-install ops sanitize cuda-check cuda-check-bindings cuda-wheel gpu-session gpu-session-paddle wheel wheel-check clean \
         clean-venv no-compiler
 .NOTPARALLEL:
 
@@ -81,6 +81,9 @@ help:
 	@echo "                     ARGS='--arch 80' for one; without nvcc it says so and passes"
 	@echo "make cuda-check-bindings"
 	@echo "                     compile, link and load the CUDA build beside Paddle's CPU build; needs nvcc, no GPU"
+	@echo "make cuda-wheel      build the operators with their CUDA kernels into dist/, for any build of this Paddle; needs nvcc"
+	@echo "make gpu-session     all that a GPU with PyTorch, but without Paddle, tells of the CUDA kernels, in one file; PYTHON=…"
+	@echo "                     has PyTorch, ARGS='--dry-run' tries it without a GPU; make gpu-session-paddle: with Paddle"
 	@echo "make wheel           build the wheel into dist/"
 	@echo "make wheel-check     build the wheel, install it elsewhere and run the bundled model from there"
 	@echo "make clean           remove build products and caches; make clean-venv removes $(VENV) as well"
@@ -164,8 +167,20 @@ cuda-check: $(CREATED)
 	@$(BIN)/python -m external_ops.harness.cuda_check --tools || $(PIP_INSTALL) --quiet 'nvidia-cuda-nvdisasm>=13.4'
 	@$(BIN)/python -m external_ops.harness.cuda_check $(ARGS)
 
+# With the interpreter that has PyTorch, which this project does not install: PYTHON names it.
+gpu-session:
+	@"$(PYTHON)" -m external_ops.harness.session $(ARGS)
+
+gpu-session-paddle: $(OPS) $(DEV_DEPS)
+	@$(BIN)/python benchmarks/gpu_session.py $(ARGS)
+
 cuda-check-bindings: $(RUN_DEPS)
 	@$(BIN)/python -m external_ops.harness.bindings_check
+
+cuda-wheel: $(RUN_DEPS)
+	$(PIP_INSTALL) --quiet setuptools wheel
+	PADDLEMIX_WITH_CUDA=1 $(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-build-isolation --no-deps \
+		--wheel-dir dist ./external_ops
 
 # build/ is removed first: setuptools would put files into the wheel that the tree no longer has.
 wheel: $(CREATED)
