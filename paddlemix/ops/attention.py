@@ -32,9 +32,9 @@ def attention(
         ``[batch, heads, length, head_dim]``.
     """
     if backend.uses_paddle_kernels(query):  # which keep no scores for the gradient
-        heads_behind = (x.transpose([0, 2, 1, 3]) for x in (query, key, value))
         added = None if mask is None else mask.reshape([1] * (4 - mask.ndim) + mask.shape).astype(query.dtype)
-        out = F.scaled_dot_product_attention(*heads_behind, attn_mask=added, dropout_p=dropout, training=dropout > 0)
+        query, key, value = (x.transpose([0, 2, 1, 3]) for x in (query, key, value))
+        out = F.scaled_dot_product_attention(query, key, value, added, dropout, training=dropout > 0)
         return out.transpose([0, 2, 1, 3])
     scores = paddle.matmul(query * (query.shape[-1] ** -0.5), key, transpose_y=True).astype("float32")
     if mask is not None:
