@@ -101,8 +101,8 @@ class GenerationOptions:
         stop_token_sequences: runs of tokens that end an answer.
         stop_strings: texts that end an answer; they need ``tokenizer=``.
         prefill_chunk_size: feed the prompt in parts of so many positions, which bounds the memory; 0: in one.
-        prompt_lookup_num_tokens: check at once up to so many tokens (at most 7) that followed the latest ones before in
-            the prompt or answer. The answer stays the same; one that repeats much comes sooner.
+        prompt_lookup_num_tokens: propose up to so many tokens (at most 7), those that followed the latest ones earlier
+            in the prompt or answer, and check them at once. The answer stays the same; one that repeats comes sooner.
     """
 
     max_new_tokens: int = option(20, int, "maximum number of generated tokens", group=_GROUP)

@@ -304,15 +304,15 @@ def test_repetition_penalty_counts_prompt_and_answer_but_not_padding():
 # ---------------------------------------------------------------- batches
 
 
-@pytest.mark.parametrize("case", [case for case in LANGUAGE_CASES if case.startswith("batch")])
+@pytest.mark.parametrize("case", ["batch_mixed", "batch_text"])
 def test_a_padded_batch_is_its_rows_alone(case):
     inputs = prompt(case)
     placed = [(np.array(row) == golden_model().config.visual.image_start_id).sum() for row in rows_of(case)]
     ends = np.cumsum(placed)
-    batch, scores = generate(case, max_new_tokens=20)
+    batch, scores = generate(case, max_new_tokens=8)
     for index, row in enumerate(rows_of(case)):
         images = inputs["images"][ends[index] - placed[index] : ends[index]] if placed[index] else None
-        ids, score = golden_model().generate([row], GREEDY, images=images, max_new_tokens=20)
+        ids, score = golden_model().generate([row], GREEDY, images=images, max_new_tokens=8)
         np.testing.assert_array_equal(batch[index], ids.numpy()[0])
         assert scores[index] == pytest.approx(float(score), abs=1e-5)
 
