@@ -19,6 +19,7 @@ namespace {
 struct Weight4 : Lines<8> {
   static constexpr int kZero = 8;
   static constexpr bool kGroupScales = true, kSignedAvx2 = false;
+  static constexpr int kScaleBlocks = 1;
   static constexpr int64_t kPrefetchDistance = 2048;
 
   const uint16_t* half_scales;
@@ -26,6 +27,13 @@ struct Weight4 : Lines<8> {
   const uint16_t* scales_at(int64_t tile, int64_t index) const {
     return half_scales + (tile * groups + index) * kOutputTile;
   }
+  static int32_t integer(const uint8_t* line, int64_t output, int64_t input) {
+    return byte(line, output, input) - kZero;
+  }
+  static float value(const uint8_t* line, int64_t output, int64_t input) {
+    return static_cast<float>(integer(line, output, input));
+  }
+  float value_scale(int64_t tile, int64_t index, int64_t output) const { return scale(tile, index, output); }
   float scale(int64_t tile, int64_t index, int64_t output) const {
     return fp16_to_float(scales_at(tile, index)[output]);
   }
@@ -52,7 +60,7 @@ struct Weight4 : Lines<8> {
     const __m512i zero = _mm512_set1_epi8(kZero);
     for (int64_t i = 0; i < kLinesPerGroup; ++i, lines += kLine, to += 2 * kLine) {
       const __m512i line = _mm512_loadu_si512(lines);
-      _mm_prefetch(lines + kChunkGroups * kLinesPerGroup * kLine, _MM_HINT_T0);
+      _mm_prefetch(lines + kPrefetchPanel * kPackedBytes, _MM_HINT_T0);
       _mm512_store_si512(to, _mm512_sub_epi8(part(line, 0), zero));
       _mm512_store_si512(to + kLine, _mm512_sub_epi8(part(line, 1), zero));
     }

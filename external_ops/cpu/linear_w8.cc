@@ -15,6 +15,7 @@ template <bool GroupScales>
 struct Weight8 : Lines<4> {
   static constexpr int kZero = 128;
   static constexpr bool kGroupScales = GroupScales, kSignedAvx2 = true;
+  static constexpr int kScaleBlocks = 1;
   static constexpr int64_t kPrefetchDistance = 2048;
 
   const float* float_scales;
@@ -22,6 +23,13 @@ struct Weight8 : Lines<4> {
   const float* scales_at(int64_t tile, int64_t index) const {
     return float_scales + (GroupScales ? tile * groups + index : tile) * kOutputTile;
   }
+  static int32_t integer(const uint8_t* line, int64_t output, int64_t input) {
+    return byte(line, output, input) - kZero;
+  }
+  static float value(const uint8_t* line, int64_t output, int64_t input) {
+    return static_cast<float>(integer(line, output, input));
+  }
+  float value_scale(int64_t tile, int64_t index, int64_t output) const { return scale(tile, index, output); }
   float scale(int64_t tile, int64_t index, int64_t output) const { return scales_at(tile, index)[output]; }
 
 #if PADDLEMIX_X86
@@ -40,7 +48,7 @@ struct Weight8 : Lines<4> {
   PADDLEMIX_TARGET_AVX512 inline __m512 channel_scales(int64_t tile) const { return scales(tile, 0); }
   PADDLEMIX_TARGET_AVX512 static inline void expand(const uint8_t* lines, int8_t* to) {
     for (int64_t i = 0; i < kLinesPerGroup; ++i, lines += kLine, to += kLine) {
-      _mm_prefetch(lines + kChunkGroups * kLinesPerGroup * kLine, _MM_HINT_T0);
+      _mm_prefetch(lines + kPrefetchPanel * kPackedBytes, _MM_HINT_T0);
       _mm512_store_si512(to, _mm512_xor_si512(_mm512_loadu_si512(lines), _mm512_set1_epi8(-128)));
     }
   }

@@ -27,7 +27,7 @@ PADDLEMIX_BODY void round_body(const Rounding& a, int64_t begin, int64_t end) {
     const int64_t block = row / kRowBlock, line = row % kRowBlock;
     int8_t* q = out.q + (block * out.groups + group) * kGroup * out.height + line * kStep;
     float& scale = out.scales[out.entry(block, group) + line];
-    int32_t& sum = out.sums[out.entry(block, group) + line];
+    int32_t* sums = out.sums + out.entry(block, group) * kSteps + line;
 
     float values[kGroup];
     const int64_t left = row < out.rows ? a.in_features - group * kGroup : 0;
@@ -53,8 +53,8 @@ PADDLEMIX_BODY void round_body(const Rounding& a, int64_t begin, int64_t end) {
       factor = scale = 0;
     }
     const int32_t kept = largest <= kLargestFinite ? -1 : 0;
-    int32_t total = 0;
-    for (int64_t step = 0; step < kGroup / kStep; ++step) {
+    for (int64_t step = 0; step < kSteps; ++step) {
+      int32_t total = 0;
       const float* from = values + step * kStep;
       int8_t rounded[kStep];
       for (int64_t i = 0; i < kStep; ++i) {
@@ -66,8 +66,8 @@ PADDLEMIX_BODY void round_body(const Rounding& a, int64_t begin, int64_t end) {
         rounded[i] = static_cast<int8_t>(integer);
       }
       memcpy(q + step * kStep * out.height, rounded, kStep);
+      sums[step * out.height] = total;
     }
-    sum = total;
   }
 }
 
@@ -100,7 +100,7 @@ Activations round_activations(const float* x, int64_t stride, int64_t rows, int6
   out.groups = ceil_div(in_features, kGroup);
   out.height = full_blocks || rows > kRowBlock ? kRowBlock : rows;
   const int64_t padded = out.blocks() * out.height, entries = padded * out.groups;
-  char* memory = static_cast<char*>(scratch.get(entries * (kGroup + sizeof(float) + sizeof(int32_t))));
+  char* memory = static_cast<char*>(scratch.get(entries * (kGroup + sizeof(float) + kSteps * sizeof(int32_t))));
   out.q = reinterpret_cast<int8_t*>(memory);
   out.scales = reinterpret_cast<float*>(memory + entries * kGroup);
   out.sums = reinterpret_cast<int32_t*>(out.scales + entries);

@@ -16,11 +16,15 @@ constexpr int64_t at_most(int64_t value, int64_t limit) { return value < limit ?
 constexpr int64_t kRowBlock = 16;  // rows of one matrix tile
 constexpr int64_t kLine = 64;      // bytes: one vector, one row of a matrix tile, and one line of the cache
 constexpr int64_t kStep = 64;      // inputs that one matrix tile covers
+constexpr int64_t kSteps = kGroup / kStep;
+
+constexpr int64_t kPrefetchPanel = 4;  // groups by which unpacking a panel for the matrix tiles prefetches ahead
 
 // Activations rounded to 8 bits in groups of 128 inputs: x = q * scale, q in [-127, 127]. The rows are cut into blocks
 // of 16, and each block stores 64 inputs of all its rows together, so that a matrix tile is 1 KB in one piece. A block
 // has `height` rows: 16, the rows that are missing being zero, or, if there is only one block, as many as there are.
-//   q: [blocks, in / 64, height, 64]; scales, sums (of q, over a group): [blocks, groups, height]
+//   q: [blocks, in / 64, height, 64]; scales: [blocks, groups, height]; sums (of q over 64 inputs): [blocks, groups, 2,
+//   height]
 // A group that holds NaN or Inf has the scale NaN, which makes all outputs of its row NaN. One whose largest magnitude
 // is below 4e-37, where 127 / maximum is no longer finite, is taken for zero.
 struct Activations {
@@ -33,6 +37,16 @@ struct Activations {
   int64_t rows_of(int64_t block) const { return at_most(rows - block * kRowBlock, kRowBlock); }
   const int8_t* group(int64_t block, int64_t index) const { return q + (block * groups + index) * kGroup * height; }
   int64_t entry(int64_t block, int64_t index) const { return (block * groups + index) * height; }
+  // The sum of q over 64 inputs of a row; `row` within the block.
+  int32_t step_sum(int64_t block, int64_t index, int64_t step, int64_t row) const {
+    return sums[((block * groups + index) * kSteps + step) * height + row];
+  }
+  // Over the steps [first, last).
+  int32_t sum(int64_t block, int64_t index, int64_t first, int64_t last, int64_t row) const {
+    int32_t total = 0;
+    for (int64_t step = first; step < last; ++step) total += step_sum(block, index, step, row);
+    return total;
+  }
 };
 
 // Rounds x [rows, in_features], its rows `stride` apart. The arrays belong to the calling thread and stay valid until

@@ -11,6 +11,8 @@
 // ahead is slower: the loads of whole tiles already keep all misses in flight.
 #pragma once
 
+#include <algorithm>
+
 #include "low_bit_vector.h"
 
 #if PADDLEMIX_HAS_AMX
@@ -20,18 +22,21 @@ namespace low_bit {
 
 constexpr int64_t kPanelTiles = 2;  // tiles of 16 outputs
 constexpr int64_t kPanel = kPanelTiles * kOutputTile;
-constexpr int64_t kChunkGroups = 4;
+// Groups that are unpacked at once: four, or two where each has two scales, so that panel and sums fit into 32 KB.
+template <typename W>
+constexpr int64_t kChunkGroups = 4 / W::kScaleBlocks;
+constexpr int64_t kChunkBlocks = 4;                    // scales of an output in them
 constexpr int64_t kGroupBytes = kGroup * kOutputTile;  // of one tile, unpacked
 constexpr int64_t kPairRows = 2 * kRowBlock;
 constexpr int64_t kMostRows = 512;               // per pass over the weights; their totals take 64 KB
 constexpr int64_t kCachedActivations = 5 << 18;  // bytes: of a second-level cache of 2 MB
 
-// Integer sums [group][row block][tile][16 rows][16 outputs].
-typedef int32_t Sums[kChunkGroups][2][kPanelTiles][kRowBlock][kOutputTile];
+// Integer sums [block of inputs with one scale][row block][tile][16 rows][16 outputs].
+typedef int32_t Sums[kChunkBlocks][2][kPanelTiles][kRowBlock][kOutputTile];
 
 struct alignas(64) AmxMemory {
-  int8_t panel[kPanelTiles][kChunkGroups][kGroupBytes];
-  float weight_scales[kChunkGroups][kPanelTiles][kOutputTile];
+  int8_t panel[kPanelTiles][kChunkBlocks][kGroupBytes];
+  float weight_scales[kChunkBlocks][kPanelTiles][kOutputTile];
   Sums sums;
   float totals[kMostRows][kPanel];
 };
@@ -51,9 +56,9 @@ PADDLEMIX_TARGET_AMX static inline void configure_tiles() {
 
 static inline void written() { __asm__ volatile("" ::: "memory"); }
 
-// One group of 128 inputs of 16 or 32 rows: tiles 0-3 sums, 4-5 activations, 6-7 weights.
-template <int Blocks>
-PADDLEMIX_TARGET_AMX static inline void multiply_group(const int8_t* x0, const int8_t* x1, const int8_t* w0,
+// The inputs of one scale, `Steps` times 64 of a group, of 16 or 32 rows: tiles 0-3 sums, 4-5 activations, 6-7 weights.
+template <int Blocks, int Steps>
+PADDLEMIX_TARGET_AMX static inline void multiply_steps(const int8_t* x0, const int8_t* x1, const int8_t* w0,
                                                        const int8_t* w1, Sums& sums, int g) {
   _tile_zero(0);
   _tile_zero(1);
@@ -61,7 +66,7 @@ PADDLEMIX_TARGET_AMX static inline void multiply_group(const int8_t* x0, const i
     _tile_zero(2);
     _tile_zero(3);
   }
-  for (int step = 0; step < 2; ++step) {
+  for (int step = 0; step < Steps; ++step) {
     const int64_t at = step * kStep * kRowBlock;
     _tile_loadd(6, w0 + at, kLine);
     _tile_loadd(4, x0 + at, kLine);
@@ -82,8 +87,8 @@ PADDLEMIX_TARGET_AMX static inline void multiply_group(const int8_t* x0, const i
   }
 }
 
-// Adds G groups' sums of the first `rows` rows of a pair of blocks to their totals.
-template <bool GroupScales, int G>
+// Adds the sums of G blocks of inputs of the first `rows` rows of a pair of blocks to their totals.
+template <typename W, int G>
 PADDLEMIX_TARGET_AMX static inline void scale_sums(const Activations& x, int64_t block, int64_t group,
                                                    const AmxMemory& memory, float (*totals)[kPanel], int64_t rows) {
   const Sums& sums = memory.sums;
@@ -99,10 +104,10 @@ PADDLEMIX_TARGET_AMX static inline void scale_sums(const Activations& x, int64_t
     __m512 first = _mm512_load_ps(totals[row]), second = _mm512_load_ps(totals[row] + kOutputTile);
 #pragma GCC unroll 4
     for (int g = 0; g < G; ++g) {
-      const __m512 scale = _mm512_set1_ps(scales[g * kRowBlock]);
+      const __m512 scale = _mm512_set1_ps(scales[g / W::kScaleBlocks * kRowBlock]);
       __m512 a = _mm512_cvtepi32_ps(_mm512_load_si512(sums[g][half][0][line]));
       __m512 b = _mm512_cvtepi32_ps(_mm512_load_si512(sums[g][half][1][line]));
-      if (GroupScales) {
+      if (W::kGroupScales) {
         a = _mm512_mul_ps(a, weight_scales[g][0]);
         b = _mm512_mul_ps(b, weight_scales[g][1]);
       }
@@ -115,22 +120,25 @@ PADDLEMIX_TARGET_AMX static inline void scale_sums(const Activations& x, int64_t
 }
 
 // G groups, from `group` on, of the unpacked panel against the row blocks [first, last).
-template <bool GroupScales, int G>
+template <typename W, int G>
 PADDLEMIX_TARGET_AMX void multiply_chunk(const Activations& x, int64_t group, int64_t first, int64_t last,
                                          AmxMemory& memory) {
   const auto& panel = memory.panel;
+  constexpr int kScales = W::kScaleBlocks, kStepsPerScale = static_cast<int>(kSteps) / kScales;
   for (int64_t block = first; block < last; block += 2) {
     const bool pair = block + 1 < last;
 #pragma GCC unroll 4
-    for (int g = 0; g < G; ++g) {
+    for (int g = 0; g < G * kScales; ++g) {
+      const int64_t at = g % kScales * kStepsPerScale * kStep * kRowBlock;
+      const int8_t *x0 = x.group(block, group + g / kScales) + at, *x1 = x.group(block + 1, group + g / kScales) + at;
+      const int8_t *w0 = panel[0][g / kScales] + at, *w1 = panel[1][g / kScales] + at;
       if (pair) {
-        multiply_group<2>(x.group(block, group + g), x.group(block + 1, group + g), panel[0][g], panel[1][g],
-                          memory.sums, g);
+        multiply_steps<2, kStepsPerScale>(x0, x1, w0, w1, memory.sums, g);
       } else {
-        multiply_group<1>(x.group(block, group + g), nullptr, panel[0][g], panel[1][g], memory.sums, g);
+        multiply_steps<1, kStepsPerScale>(x0, nullptr, w0, w1, memory.sums, g);
       }
     }
-    scale_sums<GroupScales, G>(x, block, group, memory, memory.totals + (block - first) * kRowBlock,
+    scale_sums<W, G * kScales>(x, block, group, memory, memory.totals + (block - first) * kRowBlock,
                                pair ? kPairRows : kRowBlock);
   }
 }
@@ -156,21 +164,29 @@ PADDLEMIX_TARGET_AMX void panel_amx(const Product<W>& p, int64_t tile, int64_t f
       _mm512_store_ps(memory.totals[row] + t * kOutputTile, start);
     }
   }
-  for (int64_t group = first_group; group < last_group; group += kChunkGroups) {
-    const int64_t count = last_group - group < kChunkGroups ? last_group - group : kChunkGroups;
+  for (int64_t group = first_group; group < last_group; group += kChunkGroups<W>) {
+    const int64_t count = std::min(last_group - group, kChunkGroups<W>);
     for (int64_t t = 0; t < kPanelTiles; ++t) {
       const int64_t source = t < tiles ? tile + t : tile;  // a panel of one tile computes it twice, stores it once
       for (int64_t g = 0; g < count; ++g) {
         W::expand(p.weight.group(source, group + g), memory.panel[t][g]);
-        if (W::kGroupScales) _mm512_store_ps(memory.weight_scales[g][t], p.weight.scales(source, group + g));
+        for (int64_t scaled = 0; W::kGroupScales && scaled < W::kScaleBlocks; ++scaled) {
+          const int64_t index = g * W::kScaleBlocks + scaled;
+          _mm512_store_ps(memory.weight_scales[index][t], p.weight.scales(source, group * W::kScaleBlocks + index));
+        }
       }
     }
     written();
-    switch (count) {
-      case 1: multiply_chunk<W::kGroupScales, 1>(x, group, first, last, memory); break;
-      case 2: multiply_chunk<W::kGroupScales, 2>(x, group, first, last, memory); break;
-      case 3: multiply_chunk<W::kGroupScales, 3>(x, group, first, last, memory); break;
-      default: multiply_chunk<W::kGroupScales, 4>(x, group, first, last, memory);
+    if (count == 1) {
+      multiply_chunk<W, 1>(x, group, first, last, memory);
+    } else if (count == 2) {
+      multiply_chunk<W, 2>(x, group, first, last, memory);
+    } else if constexpr (kChunkGroups<W> == 4) {
+      if (count == 3) {
+        multiply_chunk<W, 3>(x, group, first, last, memory);
+      } else {
+        multiply_chunk<W, 4>(x, group, first, last, memory);
+      }
     }
   }
   for (int64_t row = 0; row < rows; ++row) {
@@ -195,7 +211,7 @@ PADDLEMIX_TARGET_AMX void product_amx(const Product<W>& p, int64_t begin, int64_
   for (int64_t first = 0; first < x.blocks(); first += kMostBlocks) {
     const int64_t last = first + kMostBlocks < x.blocks() ? first + kMostBlocks : x.blocks();
     const int64_t cuts = ceil_div((last - first) * kRowBlock * x.groups * kGroup, kCachedActivations);
-    const int64_t length = round_up(ceil_div(x.groups, cuts), kChunkGroups);
+    const int64_t length = round_up(ceil_div(x.groups, cuts), kChunkGroups<W>);
     for (int64_t group = 0; group < x.groups; group += length) {
       const int64_t stop = group + length < x.groups ? group + length : x.groups;
       for (int64_t panel = begin; panel < end; ++panel) {

@@ -1,6 +1,7 @@
 // Weights of 8 and 4 bits in tiles: where their lines lie, packing, reading back, and what quantizing needs.
 //
-// A weight W (struct) derives from Lines and offers kZero and scale(tile, index, output), see low_bit_vector.h.
+// A weight W (struct) derives from Lines and offers kZero, kScaleBlocks, value(line, output, input) and
+// value_scale(tile, block, output), whose product is the weight; see low_bit_vector.h.
 #pragma once
 
 #include "low_bit.h"
@@ -68,15 +69,16 @@ PADDLEMIX_BODY void dequantize_body(const Dequantization<W>& a, int64_t begin, i
     const int64_t inputs = at_most(a.in_features - group * kGroup, kGroup);
     for (int64_t tile = 0; tile < tiles; ++tile) {
       const int64_t outputs = at_most(a.out_features - tile * kOutputTile, kOutputTile);
-      float scales[kOutputTile];
-      for (int64_t o = 0; o < kOutputTile; ++o) scales[o] = a.weight.scale(tile, group, o);
       const uint8_t* lines = a.weight.group(tile, group);
+      float scales[kOutputTile];
       for (int64_t i = 0; i < inputs; ++i) {
+        if (i % (kGroup / W::kScaleBlocks) == 0) {
+          const int64_t block = (group * kGroup + i) / (kGroup / W::kScaleBlocks);
+          for (int64_t o = 0; o < kOutputTile; ++o) scales[o] = a.weight.value_scale(tile, block, o);
+        }
         const uint8_t* line = lines + i / W::kInputsPerLine * kLine;
         float values[kOutputTile];
-        for (int64_t o = 0; o < kOutputTile; ++o) {
-          values[o] = static_cast<float>(W::byte(line, o, i % W::kInputsPerLine) - W::kZero) * scales[o];
-        }
+        for (int64_t o = 0; o < kOutputTile; ++o) values[o] = W::value(line, o, i % W::kInputsPerLine) * scales[o];
         memcpy(a.w + (group * kGroup + i) * a.out_features + tile * kOutputTile, values, sizeof(float) * outputs);
       }
     }

@@ -6,12 +6,14 @@
 //
 // A weight W (struct) derives from Lines (low_bit_packing.h) and offers
 //   kInputsPerLine, kLinesPerGroup, kParts, group(tile, index), byte(line, output, input)    from Lines
-//   kZero                            what the stored bytes exceed the quantized values by
-//   kGroupScales                     a scale per output and group, or else per output alone
+//   kZero                            what the multiplied bytes exceed the quantized values by
+//   kScaleBlocks                     scales of a group and output: 1, or 2 (one per 64 inputs)
+//   kGroupScales                     false: one scale per output alone
 //   kPrefetchDistance                bytes between a line and the one that is prefetched with it
 //   kSignedAvx2                      whether multiply() takes the quantized values themselves, without kZero
-//   scale(tile, index, output)
-//   part(line, index), scales(tile, index), channel_scales(tile)    (AVX-512) the same as vectors
+//   integer(line, output, input)     a multiplied byte, less kZero
+//   scale(tile, block, output)       `block` counts over the scales of an output
+//   part(line, index), scales(tile, block), channel_scales(tile)    (AVX-512) the same as vectors, parts with kZero
 //   multiply(sum, line, x)           (AVX2) adds 8 outputs of the quantized line times its inputs
 //   expand(lines, to)                (AMX) a group as signed bytes: two matrix tiles
 #pragma once
@@ -34,6 +36,10 @@ struct Product {
   int64_t tiles() const { return ceil_div(out_features, kOutputTile); }
 };
 
+// Inputs that share a scale of the weights.
+template <typename W>
+constexpr int64_t kScaled = kGroup / W::kScaleBlocks;
+
 // ------------------------------------------------------------------------------------------------------- portable
 
 template <typename W>
@@ -46,17 +52,18 @@ void product_portable(const Product<W>& p, int64_t begin, int64_t end) {
       for (int64_t g = 0; g < x.groups; ++g) {
         const uint8_t* lines = p.weight.group(tile, g);
         const int8_t* q = x.group(block, g) + line_of_row * kStep;
-        const int64_t entry = x.entry(block, g) + line_of_row;
-        int32_t sums[kOutputTile];
-        for (int32_t& sum : sums) sum = -W::kZero * x.sums[entry];
-        for (int64_t i = 0; i < kGroup; ++i) {
-          const int32_t value = q[i / kStep * kStep * x.height + i % kStep];
-          const uint8_t* line = lines + i / W::kInputsPerLine * kLine;
-          for (int64_t o = 0; o < kOutputTile; ++o) sums[o] += value * W::byte(line, o, i % W::kInputsPerLine);
-        }
-        for (int64_t o = 0; o < kOutputTile; ++o) {
-          const float scale = W::kGroupScales ? p.weight.scale(tile, g, o) : 1.f;
-          total[o] = std::fma(static_cast<float>(sums[o]) * scale, x.scales[entry], total[o]);
+        const float x_scale = x.scales[x.entry(block, g) + line_of_row];
+        for (int64_t scaled = 0; scaled < W::kScaleBlocks; ++scaled) {
+          int32_t sums[kOutputTile] = {};
+          for (int64_t i = scaled * kScaled<W>; i < (scaled + 1) * kScaled<W>; ++i) {
+            const int32_t value = q[i / kStep * kStep * x.height + i % kStep];
+            const uint8_t* line = lines + i / W::kInputsPerLine * kLine;
+            for (int64_t o = 0; o < kOutputTile; ++o) sums[o] += value * W::integer(line, o, i % W::kInputsPerLine);
+          }
+          for (int64_t o = 0; o < kOutputTile; ++o) {
+            const float scale = W::kGroupScales ? p.weight.scale(tile, g * W::kScaleBlocks + scaled, o) : 1.f;
+            total[o] = std::fma(static_cast<float>(sums[o]) * scale, x_scale, total[o]);
+          }
         }
       }
       for (int64_t o = 0; o < kOutputTile && tile * kOutputTile + o < p.out_features; ++o) {
@@ -80,29 +87,35 @@ PADDLEMIX_TARGET_AVX2 void rows_avx2(const Product<W>& p, int64_t tile, int64_t 
   for (int64_t g = 0; g < x.groups; ++g) {
     const uint8_t* line = p.weight.group(tile, g);
     const int64_t entry = x.entry(block, g) + first;
-    __m256i sums[R][2];
-    for (int r = 0; r < R; ++r) {
-      sums[r][0] = sums[r][1] = _mm256_set1_epi32(W::kSignedAvx2 ? 0 : -W::kZero * x.sums[entry + r]);
-    }
-    for (int64_t half = 0; half < kGroup / kStep; ++half) {
-      const int8_t* q = x.group(block, g) + (half * x.height + first) * kStep;
-      for (int64_t i = 0; i < kStep; i += W::kInputsPerLine, q += W::kInputsPerLine, line += kLine) {
-        const __m256i low = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(line));
-        const __m256i high = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(line + 32));
+    for (int64_t scaled = 0; scaled < W::kScaleBlocks; ++scaled) {
+      const int64_t first_step = scaled * kScaled<W> / kStep, last_step = (scaled + 1) * kScaled<W> / kStep;
+      __m256i sums[R][2];
+      for (int r = 0; r < R; ++r) {
+        const int32_t start = W::kSignedAvx2 ? 0 : -W::kZero * x.sum(block, g, first_step, last_step, first + r);
+        sums[r][0] = sums[r][1] = _mm256_set1_epi32(start);
+      }
+      for (int64_t step = first_step; step < last_step; ++step) {
+        const int8_t* q = x.group(block, g) + (step * x.height + first) * kStep;
+        for (int64_t i = 0; i < kStep; i += W::kInputsPerLine, q += W::kInputsPerLine, line += kLine) {
+          const __m256i low = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(line));
+          const __m256i high = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(line + 32));
 #pragma GCC unroll 4
-        for (int r = 0; r < R; ++r) {
-          W::multiply(sums[r][0], low, q + r * kStep);
-          W::multiply(sums[r][1], high, q + r * kStep);
+          for (int r = 0; r < R; ++r) {
+            W::multiply(sums[r][0], low, q + r * kStep);
+            W::multiply(sums[r][1], high, q + r * kStep);
+          }
         }
       }
-    }
-    for (int half = 0; half < 2; ++half) {
-      float scales[8];
-      for (int o = 0; o < 8; ++o) scales[o] = W::kGroupScales ? p.weight.scale(tile, g, half * 8 + o) : 1.f;
-      for (int r = 0; r < R; ++r) {
-        const __m256 sum = _mm256_mul_ps(_mm256_cvtepi32_ps(sums[r][half]), _mm256_loadu_ps(scales));
-        float* to = total[r] + half * 8;
-        _mm256_storeu_ps(to, _mm256_fmadd_ps(sum, _mm256_set1_ps(x.scales[entry + r]), _mm256_loadu_ps(to)));
+      for (int half = 0; half < 2; ++half) {
+        float scales[8];
+        for (int o = 0; o < 8; ++o) {
+          scales[o] = W::kGroupScales ? p.weight.scale(tile, g * W::kScaleBlocks + scaled, half * 8 + o) : 1.f;
+        }
+        for (int r = 0; r < R; ++r) {
+          const __m256 sum = _mm256_mul_ps(_mm256_cvtepi32_ps(sums[r][half]), _mm256_loadu_ps(scales));
+          float* to = total[r] + half * 8;
+          _mm256_storeu_ps(to, _mm256_fmadd_ps(sum, _mm256_set1_ps(x.scales[entry + r]), _mm256_loadu_ps(to)));
+        }
       }
     }
   }
@@ -157,47 +170,53 @@ PADDLEMIX_TARGET_AVX512 void rows_avx512(const Product<W>& p, int64_t tile, int6
   for (int t = 0; t < T; ++t) lines[t] = p.weight.group(tile + t, 0);
   for (int64_t g = 0; g < x.groups; ++g) {
     const int64_t entry = x.entry(block, g) + first;
-    __m512i sums[R][T];
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 8
-      for (int t = 0; t < T; ++t) sums[r][t] = _mm512_set1_epi32(-W::kZero * x.sums[entry + r]);
-    }
-    for (int64_t half = 0; half < kGroup / kStep; ++half) {
-      const int8_t* q = x.group(block, g) + (half * x.height + first) * kStep;
 #pragma GCC unroll 2
-      for (int64_t i = 0; i < kStep; i += W::kInputsPerLine, q += W::kInputsPerLine) {
-        __m512i line[T];
+    for (int64_t scaled = 0; scaled < W::kScaleBlocks; ++scaled) {
+      const int64_t first_step = scaled * kScaled<W> / kStep, last_step = (scaled + 1) * kScaled<W> / kStep;
+      __m512i sums[R][T];
 #pragma GCC unroll 8
-        for (int t = 0; t < T; ++t) {
-          line[t] = _mm512_loadu_si512(lines[t]);
-          _mm_prefetch(lines[t] + W::kPrefetchDistance, _MM_HINT_T0);
-          lines[t] += kLine;
-        }
+      for (int r = 0; r < R; ++r) {
+        const __m512i start = _mm512_set1_epi32(-W::kZero * x.sum(block, g, first_step, last_step, first + r));
+#pragma GCC unroll 8
+        for (int t = 0; t < T; ++t) sums[r][t] = start;
+      }
+      for (int64_t step = first_step; step < last_step; ++step) {
+        const int8_t* q = x.group(block, g) + (step * x.height + first) * kStep;
 #pragma GCC unroll 2
-        for (int part = 0; part < W::kParts; ++part) {
-          __m512i bytes[T];
+        for (int64_t i = 0; i < kStep; i += W::kInputsPerLine, q += W::kInputsPerLine) {
+          __m512i line[T];
 #pragma GCC unroll 8
-          for (int t = 0; t < T; ++t) bytes[t] = W::part(line[t], part);
+          for (int t = 0; t < T; ++t) {
+            line[t] = _mm512_loadu_si512(lines[t]);
+            _mm_prefetch(lines[t] + W::kPrefetchDistance, _MM_HINT_T0);
+            lines[t] += kLine;
+          }
+#pragma GCC unroll 2
+          for (int part = 0; part < W::kParts; ++part) {
+            __m512i bytes[T];
 #pragma GCC unroll 8
-          for (int r = 0; r < R; ++r) {
-            int32_t four;
-            memcpy(&four, q + r * kStep + part * 4, sizeof four);
-            const __m512i inputs = _mm512_set1_epi32(four);
+            for (int t = 0; t < T; ++t) bytes[t] = W::part(line[t], part);
 #pragma GCC unroll 8
-            for (int t = 0; t < T; ++t) sums[r][t] = _mm512_dpbusd_epi32(sums[r][t], bytes[t], inputs);
+            for (int r = 0; r < R; ++r) {
+              int32_t four;
+              memcpy(&four, q + r * kStep + part * 4, sizeof four);
+              const __m512i inputs = _mm512_set1_epi32(four);
+#pragma GCC unroll 8
+              for (int t = 0; t < T; ++t) sums[r][t] = _mm512_dpbusd_epi32(sums[r][t], bytes[t], inputs);
+            }
           }
         }
       }
-    }
 #pragma GCC unroll 8
-    for (int t = 0; t < T; ++t) {
-      const __m512 scale = W::kGroupScales ? p.weight.scales(tile + t, g) : _mm512_setzero_ps();
+      for (int t = 0; t < T; ++t) {
+        const __m512 scale =
+            W::kGroupScales ? p.weight.scales(tile + t, g * W::kScaleBlocks + scaled) : _mm512_setzero_ps();
 #pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) {
-        __m512 sum = _mm512_cvtepi32_ps(sums[r][t]);
-        if (W::kGroupScales) sum = _mm512_mul_ps(sum, scale);
-        totals[r][t] = _mm512_fmadd_ps(sum, _mm512_set1_ps(x.scales[entry + r]), totals[r][t]);
+        for (int r = 0; r < R; ++r) {
+          __m512 sum = _mm512_cvtepi32_ps(sums[r][t]);
+          if (W::kGroupScales) sum = _mm512_mul_ps(sum, scale);
+          totals[r][t] = _mm512_fmadd_ps(sum, _mm512_set1_ps(x.scales[entry + r]), totals[r][t]);
+        }
       }
     }
   }

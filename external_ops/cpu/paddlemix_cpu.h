@@ -154,11 +154,16 @@ void paddlemix_cpu_attention_decode(const float* query, paddlemix_strides query_
 //   w8   uint8   [tiles, in / 4, 16, 4]     q + 128, q in [-127, 127]; in_features padded to a multiple of 128
 //   w4   uint8   [tiles, in / 8, 16, 4]     q + 8, q in [-8, 7]: of the 8 inputs of a block, byte j holds input j in its
 //                                           low half and input j + 4 in its high half; padded to a multiple of 128
+//   nf4  uint8   [tiles, in / 8, 16, 4]     codes 0 to 15, laid out as in w4; padded to a multiple of 128 (code 7: level 0)
 // One 64-byte line is thus one vector of weights for a dot-product instruction and one row of a matrix tile. Scales:
 //   w8   float32 [tiles, groups, 16]        groups = 1 (one scale per output), or in / 128
 //   w4   float16 [tiles, in / 128, 16]
-// and W = q * scale. x, bias and out are float32; the activations of w8 and w4 are rounded to 8 bits in groups of 128
-// inputs (symmetric, scale = max |x| / 127), a non-finite activation makes its row's outputs NaN.
+// and W = q * scale; for nf4 W = level * scale, one of 16 levels from -1 to 1 times a scale per output and 64 inputs:
+//   scales  uint8 [tiles, 2 * (in / 128), 16]    codes of the scales
+//   nested  float32 [1 + 256 + n]                offset, value of each code, factors of 256 scales each; n is padded:
+//   scale = values[code] * factors[(output * ceil(in_features / 64) + block) / 256] + offset; n covers all tiles' outputs
+// x, bias and out are float32; the activations of w8, w4 and nf4 are rounded to 8 bits in groups of 128 inputs (symmetric,
+// scale = max |x| / 127), a non-finite activation makes its row's outputs NaN. nf4's levels are rounded to n / 112.
 //   x: [rows, in_features], its rows x_stride apart; bias: [out_features] or NULL; out: [rows, out_features]
 void paddlemix_cpu_linear_w16(int weight_dtype, const float* x, int64_t x_stride, const uint16_t* weight,
                               const float* bias, float* out, int64_t rows, int64_t in_features, int64_t out_features);
@@ -167,6 +172,10 @@ void paddlemix_cpu_linear_w8(const float* x, int64_t x_stride, const uint8_t* we
                              int64_t out_features);
 void paddlemix_cpu_linear_w4(const float* x, int64_t x_stride, const uint8_t* weight, const uint16_t* scales,
                              const float* bias, float* out, int64_t rows, int64_t in_features, int64_t out_features);
+
+void paddlemix_cpu_linear_nf4(const float* x, int64_t x_stride, const uint8_t* weight, const uint8_t* scales,
+                              const float* nested, const float* bias, float* out, int64_t rows, int64_t in_features,
+                              int64_t out_features);
 
 // From float32 W [in_features, out_features], rows w_stride apart, to the tiles above. `weight` and `scales` hold
 // ceil(out_features / 16) tiles. w8: round to nearest, one scale per output (groups = 1) or per 128 inputs. w4: round to
@@ -177,6 +186,10 @@ void paddlemix_cpu_quantize_w8(const float* w, int64_t w_stride, int64_t groups,
                                int64_t in_features, int64_t out_features);
 void paddlemix_cpu_quantize_w4(const float* w, int64_t w_stride, uint8_t* weight, uint16_t* scales, int64_t in_features,
                                int64_t out_features);
+// nf4: to the nearest level times absmax, float32 [tiles, 2 * (in / 128), 16], the largest magnitude of each output and 64
+// inputs, which the caller quantizes in turn.
+void paddlemix_cpu_quantize_nf4(const float* w, int64_t w_stride, uint8_t* weight, float* absmax, int64_t in_features,
+                                int64_t out_features);
 // From quantized values to tiles: q int8 [in_features, out_features].
 void paddlemix_cpu_pack_w8(const int8_t* q, uint8_t* weight, int64_t in_features, int64_t out_features);
 void paddlemix_cpu_pack_w4(const int8_t* q, uint8_t* weight, int64_t in_features, int64_t out_features);
@@ -187,6 +200,9 @@ void paddlemix_cpu_dequantize_w8(const uint8_t* weight, const float* scales, int
                                  int64_t in_features, int64_t out_features);
 void paddlemix_cpu_dequantize_w4(const uint8_t* weight, const uint16_t* scales, float* w, int64_t in_features,
                                  int64_t out_features);
+// `weight` begins with tile first_tile of the weight that `scales` and `nested` belong to.
+void paddlemix_cpu_dequantize_nf4(const uint8_t* weight, const uint8_t* scales, const float* nested, int64_t first_tile,
+                                  float* w, int64_t in_features, int64_t out_features);
 
 #ifdef __cplusplus
 }

@@ -6,13 +6,18 @@ namespace paddlemix_ops {
 namespace low_bit {
 
 struct Int4 {
+  using Scales = Tensor;
   static constexpr const char* kName = "linear_w4";
   static constexpr int kLeast = -8, kMost = 7;
   static constexpr int64_t kBytesPerTile = 8;
   static constexpr DataType kScaleType = DataType::FLOAT16;
   static constexpr const char* kScaleName = "float16";
+  static constexpr bool kCuda = true;
   static constexpr bool kChannelScales = false;
 
+  static void check_scales(const Tensor& scales, const Tensor& weight, int64_t in_features, int64_t out_features) {
+    check_integer_scales<Int4>(scales, weight, in_features, out_features);
+  }
   static uint16_t* bits(const Tensor& scales, int64_t tile = 0) {
     return reinterpret_cast<uint16_t*>(const_cast<void*>(scales.data())) + tile * scales.shape()[1] * kTile;
   }

@@ -6,13 +6,18 @@ namespace paddlemix_ops {
 namespace low_bit {
 
 struct Int8 {
+  using Scales = Tensor;
   static constexpr const char* kName = "linear_w8";
   static constexpr int kLeast = -127, kMost = 127;
   static constexpr int64_t kBytesPerTile = 16;
   static constexpr DataType kScaleType = DataType::FLOAT32;
   static constexpr const char* kScaleName = "float32";
+  static constexpr bool kCuda = true;
   static constexpr bool kChannelScales = true;
 
+  static void check_scales(const Tensor& scales, const Tensor& weight, int64_t in_features, int64_t out_features) {
+    check_integer_scales<Int8>(scales, weight, in_features, out_features);
+  }
   static void cpu_linear(const float* x, const uint8_t* weight, const Tensor& scales, const float* bias, float* out,
                          int64_t rows, int64_t in_features, int64_t out_features) {
     paddlemix_cpu_linear_w8(x, in_features, weight, scales.data<float>(), scales.shape()[1], bias, out, rows,

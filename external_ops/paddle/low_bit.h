@@ -1,6 +1,6 @@
-// The Paddle operators of a linear layer whose weight is packed into tiles of 8 or 4 bits, for linear_w8.cc and
-// linear_w4.cc: paddlemix_linear_wN (x, weight, scales, bias) with a gradient to x, paddlemix_quantize_wN (w),
-// paddlemix_pack_wN (q) and paddlemix_dequantize_wN (weight, scales).
+// The Paddle operators of a linear layer whose weight is packed into tiles of 8 or 4 bits: for linear_w8.cc and
+// linear_w4.cc paddlemix_linear_wN (x, weight, scales, bias) with a gradient to x, paddlemix_quantize_wN (w),
+// paddlemix_pack_wN (q) and paddlemix_dequantize_wN (weight, scales); for linear_nf4.cc what they are made of.
 #pragma once
 
 #include "packed_gradient.h"
@@ -15,31 +15,40 @@ using Shape = std::vector<int64_t>;
 
 inline int64_t blocks(int64_t size, int64_t block) { return (size + block - 1) / block; }
 
-// Format: kName, kLeast and kMost (of a stored weight), kBytesPerTile (of one input), kScaleType and kScaleName (its
-// name), kChannelScales (whether one scale per output is allowed beside one per output and group), and the C functions.
-// Those that dequantize get the weights from the first tile on, all scales, and the number of that tile.
+// Format: kName, kBytesPerTile (of one input), kCuda (whether there is a CUDA kernel), Scales (a tensor or a struct of
+// them), check_scales() and the C functions. Those that dequantize get the weights from the first tile on, all scales, and
+// the number of that tile. A format of integers also has kLeast and kMost (of a stored weight), kScaleType and kScaleName
+// (its name), and kChannelScales (whether one scale per output is allowed beside one per output and group).
+// Of formats of integers.
+template <typename Format>
+void check_integer_scales(const Tensor& scales, const Tensor& weight, int64_t in_features, int64_t out_features) {
+  const Shape per_group{blocks(out_features, kTile), blocks(in_features, kGroup), kTile};
+  const Shape per_output{per_group[0], 1, kTile};
+  if (!(Format::kChannelScales && scales.shape() == per_output)) {
+    check_shape(Format::kName, "scales", scales, per_group);
+  }
+  check_dtype(Format::kName, "scales", scales, Format::kScaleType, Format::kScaleName);
+  check_same_place(Format::kName, "scales", scales, weight);
+}
+
 template <typename Format>
 struct LowBit {
+  using Scales = typename Format::Scales;
+
   static Shape weight_shape(int64_t in_features, int64_t out_features) {
     const int64_t lines = blocks(in_features, kGroup) * kGroup * Format::kBytesPerTile / 64;
     return {blocks(out_features, kTile), lines, kTile, 4};
   }
 
-  static void check_packed(const Tensor& weight, const Tensor& scales, int64_t in_features, int64_t out_features) {
+  static void check_packed(const Tensor& weight, const Scales& scales, int64_t in_features, int64_t out_features) {
     PD_CHECK(in_features > 0 && out_features > 0, Format::kName,
              ": in_features and out_features must be positive, got ", in_features, " and ", out_features);
     check_shape(Format::kName, "weight", weight, weight_shape(in_features, out_features));
     check_dtype(Format::kName, "weight", weight, DataType::UINT8, "uint8 tiles");
-    const Shape per_group{blocks(out_features, kTile), blocks(in_features, kGroup), kTile};
-    const Shape per_output{per_group[0], 1, kTile};
-    if (!(Format::kChannelScales && scales.shape() == per_output)) {
-      check_shape(Format::kName, "scales", scales, per_group);
-    }
-    check_dtype(Format::kName, "scales", scales, Format::kScaleType, Format::kScaleName);
-    check_same_place(Format::kName, "scales", scales, weight);
+    Format::check_scales(scales, weight, in_features, out_features);
   }
 
-  static void check_product(const Tensor& x, const Tensor& weight, const Tensor& scales, int64_t in_features,
+  static void check_product(const Tensor& x, const Tensor& weight, const Scales& scales, int64_t in_features,
                             int64_t out_features) {
     PD_CHECK(last_dim(Format::kName, x) == in_features, Format::kName, ": x has shape ", describe(x.shape()),
              ", expected [..., ", in_features, "]");
@@ -47,7 +56,7 @@ struct LowBit {
     check_same_place(Format::kName, "weight", weight, x);
   }
 
-  static std::vector<Tensor> forward(const Tensor& x, const Tensor& weight, const Tensor& scales,
+  static std::vector<Tensor> forward(const Tensor& x, const Tensor& weight, const Scales& scales,
                                      const paddle::optional<Tensor>& bias, int64_t in_features, int64_t out_features) {
     const char* const op = Format::kName;
     check_product(x, weight, scales, in_features, out_features);
@@ -67,6 +76,7 @@ struct LowBit {
       return {out};
     }
 #ifdef PADDLEMIX_WITH_CUDA
+    if constexpr (!Format::kCuda) PD_THROW(op, ": has no CUDA kernel; use PADDLEMIX_OPS=auto or reference");
     const int dtype = kernel_dtype(x, op);
     if (rows <= paddlemix_cuda_linear_rows(dtype, dtype, x.data(), in_features)) {
       Tensor out = paddle::empty(shape, x.dtype(), x.place());
@@ -105,7 +115,7 @@ struct LowBit {
                            forward(x, up, up_scales, {}, in_features, out_features)[0]);
   }
 
-  static std::vector<Tensor> backward(const Tensor& weight, const Tensor& scales, const Tensor& grad_out,
+  static std::vector<Tensor> backward(const Tensor& weight, const Scales& scales, const Tensor& grad_out,
                                       int64_t in_features, int64_t out_features) {
     return {input_gradient(grad_out, in_features, out_features, kTile, [&](int64_t begin, int64_t end) {
       return unpacked(weight, scales, in_features, end - begin, grad_out.dtype(), begin / kTile);
@@ -113,7 +123,7 @@ struct LowBit {
   }
 
   // In `dtype`, which is float32 on the CPU, the W [in_features, out_features] that begins with this tile.
-  static Tensor unpacked(const Tensor& weight, const Tensor& scales, int64_t in_features, int64_t out_features,
+  static Tensor unpacked(const Tensor& weight, const Scales& scales, int64_t in_features, int64_t out_features,
                          DataType dtype, int64_t tile = 0) {
     Tensor w = paddle::empty({in_features, out_features}, dtype, weight.place());
     const uint8_t* packed = weight.data<uint8_t>() + tile * weight.shape()[1] * weight.shape()[2] * weight.shape()[3];
@@ -130,7 +140,7 @@ struct LowBit {
 #endif
   }
 
-  static std::vector<Tensor> dequantize(const Tensor& weight, const Tensor& scales, int64_t in_features,
+  static std::vector<Tensor> dequantize(const Tensor& weight, const Scales& scales, int64_t in_features,
                                         int64_t out_features) {
     check_packed(weight, scales, in_features, out_features);
     return {unpacked(weight, scales, in_features, out_features, DataType::FLOAT32)};

@@ -21,6 +21,7 @@ from .backend import (
 )
 from .gelu_bias import gelu_bias
 from .layer_norm import layer_norm
+from .linear_nf4 import linear_nf4
 from .linear_w4 import linear_w4
 from .linear_w8 import linear_w8
 from .linear_w16 import linear_w16
@@ -40,6 +41,7 @@ __all__ = [
     "gelu_bias",
     "layer_norm",
     "limit_instruction_set",
+    "linear_nf4",
     "linear_w16",
     "linear_w4",
     "linear_w8",

@@ -50,10 +50,12 @@ class Operator:
 
     Attributes:
         cpu_dtypes: dtypes of the activations that the CPU kernel takes; on CUDA it is float32, float16 and bfloat16.
+        has_cuda: whether there is a CUDA kernel.
     """
 
     name: str
     cpu_dtypes: tuple[paddle.dtype, ...] = _FLOAT
+    has_cuda: bool = True
 
 
 OPERATORS = {
@@ -69,6 +71,7 @@ OPERATORS = {
         Operator("linear_w16"),
         Operator("linear_w8"),
         Operator("linear_w4"),
+        Operator("linear_nf4", has_cuda=False),
     )
 }
 _CUDA_DTYPES = (paddle.float32, paddle.float16, paddle.bfloat16)
@@ -325,6 +328,10 @@ def _why_not(operator: str, device: str, dtype: paddle.dtype, chosen: str) -> st
     trouble = cuda_trouble() if device == "cuda" else None
     if trouble is not None:
         return trouble
+    if available.functions is not None and not hasattr(available.functions, f"paddlemix_cpu_{operator}"):
+        return f"the library is older than {operator}; {BUILD_HINT} anew"
+    if device == "cuda" and not OPERATORS[operator].has_cuda:
+        return f"{operator} has no cuda kernel"
     dtypes = OPERATORS[operator].cpu_dtypes if device == "cpu" else _CUDA_DTYPES
     return None if dtype in dtypes else f"no {device} kernel for {str(dtype).rpartition('.')[2]}"
 

@@ -9,6 +9,7 @@ import numpy as np
 import paddle
 
 from paddlemix import ops
+from paddlemix.ops.linear_nf4 import dequantize_nf4, pack_nf4, quantize_nf4, quantize_scales
 from paddlemix.ops.linear_w4 import dequantize_w4, pack_w4, quantize_w4
 from paddlemix.ops.linear_w8 import dequantize_w8, pack_w8, quantize_w8
 
@@ -51,7 +52,12 @@ def largest_rounding(x, w):
 
 @dataclass(frozen=True)
 class Format:
-    """The functions of one format, and what is true of it alone."""
+    """The functions of one format, and what is true of it alone.
+
+    Attributes:
+        multiplied: arrays and sizes -> the float64 weight that the kernel multiplies, where it is not the one that the
+            arrays stand for.
+    """
 
     operator: str
     linear: Callable
@@ -61,15 +67,46 @@ class Format:
     values: tuple[int, int]
     lines_per_group: int
     scale_dtype: str
+    multiplied: Callable | None = None
 
     def packed(self, w):
         """Tiles and scales of a float32 array, and the array they stand for."""
         arrays = self.quantize(paddle.to_tensor(w))
         return arrays, self.dequantize(*arrays, *w.shape).numpy()
 
+    def packed_for_kernel(self, w):
+        """Tiles and scales of a float32 array, and the array that the kernel multiplies, float64."""
+        arrays, meant = self.packed(w)
+        return arrays, (self.multiplied(*arrays, *w.shape) if self.multiplied else meant.astype(np.float64))
+
 
 def _quantize_w8_by_group(w):
     return quantize_w8(w, -(-w.shape[0] // GROUP))
+
+
+def quantize_nf4_twice(w):
+    """nf4 with its scales quantized: all arrays of the linear layer."""
+    tiles, absmax = quantize_nf4(w)
+    scales, nested = quantize_scales(absmax.numpy(), *w.shape)
+    return tiles, paddle.to_tensor(scales), paddle.to_tensor(nested)
+
+
+def nf4_weight(levels, tiles, scales, nested, in_features, out_features):
+    """What codes of 16 levels stand for, read by the letter of the layout, float64."""
+    tiles, codes, nested = tiles.numpy(), scales.numpy().astype(int), nested.numpy()
+    w = np.empty((in_features, out_features))
+    blocks = -(-in_features // 64)
+    for i in range(in_features):
+        byte = tiles[:, i // 8, :, i % 4].reshape(-1)[:out_features]
+        code = byte >> 4 if i % 8 >= 4 else byte & 15
+        factor = nested[257 + (np.arange(out_features) * blocks + i // 64) // 256]
+        w[i] = levels[code] * (nested[1 + codes[:, i // 64].reshape(-1)[:out_features]] * factor + nested[0])
+    return w
+
+
+def _nf4_multiplied(*arrays):
+    levels = np.array([-112, -78, -59, -44, -32, -21, -10, 0, 9, 18, 28, 38, 49, 63, 81, 112]) / 112
+    return nf4_weight(levels, *arrays)
 
 
 _W8 = ("linear_w8", ops.linear_w8)
@@ -77,5 +114,16 @@ _W8_REST = (pack_w8, dequantize_w8, (-127, 127), 32, "float32")
 FORMATS = {
     "w4": Format("linear_w4", ops.linear_w4, quantize_w4, pack_w4, dequantize_w4, (-8, 7), 16, "float16"),
     "w8": Format(*_W8, quantize_w8, *_W8_REST),
+    "nf4": Format(
+        "linear_nf4",
+        ops.linear_nf4,
+        quantize_nf4_twice,
+        pack_nf4,
+        dequantize_nf4,
+        (0, 15),
+        16,
+        "uint8",
+        _nf4_multiplied,
+    ),
     "w8 by group": Format(*_W8, _quantize_w8_by_group, *_W8_REST),
 }
