@@ -7,7 +7,8 @@ Prints a Markdown table with one row for each kind of weights. *Divergence* is t
 the next token's distribution from that of the float32 model, in thousandths of a nat, and *same token* how often the
 likeliest token is the same; both over the answers to unseen questions, each token after the right ones before it. Then
 the share of right answers when the model answers for itself, English and Chinese together. int4-gptq is calibrated on
-scenes of its own. int4 rows have int8 head and vision. Progress goes to stderr.
+scenes of its own. int4 and nf4 rows have int8
+head and vision. Progress goes to stderr.
 """
 
 from __future__ import annotations
@@ -80,6 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             Kind("bf16", DEFAULT_MODEL_DIR, "bf16"),
             Kind("int8", DEFAULT_MODEL_DIR, "int8"),
             Kind("int4, rounded to nearest", DEFAULT_MODEL_DIR, "int4"),
+            Kind("nf4", DEFAULT_MODEL_DIR, "nf4"),
             Kind("int4, GPTQ", Path(folder) / "gptq", "int4"),
         ]
         if any(kind.directory != DEFAULT_MODEL_DIR and chosen(kind, options.only) for kind in kinds):

@@ -72,7 +72,7 @@ class ModelOptions:
     quantization: str | None = option(
         None,
         str,
-        "quantize the weights to this format while loading; int4 makes head and vision int8",
+        "quantize the weights to this format while loading; int4 and nf4 make head and vision int8",
         group=MODEL,
         choices=QUANTIZATIONS,
         default="as stored",
@@ -83,7 +83,7 @@ class ModelOptions:
         "another format for the image encoder",
         group=MODEL,
         choices=VISION_QUANTIZATIONS,
-        default="int8 with int4 and int8",
+        default="int8 with int4, nf4 and int8",
     )
     kv_cache_dtype: str | None = option(
         None,

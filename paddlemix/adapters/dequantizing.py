@@ -9,8 +9,9 @@ import numpy as np
 
 from ..checkpoint import dtypes, layouts
 from ..checkpoint.readers import Checkpoint, raise_listed
+from ..quantization.bnb_format import BitsAndBytesLinear, read_bnb_layers
 from ..quantization.gptq_format import GPTQLinear, read_layers
-from ..quantization.plan import INT4, INT8, SIXTEEN_BIT, TILE, tile_arrays
+from ..quantization.plan import INT4, INT8, NF4, SIXTEEN_BIT, TILE, tile_arrays
 
 #: elements of a chunk
 CHUNK = 8 << 20
@@ -28,7 +29,10 @@ class DequantizedWeights:
         biases that it has no place for.
         """
         self.checkpoint, self.shapes = checkpoint, shapes
-        self.gptq: dict[str, GPTQLinear] = read_layers(checkpoint)
+        self.stored: dict[str, GPTQLinear | BitsAndBytesLinear] = {
+            **read_layers(checkpoint),
+            **read_bnb_layers(checkpoint),
+        }
         present = checkpoint.our_names()
         self.names = frozenset(name for name in shapes if name not in present)
         problems = [f"{name!r} is missing" for name in self.names if not self._holds(name)]
@@ -46,7 +50,7 @@ class DequantizedWeights:
         raise_listed(f"{checkpoint.path}: cannot be merged with", problems)
 
     def _holds(self, name: str) -> bool:
-        return name in self.gptq or all(f"{place}.qweight" in self.checkpoint for place in self._layers(name))
+        return name in self.stored or all(f"{place}.qweight" in self.checkpoint for place in self._layers(name))
 
     def _layers(self, name: str) -> tuple[str, ...]:
         """The quantized layers that hold a float parameter."""
@@ -59,8 +63,8 @@ class DequantizedWeights:
     def _misshapen(self, name: str) -> list[str]:
         """What of a quantized weight or bias has not the shapes that the model asks for."""
         shape, places = self.shapes[name], self._layers(name)
-        if name in self.gptq:
-            came = self.gptq[name].in_features, self.gptq[name].out_features
+        if name in self.stored:
+            came = self.stored[name].in_features, self.stored[name].out_features
             return [] if came == shape else [f"{name!r} has {came[0]} inputs and {came[1]} outputs, expected {shape}"]
         problems = []
         for place in places:
@@ -85,10 +89,10 @@ class DequantizedWeights:
 
     def chunks(self, name: str) -> Iterator[tuple[slice, np.ndarray]]:
         """Outputs and their float32 weights ``[in, outputs]`` (biases: ``[outputs]``), until all have come."""
-        if name in self.gptq:
+        if name in self.stored:
             in_features, out_features = self.shapes[name]
             for outputs in _runs(in_features, out_features):
-                yield outputs, self.gptq[name].dequantized(outputs)
+                yield outputs, self.stored[name].dequantized(outputs)
             return
         at = 0
         places = self._layers(name)
@@ -103,16 +107,25 @@ class DequantizedWeights:
             at += width
 
     def _tiles(self, place: str, in_features: int, out_features: int) -> Iterator[tuple[slice, np.ndarray]]:
-        from ..quantization.tiles import as_tensor, dequantized  # with Paddle, which float models do without
+        from ..quantization.tiles import (  # with Paddle, which float models do without
+            as_tensor,
+            dequantized,
+            read_scales,
+        )
 
         def read(name: str, tiles: slice) -> Any:
             return as_tensor(np.array(self.checkpoint.read(name)[tiles]), self.checkpoint.dtype(name))
 
         weight, scales = f"{place}.qweight", f"{place}.scales"
         kind = self._kind(place)
+        if kind == NF4:
+            absmax = read_scales(read(scales, slice(None)), read(f"{place}.nested", slice(None)), in_features)
         for outputs in _runs(in_features, out_features):
             part = slice(outputs.start // TILE, -(-outputs.stop // TILE))
-            factors = read(scales, part) if scales in self.checkpoint else None
+            if kind == NF4:
+                factors: Any = absmax[part]
+            else:
+                factors = read(scales, part) if scales in self.checkpoint else None
             yield outputs, dequantized(kind, read(weight, part), factors, in_features, outputs.stop - outputs.start)
 
     def _kind(self, place: str) -> str:
@@ -120,7 +133,8 @@ class DequantizedWeights:
         if dtype in SIXTEEN_BIT:
             return dtype
         scales = f"{place}.scales"
-        return INT4 if scales in self.checkpoint and self.checkpoint.dtype(scales) == "float16" else INT8
+        stored = self.checkpoint.dtype(scales) if scales in self.checkpoint else None
+        return {"float16": INT4, "uint8": NF4}.get(stored or "", INT8)
 
 
 def _runs(in_features: int, out_features: int) -> Iterator[slice]:

@@ -275,7 +275,7 @@ def float_layer(layer: QuantizedLinear | SixteenBitEmbedding, dtype: str) -> nn.
         result = Linear(layer.in_features, layer.out_features, bias_attr=None if layer.bias is not None else False)
     finally:
         paddle.set_default_dtype(previous)
-    values = dequantized(layer.kind, layer.qweight, layer.scales, layer.in_features, layer.out_features)
+    values = dequantized(layer.kind, layer.qweight, layer.scales, layer.in_features, layer.out_features, layer.nested)
     result.weight.set_value(paddle.to_tensor(np.ascontiguousarray(values)).astype(paddle_dtype(dtype)))
     if layer.bias is not None:
         result.bias.set_value(layer.bias)

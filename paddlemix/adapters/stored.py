@@ -232,7 +232,7 @@ def open_base(directory: Path) -> tuple[Checkpoint, dict[str, Any]]:
     if config is None:
         raise CheckpointError(f"{directory}: {CONFIG_FILE} is missing; expected the directory of a model")
     checkpoint = open_checkpoint(directory, family.weights)
-    if checkpoint.packed or checkpoint.gptq_layers():
+    if checkpoint.quantized:
         check_config(checkpoint, config)
     else:
         check_tensors(checkpoint, config)

@@ -117,7 +117,7 @@ def convert_checkpoint(
     check_target(target)
     checkpoint = open_checkpoint(source, family.weights)
     folder = checkpoint.folder
-    if checkpoint.packed or checkpoint.gptq_layers():
+    if checkpoint.quantized:
         raise CheckpointError(
             f"{checkpoint.path}: is quantized, and read as it is by every program; convert the unquantized weights"
         )

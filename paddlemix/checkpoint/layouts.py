@@ -9,7 +9,8 @@ layout            names                           Linear weights         found i
 ================  ==============================  =====================  ===========================
 
 Quantized checkpoints are of these layouts too: GPTQ's of ``hf``, with ``.qweight`` and its companions in place of some
-``.weight``; our own of ``paddle``, with packed tiles (:mod:`paddlemix.quantization`).
+``.weight``; those of bitsandbytes of ``hf``, with companions ``.weight.absmax`` and so on; our own of ``paddle``, with
+packed tiles (:mod:`paddlemix.quantization`).
 
 A family of models states its weights once, as a :class:`WeightTable` of :class:`Rule`; conversion, loading, checks,
 quantization and adapters follow from it. A square Linear has the same shape in every layout, so a layout is told from
@@ -44,6 +45,8 @@ _MAX_WRAPPERS = 8
 #: How tensors of a GPTQ layer are called, in place of ``.weight``.
 GPTQ_PARTS = ("qweight", "qzeros", "scales", "g_idx")
 _GPTQ_PART = re.compile(rf"(?P<layer>.+)\.(?:{'|'.join(GPTQ_PARTS)})")
+#: What bitsandbytes appends to the name of a weight in 4 bits, for the tensor that says how it is quantized.
+BNB_STATE = re.compile(r"(?P<weight>.+\.weight)\.quant_state\.bitsandbytes__\w{1,16}")
 #: more layers than any model has, and few enough to list the names of their weights
 MAX_LAYERS = 1024
 MAX_SIZE = 1 << 40
@@ -262,8 +265,8 @@ class WeightTable:
         if marker is not None and layout is not None and marker != layout:
             raise CheckpointError(f"{where}: metadata says layout {marker!r}, but {short} has the shape of {layout!r}")
         layout = layout or marker
-        if layout is None and any(map(self.gptq_weight, shapes)):
-            layout = HF  # only torch's tools write GPTQ
+        if layout is None and any(self.gptq_weight(name) or BNB_STATE.fullmatch(name) for name in shapes):
+            layout = HF  # only torch's tools write these
         if layout is None:
             raise CheckpointError(
                 f"{where}: cannot tell whether Linear weights are [in, out] or [out, in]: there is no "

@@ -103,10 +103,11 @@ def check_config(checkpoint: Checkpoint, config: Any) -> None:
         if sizes[dimension] > held[dimension]
     ]
     expected = {} if checkpoint.packed else table.expected_shapes(config, checkpoint.layout)
+    codes = {weight for weight, _ in checkpoint.bnb_layers().values()}
     problems += [
         f"{quoted(name)} has shape {list(checkpoint.shape(name))}, expected {list(shape)}"
         for name, shape in expected.items()
-        if name in checkpoint and checkpoint.shape(name) != shape
+        if name in checkpoint and name not in codes and checkpoint.shape(name) != shape
     ]
     gptq = checkpoint.gptq_layers()
     problems += [f"{name!r} is missing" for name in expected if name not in checkpoint and name not in gptq]

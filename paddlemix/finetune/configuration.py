@@ -101,7 +101,7 @@ class FinetuneConfig:
         default=LORA,
     )
     quantization: str | None = config_field(
-        choice("int4", "int8"),
+        choice("int4", "int8", "nf4"),
         "weight format of the base model in mode qlora (default: as stored, else int4)",
         default=None,
     )

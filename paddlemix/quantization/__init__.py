@@ -4,8 +4,9 @@
 ``choice``       the formats of the model that is made from a checkpoint
 ``layers``       the layers that stand in for the float ones
 ``tiles``        the packed arrays: shapes, quantizing and reading back
-``loading``      filling a quantized model from float, GPTQ and our own checkpoints
+``loading``      filling a quantized model from float, GPTQ, bitsandbytes and our own checkpoints
 ``gptq_format``  linear layers as AutoGPTQ stores them
+``bnb_format``   linear layers as bitsandbytes stores them in nf4
 ``memory``       whether a model fits, asked beforehand
 ``gptq``         calibration: rounding that keeps the outputs of each layer, not its weights
 ``export``       a calibrated model in the published format

@@ -32,6 +32,11 @@ class Cut:
     first: int = 0
 
     @property
+    def is_whole(self) -> bool:
+        """Whether the part is all of the weight."""
+        return self.has_all_rows and self.has_all_columns
+
+    @property
     def has_all_rows(self) -> bool:
         """Whether the part has all inputs."""
         return self.rows == slice(0, self.inputs)

@@ -91,7 +91,7 @@ def check_export(
     folder = check_target(target, sources={"the source": Path(source)})
     require_free(folder, overwrite=overwrite)
     checkpoint = open_checkpoint(source, table)
-    if checkpoint.packed or checkpoint.gptq_layers():
+    if checkpoint.quantized:
         raise CheckpointError(f"{checkpoint.path}: is quantized already; give the unquantized weights")
     for name, shape in shapes.items():
         if any(size % MULTIPLE for size in shape):

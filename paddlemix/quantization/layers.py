@@ -12,11 +12,12 @@ import paddle.nn.functional as F
 
 from ..checkpoint.layouts import WeightTable
 from ..ops import backend
+from ..ops.linear_nf4 import linear_nf4
 from ..ops.linear_w4 import linear_w4
 from ..ops.linear_w8 import linear_w8
 from ..ops.linear_w16 import linear_w16
 from ..utils.paddle_internals import paddle_dtype
-from .plan import INT4, INT8, QuantizationPlan, tile_arrays
+from .plan import INT4, INT8, NF4, QuantizationPlan, tile_arrays
 
 
 class QuantizedLinear(nn.Layer):
@@ -26,23 +27,30 @@ class QuantizedLinear(nn.Layer):
 
     Attributes:
         kind: the format, one of ``plan.FORMATS``.
-        qweight, scales: see ``plan.tile_arrays``; 16-bit weights have no scales.
+        qweight, scales, nested: see ``plan.tile_arrays``; 16-bit weights have no scales, only nf4 has ``nested``.
         bias: ``[out_features]`` in the model's dtype, or None.
     """
 
     qweight: paddle.Tensor
     scales: paddle.Tensor | None
+    nested: paddle.Tensor | None
     bias: paddle.Tensor | None
 
     def __init__(self, in_features: int, out_features: int, kind: str) -> None:
         super().__init__()
         self.in_features, self.out_features, self.kind = in_features, out_features, kind
-        for name in ("qweight", "scales", "bias"):
+        for name in ("qweight", "scales", "nested", "bias"):
             self.register_buffer(name, None)  # type: ignore[arg-type]  # None is allowed, in no stub
 
-    def fill(self, qweight: paddle.Tensor, scales: paddle.Tensor | None, bias: paddle.Tensor | None) -> None:
+    def fill(
+        self,
+        qweight: paddle.Tensor,
+        scales: paddle.Tensor | None,
+        bias: paddle.Tensor | None,
+        nested: paddle.Tensor | None = None,
+    ) -> None:
         """Take these arrays, without a copy."""
-        self.qweight, self.scales, self.bias = qweight, scales, bias
+        self.qweight, self.scales, self.nested, self.bias = qweight, scales, nested, bias
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         """``[..., in_features]`` to ``[..., out_features]``, in the dtype of ``x``."""
@@ -52,6 +60,8 @@ class QuantizedLinear(nn.Layer):
         scales = self.scales
         if scales is None:
             return linear_w16(x, self.qweight, bias, self.out_features)
+        if self.nested is not None:
+            return linear_nf4(x, self.qweight, scales, self.nested, bias, self.out_features)
         if self.kind == INT4:
             return linear_w4(x, self.qweight, scales, bias, self.out_features)
         return linear_w8(x, self.qweight, scales, bias, self.out_features)
@@ -65,18 +75,17 @@ class QuantizedLinear(nn.Layer):
 
         For where gradients are off and ``x`` is contiguous. It keeps the arrays that the layer has now.
         """
-        weight, scales, bias = self.qweight, self.scales, self.bias
-        operator = "linear_w16" if scales is None else "linear_w4" if self.kind == INT4 else "linear_w8"
+        arrays = [array for array in (self.qweight, self.scales, self.nested) if array is not None]
+        operator = {INT4: "linear_w4", INT8: "linear_w8", NF4: "linear_nf4"}.get(self.kind, "linear_w16")
+        bias = self.bias
         function = backend.bound(operator, device, dtype)
         if function is None:
             return self
         sizes = self.in_features, self.out_features
-        if scales is None:
-            return lambda x: function(x, weight, bias, *sizes)[0]
-        return lambda x: function(x, weight, scales, bias, *sizes)[0]
+        return lambda x: function(x, *arrays, bias, *sizes)[0]
 
     def expected(self) -> dict[str, tuple[tuple[int, ...], str]]:
-        """Shape and dtype of ``qweight`` and, where there are, ``scales``."""
+        """Shape and dtype of ``qweight`` and, where there are, ``scales`` and ``nested``."""
         return tile_arrays(self.kind, self.in_features, self.out_features)
 
     def extra_repr(self) -> str:

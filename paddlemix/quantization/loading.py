@@ -1,4 +1,4 @@
-"""Filling a quantized model from a checkpoint: float weights, GPTQ layers, or our own tiles as they lie in the file."""
+"""Filling a quantized model from a checkpoint: float weights, layers of GPTQ or bitsandbytes, or our own tiles."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from ..checkpoint.shards import Shard
 from ..errors import ConfigurationError
 from ..utils.display import quoted
 from ..utils.progress import Counter
+from .bnb_format import BitsAndBytesLinear, read_bnb_layers
 from .cuts import Cut, cut_of, quantizes_all_rows
 from .gptq_format import PER_WORD, SYMMETRIC_ZERO, GPTQLinear, read_layers
 from .layers import PendingParameter, QuantizedLinear, replace_layers
-from .plan import INT4, SIXTEEN_BIT, QuantizationPlan
+from .plan import INT4, NF4, SIXTEEN_BIT, QuantizationPlan
 from .tiles import CHUNK, PackedWeight, aligned_empty, as_tensor, fill_float
 
 _VIEWS = "FLAGS_use_stride_kernel"
@@ -50,9 +51,12 @@ def load_quantized(
     shards = shards or {}
     waiting = replace_layers(model, plan, dtype, checkpoint.table)
     pending = [(parameter, cut_of(parameter, shards)) for parameter in waiting]
+    _check_splits(pending, checkpoint)
     if checkpoint.packed:
         names = {
-            f"{parameter.path}.{part}" for parameter in waiting for part in ("qweight", "scales", "bias", "weight")
+            f"{parameter.path}.{part}"
+            for parameter in waiting
+            for part in ("qweight", "scales", "nested", "bias", "weight")
         }
         load_into(
             model, checkpoint, dtype, check_finite=check_finite,
@@ -73,6 +77,18 @@ def load_quantized(
         else:
             source.fill_embedding(parameter, cut)
     raise_listed(f"{checkpoint.path}: damaged", source.damaged)
+
+
+def _check_splits(pending: Sequence[tuple[PendingParameter, Cut]], checkpoint: Checkpoint) -> None:
+    """Scales of nf4 are quantized over whole weights, of which parts have no meaning of their own."""
+    if all(cut.is_whole for _, cut in pending):
+        return
+    if checkpoint.bnb_layers() or any(
+        isinstance(parameter.layer, QuantizedLinear) and parameter.layer.kind == NF4 for parameter, _ in pending
+    ):
+        raise ConfigurationError(
+            "quantization: a model that is split over processes cannot be in nf4; use int4 of the unquantized weights"
+        )
 
 
 # ---------------------------------------------------------------------------------------------------- our tiles
@@ -110,10 +126,12 @@ def _map_tiles(parameter: PendingParameter, cut: Cut, checkpoint: Checkpoint, dt
     if not isinstance(layer, QuantizedLinear):
         layer.weight = as_tensor(arrays["weight"][cut.rows], layer.kind)
         return
-    parts = dict(zip(kinds, cut.take_tiles(layer.kind, arrays["qweight"], arrays.get("scales"))))
+    parts = arrays
+    if not cut.is_whole:
+        parts = dict(zip(kinds, cut.take_tiles(layer.kind, arrays["qweight"], arrays.get("scales"))))
     tensors = {part: as_tensor(array, kinds[part]) for part, array in parts.items()}
     bias = _bias(checkpoint, f"{parameter.path}.bias", dtype, cut)
-    layer.fill(tensors["qweight"], tensors.get("scales"), bias)
+    layer.fill(tensors["qweight"], tensors.get("scales"), bias, tensors.get("nested"))
 
 
 def _bias(
@@ -132,11 +150,12 @@ _TRANSPOSED_ROWS = 256
 
 
 class _FloatSource:
-    """The weights of a float or GPTQ checkpoint, as the pending parameters of a model want them."""
+    """The weights of a float, GPTQ or bitsandbytes checkpoint, as the pending parameters of a model want them."""
 
     def __init__(self, checkpoint: Checkpoint, check_finite: bool, counter: Counter) -> None:
         self.checkpoint, self.check_finite, self.counter = checkpoint, check_finite, counter
         self.names, self.gptq = checkpoint.our_names(), read_layers(checkpoint)
+        self.bnb = read_bnb_layers(checkpoint)
         self.damaged: list[str] = []
 
     def problems(self, pending: Sequence[tuple[PendingParameter, Cut]]) -> list[str]:
@@ -149,6 +168,12 @@ class _FloatSource:
                     came = [stored.in_features // PER_WORD, stored.out_features]
                     found.append(
                         f"'{parameter.path}.qweight' has shape {came}, expected {[shape[0] // PER_WORD, shape[1]]}"
+                    )
+            elif parameter.weight in self.bnb:
+                stored_shape = self.bnb[parameter.weight].shape
+                if stored_shape != shape[::-1]:
+                    found.append(
+                        f"{parameter.weight!r} is {list(stored_shape)} in 4 bits, expected {list(shape[::-1])}"
                     )
             elif parameter.weight not in self.names:
                 found.append(f"{parameter.weight!r} is missing")
@@ -179,20 +204,34 @@ class _FloatSource:
             else:
                 fill_float(packed, stored.dequantized)
             self.counter.add(layer.in_features * layer.out_features // 2)
+        elif parameter.weight in self.bnb:
+            self._fill_from_bnb(packed, self.bnb[parameter.weight], cut)
+            self.counter.add(layer.in_features * layer.out_features // 2)
         else:
             scaled_by_all = not cut.has_all_rows and quantizes_all_rows(layer.kind)
             rows = slice(None) if scaled_by_all else cut.rows
             fill_float(packed, partial(self._chunk, parameter, cut, rows), cut.rows if scaled_by_all else None)
-        if packed.scales is not None:
-            self._check(self.names.get(parameter.weight, parameter.path), packed.scales, str(packed.scales.dtype))
+        scales = packed.scales if packed.nested is None else packed.nested
+        if scales is not None:
+            self._check(self.names.get(parameter.weight, parameter.path), scales, str(scales.dtype))
         kinds = layer.expected()
-        weight = as_tensor(packed.weight, kinds["qweight"][1])
-        scales = None if packed.scales is None else as_tensor(packed.scales, kinds["scales"][1])
+        arrays = {"qweight": packed.weight, "scales": packed.scales, "nested": packed.nested}
+        tensors = {name: as_tensor(array, kinds[name][1]) for name, array in arrays.items() if array is not None}
         bias = self.names.get(parameter.bias)
         if bias is not None:
             self._check(bias, self.checkpoint.read(bias), self.checkpoint.dtype(bias))
         within = slice(cut.first, cut.first + cut.outputs)
-        layer.fill(weight, scales, _bias(self.checkpoint, bias, dtype, cut, within))
+        filled = _bias(self.checkpoint, bias, dtype, cut, within)
+        layer.fill(tensors["qweight"], tensors.get("scales"), filled, tensors.get("nested"))
+
+    def _fill_from_bnb(self, packed: PackedWeight, stored: BitsAndBytesLinear, cut: Cut) -> None:
+        if packed.kind != NF4 or not stored.fits_tiles() or stored.scale_codes is None:
+            first = cut.first
+            fill_float(packed, lambda part: stored.dequantized(slice(first + part.start, first + part.stop)))
+            return
+        for columns in packed.chunks():
+            packed.put_nf4(columns, stored.codes(columns))
+        packed.put_nf4_scales(stored.scale_codes, stored.factors, stored.values, stored.offset)
 
     def fill_embedding(self, parameter: PendingParameter, cut: Cut) -> None:
         """A table that has the right dtype stays in its file, of which an answer needs a few rows."""

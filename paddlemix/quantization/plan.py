@@ -13,22 +13,25 @@ from ..errors import ConfigurationError
 from ..utils.schema import shown
 
 #: what a user may ask for
-QUANTIZATIONS = ("int8", "int4", "bf16")
+QUANTIZATIONS = ("int8", "int4", "bf16", "nf4")
 VISION_QUANTIZATIONS = ("int8", "bf16")
 
 #: formats of linear weights; the 16-bit ones are called by their dtype
-INT4, INT8 = "int4", "int8"
+INT4, INT8, NF4 = "int4", "int8", "nf4"
 SIXTEEN_BIT = ("bfloat16", "float16")
-FORMATS = (INT4, INT8, *SIXTEEN_BIT)
+FORMATS = (INT4, INT8, NF4, *SIXTEEN_BIT)
 
 #: ``quant_method`` and ``version`` of checkpoints that hold our tiles
 METHOD, VERSION = "paddlemix", 1
 GPTQ_METHOD = "gptq"
+BNB_METHOD = "bitsandbytes"
 
 TILE = 16
 """Outputs in a tile of packed weights."""
 GROUP = 128
-"""Inputs that share a scale in int4, and the multiple to which int4 and int8 weights are padded."""
+"""Inputs that share a scale in int4, and the multiple to which weights of 4 and 8 bits are padded."""
+NF4_BLOCK = 64
+"""Inputs that share a scale in nf4."""
 SIXTEEN_BIT_PADDING = 32
 
 
@@ -80,7 +83,7 @@ def plan_for(
     vision_quantization: str | None,
     *,
     sixteen_bit: str = "bfloat16",
-    exact_int4: bool = True,
+    exact: bool = True,
 ) -> QuantizationPlan | None:
     """The formats of a model; None: nothing is quantized.
 
@@ -88,7 +91,8 @@ def plan_for(
         section: the checkpoint's ``quantization_config``.
         quantization, vision_quantization: what the user asks for, of ``QUANTIZATIONS`` and ``VISION_QUANTIZATIONS``.
         sixteen_bit: dtype that "bf16" stands for: float16 for a checkpoint in float16, so that nothing is rounded.
-        exact_int4: whether GPTQ layers fit our int4 as they are; those that do not are kept in 16 bits.
+        exact: whether GPTQ layers fit our int4, or those of bitsandbytes our nf4, as they are; if not, they are kept in
+            16 bits.
 
     Raises:
         ConfigurationError: unknown values, a section that is not understood, another quantization than the one that
@@ -105,22 +109,23 @@ def plan_for(
                 f"give that as well, one of {', '.join(QUANTIZATIONS)}"
             )
         return None
-    formats = {"bf16": sixteen_bit, "int8": INT8, "int4": INT4}
+    formats = {"bf16": sixteen_bit, "int8": INT8, "int4": INT4, "nf4": NF4}
     visual = None if vision_quantization is None else formats[vision_quantization]
-    if quantization is None:  # GPTQ as published
-        plan = QuantizationPlan(INT4, sixteen_bit, visual or sixteen_bit, sixteen_bit)
+    stored = {GPTQ_METHOD: INT4, BNB_METHOD: NF4}.get(method or "")
+    if quantization is None:  # as published
+        plan = QuantizationPlan(stored or sixteen_bit, sixteen_bit, visual or sixteen_bit, sixteen_bit)
     else:
-        others = formats["int8" if quantization == "int4" else quantization]
+        others = formats["int8" if quantization in (INT4, NF4) else quantization]
         plan = QuantizationPlan(formats[quantization], others, visual or others, sixteen_bit)
-    if method == GPTQ_METHOD and plan.blocks == INT4 and not exact_int4:
+    if plan.blocks == stored and not exact:
         return QuantizationPlan(sixteen_bit, plan.head, plan.visual, plan.embeddings)
     return plan
 
 
 def quant_method(section: Mapping[str, Any] | None) -> str | None:
-    """How a checkpoint with this ``quantization_config`` is quantized: None, "gptq" or "paddlemix".
+    """How a checkpoint with this ``quantization_config`` is quantized: None, "gptq", "bitsandbytes" or "paddlemix".
 
-    Raises ConfigurationError for other methods, and for settings of these two that cannot be read.
+    Raises ConfigurationError for other methods, and for settings of these that cannot be read.
     """
     if section is not None and not isinstance(section, Mapping):
         raise ConfigurationError(f"quantization_config: expected a dict of its fields, got {shown(section)}")
@@ -134,10 +139,15 @@ def quant_method(section: Mapping[str, Any] | None) -> str | None:
         _require(section, "bits", 4)
         _require(section, "checkpoint_format", None, "gptq")
         return method
+    if method == BNB_METHOD:
+        _require(section, "load_in_4bit", True)
+        _require(section, "bnb_4bit_quant_type", "nf4")
+        _require(section, "bnb_4bit_quant_storage", None, "uint8")
+        return method
     if method != METHOD:
         raise ConfigurationError(
             f"quantization_config.quant_method: {shown(method)} checkpoints are not supported, expected one of "
-            f"{GPTQ_METHOD}, {METHOD}; use the unquantized weights with quantization="
+            f"{GPTQ_METHOD}, {BNB_METHOD}, {METHOD}; use the unquantized weights with quantization="
         )
     _require(section, "version", VERSION)
     _require(section, "group_size", GROUP)
@@ -179,38 +189,39 @@ def _require(section: Mapping[str, Any], name: str, *allowed: Any) -> None:
 # ---------------------------------------------------------------------------------------------------- sizes
 
 
-def tile_shapes(kind: str, in_features: int, out_features: int) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
-    """Shapes of the packed weight and of its scales (None: it has none) for ``[in_features, out_features]``.
-
-    The layout is that of ``external_ops/cpu/paddlemix_cpu.h``: tiles of 16 outputs, the last axes one line of 64 bytes.
-    """
-    tiles, padded = -(-out_features // TILE), padded_inputs(kind, in_features)
-    if kind == INT4:
-        return (tiles, padded // 8, TILE, 4), (tiles, padded // GROUP, TILE)
-    if kind == INT8:
-        return (tiles, padded // 4, TILE, 4), (tiles, 1, TILE)
-    return (tiles, padded // 2, TILE, 2), None
-
-
 def padded_inputs(kind: str, in_features: int) -> int:
     """Inputs of the packed weight, the padding with zeros included."""
     multiple = SIXTEEN_BIT_PADDING if kind in SIXTEEN_BIT else GROUP
     return -(-in_features // multiple) * multiple
 
 
-def tile_dtypes(kind: str) -> tuple[str, str | None]:
-    """Element types of the packed weight and of its scales."""
-    return {INT4: ("uint8", "float16"), INT8: ("uint8", "float32")}.get(kind, (kind, None))
-
-
 def tile_arrays(kind: str, in_features: int, out_features: int) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Shape and dtype of the ``qweight`` and, where there are, the ``scales`` of ``[in_features, out_features]``."""
-    weight, scales = tile_shapes(kind, in_features, out_features)
-    weight_dtype, scales_dtype = tile_dtypes(kind)
-    arrays = {"qweight": (weight, weight_dtype)}
-    if scales is not None and scales_dtype is not None:
-        arrays["scales"] = (scales, scales_dtype)
-    return arrays
+    """Shape and dtype of the arrays of a packed weight ``[in_features, out_features]``, by name.
+
+    The layout is that of ``external_ops/cpu/paddlemix_cpu.h``: tiles of 16 outputs, the last axes one line of 64 bytes.
+
+    Returns:
+        ``qweight``; of low-bit formats ``scales``; of nf4 ``nested`` too, what its scales are scaled by.
+    """
+    tiles, padded = -(-out_features // TILE), padded_inputs(kind, in_features)
+    if kind in SIXTEEN_BIT:
+        return {"qweight": ((tiles, padded // 2, TILE, 2), kind)}
+    if kind == INT8:
+        return {"qweight": ((tiles, padded // 4, TILE, 4), "uint8"), "scales": ((tiles, 1, TILE), "float32")}
+    weight = ((tiles, padded // 8, TILE, 4), "uint8")
+    if kind == INT4:
+        return {"qweight": weight, "scales": ((tiles, padded // GROUP, TILE), "float16")}
+    return {
+        "qweight": weight,
+        "scales": ((tiles, padded // NF4_BLOCK, TILE), "uint8"),
+        "nested": ((_nested_size(tiles, in_features),), "float32"),
+    }
+
+
+def _nested_size(tiles: int, in_features: int) -> int:
+    """Of nf4: an offset, 256 values and a factor for 256 scales each, padded to lines of 64 bytes."""
+    scales = tiles * TILE * -(-in_features // NF4_BLOCK)
+    return -(-(1 + 256 + -(-scales // 256)) // 16) * 16
 
 
 def weight_bytes(

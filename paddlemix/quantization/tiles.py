@@ -9,11 +9,22 @@ import numpy as np
 import paddle
 
 from ..checkpoint import dtypes
+from ..ops.linear_nf4 import (
+    dequantize_nf4,
+    lay_out_scales,
+    pack_nf4,
+    quantize_nf4,
+    quantize_scales,
+    unpack_nf4,
+)
+from ..ops.linear_nf4 import (
+    read_scales as read_scales,
+)
 from ..ops.linear_w4 import dequantize_w4, pack_w4, quantize_w4
 from ..ops.linear_w8 import dequantize_w8, quantize_w8
 from ..ops.linear_w16 import dequantize_w16, pack_w16
 from ..utils.paddle_internals import paddle_dtype
-from .plan import INT4, INT8, TILE, tile_arrays
+from .plan import INT4, INT8, NF4, TILE, tile_arrays
 
 #: elements of a float chunk; about three such chunks are alive at a time
 CHUNK = 8 << 20
@@ -25,7 +36,8 @@ class PackedWeight:
     """The tiles and scales of one linear layer, to be filled chunk by chunk.
 
     Attributes:
-        weight, scales: arrays of ``plan.tile_arrays``; bfloat16 as uint16.
+        weight, scales, nested: arrays of ``plan.tile_arrays``; bfloat16 as uint16. Those of nf4's scales are complete
+            after :meth:`finish`.
     """
 
     def __init__(self, kind: str, in_features: int, out_features: int) -> None:
@@ -33,6 +45,9 @@ class PackedWeight:
         arrays = tile_arrays(kind, in_features, out_features)
         self.weight = aligned_empty(*arrays["qweight"])
         self.scales = aligned_empty(*arrays["scales"]) if "scales" in arrays else None
+        self.nested = aligned_empty(*arrays["nested"]) if "nested" in arrays else None
+        # of nf4, the scales until all are known, which are quantized together
+        self._absmax = np.zeros(arrays["scales"][0], np.float32) if kind == NF4 else None
 
     def chunks(self) -> Iterator[slice]:
         """The outputs in runs of whole tiles, each of at most about ``CHUNK`` elements."""
@@ -51,6 +66,10 @@ class PackedWeight:
         w = _tensor(values)
         if self.kind == INT4:
             self._put(columns, *quantize_w4(w))
+        elif self._absmax is not None:
+            weight, scales = quantize_nf4(w)
+            self._put(columns, weight)
+            self._absmax[self._tiles(columns)] = scales.numpy()
         elif self.kind == INT8:
             weight, scales = quantize_w8(w)
             if rows is not None:
@@ -68,8 +87,31 @@ class PackedWeight:
         tiles = padded.reshape(-1, TILE, groups).transpose(0, 2, 1)
         self._put(columns, pack_w4(_tensor(q)), _tensor(tiles))
 
+    def put_nf4(self, columns: slice, codes: np.ndarray) -> None:
+        """Take codes 0..15 of nf4, uint8 ``[in, columns]``; their scales come with :meth:`put_nf4_scales`."""
+        self._put(columns, pack_nf4(_tensor(codes.astype(np.int8))))
+
+    def put_nf4_scales(self, codes: np.ndarray, factors: np.ndarray, values: np.ndarray, offset: float) -> None:
+        """Take quantized scales as given; see :func:`~paddlemix.ops.linear_nf4.lay_out_scales`."""
+        self._absmax = None
+        self._put_scales(*lay_out_scales(codes, factors, values, offset, self.in_features, self.out_features))
+
+    def finish(self) -> None:
+        """Quantize the scales of nf4, after the last columns. Other formats have nothing left to do."""
+        if self._absmax is not None:
+            self._put_scales(*quantize_scales(self._absmax, self.in_features, self.out_features))
+            self._absmax = None
+
+    def _put_scales(self, scales: np.ndarray, nested: np.ndarray) -> None:
+        if self.scales is not None and self.nested is not None:
+            self.scales[:], self.nested[:] = scales, nested
+
+    @staticmethod
+    def _tiles(columns: slice) -> slice:
+        return slice(columns.start // TILE, -(-columns.stop // TILE))
+
     def _put(self, columns: slice, weight: paddle.Tensor, scales: paddle.Tensor | None = None) -> None:
-        tiles = slice(columns.start // TILE, -(-columns.stop // TILE))
+        tiles = self._tiles(columns)
         self.weight[tiles] = weight.numpy()
         if scales is not None and self.scales is not None:
             self.scales[tiles] = scales.numpy()
@@ -106,9 +148,25 @@ def as_tensor(array: np.ndarray, dtype: str) -> paddle.Tensor:
 
 
 def dequantized(
-    kind: str, weight: paddle.Tensor, scales: paddle.Tensor | None, in_features: int, out_features: int
+    kind: str,
+    weight: paddle.Tensor,
+    scales: paddle.Tensor | None,
+    in_features: int,
+    out_features: int,
+    nested: paddle.Tensor | None = None,
 ) -> np.ndarray:
-    """The float32 weights ``[in_features, out_features]`` that packed tiles stand for."""
+    """The float32 weights ``[in_features, out_features]`` that packed tiles stand for.
+
+    Args:
+        kind: the format.
+        weight, scales, nested: its arrays; of nf4 without ``nested``, ``scales`` are what the codes of scales stand
+            for, float32, so that some tiles of a weight can be read.
+        in_features, out_features: sizes without padding.
+    """
+    if kind == NF4 and scales is not None:
+        if nested is not None:
+            return dequantize_nf4(weight, scales, nested, in_features, out_features).numpy()
+        return unpack_nf4(weight, scales, in_features, out_features).numpy()
     if scales is None:
         w = dequantize_w16(weight, in_features, out_features)
     elif kind == INT4:
@@ -128,6 +186,7 @@ def fill_float(packed: PackedWeight, chunk: Callable[[slice], np.ndarray], rows:
     """
     for columns in packed.chunks():
         packed.quantize(columns, chunk(columns), rows)
+    packed.finish()
 
 
 def _tensor(array: np.ndarray) -> paddle.Tensor:

@@ -10,7 +10,7 @@ from paddlemix.models.qwen_vl.modeling import QWenLMHeadModel
 from paddlemix.quantization.layers import QuantizedLinear
 from tests.adapters.building import disturb, image_ids, images, tiny_model
 
-QUANTIZATIONS = (None, "bf16", "int8", "int4")
+QUANTIZATIONS = (None, "bf16", "int8", "int4", "nf4")
 
 
 @pytest.fixture(scope="module")

@@ -289,7 +289,7 @@ def test_a_base_that_does_not_fit_its_configuration_is_refused(folders, tmp_path
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("quantization", ["int8", "int4", "bf16"])
+@pytest.mark.parametrize("quantization", ["int8", "int4", "bf16", "nf4"])
 @pytest.mark.parametrize("part", ["qweight", "scales", "bias"])
 def test_tiles_that_do_not_fit_the_configuration_are_refused(folders, tmp_path, quantization, part):
     if (quantization, part) == ("bf16", "scales"):

@@ -43,7 +43,7 @@ CONFIG = {
 }
 open_checkpoint = partial(checkpoint.open_checkpoint, table=WEIGHTS)
 convert_checkpoint = partial(checkpoint.convert_checkpoint, family=DEFAULT_FAMILY)
-_CODES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "int32": "I32"}
+_CODES = {"uint8": "U8", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int32": "I32"}
 
 
 def name_in(layout: str, ours: str) -> str:

@@ -1,4 +1,4 @@
-"""GPTQ checkpoints made by hand, with packing of their own: nothing here comes from the code under test."""
+"""Checkpoints of GPTQ and bitsandbytes made by hand: nothing here comes from the code under test."""
 
 from __future__ import annotations
 
@@ -81,6 +81,74 @@ def write_gptq_model(folder: Path, source: Path, **kind: Any) -> dict[str, np.nd
     section = {**SECTION, "group_size": kind.get("group_size", 128), "sym": kind.get("sym", True)}
     section["desc_act"] = kind.get("act_order", False)
     config.update(fp16=True, torch_dtype="float16", use_flash_attn="auto", quantization_config=section)
+    (folder / "config.json").write_text(json.dumps(config))
+    for name in SIDE_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
+    return expected
+
+
+NF4_LEVELS = np.array(
+    [-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
+     -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+     0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0],
+    np.float32,
+)  # fmt: skip
+BNB_SECTION: dict[str, Any] = {
+    "quant_method": "bitsandbytes", "load_in_4bit": True, "load_in_8bit": False, "bnb_4bit_quant_type": "nf4",
+    "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": "float16", "bnb_4bit_quant_storage": "uint8",
+    "llm_int8_skip_modules": ["lm_head", "attn_pool.attn"],
+}  # fmt: skip
+
+
+def bnb_layer(rng: np.random.Generator, rows: int, columns: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """What bitsandbytes saves beside the name of a random weight ``[rows, columns]``, and that weight, float32."""
+    count = -(-rows * columns // 64)
+    codes = rng.integers(0, 16, rows * columns)
+    scale_codes = rng.integers(0, 256, count).astype(np.uint8)
+    factors = rng.uniform(0.01, 0.02, -(-count // 256)).astype(np.float32)
+    values, offset = np.linspace(-1, 1, 256, dtype=np.float32), 0.05
+    scales = values[scale_codes] * factors.repeat(256)[:count] + np.float32(offset)
+    weight = NF4_LEVELS[codes] * scales.repeat(64)[: rows * columns]
+    state = {
+        "quant_type": "nf4", "blocksize": 64, "dtype": "float16", "shape": [rows, columns], "nested_blocksize": 256,
+        "nested_dtype": "float32", "nested_offset": offset,
+    }  # fmt: skip
+    arrays = {
+        "": (codes[::2] << 4 | codes[1::2]).astype(np.uint8).reshape(-1, 1),
+        ".absmax": scale_codes,
+        ".quant_map": NF4_LEVELS,
+        ".nested_absmax": factors,
+        ".nested_quant_map": values,
+        ".quant_state.bitsandbytes__nf4": np.frombuffer(json.dumps(state).encode(), np.uint8),
+    }
+    return arrays, weight.reshape(rows, columns)
+
+
+def write_bnb_model(folder: Path, source: Path) -> dict[str, np.ndarray]:
+    """A checkpoint as transformers saves a model that bitsandbytes has quantized, of the geometry of the float model in
+    ``source``: all linear layers in nf4 but the head and the resampler's attention. Returns the weights and biases that
+    it stands for, float32, in our layout."""
+    checkpoint = open_checkpoint(source)
+    rng = np.random.default_rng(4)
+    tensors: dict[str, np.ndarray] = {}
+    expected: dict[str, np.ndarray] = {}
+    for ours, theirs in checkpoint.our_names().items():
+        values = to_float32(checkpoint.read(theirs), checkpoint.dtype(theirs)).astype(np.float16)
+        is_linear = WEIGHTS.is_transposed(ours, layouts.HF, layouts.PADDLE)
+        is_transposed = WEIGHTS.is_transposed(ours, checkpoint.layout, layouts.HF)
+        stored = np.ascontiguousarray(values.T if is_transposed else values)
+        if is_linear and ours.endswith(".weight") and "attn_pool.attn" not in ours and ours != "lm_head.weight":
+            arrays, weight = bnb_layer(rng, *stored.shape)
+            tensors.update({f"{ours}{part}": array for part, array in arrays.items()})
+            expected[ours] = weight.T
+        else:
+            tensors[ours] = stored
+            expected[ours] = (stored.T if is_linear else stored).astype(np.float32)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_safetensors(folder / "model.safetensors", tensors, {"format": "pt"})
+    config = json.loads((source / "config.json").read_text())
+    config.update(fp16=True, torch_dtype="float16", use_flash_attn="auto", quantization_config=BNB_SECTION)
     (folder / "config.json").write_text(json.dumps(config))
     for name in SIDE_FILES:
         if (source / name).is_file():

@@ -14,7 +14,7 @@ from paddlemix.predict import predict
 from tests.tiny_model import ANSWER
 
 
-@pytest.mark.parametrize("quantization", ["int8", "int4", "bf16"])
+@pytest.mark.parametrize("quantization", ["int8", "int4", "bf16", "nf4"])
 def test_a_quantized_model_still_answers(tiny_model_dir, quantization):
     loaded = load_model(tiny_model_dir, quantization=quantization)
     assert loaded.model.lm_head.kind == {"bf16": "bfloat16"}.get(quantization, "int8")

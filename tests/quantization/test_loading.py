@@ -44,7 +44,7 @@ def quantized_layers(model: QWenLMHeadModel) -> dict[str, QuantizedLinear]:
 
 
 def weight_of(layer: QuantizedLinear) -> np.ndarray:
-    return dequantized(layer.kind, layer.qweight, layer.scales, layer.in_features, layer.out_features)
+    return dequantized(layer.kind, layer.qweight, layer.scales, layer.in_features, layer.out_features, layer.nested)
 
 
 def float_weight(path: str) -> np.ndarray:
@@ -90,7 +90,7 @@ def damage(folder: Path, name: str) -> None:
 
 
 #: largest error of a weight beside the largest of its group (int4: 128 inputs, else the output), with some room
-ROUNDING = {"int4": 0.45, "int8": 0.501 / 127, "bfloat16": 2**-8}
+ROUNDING = {"int4": 0.45, "nf4": 0.17, "int8": 0.501 / 127, "bfloat16": 2**-8}
 
 
 @pytest.mark.parametrize(
@@ -98,6 +98,7 @@ ROUNDING = {"int4": 0.45, "int8": 0.501 / 127, "bfloat16": 2**-8}
     [
         ({"quantization": "int4"}, "int4", "int8", "int8"),
         ({"quantization": "int4", "vision_quantization": "bf16"}, "int4", "int8", "bfloat16"),
+        ({"quantization": "nf4"}, "nf4", "int8", "int8"),
         ({"quantization": "int8"}, "int8", "int8", "int8"),
         ({"quantization": "bf16"}, "bfloat16", "bfloat16", "bfloat16"),
     ],
@@ -114,7 +115,11 @@ def test_every_linear_layer_has_its_format_and_weights_near_the_float_ones(optio
         np.testing.assert_allclose(weight_of(layer), weight, atol=bound, rtol=0, err_msg=path)
     assert isinstance(model.transformer.wte, SixteenBitEmbedding)
     assert model.transformer.wte.weight.dtype == paddle.bfloat16
-    others = {name: tensor for name, tensor in model.state_dict().items() if not name.endswith(("qweight", "scales"))}
+    others = {
+        name: tensor
+        for name, tensor in model.state_dict().items()
+        if not name.endswith(("qweight", "scales", "nested"))
+    }
     assert {str(t.dtype) for name, t in others.items() if name != "transformer.wte.weight"} == {"paddle.float32"}
     for name, tensor in others.items():
         if name in golden_model().state_dict() and name != "transformer.wte.weight":
@@ -123,7 +128,13 @@ def test_every_linear_layer_has_its_format_and_weights_near_the_float_ones(optio
 
 @pytest.mark.parametrize(
     ("quantization", "precision", "tolerance"),
-    [("bf16", "float32", 2e-3), ("bf16", "bfloat16", 0.02), ("int8", "bfloat16", 0.1), ("int4", "bfloat16", 0.8)],
+    [
+        ("bf16", "float32", 2e-3),
+        ("bf16", "bfloat16", 0.02),
+        ("int8", "bfloat16", 0.1),
+        ("int4", "bfloat16", 0.8),
+        ("nf4", "bfloat16", 0.6),
+    ],
 )
 def test_logits_stay_near_those_of_the_float_model(quantization, precision, tolerance):
     model = QWenLMHeadModel.from_pretrained(FOLDER / "ckpt_bin", quantization=quantization)
@@ -173,7 +184,7 @@ def test_only_small_parameters_can_be_trained_and_gradients_reach_the_input():
 # ---------------------------------------------------------------- saved and mapped
 
 
-@pytest.mark.parametrize("quantization", ["bf16", "int8", "int4"])
+@pytest.mark.parametrize("quantization", ["bf16", "int8", "int4", "nf4"])
 def test_a_saved_model_is_loaded_bit_for_bit_without_an_option(tmp_path, quantization):
     first = QWenLMHeadModel.from_pretrained(FOLDER / "ckpt_bin", quantization=quantization)
     first.save_pretrained(tmp_path, max_shard_bytes=500_000)
@@ -389,7 +400,9 @@ def test_memory_is_asked_for_the_quantized_size(monkeypatch):
     from paddlemix.quantization import memory
 
     monkeypatch.setattr(memory, "available_memory", lambda: 3_000_000)
-    with pytest.raises(NotEnoughMemoryError, match=r"float32 weights .*quantization= 'int4' \(0.0 GB\) would fit"):
+    with pytest.raises(
+        NotEnoughMemoryError, match=r"float32 weights .*quantization= 'int4' \(0.0 GB\) or 'nf4' \(0.0 GB\) would fit"
+    ):
         QWenLMHeadModel.from_pretrained(FOLDER / "ckpt_bin")
     QWenLMHeadModel.from_pretrained(FOLDER / "ckpt_bin", quantization="int4")
     monkeypatch.setattr(memory, "available_memory", lambda: 1_000_000)

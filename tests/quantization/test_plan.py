@@ -12,8 +12,7 @@ from paddlemix.quantization.plan import (
     QuantizationPlan,
     plan_for,
     quant_method,
-    tile_dtypes,
-    tile_shapes,
+    tile_arrays,
     weight_bytes,
 )
 from tests.checkpoint.building import CONFIG
@@ -28,6 +27,8 @@ BF16 = "bfloat16"
     [
         (("int4", None), ("int4", "int8", "int8", BF16)),
         (("int4", "bf16"), ("int4", "int8", BF16, BF16)),
+        (("nf4", None), ("nf4", "int8", "int8", BF16)),
+        (("nf4", "bf16"), ("nf4", "int8", BF16, BF16)),
         (("int8", None), ("int8", "int8", "int8", BF16)),
         (("int8", "bf16"), ("int8", "int8", BF16, BF16)),
         (("bf16", None), (BF16, BF16, BF16, BF16)),
@@ -51,8 +52,18 @@ def test_gptq_comes_as_published_or_with_an_int8_head_and_vision():
 
 
 def test_gptq_layers_that_do_not_fit_int4_are_kept_in_16_bits_unless_int8_is_asked_for():
-    plans = [plan_for(SECTION, q, None, sixteen_bit="float16", exact_int4=False) for q in (None, "int4", "int8")]
+    plans = [plan_for(SECTION, q, None, sixteen_bit="float16", exact=False) for q in (None, "int4", "int8")]
     assert [plan.blocks for plan in plans] == ["float16", "float16", "int8"]
+
+
+def test_bitsandbytes_comes_in_nf4_with_16_bits_elsewhere():
+    section = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+    assert plan_for(section, None, None) == QuantizationPlan("nf4", BF16, BF16, BF16)
+    assert plan_for(section, "int8", None).blocks == "int8"
+    assert plan_for(section, None, None, exact=False).blocks == BF16
+    for field, value in (("load_in_4bit", False), ("bnb_4bit_quant_type", "fp4"), ("bnb_4bit_quant_storage", "int8")):
+        with pytest.raises(ConfigurationError, match=f"quantization_config.{field}: got"):
+            plan_for({**section, field: value}, None, None)
 
 
 def test_nothing_is_quantized_unasked():
@@ -121,21 +132,23 @@ def test_every_linear_weight_has_a_format_and_nothing_else_but_the_embeddings():
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_tiles_are_padded_to_whole_ones(kind):
-    weight, scales = tile_shapes(kind, 193, 17)
-    groups = {"int4": 2, "int8": 1}
-    assert weight == {"int4": (2, 32, 16, 4), "int8": (2, 64, 16, 4)}.get(kind, (2, 112, 16, 2))
-    assert scales == ((2, groups[kind], 16) if kind in groups else None)
-    assert tile_dtypes(kind)[1] == {"int4": "float16", "int8": "float32"}.get(kind)
+    expected = {
+        "int4": {"qweight": ((2, 32, 16, 4), "uint8"), "scales": ((2, 2, 16), "float16")},
+        "int8": {"qweight": ((2, 64, 16, 4), "uint8"), "scales": ((2, 1, 16), "float32")},
+        "nf4": {"qweight": ((2, 32, 16, 4), "uint8"), "scales": ((2, 4, 16), "uint8"), "nested": ((272,), "float32")},
+    }
+    assert tile_arrays(kind, 193, 17) == expected.get(kind, {"qweight": ((2, 112, 16, 2), kind)})
 
 
 def test_published_model_takes_the_memory_that_is_said():
     sizes = {
         name: weight_bytes(WEIGHTS, PUBLISHED, "float32", plan_for(None, name, None)) / 1e9
-        for name in ("bf16", "int8", "int4")
+        for name in ("bf16", "int8", "int4", "nf4")
     }
     assert weight_bytes(WEIGHTS, PUBLISHED, "float32") == 4 * 9_656_935_168
     assert sizes == {
         "bf16": pytest.approx(19.32, abs=0.02),
         "int8": pytest.approx(10.3, abs=0.1),
         "int4": pytest.approx(7.2, abs=0.1),
+        "nf4": pytest.approx(7.2, abs=0.1),
     }

@@ -94,8 +94,9 @@ class Checkpoint:
         return map_writable(self._paths[tensor.file], tensor.offset, tensor.shape, STORAGE[tensor.dtype])
 
     def our_names(self) -> dict[str, str]:
-        """Our parameter's name -> the name here, for every tensor that is a weight of the family."""
-        found = {self.table.our_name(name, self.layout): name for name in self._tensors}
+        """Our parameter's name -> the name here, for every tensor that is a weight of the family as it is."""
+        codes = {weight for weight, _ in self.bnb_layers().values()}
+        found = {self.table.our_name(name, self.layout): name for name in self._tensors if name not in codes}
         return {ours: name for ours, name in found.items() if ours is not None}
 
     def gptq_layers(self) -> dict[str, str]:
@@ -105,17 +106,35 @@ class Checkpoint:
         parts = ((self.table.gptq_weight(name), name) for name in self._tensors if name.endswith(".qweight"))
         return {ours: name[: -len(".qweight")] for ours, name in parts if ours is not None}
 
+    def bnb_layers(self) -> dict[str, tuple[str, str]]:
+        """Our weight's name -> the names here of the codes of bitsandbytes that hold it and of their state."""
+        if self.packed or self.layout != layouts.HF:
+            return {}
+        states = filter(None, map(layouts.BNB_STATE.fullmatch, self._tensors))
+        named = ((self.table.our_name(state["weight"], layouts.HF), state) for state in states)
+        return {
+            ours: (state["weight"], state[0])
+            for ours, state in named
+            if ours is not None and state["weight"] in self._tensors
+        }
+
+    @property
+    def quantized(self) -> bool:
+        """Whether some linear weights are quantized, in whatever form."""
+        return self.packed or bool(self.gptq_layers() or self.bnb_layers())
+
     def unknown_names(self) -> list[str]:
-        """Tensors that are neither weights of the family, nor parts of their GPTQ form, nor known to be harmless
-        (``layouts.HARMLESS``).
+        """Tensors that are neither weights of the family, nor parts of their form in GPTQ or bitsandbytes, nor known to
+        be harmless (``layouts.HARMLESS``).
         """
-        gptq = self.gptq_layers()
+        gptq, weights = self.gptq_layers(), tuple(f"{weight}." for weight, _ in self.bnb_layers().values())
         return [
             name
             for name in self._tensors
             if self.table.our_name(name, self.layout) is None
             and not layouts.HARMLESS.search(name)
             and self.table.gptq_weight(name) not in gptq
+            and not name.startswith(weights)
         ]
 
 

@@ -10,8 +10,8 @@ used for are enough. Each is a list of messages, {"role": "user", "content": [{"
 "..."}]}. Paths of images are relative to the file.
 
 What it writes is loaded like any model: paddlemix predict --model_name_or_path scenes-int4. The float model and what
-reaches its layers must fit into memory; --quantization int4 of the other programs needs neither data nor that memory,
-and rounds a little worse. Progress goes to stderr; after an error the exit status is 1, after wrong options 2.
+reaches its layers must fit into memory; --quantization int4 and nf4 of the other programs need neither data nor that
+memory, and round a little worse. Progress goes to stderr; after an error the exit status is 1, after wrong options 2.
 """
 
 from __future__ import annotations

@@ -155,9 +155,9 @@ class QWenVLCheckpointMixin:
             pretrained_model_name_or_path: a directory, a known name, or a name in a public store.
             dtype: ``float32``, ``bfloat16``, ``float16``, or "auto"; see :func:`choose_dtype`.
             torch_dtype: the same, as older programs write it.
-            quantization: ``int8``, ``int4`` or ``bf16``: linear weights are rounded to this format while they are
-                loaded, and computed with as they are. With ``int4`` the head and the vision part are int8. By default
-                as the checkpoint has them. Embeddings become 16 bits wide.
+            quantization: ``int8``, ``int4``, ``nf4`` or ``bf16``: linear weights are rounded to this format while they
+                are loaded, and computed with as they are. With ``int4`` and ``nf4`` the head and the vision part are
+                int8. By default as the checkpoint has them. Embeddings become 16 bits wide.
             vision_quantization: ``int8`` or ``bf16`` for the ViT and the resampler, with ``quantization`` or a GPTQ
                 checkpoint.
             device_map: one device for the whole model, which becomes Paddle's current one; by default, and with "auto",

@@ -41,7 +41,7 @@ _CONVERTER = "examples/qwen_vl/convert_weights.py reads what can be read"
 #: arguments that may only be there with a value that does nothing: those values, and what to do instead
 _REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "load_in_8bit": ((None, False), "write quantization='int8'"),
-    "load_in_4bit": ((None, False), "write quantization='int4'"),
+    "load_in_4bit": ((None, False), "write quantization='nf4' or 'int4'"),
     "force_download": ((None, False), _ANEW),
     "proxies": ((None, {}), "set HTTPS_PROXY in the environment"),
     "mirror": ((None,), "set HF_ENDPOINT in the environment"),
@@ -150,7 +150,7 @@ def refuse_quantization_config(value: Any) -> None:
     """Raises ConfigurationError for how another library would quantize; None is nothing, a dict is a file's section."""
     if value is not None and not isinstance(value, Mapping):
         raise ConfigurationError(
-            f"quantization_config: got {type(value).__name__}; write quantization='int4' or 'int8' to round the "
+            f"quantization_config: got {type(value).__name__}; write quantization='nf4', 'int4' or 'int8' to round the "
             "weights while they are loaded; how a checkpoint is quantized already stands in its config.json"
         )
 

@@ -74,7 +74,7 @@ def assert_same(model, passes):
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("form", ["float32", "bfloat16 cache", "bf16", "int8", "int4", "adapter"])
+@pytest.mark.parametrize("form", ["float32", "bfloat16 cache", "bf16", "int8", "int4", "nf4", "adapter"])
 def test_the_numbers_are_those_of_the_layers(model, tmp_path, form):
     if form == "adapter":
         model = random_model(tmp_path, **SIZES)[0]
