@@ -87,7 +87,7 @@ def draw(points: list[tuple[int, dict[str, object]]], path: Path) -> None:
         axes.plot(steps, values, "--", color=color, linewidth=1, label=kind)
     axes.set(xlabel="steps of fine-tuning, 16 images each", ylabel="exact match, %", ylim=(0, 100), xlim=(0, None))
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
+    axes.legend(loc="upper left")
     figure.savefig(path, metadata={"Date": None})
 
 
