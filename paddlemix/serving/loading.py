@@ -12,7 +12,7 @@ from ..engine.request import Grammar
 from ..engine.stopping import answer_end_ids
 from ..engine.thread import EngineThread
 from ..errors import CheckpointError
-from ..models.qwen_vl.chat_window import DEFAULT_WINDOW, ChatWindow
+from ..models.qwen_vl.chat_template import DEFAULT_WINDOW, ChatWindow
 from ..models.qwen_vl.config_schema import read_config
 from ..models.qwen_vl.generation_file import published_options, read_generation_config
 from ..models.qwen_vl.processing import QwenVLProcessor

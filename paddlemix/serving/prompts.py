@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..engine.request import ImageInput
 from ..errors import ImageError, PaddleMixError
-from ..models.qwen_vl.chat_template import RenderedPrompt
-from ..models.qwen_vl.chat_window import ChatWindow
+from ..models.qwen_vl.chat_template import ChatWindow, RenderedPrompt
 from ..models.qwen_vl.image_processing import image_key
 from .content import Conversation
 from .errors import APIError, bad_request, from_error

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from ..engine.request import Grammar
-from ..models.qwen_vl.chat_window import ChatWindow
+from ..models.qwen_vl.chat_template import ChatWindow
 from .admission import Admission
 from .answers import AnswerReader, Delta
 from .engine_client import EngineClient, EngineHandle, Generation

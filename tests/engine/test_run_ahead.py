@@ -6,7 +6,7 @@ import pytest
 
 from paddlemix.engine.request import FinishReason, Request, SamplingParams
 from paddlemix.errors import NumericalError
-from paddlemix.models.qwen_vl.decode_run import DecodeRun
+from paddlemix.models.qwen_vl.decode_steps import DecodeRun
 from tests.backends import require_library
 from tests.engine.engines import engine_of, finish, random_request, run, tokens
 from tests.random_model import random_model

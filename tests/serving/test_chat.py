@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from paddlemix.models.qwen_vl.chat_window import ChatWindow
+from paddlemix.models.qwen_vl.chat_template import ChatWindow
 from tests.serving.harness import MODEL, data_url, events, fake_model, image_part
 
 BOXES = "<ref>the bus</ref><box>(178,279),(806,884)</box>"

@@ -13,10 +13,9 @@ from __future__ import annotations
 import paddle
 import paddle.nn.functional as F
 
-from paddlemix.models.qwen_vl.attention_metadata import dense_mask
+from paddlemix.models.qwen_vl.attention_metadata import dense_mask, rotary_base, rotary_tensors
 from paddlemix.models.qwen_vl.configuration import QWenVLConfig
 from paddlemix.models.qwen_vl.language import QWenBlock
-from paddlemix.models.qwen_vl.rotary import rotary_base, rotary_tensors
 
 NAMING_LAYER = 0
 TWIN_LAYER = 1

@@ -9,8 +9,8 @@ import paddle.nn as nn
 
 from paddlemix.models.qwen_vl.configuration import QWenVLConfig
 from paddlemix.models.qwen_vl.modeling import QWenLMHeadModel
-from paddlemix.models.qwen_vl.resampler import CrossAttention
 from paddlemix.models.qwen_vl.tokenization import QWenVLTokenizer
+from paddlemix.models.qwen_vl.vision import CrossAttention
 
 IMAGE_SIZE = 168
 PATCH_SIZE = 14

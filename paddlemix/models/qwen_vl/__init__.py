@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from .modeling import QWenModel as QWenModel
     from .processing import QwenVLImageProcessor as QwenVLImageProcessor
     from .processing import QwenVLProcessor as QwenVLProcessor
-    from .resampler import Resampler as Resampler
     from .tokenization import QWenVLTokenizer as QWenVLTokenizer
+    from .vision import Resampler as Resampler
     from .vision import VisionTransformer as VisionTransformer
 
 _HOME = {
@@ -35,7 +35,7 @@ _HOME = {
     "QWenVLVisionConfig": "configuration",
     "QwenVLImageProcessor": "processing",
     "QwenVLProcessor": "processing",
-    "Resampler": "resampler",
+    "Resampler": "vision",
     "StopStringMatcher": "paddlemix.engine.detokenizer",
     "VisionTransformer": "vision",
 }

@@ -14,7 +14,7 @@ from ...engine.request import Decoding, ImageInput, Output, Request
 from ...engine.stopping import answer_end_ids
 from ...errors import ConfigurationError
 from ...utils.validation import check_integer
-from .chat_window import DEFAULT_WINDOW, ChatWindow
+from .chat_template import DEFAULT_WINDOW, ChatWindow
 from .image_placeholders import PlaceholderFormat
 from .image_processing import load_images_of_ids
 from .original_chat import History, make_context

@@ -13,11 +13,11 @@ from .attention_metadata import (
     DenseAttention,
     PackedAttention,
     PagedAttention,
+    Rotation,
 )
 from .configuration import QWenVLConfig
 from .kv_cache import KVCache, PagedKVCache
 from .layers import Linear, RMSNorm, row_parallel, without_bias
-from .rotary import Rotation
 
 
 class QWenAttention(nn.Layer):

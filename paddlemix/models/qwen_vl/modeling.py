@@ -28,9 +28,8 @@ from .kv_cache import KVCache, cache_dtype, ntk_alpha
 from .language import QWenBlock
 from .layers import Linear, RMSNorm, activation_checkpoint
 from .pretrained import QWenVLCheckpointMixin
-from .resampler import CrossAttention, Resampler, sine_positions
 from .tensor_parallel import VocabularyShares
-from .vision import VisionTransformer
+from .vision import CrossAttention, Resampler, VisionTransformer, sine_positions
 from .vocabulary import IGNORE_INDEX
 from .weights import ADAPTER_TARGETS, FREEZE_PRESETS, GPTQ_STAGES, WEIGHTS
 

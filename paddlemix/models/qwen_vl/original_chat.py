@@ -10,13 +10,15 @@ from typing import Any
 
 from .chat_template import (
     DEFAULT_SYSTEM,
+    DEFAULT_WINDOW,
+    ChatWindow,
     EncodedMessage,
     TrainingExample,
     check_chat_format,
+    kept_turns,
     message_labels,
     wrap_message,
 )
-from .chat_window import DEFAULT_WINDOW, ChatWindow, kept_turns
 from .codec import QWenVLCodec
 from .list_format import history_turns
 from .messages import conversation_turns

@@ -20,8 +20,7 @@ from ...errors import ConfigurationError
 from ...ops import DECODE_MAX_QUERIES
 from .attention_metadata import paged_attention
 from .decode import bind
-from .decode_run import DecodeRun
-from .decode_steps import DecodeSteps
+from .decode_steps import DecodeRun, DecodeSteps
 from .kv_cache import PagedKVCache, cache_dtype, cache_room, ntk_alpha, position_bytes
 
 if TYPE_CHECKING:

@@ -16,8 +16,7 @@ import paddle
 from ...checkpoint.shards import Partition, Shard
 from ...parallel.group import SINGLE, TensorParallelGroup
 from .language import QWenAttention, QWenMLP
-from .resampler import CrossAttention
-from .vision import VisualAttention, VisualMLP
+from .vision import CrossAttention, VisualAttention, VisualMLP
 
 if TYPE_CHECKING:
     from .modeling import QWenLMHeadModel

@@ -13,11 +13,11 @@ from paddlemix.models.qwen_vl.attention_metadata import (
     dense_mask,
     grouped_by_length,
     paged_attention,
+    rotary_base,
     span_groups,
     visible_slots,
 )
 from paddlemix.models.qwen_vl.kv_cache import KVCache
-from paddlemix.models.qwen_vl.rotary import rotary_base
 from tests.golden_model import golden_config, golden_model
 
 

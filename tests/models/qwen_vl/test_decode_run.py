@@ -7,7 +7,7 @@ import pytest
 from paddlemix.engine.protocols import RowChoice, RowInput
 from paddlemix.engine.request import SamplingParams
 from paddlemix.engine.sampler import RowSampler
-from paddlemix.models.qwen_vl import decode_inputs, decode_run
+from paddlemix.models.qwen_vl import decode, decode_steps
 from paddlemix.models.qwen_vl.runner import QWenVLRunner
 from paddlemix.ops import backend
 from tests.backends import require_library
@@ -106,14 +106,14 @@ def test_steps_are_one_list_of_operators_at_the_same_addresses(model, choices, s
 def memory(request, monkeypatch):
     """Buffers in the memory of the host, as on a CPU, or copied to a device, as on a GPU."""
 
-    class Copied(decode_inputs.Buffer):
+    class Copied(decode.Buffer):
         def __init__(self, shape, dtype):
             super().__init__(shape, dtype)
             self._shared, self.tensor = False, paddle.to_tensor(self.host)
 
     if request.param == "copied":
-        monkeypatch.setattr(decode_inputs, "Buffer", Copied)
-        monkeypatch.setattr(decode_run, "Buffer", Copied)
+        monkeypatch.setattr(decode, "Buffer", Copied)
+        monkeypatch.setattr(decode_steps, "Buffer", Copied)
 
 
 def test_the_host_is_one_step_behind(model, memory):

@@ -2,7 +2,7 @@ import numpy as np
 import paddle
 import pytest
 
-from paddlemix.models.qwen_vl.resampler import bicubic_matrix, resize_positions, sine_positions
+from paddlemix.models.qwen_vl.vision import bicubic_matrix, resize_positions, sine_positions
 from tests.golden_model import golden_arrays, golden_model
 
 pytestmark = pytest.mark.usefixtures("any_backend")
