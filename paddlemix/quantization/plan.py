@@ -231,7 +231,18 @@ def weight_bytes(
     plan: QuantizationPlan | None = None,
     shards: Mapping[str, Shard] | None = None,
 ) -> int:
-    """Bytes of all weights of a model in memory.
+    """Bytes of all weights of a model in memory; arguments are those of :func:`weight_sizes`."""
+    return sum(weight_sizes(table, config, dtype, plan, shards).values())
+
+
+def weight_sizes(
+    table: WeightTable,
+    config: Any,
+    dtype: str,
+    plan: QuantizationPlan | None = None,
+    shards: Mapping[str, Shard] | None = None,
+) -> dict[str, int]:
+    """Bytes of each weight of a model in memory, by its name in our layout.
 
     Args:
         table: the weights of the model's family.
@@ -240,18 +251,18 @@ def weight_bytes(
         plan: the formats of the others; None: nothing is quantized.
         shards: of the weights that this process has only a part of.
     """
-    total = 0
+    sizes = {}
     for name, whole in table.expected_shapes(config).items():
         shape = shards[name].shape if shards and name in shards else whole
         kind = plan.format_of(name, table) if plan is not None else None
         if kind is None:
-            total += _bytes(shape, dtype)
+            sizes[name] = _bytes(shape, dtype)
         elif name == table.embedding:
-            total += _bytes(shape, kind)
+            sizes[name] = _bytes(shape, kind)
         else:
             in_features, out_features = shape
-            total += sum(_bytes(*array) for array in tile_arrays(kind, in_features, out_features).values())
-    return total
+            sizes[name] = sum(_bytes(*array) for array in tile_arrays(kind, in_features, out_features).values())
+    return sizes
 
 
 def _bytes(shape: tuple[int, ...], dtype: str) -> int:
