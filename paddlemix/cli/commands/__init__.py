@@ -33,6 +33,7 @@ COMMANDS = (
     Command("chat", ".chat", "converse about images in the terminal", "use a model"),
     Command("serve", ".serve", "serve a model over HTTP, as OpenAI's API", "use a model"),
     Command("evaluate", ".evaluate", "run the published benchmarks, and score the answers", "use a model"),
+    Command("plan", ".plan", "estimate how many users some GPUs serve", "use a model"),
     Command("finetune", ".finetune", "fine-tune a model on conversations", "train a model"),
     Command("merge", ".merge", "merge a LoRA adapter into the weights of its model", "train a model"),
     Command("quantize", ".quantize", "quantize a model to 4 bits with GPTQ", "convert files"),
