@@ -12,6 +12,7 @@ BIN    := $(VENV)/bin
 CREATED  := $(VENV)/.created
 RUN_DEPS := $(VENV)/.installed-run
 DEV_DEPS := $(VENV)/.installed-dev
+RAY_DEPS := $(VENV)/.installed-ray
 OPS      := $(VENV)/.installed-ops
 PADDLE   := $(VENV)/.paddle
 PINS     := setup.py constraints.txt
@@ -102,7 +103,7 @@ PYTEST = PADDLEMIX_REQUIRE_REAL_VOCAB=1 PADDLEMIX_REQUIRE_OPS=1 $(BIN)/python -m
 test: lint $(OPS) browser
 	$(PYTEST) -m "not slow" $(ARGS)
 
-test-all: lint $(OPS) browser
+test-all: lint $(OPS) browser $(RAY_DEPS)
 	$(PYTEST) $(ARGS)
 
 # The web page is tested in a browser: Debian's, where it is there or can be installed.
@@ -223,6 +224,10 @@ $(DEV_DEPS): $(CREATED) $(PINS)
 	$(call step,2,installing Paddle$(COMMA) PaddleNLP$(COMMA) paddlemix and the test tools into $(VENV) (first time: a few minutes),\
 		$(PIP_INSTALL) -e '.[cpu$(COMMA)serve$(COMMA)test$(COMMA)dev]')
 	@touch $(RUN_DEPS) $@
+
+$(RAY_DEPS): $(DEV_DEPS) $(PINS)
+	$(call step,2,installing Ray into $(VENV),$(PIP_INSTALL) -e '.[cpu$(COMMA)serve$(COMMA)test$(COMMA)dev$(COMMA)ray]')
+	@touch $(RUN_DEPS) $(DEV_DEPS) $@
 
 $(PADDLE): $(RUN_DEPS)
 	@version=$$($(BIN)/python -c 'from importlib.metadata import distributions as all; \

@@ -40,6 +40,8 @@ EXTRAS_REQUIRE = {
     "heif": ["pillow-heif>=0.18"],
     # llguidance: answers held to a grammar
     "serve": SERVE,
+    # several replicas behind one address; Ray is made for Python 3.10 and newer
+    "ray": ["ray[serve]>=2.60; python_version>='3.10'", "pyyaml>=6"],
     "evaluate": EVALUATE,
     # dashscope holds the published Qwen-VL vocabulary (qwen.tiktoken), which the tokenizer tests compare against.
     # openai and anthropic are clients of the server, selenium drives the browser that its page is tested in.

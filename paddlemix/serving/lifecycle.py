@@ -25,7 +25,7 @@ from .settings import ServerSettings
 logger = logging.getLogger(__name__)
 
 _STOP_SECONDS = 10.0
-_REACHED_AT = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+REACHED_AT = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 """A server on every address is reached on this machine at one of them."""
 
 
@@ -122,7 +122,7 @@ def serve(
             server.take_signals_again()
             host, port = server.servers[0].sockets[0].getsockname()[:2]
             say(f"serving {settings.model_name} on {address(scheme, host, port)}v1")
-            page = address(scheme, _REACHED_AT.get(host, host), port)
+            page = address(scheme, REACHED_AT.get(host, host), port)
             say(f"page: {page}")
             if open_page and not webbrowser.open(page):
                 say("no browser could be opened")

@@ -12,6 +12,7 @@ from .. import __version__
 from .answers import token_bytes
 from .bodies import read_body
 from .content import read_conversation
+from .engine_client import EngineHandle
 from .errors import APIError, bad_request
 from .metrics import CONTENT_TYPE
 from .schemas import DetokenizeBody, TokenizeBody
@@ -23,9 +24,13 @@ _DEAD_FACTOR = 4
 async def health(request: Request) -> Response:
     """Whether the process is worth keeping: 503 once the engine has failed, or hangs."""
     server: Server = request.app.state.server
-    engine = server.client.engine
-    live = engine.alive and engine.heartbeat < _DEAD_FACTOR * server.settings.stall_seconds
+    live = is_live(server.client.engine, server.settings.stall_seconds)
     return JSONResponse({"status": "ok" if live else "failed"}, 200 if live else 503)
+
+
+def is_live(engine: EngineHandle, stall_seconds: float) -> bool:
+    """Whether an engine's steps succeed, and end."""
+    return engine.alive and engine.heartbeat < _DEAD_FACTOR * stall_seconds
 
 
 async def ready(request: Request) -> Response:

@@ -20,6 +20,7 @@ _INSTALL = {
     "paddlenlp": INSTALL,
     "PIL": "pip install pillow",
     **dict.fromkeys(("easy_vqa", "nltk", "openpyxl", "pycocoevalcap", "rapidfuzz"), _EVALUATE),
+    "ray": "pip install -e '.[cpu,serve,ray]' in the checkout of paddlemix",
     "dashscope": "pip install -e '.[test]' in the checkout of paddlemix",
 }
 

@@ -3,8 +3,10 @@
     %(prog)s --open                           the bundled model on http://127.0.0.1:8000, and its page in a browser
     %(prog)s --model_name_or_path qwen-vl/qwen-vl-chat-7b --quantization int4
     PADDLEMIX_API_KEY=secret %(prog)s --host 0.0.0.0
+    %(prog)s --replicas 4                     four of them behind one address; --config FILE: several models, machines
 
-It needs the extra `serve`: pip install -e '.[cpu,serve]' in the checkout. docs/serving.md has examples of requests.
+It needs the extra `serve`: pip install -e '.[cpu,serve]' in the checkout. docs/serving.md has examples of requests,
+docs/scale_out.md what replicas are; they need the extra `ray`.
 On SIGTERM or Ctrl-C running answers are finished before it ends; a second signal ends it at once.
 """
 
@@ -13,6 +15,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +28,7 @@ from ...zoo import DEFAULT_MODEL
 from .. import common as cli
 
 if TYPE_CHECKING:
+    from ...engine.config import EngineConfig
     from ...serving.settings import Limits, ServerSettings
 
 KEY_VARIABLE = "PADDLEMIX_API_KEY"
@@ -48,6 +52,7 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
     engine.add_argument(
         "--cache_mib", type=cli.positive, default=1024, metavar="N", help="memory for keys and values in MiB (1024)"
     )
+    _add_replicas(result.add_argument_group("replicas", "Engines behind one address; docs/scale_out.md."))
     cli.add_options(result, MODEL, IMAGES)
     return result
 
@@ -90,21 +95,36 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--request_seconds", type=float, metavar="S", help="from a request to its answer's end (600)")
 
 
+def _add_replicas(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--replicas", type=cli.positive, metavar="N", help="engines, each with the whole model")
+    group.add_argument("--replica_gpus", type=int, metavar="N", help="GPUs of a replica (those that share the model)")
+    group.add_argument(
+        "--replica_cpus", type=cli.positive, metavar="N", help="processors of a replica (its share; with GPUs 1)"
+    )
+    group.add_argument("--gateways", type=cli.positive, default=1, metavar="N", help="processes in front of them (1)")
+    group.add_argument("--config", metavar="FILE", help="YAML with these options, and several models under `models`")
+    group.add_argument(
+        "--ray_address", metavar="ADDRESS", help="join this Ray cluster; auto: the one that this machine belongs to"
+    )
+
+
 def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> int:
     """Run the command and return its exit status."""
     options = parser(prog).parse_args(arguments)
     for package in _PACKAGES:
         require(package, "serving")
-    from ...engine.engine import EngineConfig
+    if options.replicas is not None or options.config is not None:
+        from .. import scale_out
+
+        return scale_out.serve(options, sys.argv[1:] if arguments is None else arguments, os.environ)
     from ...serving.lifecycle import serve
     from ...serving.loading import EngineLoader, served_model
 
     settings = server_settings(options, os.environ)
-    model_options = ModelOptions(**cli.given_options(options, MODEL, IMAGES))
+    chosen = model_options(options)
     cli.model_note(options.model)
-    config = EngineConfig(options.cache_mib * MIB, max_rows=options.max_rows, chunk_size=options.chunk_size)
-    loader = EngineLoader(model_options, config)
-    model = served_model(model_options, loader)
+    loader = EngineLoader(chosen, engine_config(options))
+    model = served_model(chosen, loader)
     serve(
         settings,
         model,
@@ -115,6 +135,18 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> int
         open_page=options.open,
     )
     return 0
+
+
+def model_options(options: argparse.Namespace) -> ModelOptions:
+    """The model of a command line. Raises ConfigurationError for values that cannot work."""
+    return ModelOptions(**cli.given_options(options, MODEL, IMAGES))
+
+
+def engine_config(options: argparse.Namespace) -> EngineConfig:
+    """The sizes of a command line's engine."""
+    from ...engine.config import EngineConfig
+
+    return EngineConfig(options.cache_mib * MIB, max_rows=options.max_rows, chunk_size=options.chunk_size)
 
 
 def server_settings(options: argparse.Namespace, environment: Mapping[str, str]) -> ServerSettings:
