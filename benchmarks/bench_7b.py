@@ -33,7 +33,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         description="Two turns with a model of the published size and random weights, on the CPU.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--quantization", choices=["int4", "int8", "bf16"], default="int4")
+    parser.add_argument("--quantization", choices=["int4", "int8", "bf16", "nf4"], default="int4")
     parser.add_argument("--vision_quantization", choices=["int8", "bf16"], help="int8 with int4 and int8")
     parser.add_argument("--kv_cache_dtype", choices=["bfloat16", "float32"], default="bfloat16")
     parser.add_argument("--new-tokens", type=positive, default=48, help="of each answer; at least 2")

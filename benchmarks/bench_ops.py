@@ -40,14 +40,18 @@ from benchmarks.shapes import Shapes
 COPY_PROBE_BYTES = 2**24  # beyond the second-level caches, as what an operator of 1024 rows leaves to the next
 PROBE_EVERY = 9  # kernels: the probes need as many chances of a quiet moment as these
 TURN_SECONDS, LEAST_TIMES, MOST_TIMES = 0.1, 2, 200  # of a kernel in a round
-# Operations that an instruction set does in the time of a float32 multiply-add. Matrix tiles multiply 16 times as many
-# bf16 numbers, but linear_w16 needs three such products for one of float32.
+# Operations that an instruction set does in the time of a float32 multiply-add.
 GAIN = {
     "linear_w4": {"avx512": 4, "amx": 32},
     "linear_w8": {"avx512": 4, "amx": 32},
-    "linear_w16": {"amx": 16 / 3},
+    "linear_w16": {"amx": 16},
 }
-TILE_ROWS = {"linear_w4": 16, "linear_w8": 16, "linear_w16": 9}  # from so many on matrix tiles are used
+TILE_ROWS = {
+    "linear_w4": 16,
+    "linear_nf4": 16,
+    "linear_w8": 16,
+    "linear_w16": 9,
+}  # from so many on matrix tiles are used
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:

@@ -9,8 +9,9 @@ import paddle.nn as nn
 from paddlemix.checkpoint import dtypes
 from paddlemix.models.qwen_vl.configuration import QWenVLConfig
 from paddlemix.models.qwen_vl.modeling import QWenLMHeadModel
+from paddlemix.ops.linear_nf4 import quantize_scales
 from paddlemix.quantization.layers import QuantizedLinear, replace_layers
-from paddlemix.quantization.plan import INT4, INT8, QuantizationPlan
+from paddlemix.quantization.plan import INT4, INT8, NF4, QuantizationPlan
 from paddlemix.quantization.tiles import aligned_empty, as_tensor
 
 from .shapes import Shapes
@@ -72,11 +73,17 @@ def fill(layer: QuantizedLinear, generator: np.random.Generator) -> None:
     """Give the layer random weights, and no bias."""
     expected = layer.expected()
     shape, kind = expected["qweight"]
-    if layer.kind not in (INT4, INT8):
+    if layer.kind not in (INT4, INT8, NF4):
         layer.fill(_sixteen_bit(shape, kind, generator), None, None)
         return
     weight = aligned_empty(shape, kind)
-    _repeat(weight, generator.integers(0 if layer.kind == INT4 else 1, 256, _PATTERN, dtype=np.uint8))
+    _repeat(weight, generator.integers(1 if layer.kind == INT8 else 0, 256, _PATTERN, dtype=np.uint8))
+    if layer.kind == NF4:
+        scales, nested = quantize_scales(
+            np.full(expected["scales"][0], 2 * STANDARD_DEVIATION, np.float32), layer.in_features, layer.out_features
+        )
+        layer.fill(as_tensor(weight, "uint8"), as_tensor(scales, "uint8"), None, as_tensor(nested, "float32"))
+        return
     shape, kind = expected["scales"]
     scales = aligned_empty(shape, kind)
     scales[...] = STANDARD_DEVIATION / (_INT4_DEVIATION if layer.kind == INT4 else _INT8_DEVIATION)
