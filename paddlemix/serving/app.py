@@ -9,7 +9,6 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -17,7 +16,7 @@ from .. import __version__
 from . import routes_messages, routes_status
 from .engine_client import EngineHandle
 from .errors import APIError, server_error
-from .middleware import Gate
+from .middleware import add_gate
 from .routes_chat import chat_completions
 from .routes_completions import completions
 from .routes_page import add_page
@@ -107,15 +106,7 @@ def create_app(settings: ServerSettings, model: ServedModel, engine: EngineHandl
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(APIError, _api_error)
     app.add_exception_handler(Exception, _unexpected)
-    if settings.allowed_origins:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=list(settings.allowed_origins),
-            allow_methods=["GET", "POST"],
-            allow_headers=["*"],
-            expose_headers=["X-Request-ID"],
-        )
-    app.add_middleware(Gate, settings=settings)
+    add_gate(app, settings)
     return app
 
 

@@ -11,7 +11,9 @@ import secrets
 import time
 from collections.abc import Sequence
 
+from fastapi import FastAPI
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .errors import APIError
@@ -27,8 +29,24 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _SAFE_HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 
 
+def add_gate(app: FastAPI, settings: ServerSettings) -> None:
+    """Put :class:`Gate` around an application, and around that what browsers ask of it for pages of elsewhere.
+
+    They ask before a request whether it may be sent, and without its key; and a page must be able to read a refusal.
+    """
+    app.add_middleware(Gate, settings=settings)
+    if settings.allowed_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(settings.allowed_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["X-Request-ID"],
+        )
+
+
 class Gate:
-    """The outermost layer of the server.
+    """The layer of the server that a request comes to first.
 
     Puts ``request_id`` and ``salt`` (of the key, for the prefix cache) into the scope's state.
     """

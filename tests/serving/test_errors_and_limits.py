@@ -232,8 +232,20 @@ def test_other_origins_are_let_in_by_name_only(start, server):
     assert "access-control-allow-origin" not in server.http.get("/health", headers=origin).headers
     with start(allowed_origins=("https://app.example",), api_keys=("k",)) as other:
         headers = {**origin, "Access-Control-Request-Method": "POST"}
+        del other.http.headers["Authorization"]  # browsers ask without it
         response = other.http.options("/v1/chat/completions", headers=headers)
+        assert response.status_code == 200
         assert response.headers["access-control-allow-origin"] == "https://app.example"
+        refusal = other.http.post("/v1/chat/completions", headers=origin)
+        assert refusal.status_code == 401
+        assert refusal.headers["access-control-allow-origin"] == "https://app.example", "the page may read it"
+        assert other.http.post("/v1/chat/completions", headers={"Origin": "https://evil.example"}).status_code == 401
+        assert (
+            other.http.options(
+                "/v1/chat/completions", headers={**headers, "Origin": "https://evil.example"}
+            ).status_code
+            == 400
+        )
 
 
 def test_a_failed_step_is_a_500_without_details_and_the_server_goes_on(server):

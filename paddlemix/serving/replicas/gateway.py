@@ -19,7 +19,7 @@ from starlette.types import Message
 from ..admission import Admission
 from ..errors import APIError
 from ..metrics import CONTENT_TYPE
-from ..middleware import Gate
+from ..middleware import add_gate
 from ..routes_page import add_page
 from ..settings import ServerSettings
 from .calls import Call
@@ -162,7 +162,7 @@ def create_gateway(settings: ServerSettings, models: Mapping[str, Replicas], pla
     app.add_route("/{path:path}", _forward, methods=_METHODS)
     app.add_exception_handler(APIError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)
-    app.add_middleware(Gate, settings=settings)
+    add_gate(app, settings)
     return app
 
 

@@ -17,7 +17,7 @@ from paddlemix.engine.thread import EngineThread
 from paddlemix.models.qwen_vl.processing import QwenVLProcessor
 from paddlemix.serving.app import create_app
 from paddlemix.serving.replicas.calls import Call, ReplicaLostError, ReplicasBusyError, answer
-from paddlemix.serving.replicas.gateway import Gateway, create_gateway
+from paddlemix.serving.replicas.gateway import Gateway, ModelRoute, create_gateway
 from paddlemix.serving.replicas.sessions import ranked
 from paddlemix.serving.settings import Limits, ServerSettings
 from tests.serving.fake_engine import FakeEngine
@@ -172,6 +172,38 @@ def test_what_a_replica_answers_passes_unchanged(run):
         assert (await it.http.get(f"/v1/models/{MODEL}", headers=KEY)).json()["id"] == MODEL
 
     run(work)
+
+
+def test_a_request_names_the_model_that_it_wants(run):
+    async def work(it: Setting) -> None:
+        first, second = FakeReplicas({"a": it.replicas.them["a"]}), FakeReplicas({"b": it.replicas.them["b"]})
+        it.gateway.models = {"other": ModelRoute(first, asyncio.Event()), MODEL: ModelRoute(second, asyncio.Event())}
+        assert it.of(await it.chat()) == "b"
+        asked = {"model": "x", "messages": [{"role": "user", "content": "x"}]}
+        unknown = await it.http.post("/v1/chat/completions", json=asked, headers=KEY)
+        assert it.of(unknown) == "a" and unknown.status_code == 404
+        assert it.of(await it.http.get(f"/v1/models/{MODEL}", headers=KEY)) == "b"
+        assert len((await it.http.get("/v1/models", headers=KEY)).json()["data"]) == 2
+        it.replicas.them["a"].dead = True
+        ready = await it.http.get("/health/ready")
+        assert ready.status_code == 503 and ready.json()["replicas"] == {"other": 0, MODEL: 1}
+        assert (await it.chat()).status_code == 200
+
+    run(work)
+
+
+def test_pages_of_other_origins_may_read_refusals(run):
+    async def work(it: Setting) -> None:
+        origin = {"Origin": "https://app.example"}
+        asked = {**origin, "Access-Control-Request-Method": "POST"}
+        assert (await it.http.options("/v1/chat/completions", headers=asked)).status_code == 200
+        refusal = await it.http.post("/v1/chat/completions", headers=origin)
+        answer = await it.http.get("/version", headers={**origin, **KEY})
+        assert refusal.status_code == 401 and answer.status_code == 200
+        for response in (refusal, answer):
+            assert response.headers.get_list("access-control-allow-origin") == ["https://app.example"]
+
+    run(work, allowed_origins=("https://app.example",))
 
 
 def test_keys_hosts_and_sizes_are_checked_before_any_replica(run):
