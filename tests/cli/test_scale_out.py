@@ -11,7 +11,7 @@ pytest.importorskip("prometheus_client")
 
 from paddlemix.cli.scale_out import arguments_of, plan, read_config
 from paddlemix.errors import ConfigurationError, MissingDependencyError
-from paddlemix.serving.replicas.options import Cluster
+from paddlemix.serving.replicas.options import Cluster, shares
 
 TWO = {
     "max_queue": 5,
@@ -98,6 +98,16 @@ def test_replicas_share_the_processors_or_have_gpus():
     assert plan({}, ["--replicas", "2", "--tensor_parallel", "4"], {}).models[0].needs(with_gpus, 2) == (1, 4)
     chosen = plan({}, ["--replicas", "2", "--replica_cpus", "3", "--replica_gpus", "0"], {}).models[0]
     assert chosen.needs(with_gpus, 2) == (3, 0)
+
+
+def test_replicas_for_which_there_is_no_room_are_refused():
+    three = plan({}, ["--replicas", "3"], {}).models
+    assert shares(three, Cluster(3, 0, 3)) == [(1, 0)]
+    with pytest.raises(ConfigurationError, match="3 need 3 processors, and there are 2"):
+        shares(three, Cluster(2, 0, 2))
+    with pytest.raises(ConfigurationError, match="3 need 3 GPUs, and there are 2"):
+        shares(three, Cluster(8, 2, 8))
+    assert shares(three, Cluster(2, 0, 2), may_grow=True) == [(1, 0)]
 
 
 def test_without_ray_it_says_what_to_install(monkeypatch):

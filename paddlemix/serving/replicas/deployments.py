@@ -27,7 +27,7 @@ from ..routes_status import is_live
 from ..settings import ServerSettings
 from .calls import REPLICA_HEADER, Call, ReplicaLostError, ReplicasBusyError, answer
 from .gateway import create_gateway
-from .options import APPLICATION, Cluster, ModelDeployment, check_models
+from .options import APPLICATION, Cluster, ModelDeployment, check_models, shares
 from .placement import numa_nodes, processors
 
 _GATEWAY = "gateway"
@@ -161,22 +161,22 @@ class GatewayDeployment:
             await self._gateway_app.state.gateway.drain(seconds)
 
 
-def application(models: Sequence[ModelDeployment], gateways: int = 1) -> Application:
+def application(models: Sequence[ModelDeployment], gateways: int = 1, may_grow: bool = True) -> Application:
     """The application for Ray Serve, in a process that is connected to a cluster.
 
     Args:
         models: what is served; the server's own settings are those of the first.
         gateways: processes that take requests and forward them.
+        may_grow: replicas for which there is no room wait for further machines, instead of being refused.
 
     Raises:
-        ConfigurationError: the models cannot be told apart.
+        ConfigurationError: the models cannot be told apart, or there is no room for them.
     """
     check_models(models)
-    cluster = _cluster()
+    needs = shares(models, _cluster(), may_grow)
     settings = models[0].settings
-    count = sum(model.replicas for model in models)
     places = sum(model.replicas * model.settings.limits.max_queue for model in models)
-    handles = {model.settings.model_name: _model_deployment(model, *model.needs(cluster, count)) for model in models}
+    handles = {model.settings.model_name: _model_deployment(model, *need) for model, need in zip(models, needs)}
     deployment = serve.deployment(
         name=_GATEWAY,
         num_replicas=gateways,

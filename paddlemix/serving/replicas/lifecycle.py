@@ -24,7 +24,13 @@ from .options import APPLICATION, Plan
 
 logger = logging.getLogger(__name__)
 
-_OBJECT_STORE_BYTES = 128 << 20
+_OBJECT_STORE_BYTES = 512 << 20
+"""For bodies of requests on their way, most of which are small; it is taken as it is needed."""
+_RAY_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DEDUP_LOGS": "0",  # lines of the access log are alike
+    "RAY_COLOR_PREFIX": "0",
+}
 _KEEP_ALIVE_SECONDS = 30
 _DEPLOYED, _DRAINED = "deployed", "drained"
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -81,7 +87,8 @@ def _port(settings: ServerSettings) -> int:
 @contextlib.contextmanager
 def _connected(cluster: str | None) -> Iterator[None]:
     """Ray, connected; one of this program's own listens to nobody who does not know its token, and leaves no files."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    for name, value in _RAY_SETTINGS.items():
+        os.environ.setdefault(name, value)
     if cluster is None:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         if os.environ["RAY_AUTH_MODE"] == "token" and "RAY_AUTH_TOKEN_PATH" not in os.environ:
@@ -98,7 +105,6 @@ def _connected(cluster: str | None) -> Iterator[None]:
             "_temp_dir": folder,
         }
         ray.init(**(own if cluster is None else {"address": cluster}), logging_level=logging.WARNING)
-        logging.getLogger("ray.serve").setLevel(logging.WARNING)
         try:
             yield
         finally:
@@ -134,6 +140,7 @@ def _start(plan: Plan, port: int) -> None:
         },
         logging_config={"enable_access_log": False, "log_level": "WARNING"},
     )
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)  # in this process it tells each step
 
 
 def _deploy(plan: Plan, events: SimpleQueue[Any]) -> None:
@@ -143,7 +150,8 @@ def _deploy(plan: Plan, events: SimpleQueue[Any]) -> None:
     from .deployments import application
 
     try:
-        serve.run(application(plan.models, plan.gateways), name=APPLICATION, route_prefix="/")
+        what = application(plan.models, plan.gateways, may_grow=plan.cluster is not None)
+        serve.run(what, name=APPLICATION, route_prefix="/")
     except RuntimeError as error:  # what Ray Serve raises where a deployment fails; its message has the cause
         logger.error("%s", error)
         events.put(EngineError("replicas: they could not be started; the log has why"))

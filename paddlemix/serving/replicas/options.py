@@ -98,6 +98,28 @@ class Cluster:
     largest_machine: int
 
 
+def shares(models: Sequence[ModelDeployment], cluster: Cluster, may_grow: bool = False) -> list[tuple[int, int]]:
+    """Processors and GPUs of a replica of each model.
+
+    Args:
+        models: all that share the cluster.
+        cluster: what there is.
+        may_grow: machines may come for what does not fit yet.
+
+    Raises:
+        ConfigurationError: there is too little, and nothing will come.
+    """
+    count = sum(model.replicas for model in models)
+    needs = [model.needs(cluster, count) for model in models]
+    for what, position, there in (("processors", 0, cluster.cpus), ("GPUs", 1, cluster.gpus)):
+        needed = sum(model.replicas * need[position] for model, need in zip(models, needs))
+        if needed > there and not may_grow:
+            raise ConfigurationError(
+                f"replicas: {count} need {needed} {what}, and there are {there}; start fewer, or give each less"
+            )
+    return needs
+
+
 def check_models(models: Sequence[ModelDeployment]) -> None:
     """Refuse models that cannot be told apart.
 

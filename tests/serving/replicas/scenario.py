@@ -191,6 +191,16 @@ def idle(program: Program, seconds: float = 10.0) -> dict:
     }
 
 
+def bodies(http: httpx.Client) -> dict:
+    """Statuses and seconds of large requests; 48 MiB are allowed."""
+    found = {}
+    for mib in (40, 49):
+        start = time.monotonic()
+        answer = ask(http, body("Hello", padding="x" * (mib << 20)))
+        found[f"{mib} MiB"] = [answer.status_code, round(time.monotonic() - start, 1)]
+    return found
+
+
 def affinity(http: httpx.Client) -> dict:
     """Ten conversations of four turns: which replica each turn went to, and how much of it was cached."""
     by_talk, cached = [], []
@@ -373,6 +383,7 @@ PARTS: dict[str, Callable[[Program, httpx.Client], object]] = {
     "ports": lambda program, http: ports(program),
     "strangers": lambda program, http: strangers(program),
     "latency_ms": lambda program, http: latency(http),
+    "bodies": lambda program, http: bodies(http),
     "affinity": lambda program, http: affinity(http),
     "metrics": lambda program, http: metrics(http),
     "idle": lambda program, http: idle(program),
