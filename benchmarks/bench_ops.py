@@ -46,12 +46,7 @@ GAIN = {
     "linear_w8": {"avx512": 4, "amx": 32},
     "linear_w16": {"amx": 16},
 }
-TILE_ROWS = {
-    "linear_w4": 16,
-    "linear_nf4": 16,
-    "linear_w8": 16,
-    "linear_w16": 9,
-}  # from so many on matrix tiles are used
+TILE_ROWS = {"linear_w4": 16, "linear_w8": 16, "linear_w16": 9}  # from so many on matrix tiles are used
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
