@@ -1,4 +1,4 @@
-// What attention_prefill and attention_decode share: where slots lie, which of them a query sees, scratch memory, 2^x.
+// Shared by attention_prefill and attention_decode: cache addressing, attention masks, scratch memory, 2^x.
 //
 // Both work with base-2 exponentials: log2(e) is folded into the factor of the query, which saves a product per score.
 #pragma once
@@ -19,17 +19,17 @@
 namespace paddlemix {
 
 constexpr float kLog2E = 1.44269504088896340736f;
-constexpr float kNothing = -std::numeric_limits<float>::infinity();  // score of what is not seen
+constexpr float kNothing = -std::numeric_limits<float>::infinity();  // score of a masked position
 
-// Queries that attention_decode takes in one pass over the cache.
+// Queries per pass of attention_decode over the cache.
 constexpr int64_t kDecodeQueries = 8;
 
-// Slots [begin, end) that a query may see.
+// The cache positions (slots) [begin, end) that a query attends to.
 struct SlotRange {
   int64_t begin, end;
 };
 
-// The slots that any of the queries up to `last_query` of a row sees.
+// The slots that at least one query up to `last_query` of a row attends to.
 inline SlotRange visible_slots(const paddlemix_visibility& v, int64_t row, int64_t last_query) {
   SlotRange range{v.kv_starts ? std::max<int64_t>(v.kv_starts[row], 0) : 0, v.kv_lengths[row]};
   if (v.query_starts) range.end = std::min<int64_t>(range.end, v.query_starts[row] + last_query + 1);
@@ -48,7 +48,7 @@ inline int64_t slot_offset(const paddlemix_kv& kv, int64_t row, int64_t head, in
   return block * kv.block_stride + head * kv.head_stride + place * kv.slot_stride;
 }
 
-// Memory that grows and is never given back before its owner ends; aligned to a cache line, contents undefined.
+// Scratch memory that only grows and is freed with its owner; aligned to a cache line, contents undefined.
 class Scratch {
  public:
   Scratch() = default;

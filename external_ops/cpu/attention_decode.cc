@@ -1,13 +1,13 @@
 // Attention of one to a few queries per row over a contiguous or paged cache: one step of generation.
 //
-// Floor: every slot of K and V that is seen comes from memory once, 2 * head_dim * 4 bytes (float32) or * 2 (bf16) per
+// Floor: every unmasked slot of K and V comes from memory once, 2 * head_dim * 4 bytes (float32) or * 2 (bf16) per
 // slot and head; 32 heads of 128 at 1024 slots: 33.6 MB, 1.6 ms at 21 GB/s. The arithmetic, a quarter or half of an
 // operation per byte and query, fits beside it for up to 8 queries, if K and V are read once for all of them.
 //
-// The slots of each (row, head) are cut into pieces of kPiece. A piece is a task: it needs no other piece, leaves its
-// unnormalized result, maximum and sum, and these are put together in the order of the slots. The cut depends on the
+// Split-KV: the slots of each (row, head) are split into pieces of kPiece. A piece is an independent task with an
+// unnormalized result, a maximum and a sum, which are merged in the order of the slots. The split depends on the
 // slots alone, so that results do not depend on the number of threads. Within a piece all scores come first, then the
-// softmax, then the mix of the values, each reading its stream front to back, as prefetchers like it.
+// softmax, then the mix of the values, each reading its stream front to back, which suits prefetchers.
 //
 // Lanes are elements of a head (they lie side by side in the cache, so nothing is transposed). A tile of 16 (AVX2: 8)
 // sums over slots x queries is reduced to 16 scores at once, with half an operation per sum instead of four.
@@ -32,7 +32,7 @@ struct Attention {
   int64_t partial;  // floats of a query's partial result: [padded] unnormalized out, maximum, sum
 };
 
-// Calls visit(first slot's keys, its values, slots before it, count) for each stretch of evenly spaced slots.
+// Calls visit(first slot's keys, its values, slots before it, count) for each run of evenly spaced slots.
 template <typename T, typename Visit>
 void each_run(const Attention& a, int64_t row, int64_t head, int64_t begin, int64_t count, Visit&& visit) {
   for (int64_t s = 0, taken; s < count; s += taken) {
@@ -94,7 +94,7 @@ void attend_piece(const Attention& a, int64_t row, int64_t head, int64_t begin, 
   }
 }
 
-// Puts one query's partial results together: `pieces` of them, `step` floats apart, to out[head_dim].
+// Merges one query's partial results: `pieces` of them, `step` floats apart, to out[head_dim].
 void combine(const Attention& a, const float* partial, int64_t pieces, int64_t step, float* out) {
   float top = kNothing, sum = 0;
   for (int64_t p = 0; p < pieces; ++p) top = std::max(top, partial[p * step + a.padded]);
@@ -106,7 +106,7 @@ void combine(const Attention& a, const float* partial, int64_t pieces, int64_t s
     sum += from[a.padded + 1] * factor;
     for (int64_t d = 0; d < a.head_dim; ++d) out[d] += from[d] * factor;
   }
-  const float inverse = sum == 0 ? 0 : 1 / sum;  // nothing seen: zeros
+  const float inverse = sum == 0 ? 0 : 1 / sum;  // all masked: zeros
   for (int64_t d = 0; d < a.head_dim; ++d) out[d] *= inverse;
 }
 

@@ -1,26 +1,26 @@
 // Attention of many queries over a contiguous or paged cache, or over views of a packed projection.
 //
 // Floor: 4 * length * slots * head_dim operations per head; at 1024 x 1024, 16 heads of 104 that is 7.0 GFLOP, and with
-// a read of K and V per block of queries the memory has nothing to say. So everything is about keeping the multipliers
-// busy, and nothing but tiles of the scores ever exists.
+// one read of K and V per block of queries memory does not limit it. Arithmetic does: the kernel keeps the multipliers
+// busy, and only tiles of the score matrix exist.
 //
 // Layout: the lanes of a vector are queries. A panel of 64 queries is transposed once to [head_dim][64]; then
 //   scores[slot][64]    = sum over d of key[slot][d] * query[d][64]
 //   out[d][64]          = sum over slots of value[slot][d] * weight[slot][64]
-// are both "broadcast one number of a row, multiply with a row of lanes", so that keys and values need no transposition
-// at all, and maximum, exponential and sum of the softmax run down the columns without a single horizontal operation.
+// are both "broadcast one number of a row, multiply with a row of lanes": keys and values need no transposition, and
+// maximum, exponential and sum of the softmax run down the columns without a single horizontal operation.
 // The only transpositions are those of the queries and of the result, 1 / slots of the work.
 //
 // Tiles: 6 rows x 4 vectors (64 queries) give 24 independent sums, 10 loads for 24 FMAs, in 29 of 32 registers (AVX2: 6
 // x 2 in 15 of 16). kSlots = 64 slots of K and V are gathered from wherever they lie into rows side by side (bf16
-// becomes float32 on the way), 32 KB each at head_dim 128. A score is summed up in stretches of kDepth products: as
-// exact as dot products that keep several partial sums, and the 16 KB of queries that a stretch reads stay in the
+// becomes float32 on the way), 32 KB each at head_dim 128. A score is summed in chunks of kDepth products: as
+// exact as dot products that keep several partial sums, and the 16 KB of queries that a chunk reads stay in the
 // first-level cache while keys stream past. kPanels panels use the gathered block before it is replaced.
 //
 // Measured on one core with two 512-bit FMA units: the two products alone run at 200 to 230 GFLOP/s, as PyTorch's large
 // matrix products do, the whole at 163; the softmax takes a tenth, gathering and cold tiles the rest. Blocks of 96 or
 // 128 slots and tasks of four panels: within 3 %. One panel to a task is 8 % slower (every block is gathered twice as
-// often), stretches of 32 products 3 %.
+// often), chunks of 32 products 3 %.
 #include "attention_prefill_bodies.h"
 
 namespace paddlemix {
@@ -28,7 +28,7 @@ namespace {
 
 constexpr int64_t kSlots = 64;           // slots in a block
 constexpr int64_t kPanels = 2;           // panels in a task
-constexpr int64_t kDepth = 64;           // products summed up before they join a score
+constexpr int64_t kDepth = 64;           // products per partial sum of a score
 constexpr int64_t kLeastWork = 1 << 18;  // multiplications per thread below which starting one costs more than it saves
 
 // to[c][r] = from[r][c] * factor * column_factor[c]; the array may be missing. Four by four in registers where the
@@ -105,7 +105,7 @@ void gather(const Attention& a, int64_t row, int64_t head, int64_t begin, int64_
   }
 }
 
-// Adds the mask to the scores of slots [begin, begin + count) and hides what lies in a query's future.
+// Adds the mask to the scores of slots [begin, begin + count) and applies the causal mask.
 void hide(const Attention& a, int64_t row, const Panel& panel, int64_t begin, int64_t count, float* scores) {
   const paddlemix_visibility& v = *a.visibility;
   for (int64_t i = 0; i < panel.count; ++i) {
@@ -170,7 +170,7 @@ void attend(const Attention& a, const Body& body, int64_t row, int64_t head, int
 
   for (int64_t p = 0; p < used; ++p) {
     Panel& panel = panels[p];
-    for (int64_t i = 0; i < kLanes; ++i) panel.sum[i] = panel.sum[i] == 0 ? 0 : 1 / panel.sum[i];  // none seen: zeros
+    for (int64_t i = 0; i < kLanes; ++i) panel.sum[i] = panel.sum[i] == 0 ? 0 : 1 / panel.sum[i];  // all masked: zeros
     const int64_t width = a.heads * a.head_dim;
     float* out = a.out + (row * a.length + panel.first) * width + head * a.head_dim;
     transpose(panel.out, kLanes, out, width, a.head_dim, panel.count, 1.0f, panel.sum);

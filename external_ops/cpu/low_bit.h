@@ -1,5 +1,4 @@
-// What the int8 and int4 linear layers share: activations rounded to 8 bits, and what a packed weight must offer to the
-// products of low_bit_vector.h.
+// Shared by the int8, int4 and nf4 linear layers: activations rounded to 8 bits, blocks of weights, thread splits.
 #pragma once
 
 #include <stdint.h>

@@ -1,5 +1,5 @@
-// From a packed projection to attention: bias, heads, rotation of query and key, log-n scale of the query, and key and
-// value written to their places in the cache; and its gradient.
+// Between the packed projection and attention: bias, split into heads, rotary embedding of query and key, log-n scaling
+// of the query, key and value written to the cache; and the gradient.
 //
 // Floor: qkv, query and the new keys and values move once. A decode step moves 3 * 4096 floats in and out, which all lie
 // in the second-level cache: there the call itself is the cost. Threads share the (row, position, head) triples; a head
@@ -117,7 +117,7 @@ PADDLEMIX_BODY void rotate(const Rotary<T>& a, int64_t begin, int64_t end) {
   }
 }
 
-// Back by the same angle: the transposed rotation is x * cos + roll(x * sin).
+// The inverse rotation, for the gradient: x * cos + roll(x * sin).
 template <typename T>
 PADDLEMIX_BODY void rotate_head_back(const T* __restrict grad, const float* __restrict cos, const float* __restrict sin,
                                      T scale, int64_t head_dim, T* __restrict out) {

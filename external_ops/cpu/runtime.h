@@ -1,4 +1,4 @@
-// What every CPU kernel shares: instruction-set levels, threads, and 16-bit conversions.
+// Shared by all CPU kernels: instruction-set levels, threads, and 16-bit conversions.
 #pragma once
 
 #include <stdint.h>

@@ -1,4 +1,4 @@
-// What the bindings of attention share: the checks of caches, lengths and tables, and the kernels' description of them.
+// Shared by the attention bindings: checks of caches, lengths and block tables, and their description for the kernels.
 //
 // Paddle hands every tensor to an operator of this kind contiguous: it copies a view before the call. So the kernels'
 // strides follow from the shapes here, and callers pass a whole cache with its lengths rather than a slice of it.

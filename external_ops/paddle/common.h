@@ -1,4 +1,4 @@
-// What every binding shares: checks whose messages name the op and the argument, and the way to each device's kernels.
+// Shared by all bindings: argument checks whose messages name the op and the argument, and dispatch by device.
 #pragma once
 
 #include <string>
@@ -25,7 +25,7 @@ inline int kernel_dtype(const Tensor& tensor, const char* op) {
   }
 }
 
-// What the CPU's arithmetic kernels take. 16-bit activations exist on CUDA only.
+// Dtypes of the CPU kernels. 16-bit activations exist on CUDA only.
 inline int cpu_dtype(const Tensor& tensor, const char* op) {
   const int dtype = kernel_dtype(tensor, op);
   PD_CHECK(dtype == PADDLEMIX_FLOAT32 || dtype == PADDLEMIX_FLOAT64, op,
@@ -39,7 +39,7 @@ inline std::string describe(const std::vector<int64_t>& shape) {
   return text + "]";
 }
 
-// Paddle's way passes an empty handle where None was given for a tensor.
+// Paddle's registry passes an empty handle where None was given for a tensor.
 inline void check_given(const char* op, const char* name, const Tensor& tensor) {
   PD_CHECK(tensor.defined(), op, ": ", name, " must be a tensor, got None");
 }
@@ -79,7 +79,7 @@ inline std::vector<int64_t> leading_shape(const std::vector<int64_t>& shape) {
   return {shape.begin(), shape.empty() ? shape.end() : shape.end() - 1};
 }
 
-// Paddle passes no tensor where nothing that was differentiated depends on an output.
+// Paddle passes no gradient for an output that the loss does not depend on.
 inline Tensor or_zeros(const Tensor& grad, const Tensor& like) {
   return grad.initialized() ? grad : paddle::full(like.shape(), 0, like.dtype(), like.place());
 }

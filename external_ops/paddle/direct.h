@@ -1,6 +1,6 @@
-// A short way from Python to an operator's function, for calls that need neither a gradient nor a traced program.
+// A fast path from Python to an operator's function, for calls that need neither a gradient nor a traced program.
 //
-// Paddle's own way to a custom operator takes 6 to 10 microseconds of its own in every call, as long as the whole work
+// Paddle's registry takes 6 to 10 microseconds of its own in every call, as long as the whole work
 // on one token of a small model, and more the more operators are registered. A function of CPython's vectorcall kind
 // takes less than one. What is no plain tensor is left to Paddle's way, which copies views and splits distributed
 // tensors; paddlemix/ops/checks.py looks at all arguments before that.
