@@ -86,9 +86,9 @@ def workloads(shapes: Shapes, lm_layers: int, vit_layers: int, dtype: str) -> di
     """The parts to time, on the project's own layers with Paddle's initial weights."""
     import paddle
 
+    from paddlemix.models.qwen_vl.causal_lm import QWenModel
     from paddlemix.models.qwen_vl.configuration import QWenVLConfig
     from paddlemix.models.qwen_vl.kv_cache import KVCache
-    from paddlemix.models.qwen_vl.modeling import QWenModel
 
     paddle.set_default_dtype(dtype)
     config = QWenVLConfig(

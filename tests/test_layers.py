@@ -1,11 +1,14 @@
-"""Imports between packages run one way: down the table "Layers" of docs/architecture.md."""
+"""Imports run one way: packages down the table "Layers" of docs/architecture.md, modules in no circle."""
 
 from __future__ import annotations
 
 import ast
 import re
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = re.compile(r"^\| `(?P<layer>[a-z_./]+)` \| (?P<allowed>[^|]*) \|$", re.MULTILINE)
@@ -38,9 +41,16 @@ def read_table() -> dict[str, list[str]]:
 
 def imports(module: str) -> Iterator[str]:
     """Modules of this package that one imports: at its top, in functions, for types, and lazily by name."""
-    path = MODULES[module]
-    package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    yield from _statements(tree, module)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in MODULES:
+            yield node.value  # a public name's home, imported on first use
+
+
+def _statements(tree: ast.Module, module: str) -> Iterator[str]:
+    package = module.split(".") if MODULES[module].name == "__init__.py" else module.split(".")[:-1]
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "paddlemix")
         elif isinstance(node, ast.ImportFrom):
@@ -50,8 +60,15 @@ def imports(module: str) -> Iterator[str]:
                 for alias in node.names:
                     inner = f"{origin}.{alias.name}"
                     yield inner if inner in MODULES else origin
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in MODULES:
-            yield node.value  # a public name's home, imported on first use
+
+
+def imported_modules(module: str) -> set[str]:
+    """What its import statements name, those of functions and of types too; of a package what importing it imports."""
+    path = MODULES[module]
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    if path.name == "__init__.py":
+        tree.body = [node for node in tree.body if not isinstance(node, ast.If)]  # the types of lazy public names
+    return {name for name in _statements(tree, module) if name != module}
 
 
 def arrows() -> dict[tuple[str, str], list[str]]:
@@ -81,6 +98,14 @@ def test_the_table_has_no_circle() -> None:
     assert len(order) > 10
     upward = [(layer, other) for layer in order for other in table[layer] if other not in order[: order.index(layer)]]
     assert upward == []
+
+
+def test_modules_import_each_other_in_no_circle() -> None:
+    try:
+        order = list(TopologicalSorter({module: imported_modules(module) for module in MODULES}).static_order())
+    except CycleError as error:
+        pytest.fail(" -> ".join(reversed(error.args[1])))
+    assert set(order) == set(MODULES)
 
 
 #: names of Qwen-VL's weights and layers; only its own package knows them

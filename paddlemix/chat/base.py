@@ -17,7 +17,7 @@ from ..engine.local import LocalEngine
 from ..engine.options import GenerationOptions, resolve_options
 from ..engine.request import FinishReason, ImageInput
 from ..models.qwen_vl import grounding
-from ..models.qwen_vl.answer_stream import AnswerStream
+from ..models.qwen_vl.generation import AnswerStream
 from ..models.qwen_vl.image_placeholders import PlaceholderFormat
 from ..models.qwen_vl.image_processing import image_key
 from ..models.qwen_vl.messages import check_image_count

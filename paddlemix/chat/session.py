@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from ..engine.options import GenerationOptions
 from ..errors import ConfigurationError, PromptError
 from ..media import ImagePolicy
-from ..models.qwen_vl.answer_stream import AnswerStream, chat_settings
 from ..models.qwen_vl.chat_template import DEFAULT_SYSTEM, RenderedPrompt
+from ..models.qwen_vl.generation import AnswerStream, chat_settings
 from ..models.qwen_vl.messages import (
     Message,
     check_question,

@@ -19,8 +19,7 @@ import paddle.nn.functional as F
 from paddle.autograd import PyLayer
 
 from ..errors import OperatorError
-from ..models.qwen_vl.layers import Linear, activation_checkpoint
-from ..models.qwen_vl.tensor_parallel import VocabularyShares
+from ..models.qwen_vl.layers import Linear, VocabularyShares, activation_checkpoint
 from ..models.qwen_vl.vocabulary import IGNORE_INDEX
 
 #: Logits of one chunk where no chunk size is given: 128 MiB in float32. Products of so few rows of the published width

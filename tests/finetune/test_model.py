@@ -13,7 +13,7 @@ from paddlemix.adapters.lora import LoRALinear
 from paddlemix.data.collation import PADDING_SEGMENT
 from paddlemix.errors import PromptError
 from paddlemix.finetune.model import FinetuneModel, packed_sequences
-from paddlemix.models.qwen_vl import attention_metadata, modeling, vision
+from paddlemix.models.qwen_vl import attention_metadata, causal_lm, vision
 from tests.golden_model import golden_arrays, images_of, new_golden_model
 from tests.models.qwen_vl.test_training_gradients import stored, thinned, torch_layout
 from tests.random_model import random_model
@@ -252,7 +252,7 @@ def test_recomputation_is_for_decoder_vit_and_resampler_and_for_training_only(ma
     for parameter in model.visual.parameters():
         parameter.stop_gradient = False
     layers = []
-    for module in (modeling, vision):
+    for module in (causal_lm, vision):
         plain = module.activation_checkpoint
         monkeypatch.setattr(
             module,

@@ -12,12 +12,12 @@ from ...utils.lazy import lazy_exports
 if TYPE_CHECKING:
     from ...engine.detokenizer import IncrementalDecoder as IncrementalDecoder
     from ...engine.detokenizer import StopStringMatcher as StopStringMatcher
+    from .causal_lm import QWenModel as QWenModel
     from .configuration import QWenVLConfig as QWenVLConfig
     from .configuration import QWenVLVisionConfig as QWenVLVisionConfig
     from .grounding import Box as Box
     from .kv_cache import KVCache as KVCache
     from .modeling import QWenLMHeadModel as QWenLMHeadModel
-    from .modeling import QWenModel as QWenModel
     from .processing import QwenVLImageProcessor as QwenVLImageProcessor
     from .processing import QwenVLProcessor as QwenVLProcessor
     from .tokenization import QWenVLTokenizer as QWenVLTokenizer
@@ -29,7 +29,7 @@ _HOME = {
     "IncrementalDecoder": "paddlemix.engine.detokenizer",
     "KVCache": "kv_cache",
     "QWenLMHeadModel": "modeling",
-    "QWenModel": "modeling",
+    "QWenModel": "causal_lm",
     "QWenVLConfig": "configuration",
     "QWenVLTokenizer": "tokenization",
     "QWenVLVisionConfig": "configuration",

@@ -27,7 +27,7 @@ from .kv_cache import PagedKVCache, ntk_alphas
 from .layers import Linear, row_parallel
 
 if TYPE_CHECKING:
-    from .modeling import QWenLMHeadModel
+    from .causal_lm import QWenCausalLM
 
 
 class Buffer:
@@ -170,7 +170,7 @@ class BoundDecoder:
         operators: of its device and dtype.
     """
 
-    def __init__(self, model: QWenLMHeadModel, operators: Operators) -> None:
+    def __init__(self, model: QWenCausalLM, operators: Operators) -> None:
         """Look everything up."""
         decoder = model.transformer
         blocks = list(decoder.h)
@@ -249,7 +249,7 @@ class BoundDecoder:
         return normalized
 
 
-def bind(model: QWenLMHeadModel) -> BoundDecoder | None:
+def bind(model: QWenCausalLM) -> BoundDecoder | None:
     """The bound form of a model; ``None`` where only its layers compute what is wanted.
 
     That is where plain Paddle runs, where the library has no short way to its operators, where something is to be
@@ -323,7 +323,7 @@ def _bound_embedding(layer: nn.Layer) -> Apply:
     return lambda ids: embedding(ids, weight, -1, False)
 
 
-def _called_layers(model: QWenLMHeadModel) -> Iterator[nn.Layer]:
+def _called_layers(model: QWenCausalLM) -> Iterator[nn.Layer]:
     """The layers whose forward pass is left out."""
     decoder = model.transformer
     yield from (decoder.wte, decoder.ln_f, model.lm_head)
@@ -332,7 +332,7 @@ def _called_layers(model: QWenLMHeadModel) -> Iterator[nn.Layer]:
         yield from (block.ln_2, block.mlp, block.mlp.w1, block.mlp.w2, block.mlp.c_proj)
 
 
-def _seen(model: QWenLMHeadModel) -> Iterator[tuple[dict[str, Any], str, Any]]:
+def _seen(model: QWenCausalLM) -> Iterator[tuple[dict[str, Any], str, Any]]:
     """Where every bound layer and weight is kept, under which name, and what is there now."""
     layers: list[nn.Layer] = [model, model.transformer, model.transformer.h, *_called_layers(model)]
     for layer in layers:

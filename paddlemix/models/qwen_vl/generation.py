@@ -1,25 +1,27 @@
-"""``generate`` and ``chat``: the calls a user makes on the model, answered by the engine."""
+"""Answers of a model: ``generate`` for rows of ids, and one answer as a stream of text."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import paddle
 from paddlenlp.generation import LogitsProcessorList
 
 from ...engine.inputs import IdsLike, id_array, left_padding
-from ...engine.local import Answer
+from ...engine.local import Answer, LocalEngine
 from ...engine.options import GenerationOptions, resolve_options
-from ...engine.request import Decoding, FinishReason, ImageInput, LogitsHook, Request
+from ...engine.request import Decoding, FinishReason, ImageInput, LogitsHook, Output, Request
+from ...engine.stopping import answer_end_ids
 from ...errors import ConfigurationError, PromptError
-from .answer_stream import answer_query, image_inputs
-from .chat_template import DEFAULT_SYSTEM
+from ...utils.validation import check_integer
+from .causal_lm import QWenCausalLM
+from .chat_template import DEFAULT_WINDOW, ChatWindow
 from .image_placeholders import PlaceholderFormat
 from .image_processing import load_images_of_ids
-from .original_chat import History
+from .original_chat import History, make_context
 from .runner import LOCAL_BLOCK, local_engine
 
 if TYPE_CHECKING:
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
     from paddlenlp.generation.streamers import BaseStreamer
 
     from ...media import ImagePolicy
-    from .modeling import QWenLMHeadModel
     from .processing import QwenVLProcessor
     from .tokenization import QWenVLTokenizer
 
@@ -49,148 +50,9 @@ class GeneratedRows:
     lengths: list[int]
 
 
-class QWenVLGenerationMixin:
-    """``generate``, ``chat`` and ``chat_stream``, mixed into :class:`QWenLMHeadModel`."""
-
-    def generate(
-        self,
-        input_ids: IdsLike,
-        generation_config: GenerationConfig | None = None,
-        *,
-        images: paddle.Tensor | None = None,
-        image_features: paddle.Tensor | None = None,
-        attention_mask: IdsLike | None = None,
-        token_type_ids: IdsLike | None = None,
-        past_key_values: None = None,
-        tokenizer: QWenVLTokenizer | None = None,
-        streamer: BaseStreamer | None = None,
-        logits_processor: LogitsProcessorList | Iterable | None = None,
-        image_policy: ImagePolicy | None = None,
-        **options: Any,
-    ) -> tuple[paddle.Tensor, paddle.Tensor]:
-        """Continue each prompt.
-
-        Args:
-            input_ids: int ``[batch, length]``, shorter prompts padded on the left. The padding is taken off: each row
-                is answered as it is alone.
-            generation_config: instead of the model's own (``generation_config.json``).
-            images: float32 ``[n, 3, side, side]`` for the image placeholders, in order of appearance over the rows.
-                Where neither these nor ``image_features`` are given, the images are read from the paths or
-                URLs in the image placeholders.
-            image_features: ``[n, n_queries, hidden]``, encoded images instead of ``images``.
-            attention_mask: int ``[batch, length]``, zeros for padding; may be left out where no row is padded, or
-                where the padding id cannot begin a prompt.
-            token_type_ids: not used; the tokenizer returns them, as the original's does.
-            past_key_values: refused; a :class:`ChatSession` computes no prefix twice.
-            tokenizer: needed for ``stop_strings``; ids that it does not know are then never chosen.
-            streamer: gets the new ids of each step, int64 ``[batch, 1]``, through ``put`` and a last call of ``end``;
-                PaddleNLP's ``TextStreamer`` and ``TextIteratorStreamer`` are such.
-            logits_processor: PaddleNLP's ``LogitsProcessor`` objects, called for each row alone with all its ids so
-                far, ``[1, length]``, and its logits, ``[1, vocab]``, before anything else is done to them.
-            image_policy: what paths and URLs in the prompt may be read; ``ImagePolicy.scripts()`` by default.
-            **options: the fields of :class:`GenerationOptions`.
-
-        Returns:
-            The new ids only, int64 ``[batch * num_return_sequences, new_length]``, with the stop token, padded
-            behind it; and the mean log probability of each row's tokens, float32
-            ``[batch * num_return_sequences]``. The answers to one prompt stand next to each other.
-
-        Raises:
-            ConfigurationError: an unknown or impossible option.
-            PromptError: the prompts are malformed or leave no room in the model's window.
-            ImageError: an image named in the prompt cannot be read.
-            NumericalError: the model gave no numbers.
-        """
-        if past_key_values is not None:
-            raise ConfigurationError(
-                "past_key_values: generate computes its prompts itself; a ChatSession computes no prefix twice, and "
-                "model(input_ids, past_key_values=...) takes a cache"
-            )
-        result = generate_rows(
-            cast("QWenLMHeadModel", self), input_ids, generation_config, images=images, image_features=image_features,
-            attention_mask=attention_mask, tokenizer=tokenizer, streamer=streamer, logits_processor=logits_processor,
-            image_policy=image_policy, **options,
-        )  # fmt: skip
-        return paddle.to_tensor(result.tokens), paddle.to_tensor(result.scores)
-
-    def chat(
-        self,
-        processor_or_tokenizer: QwenVLProcessor | QWenVLTokenizer,
-        query: str,
-        history: History | None = None,
-        system: str = DEFAULT_SYSTEM,
-        append_history: bool = True,
-        stop_words_ids: Sequence[Sequence[int]] | None = None,
-        generation_config: GenerationConfig | None = None,
-        image_policy: ImagePolicy | None = None,
-        **options: Any,
-    ) -> tuple[str, History]:
-        """Answer ``query`` after ``history``, as the original does.
-
-        Images are named in the queries, as ``from_list_format`` writes them, and read on every call; a
-        :class:`ChatSession` keeps them. Queries are trusted: tags in them are read. Out of answers and the system text
-        only the tags of references and boxes are. Unlike the original, the caller's lists stay as they are, and no
-        token is lost at ``max_new_tokens``.
-
-        Args:
-            processor_or_tokenizer: which belongs to the model.
-            query: the question, ``<img>path</img>`` for an image.
-            history: earlier ``(query, response)`` pairs.
-            system: the system message.
-            append_history: whether the returned history holds this turn.
-            stop_words_ids: further runs of tokens that end the answer and, as in the original, stay in it. The option
-                ``stop_strings`` cuts its texts off.
-            generation_config: instead of the model's own.
-            image_policy: which paths and URLs may be read; ``ImagePolicy.scripts()`` by default.
-            **options: the fields of :class:`GenerationOptions`.
-
-        Returns:
-            The answer, stripped of surrounding space, and a new history.
-
-        Raises:
-            ConfigurationError: the model's chat format is not ChatML, or an option is unknown or impossible.
-            PromptError, ImageError, NumericalError: as ``generate``.
-        """
-        history = [] if history is None else history
-        pieces = answer_query(
-            cast("QWenLMHeadModel", self), processor_or_tokenizer, query, history, system, stop_words_ids,
-            generation_config, image_policy, options, Decoding(skip_special_tokens=False, errors=None),
-        )  # fmt: skip
-        response = "".join(pieces).strip()
-        return response, [*history, (query, response)] if append_history else list(history)
-
-    def chat_stream(
-        self,
-        processor_or_tokenizer: QwenVLProcessor | QWenVLTokenizer,
-        query: str,
-        history: History | None = None,
-        system: str = DEFAULT_SYSTEM,
-        stop_words_ids: Sequence[Sequence[int]] | None = None,
-        generation_config: GenerationConfig | None = None,
-        image_policy: ImagePolicy | None = None,
-        **options: Any,
-    ) -> Iterator[str]:
-        """Like :meth:`chat`, but yields the whole answer so far each time it grows, with its tags.
-
-        Mistakes raise in the call itself. An unclosed tag is text. There is no new history.
-        """
-        pieces = answer_query(
-            cast("QWenLMHeadModel", self), processor_or_tokenizer, query, history or [], system, stop_words_ids,
-            generation_config, image_policy, options, Decoding(errors="ignore"),
-        )  # fmt: skip
-        return _grown(pieces)
-
-
-def _grown(pieces: Iterable[str]) -> Iterator[str]:
-    text = ""
-    for piece in pieces:
-        text += piece
-        yield text
-
-
 @paddle.no_grad()
 def generate_rows(
-    model: QWenLMHeadModel,
+    model: QWenCausalLM,
     input_ids: IdsLike,
     generation_config: GenerationConfig | None = None,
     *,
@@ -314,3 +176,153 @@ def _check(rows: int, options: GenerationOptions, tokenizer: QWenVLTokenizer | N
     can_stop = options.eos_token_id or options.stop_token_sequences or options.stop_strings
     if rows > 1 and can_stop and options.pad_token_id is None:
         raise ConfigurationError("pad_token_id: several rows that may end at different lengths need one; pass it")
+
+
+class AnswerStream:
+    """The text of one answer, piece by piece as it is generated.
+
+    The prompt is checked and computed when the object is made. Iterating generates; whoever stops iterating stops the
+    work, and whoever is not going to iterate calls ``close``.
+
+    Args:
+        engine: computes it.
+        tokenizer: which belongs to the model.
+        input_ids: the prompt.
+        options: how to generate; the answer ends at the ids that end a ChatML message as well.
+        images: of the prompt.
+        decoding: how ids become text; by default without control tokens, and with the tokenizer's policy of errors.
+        salt: prompts of other salts share no cached prefix with this one.
+
+    Attributes:
+        tokens: the new ids so far, the stop token included.
+        finish_reason: ``"stop"`` or ``"length"`` once the answer is complete, ``None`` before.
+        cached_tokens: ids of the prompt that a cached prefix spared.
+    """
+
+    def __init__(
+        self,
+        engine: LocalEngine,
+        tokenizer: QWenVLTokenizer,
+        input_ids: Sequence[int],
+        options: GenerationOptions,
+        *,
+        images: Sequence[ImageInput] = (),
+        decoding: Decoding | None = None,
+        salt: bytes = b"",
+    ) -> None:
+        """Check the prompt and compute it."""
+        if options.num_return_sequences > 1:
+            raise ConfigurationError("num_return_sequences: a chat has one answer; use generate for several")
+        self.tokens: list[int] = []
+        self.finish_reason: str | None = None
+        self._engine = engine
+        self._id = engine.new_id()
+        engine.add(
+            Request(
+                self._id,
+                tuple(input_ids),
+                tuple(images),
+                options.sampling_params(stop_token_ids=answer_end_ids(options.eos_token_id, tokenizer)),
+                salt=salt,
+                decoding=Decoding(errors=None) if decoding is None else decoding,
+                prefill_chunk_size=options.prefill_chunk_size or None,
+            )
+        )
+        try:
+            self._first = engine.next(self._id)
+        except BaseException:  # an interruption included
+            self.close()
+            raise
+        self.cached_tokens = self._first.cached_tokens
+
+    def __iter__(self) -> Iterator[str]:
+        """Generate, and yield each new piece of text."""
+        try:
+            output = self._first
+            while True:
+                self._note(output)
+                if output.text:
+                    yield output.text
+                if self.finish_reason is not None:
+                    return
+                output = self._engine.next(self._id)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Break the answer off, if it is not complete."""
+        if self.finish_reason is None:
+            self._engine.abandon(self._id)
+
+    def _note(self, output: Output) -> None:
+        self.tokens += output.token_ids
+        if output.finish_reason is not None:
+            self.finish_reason = output.finish_reason.value
+
+
+def answer_query(
+    model: QWenCausalLM,
+    processor_or_tokenizer: QwenVLProcessor | QWenVLTokenizer,
+    query: str,
+    history: History,
+    system: str,
+    stop_words_ids: Sequence[Sequence[int]] | None,
+    generation_config: GenerationConfig | None,
+    image_policy: ImagePolicy | None,
+    options: dict[str, Any],
+    decoding: Decoding,
+) -> AnswerStream:
+    """The answer to a query after a history of texts; see :meth:`.modeling.QWenLMHeadModel.chat`."""
+    window = chat_settings(model, generation_config)
+    if stop_words_ids:
+        options = {**options, "stop_token_sequences": [*stop_words_ids, *(options.get("stop_token_sequences") or ())]}
+    resolved = resolve_options(model.generation_config, generation_config, options)
+    given: Any = processor_or_tokenizer
+    tokenizer: QWenVLTokenizer = getattr(given, "tokenizer", given)
+    _, input_ids = make_context(
+        tokenizer, query, history, system, window.size, "chatml", max_window_images=window.images, keep_last_image=True
+    )
+    visual = model.config.visual
+    images = None
+    if visual.image_start_id in input_ids:
+        image_processor = getattr(given, "image_processor", None)
+        images = load_images_of_ids(np.array([input_ids]), visual, image_policy, image_processor)
+    placed = PlaceholderFormat.of(visual).place(input_ids, image_inputs(images))
+    engine = LocalEngine(local_engine(model, tokenizer, positions=model.config.max_position_embeddings), paddle.no_grad)
+    return AnswerStream(engine, tokenizer, input_ids, resolved, images=placed, decoding=decoding)
+
+
+def image_inputs(images: paddle.Tensor | None, image_features: paddle.Tensor | None = None) -> list[ImageInput]:
+    """Images for an engine that sees no others; where they stand is to be filled in.
+
+    Args:
+        images: float ``[n, 3, side, side]``.
+        image_features: ``[n, n_queries, hidden]`` instead.
+    """
+    given = image_features if images is None else images
+    if given is None:
+        return []
+    name = "features" if images is None else "pixels"
+    arrays = (given if isinstance(given, paddle.Tensor) else paddle.to_tensor(given)).astype("float32").numpy()
+    return [ImageInput(0, str(index).encode(), **{name: array}) for index, array in enumerate(arrays)]
+
+
+def chat_settings(model: QWenCausalLM, generation_config: GenerationConfig | None = None) -> ChatWindow:
+    """Check that the model chats in ChatML; return how much of a conversation it is shown.
+
+    ``max_window_size`` and ``max_window_images`` of the generation config say so, the latter a field of our own.
+
+    Raises:
+        ConfigurationError: the generation config names another chat format, or a window that cannot be.
+    """
+    config = model.generation_config if generation_config is None else generation_config
+    chat_format = getattr(config, "chat_format", "chatml")
+    if chat_format != "chatml":
+        raise ConfigurationError(
+            f"chat_format: the generation config says {chat_format!r}, so this is a base model that knows no chat; "
+            "use generate, or set model.generation_config.chat_format = 'chatml'"
+        )
+    images = getattr(config, "max_window_images", None)
+    if images is not None:
+        check_integer("max_window_images", images, least=0)
+    return ChatWindow(getattr(config, "max_window_size", None) or DEFAULT_WINDOW, images)

@@ -2,6 +2,7 @@
 
 ``Linear`` and ``without_bias`` let a following operator fuse the bias; ``RMSNorm`` and ``LayerNorm`` add the residual
 before they normalize and return the sum as well, so that a block hands its output and its residual on apart;
+``row_parallel`` and ``VocabularyShares`` compute with this process's part of a model that is split among processes;
 ``activation_checkpoint`` trades time for memory in training.
 """
 
@@ -16,9 +17,10 @@ import paddle.nn.functional as F
 from paddle.distributed.fleet.utils import recompute
 
 from ... import ops
-from ...parallel.group import TensorParallelGroup
+from ...parallel.group import SINGLE, TensorParallelGroup
 from ...utils import paddle_internals
 
+Apply = Callable[[paddle.Tensor], paddle.Tensor]
 _HAS_CUDA = paddle.is_compiled_with_cuda()
 
 
@@ -57,6 +59,42 @@ def row_parallel(layer: nn.Layer, x: paddle.Tensor, group: TensorParallelGroup) 
         summand, bias = layer.without_bias(x)
     total = group.reduce(summand)
     return total if bias is None else total + bias
+
+
+class VocabularyShares:
+    """Embeddings and logits of a vocabulary that is divided among processes.
+
+    Args:
+        group: the processes.
+        widths: tokens of each, by rank.
+    """
+
+    def __init__(self, group: TensorParallelGroup = SINGLE, widths: tuple[int, ...] = ()) -> None:
+        self.group, self.widths = group, widths
+        self.first = sum(widths[: group.rank])
+
+    def bound_embedding(self, layer: Apply) -> Apply:
+        """:meth:`embed` with this layer."""
+        return layer if self.group.size == 1 else lambda ids: self.embed(layer, ids)
+
+    def bound_head(self, head: Apply) -> Apply:
+        """:meth:`logits` with this head."""
+        return head if self.group.size == 1 else lambda hidden: self.logits(head, hidden)
+
+    def embed(self, layer: Apply, ids: paddle.Tensor) -> paddle.Tensor:
+        """``[..., hidden]`` of ids ``[...]``, from a table of this process's tokens."""
+        if self.group.size == 1:
+            return layer(ids)
+        own, width = ids - self.first, self.widths[self.group.rank]
+        is_own = paddle.logical_and(own >= 0, own < width)
+        found = layer(paddle.where(is_own, own, paddle.zeros_like(own)))
+        return self.group.reduce(found * is_own.unsqueeze(-1).astype(found.dtype))
+
+    def logits(self, head: Apply, hidden: paddle.Tensor) -> paddle.Tensor:
+        """``[..., vocab]``, of a head for this process's tokens."""
+        if self.group.size == 1:
+            return head(hidden)
+        return self.group.gather(head(self.group.copy(hidden)), self.widths)
 
 
 def _linear(x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor | None) -> paddle.Tensor:

@@ -24,7 +24,7 @@ from .decode_steps import DecodeRun, DecodeSteps
 from .kv_cache import PagedKVCache, cache_dtype, cache_room, ntk_alpha, position_bytes
 
 if TYPE_CHECKING:
-    from .modeling import QWenLMHeadModel
+    from .causal_lm import QWenCausalLM
     from .tokenization import QWenVLTokenizer
 
 
@@ -48,7 +48,7 @@ class QWenVLRunner:
         adapter: names what was added to the model's weights.
     """
 
-    def __init__(self, model: QWenLMHeadModel, vocab_size: int | None = None, adapter: str = "") -> None:
+    def __init__(self, model: QWenCausalLM, vocab_size: int | None = None, adapter: str = "") -> None:
         """Read the sizes and the cache's dtype off the model."""
         config = model.config
         activations = str(model.transformer.ln_f.weight.dtype).rpartition(".")[2]
@@ -168,7 +168,7 @@ class QWenVLRunner:
         return flat.reshape(embeddings.shape)
 
 
-def model_runner(model: QWenLMHeadModel, vocab_size: int | None = None, adapter: str = "") -> ModelRunner:
+def model_runner(model: QWenCausalLM, vocab_size: int | None = None, adapter: str = "") -> ModelRunner:
     """The runner of a model, which does everything in all of its processes where this is the first of several.
 
     Arguments are those of :class:`QWenVLRunner`.
@@ -177,7 +177,7 @@ def model_runner(model: QWenLMHeadModel, vocab_size: int | None = None, adapter:
     return runner if model.channel is None else ParallelRunner(runner, model.channel)
 
 
-def check_evaluating(model: QWenLMHeadModel) -> None:
+def check_evaluating(model: QWenCausalLM) -> None:
     """Raise ConfigurationError for a model in training mode."""
     if model.training:
         raise ConfigurationError("generate: the model is in training mode; call model.eval() first")
@@ -191,7 +191,7 @@ WHOLE = 1 << 30
 
 
 def local_engine(
-    model: QWenLMHeadModel,
+    model: QWenCausalLM,
     tokenizer: QWenVLTokenizer | None = None,
     *,
     has_text: bool = True,
@@ -229,7 +229,7 @@ def local_engine(
     return Engine(runner, tokenizer if has_text else None, config)
 
 
-def grammar_compiler(model: QWenLMHeadModel, tokenizer: QWenVLTokenizer) -> GrammarCompiler:
+def grammar_compiler(model: QWenCausalLM, tokenizer: QWenVLTokenizer) -> GrammarCompiler:
     """A compiler of grammars for the tokens that this model may choose.
 
     Raises:

@@ -7,59 +7,20 @@ put together.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
 import paddle
 
 from ...checkpoint.shards import Partition, Shard
-from ...parallel.group import SINGLE, TensorParallelGroup
+from ...parallel.group import TensorParallelGroup
+from .causal_lm import QWenCausalLM
 from .language import QWenAttention, QWenMLP
+from .layers import VocabularyShares
 from .vision import CrossAttention, VisualAttention, VisualMLP
 
-if TYPE_CHECKING:
-    from .modeling import QWenLMHeadModel
-
-Apply = Callable[[paddle.Tensor], paddle.Tensor]
 _REDUCING = (QWenAttention, QWenMLP, VisualAttention, VisualMLP, CrossAttention)
 """Layers behind which the processes' results are added up."""
-
-
-class VocabularyShares:
-    """Embeddings and logits of a vocabulary that is divided among processes.
-
-    Args:
-        group: the processes.
-        widths: tokens of each, by rank.
-    """
-
-    def __init__(self, group: TensorParallelGroup = SINGLE, widths: tuple[int, ...] = ()) -> None:
-        self.group, self.widths = group, widths
-        self.first = sum(widths[: group.rank])
-
-    def bound_embedding(self, layer: Apply) -> Apply:
-        """:meth:`embed` with this layer."""
-        return layer if self.group.size == 1 else lambda ids: self.embed(layer, ids)
-
-    def bound_head(self, head: Apply) -> Apply:
-        """:meth:`logits` with this head."""
-        return head if self.group.size == 1 else lambda hidden: self.logits(head, hidden)
-
-    def embed(self, layer: Apply, ids: paddle.Tensor) -> paddle.Tensor:
-        """``[..., hidden]`` of ids ``[...]``, from a table of this process's tokens."""
-        if self.group.size == 1:
-            return layer(ids)
-        own, width = ids - self.first, self.widths[self.group.rank]
-        is_own = paddle.logical_and(own >= 0, own < width)
-        found = layer(paddle.where(is_own, own, paddle.zeros_like(own)))
-        return self.group.reduce(found * is_own.unsqueeze(-1).astype(found.dtype))
-
-    def logits(self, head: Apply, hidden: paddle.Tensor) -> paddle.Tensor:
-        """``[..., vocab]``, of a head for this process's tokens."""
-        if self.group.size == 1:
-            return head(hidden)
-        return self.group.gather(head(self.group.copy(hidden)), self.widths)
 
 
 def join(group: TensorParallelGroup, tensor: paddle.Tensor, shards: Sequence[Shard]) -> np.ndarray:
@@ -80,7 +41,7 @@ def join(group: TensorParallelGroup, tensor: paddle.Tensor, shards: Sequence[Sha
     return whole
 
 
-def split_model(model: QWenLMHeadModel, partition: Partition, group: TensorParallelGroup) -> None:
+def split_model(model: QWenCausalLM, partition: Partition, group: TensorParallelGroup) -> None:
     """Leave only this process's part in a model whose weights are still to be read.
 
     Args:

@@ -13,8 +13,8 @@ from paddlemix.cli.terminal import TerminalChat
 from paddlemix.errors import ConfigurationError
 from paddlemix.inference import load_model
 from paddlemix.models.qwen_vl import grounding
-from paddlemix.models.qwen_vl.answer_stream import chat_settings
 from paddlemix.models.qwen_vl.chat_template import ChatWindow, kept_turns, render_chatml
+from paddlemix.models.qwen_vl.generation import chat_settings
 from paddlemix.models.qwen_vl.original_chat import make_context
 from paddlemix.models.qwen_vl.tokenization import QWenVLTokenizer
 from paddlemix.zoo import DEFAULT_MODEL_DIR

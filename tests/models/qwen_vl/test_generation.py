@@ -9,8 +9,7 @@ from PIL import Image
 from paddlemix.engine.local import LocalEngine
 from paddlemix.engine.options import GenerationOptions
 from paddlemix.errors import ConfigurationError, NumericalError, PromptError
-from paddlemix.models.qwen_vl.answer_stream import AnswerStream
-from paddlemix.models.qwen_vl.generation import generate_rows
+from paddlemix.models.qwen_vl.generation import AnswerStream, generate_rows
 from paddlemix.models.qwen_vl.modeling import QWenLMHeadModel
 from paddlemix.models.qwen_vl.runner import LOCAL_BLOCK, QWenVLRunner, local_engine
 from paddlemix.models.qwen_vl.tokenization import QWenVLTokenizer

@@ -3,7 +3,8 @@ import paddle
 import pytest
 
 from paddlemix.errors import PromptError
-from paddlemix.models.qwen_vl.modeling import QWenLMHeadModel, next_token_loss
+from paddlemix.models.qwen_vl.causal_lm import next_token_loss
+from paddlemix.models.qwen_vl.modeling import QWenLMHeadModel
 from tests.golden_model import (
     LANGUAGE_CASES,
     LOGITS,

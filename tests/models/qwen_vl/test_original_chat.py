@@ -11,8 +11,8 @@ from paddlemix.engine.local import LocalEngine
 from paddlemix.engine.options import GenerationOptions
 from paddlemix.errors import ConfigurationError, ImageError, PromptError
 from paddlemix.media import ImagePolicy
-from paddlemix.models.qwen_vl.answer_stream import AnswerStream
 from paddlemix.models.qwen_vl.chat_template import DEFAULT_SYSTEM
+from paddlemix.models.qwen_vl.generation import AnswerStream
 from paddlemix.models.qwen_vl.original_chat import make_context
 from paddlemix.models.qwen_vl.runner import QWenVLRunner, local_engine
 from tests.random_model import random_model
