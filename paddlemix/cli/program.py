@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -68,6 +69,7 @@ def _finish(main: Callable[[Sequence[str] | None], int]) -> int | str | None:
 def _quiet_imports() -> None:
     """Keep what Paddle and PaddleNLP tell their developers off a user's terminal; warnings about the work stay."""
     ignore_import_warnings()
+    os.environ.setdefault("GLOG_minloglevel", "2")  # of Paddle's C++ code errors alone
     # a filter, since PaddleNLP sets the level of its logger on import
     logging.getLogger("PaddleNLP").addFilter(lambda record: record.levelno >= logging.WARNING)
     # the first to say how log lines look decides: like the notes of the program, not like the log of a library

@@ -57,11 +57,11 @@ class EngineBackend:
     """
 
     def __init__(self, options: ModelOptions, config: EngineConfig, max_pixels: int | None = None) -> None:
-        from ...models.qwen_vl.runner import QWenVLRunner
+        from ...models.qwen_vl.runner import model_runner
 
         loaded = load_model(options)
         tokenizer = loaded.processor.tokenizer
-        runner = QWenVLRunner(loaded.model, tokenizer.vocab_size)
+        runner = model_runner(loaded.model, tokenizer.vocab_size)
         self.engine = Engine(runner, tokenizer, config)
         self.processor = loaded.processor
         self.settings = model_settings(options, loaded, runner.identity.decode().strip())
