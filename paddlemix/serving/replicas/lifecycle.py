@@ -19,7 +19,6 @@ from typing import Any
 from ...errors import ConfigurationError, EngineError
 from ...parallel.launch import free_ports
 from ..lifecycle import REACHED_AT, address
-from ..settings import ServerSettings
 from .options import APPLICATION, Plan
 
 logger = logging.getLogger(__name__)
@@ -49,7 +48,7 @@ def serve_replicas(read: Callable[[], Plan], say: Callable[[str], None], open_pa
         EngineError: it could not be deployed.
     """
     plan = read()
-    port = _port(plan.settings)
+    port = _port(plan)
     events: SimpleQueue[Any] = SimpleQueue()
     with _connected(plan.cluster), _signals(events):
         _start(plan, port)
@@ -70,8 +69,16 @@ def serve_replicas(read: Callable[[], Plan], say: Callable[[str], None], open_pa
         _stop(plan, events)
 
 
-def _port(settings: ServerSettings) -> int:
-    """The port to listen on; found out here, since Ray's proxies would only log that they cannot have it."""
+def _port(plan: Plan) -> int:
+    """The port to listen on; tried here, since Ray's proxies would only log that they cannot have it.
+
+    On a cluster they may be listening already, for what was deployed there before.
+    """
+    settings = plan.settings
+    if plan.cluster is not None:
+        if settings.port == 0:
+            raise ConfigurationError("port: got 0, expected the one on which all machines of the cluster listen")
+        return settings.port
     if settings.port == 0:
         return free_ports(1)[0]
     try:

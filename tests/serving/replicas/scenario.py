@@ -355,6 +355,15 @@ def stopped(program: Program, http: httpx.Client) -> dict:
     }
 
 
+def placement(program: Program) -> list[list[int]]:
+    """The processors to which the engine's threads of each replica are bound."""
+    found = []
+    for one in program.replica_processes():
+        threads = [os.sched_getaffinity(thread.id) for thread in one.threads()]
+        found.append(sorted(min(threads, key=len)))
+    return sorted(found)
+
+
 def metrics(http: httpx.Client) -> dict:
     text = http.get("/metrics").text
     replicas = set(re.findall(r'^paddlemix:engine_steps_total\{.*replica="([^"]+)"\} \d', text, re.MULTILINE))
@@ -381,6 +390,7 @@ PARTS: dict[str, Callable[[Program, httpx.Client], object]] = {
     "page": lambda program, http: http.get("/").status_code,
     "wrong_field": lambda program, http: ask(http, body("x", temperature=9)).json()["error"]["param"],
     "ports": lambda program, http: ports(program),
+    "placement": lambda program, http: placement(program),
     "strangers": lambda program, http: strangers(program),
     "latency_ms": lambda program, http: latency(http),
     "bodies": lambda program, http: bodies(http),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -24,6 +25,8 @@ def test_two_replicas_and_what_can_happen_to_them():
     assert seen["page"] == 200 and seen["wrong_field"] == "temperature"
     assert seen["strangers"] and "answered" not in seen["strangers"].values(), "the token is asked for"
 
+    first, second = seen["placement"]
+    assert not set(first) & set(second) or len(os.sched_getaffinity(0)) == 1, "each has processors of its own"
     assert [status for status, _ in seen["bodies"].values()] == [200, 413]
 
     affinity = seen["affinity"]
