@@ -110,7 +110,7 @@ def plan(fields: Mapping[str, Any], arguments: Sequence[str], environment: Mappi
     )
     check_models(models)
     first = parsed[0]
-    return Plan(models, first.gateways, first.ray_address, first.ssl_certfile, first.ssl_keyfile)
+    return Plan(models, first.gateways or 1, first.ray_address, first.ssl_certfile, first.ssl_keyfile)
 
 
 def check_model_files(what: Plan) -> None:

@@ -116,5 +116,6 @@ def test_without_ray_it_says_what_to_install(monkeypatch):
 
     found = dependencies.importlib.util.find_spec
     monkeypatch.setattr(dependencies.importlib.util, "find_spec", lambda name: None if name == "ray" else found(name))
-    with pytest.raises(MissingDependencyError, match=r"cpu,serve,ray"):
-        serve.main(["--replicas", "2"])
+    for option in serve.REPLICA_OPTIONS:
+        with pytest.raises(MissingDependencyError, match=r"cpu,serve,ray"):
+            serve.main([f"--{option}", "2"])

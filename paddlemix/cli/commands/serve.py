@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 KEY_VARIABLE = "PADDLEMIX_API_KEY"
 _PACKAGES = ("fastapi", "uvicorn", "prometheus_client", "llguidance")
 MIB = 1 << 20
+REPLICA_OPTIONS = ("replicas", "replica_gpus", "replica_cpus", "gateways", "config", "ray_address")
+"""Any of these means replicas."""
 
 
 def parser(prog: str | None = None) -> argparse.ArgumentParser:
@@ -101,7 +103,7 @@ def _add_replicas(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--replica_cpus", type=cli.positive, metavar="N", help="processors of a replica (its share; with GPUs 1)"
     )
-    group.add_argument("--gateways", type=cli.positive, default=1, metavar="N", help="processes in front of them (1)")
+    group.add_argument("--gateways", type=cli.positive, metavar="N", help="processes in front of them (1)")
     group.add_argument("--config", metavar="FILE", help="YAML with these options, and several models under `models`")
     group.add_argument(
         "--ray_address", metavar="ADDRESS", help="join this Ray cluster; auto: the one that this machine belongs to"
@@ -113,7 +115,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> int
     options = parser(prog).parse_args(arguments)
     for package in _PACKAGES:
         require(package, "serving")
-    if options.replicas is not None or options.config is not None:
+    if any(getattr(options, name) is not None for name in REPLICA_OPTIONS):
         from .. import scale_out
 
         return scale_out.serve(options, sys.argv[1:] if arguments is None else arguments, os.environ)

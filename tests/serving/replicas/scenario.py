@@ -201,6 +201,23 @@ def bodies(http: httpx.Client) -> dict:
     return found
 
 
+def left(program: Program, http: httpx.Client) -> dict:
+    """Clients that leave, one in the middle of a stream, one that waits for a plain answer."""
+
+    def total(name: str) -> float:
+        values = re.findall(rf"^paddlemix:{name}{{.*}} ([0-9.e+]+)$", http.get("/metrics").text, re.MULTILINE)
+        return sum(map(float, values))
+
+    long = body("Leaving", **LONG)
+    with http.stream("POST", "/v1/chat/completions", json=long) as response:
+        next(chunks(response))
+    with contextlib.suppress(httpx.ReadTimeout):
+        http.post("/v1/chat/completions", json={**long, "stream": False}, timeout=0.2)
+    start = time.monotonic()
+    program.wait_for(lambda: total("num_aborted_requests_total") >= 2 and total("num_requests_open") == 0)
+    return {"aborted": int(total("num_aborted_requests_total")), "seconds": round(time.monotonic() - start, 1)}
+
+
 def affinity(http: httpx.Client) -> dict:
     """Ten conversations of four turns: which replica each turn went to, and how much of it was cached."""
     by_talk, cached = [], []
@@ -394,6 +411,7 @@ PARTS: dict[str, Callable[[Program, httpx.Client], object]] = {
     "strangers": lambda program, http: strangers(program),
     "latency_ms": lambda program, http: latency(http),
     "bodies": lambda program, http: bodies(http),
+    "left": left,
     "affinity": lambda program, http: affinity(http),
     "metrics": lambda program, http: metrics(http),
     "idle": lambda program, http: idle(program),
