@@ -6,10 +6,12 @@ import contextlib
 import logging
 import os
 import secrets
+import shutil
 import signal
 import socket
 import tempfile
 import threading
+import time
 import webbrowser
 from collections.abc import Callable, Iterator
 from queue import SimpleQueue
@@ -31,6 +33,7 @@ _RAY_SETTINGS = {
     "RAY_COLOR_PREFIX": "0",
 }
 _KEEP_ALIVE_SECONDS = 30
+_REMOVALS, _REMOVAL_SECONDS = 20, 0.1
 _DEPLOYED, _DRAINED = "deployed", "drained"
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -102,7 +105,7 @@ def _connected(cluster: str | None) -> Iterator[None]:
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     import ray
 
-    with tempfile.TemporaryDirectory(prefix="paddlemix-ray-", ignore_cleanup_errors=True) as folder:
+    with _folder() as folder:
         own: dict[str, Any] = {
             "address": "local",
             "num_cpus": len(os.sched_getaffinity(0)),
@@ -116,6 +119,20 @@ def _connected(cluster: str | None) -> Iterator[None]:
             yield
         finally:
             ray.shutdown()
+
+
+@contextlib.contextmanager
+def _folder() -> Iterator[str]:
+    """A folder that only this user can read, and that is removed although Ray's processes may still write into it."""
+    folder = tempfile.mkdtemp(prefix="paddlemix-ray-")
+    try:
+        yield folder
+    finally:
+        for _ in range(_REMOVALS):
+            shutil.rmtree(folder, ignore_errors=True)
+            if not os.path.exists(folder):
+                break
+            time.sleep(_REMOVAL_SECONDS)
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +29,8 @@ SECONDS = 240.0  # for anything to happen, on a busy machine
 MODEL = "paddlemix/qwen-vl-scenes"
 MAX_QUEUE = 8
 INSIDE = "--inside"
+OTHERS = frozenset(Path(tempfile.gettempdir()).glob("paddlemix-ray-*"))
+"""Folders of others, which are there before anything is started here."""
 
 
 def command() -> list[str]:
@@ -363,12 +366,13 @@ def stopped(program: Program, http: httpx.Client) -> dict:
             refused = answer.json()["error"]["code"] if answer.status_code == 503 else None
         told = running.result()
     status = program.process.wait(SECONDS)
+    folders = [str(path) for path in Path(tempfile.gettempdir()).glob("paddlemix-ray-*") if path not in OTHERS]
     _, alive = psutil.wait_procs(everything, timeout=30)
     return {
         "stream_whole": told["done"] and told["error"] is None,
         "refused_meanwhile": refused,
         "status": status,
-        "left": [" ".join(one.cmdline())[:80] for one in alive],
+        "left": [" ".join(one.cmdline())[:80] for one in alive] + folders,
     }
 
 

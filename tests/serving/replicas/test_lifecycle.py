@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
+import threading
 from dataclasses import replace
+from pathlib import Path
 from queue import SimpleQueue
 
 import pytest
@@ -30,6 +33,24 @@ def test_a_port_that_is_taken_is_told_before_ray_is_started():
         assert lifecycle._port(joined) == int(port), "what was deployed there before listens on it"
     with pytest.raises(ConfigurationError, match="port: got 0"):
         lifecycle._port(plan({"ray_address": "auto", "port": 0}, [], {}))
+
+
+def test_the_folder_goes_although_something_still_writes_into_it():
+    stop = threading.Event()
+
+    def write(folder: Path) -> None:
+        while not stop.is_set():
+            with contextlib.suppress(OSError):
+                (folder / "log").write_text("x")
+
+    with lifecycle._folder() as name:
+        folder = Path(name)
+        assert folder.stat().st_mode & 0o077 == 0
+        writer = threading.Thread(target=write, args=(folder,))
+        writer.start()
+        threading.Timer(0.3, stop.set).start()
+    writer.join()
+    assert not folder.exists()
 
 
 def test_a_file_that_cannot_work_changes_nothing(caplog):
