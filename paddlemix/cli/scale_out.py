@@ -16,7 +16,7 @@ from ..utils.dependencies import require, require_installed
 from ..utils.display import shorten
 from ..utils.files import read_text
 from . import common as cli
-from .commands.serve import engine_config, model_options, parser, server_settings
+from .server_options import engine_config, model_options, server_parser, server_settings
 
 if TYPE_CHECKING:
     from ray.serve import Application
@@ -110,7 +110,7 @@ def plan(fields: Mapping[str, Any], arguments: Sequence[str], environment: Mappi
     )
     check_models(models)
     first = parsed[0]
-    return Plan(models, first.gateways or 1, first.ray_address, first.ssl_certfile, first.ssl_keyfile)
+    return Plan(models, first.gateways, first.ray_address, first.ssl_certfile, first.ssl_keyfile)
 
 
 def check_model_files(what: Plan) -> None:
@@ -133,7 +133,7 @@ def arguments_of(fields: Mapping[str, Any]) -> list[str]:
         ConfigurationError: a name that is none, a value that no command line can have.
     """
     known = {action.dest if not action.option_strings else action.option_strings[-1].lstrip("-"): action
-             for action in parser("paddlemix serve")._actions}  # fmt: skip
+             for action in server_parser("paddlemix serve")._actions}  # fmt: skip
     result = []
     for name, value in fields.items():
         action = known.get(name)
@@ -152,7 +152,7 @@ def arguments_of(fields: Mapping[str, Any]) -> list[str]:
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    options = parser("paddlemix serve")
+    options = server_parser("paddlemix serve")
 
     def refuse(message: str) -> NoReturn:
         raise ConfigurationError(message)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from paddlemix.cli.commands.serve import parser, server_settings
+from paddlemix.cli.commands.serve import parser
+from paddlemix.cli.server_options import server_settings
 from paddlemix.errors import ConfigurationError
 from paddlemix.serving.settings import Limits, ServerSettings
 
