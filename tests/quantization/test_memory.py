@@ -9,7 +9,7 @@ from paddlemix.models.qwen_vl.weights import WEIGHTS
 from paddlemix.quantization import memory
 from paddlemix.quantization.plan import plan_for
 from tests.checkpoint.building import CONFIG
-from tests.checkpoint.test_layouts import PUBLISHED
+from tests.models.qwen_vl.test_weights import PUBLISHED
 
 
 def test_weights_that_do_not_fit_are_refused_with_the_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -22,7 +22,7 @@ def test_weights_that_do_not_fit_are_refused_with_the_numbers(monkeypatch: pytes
 
 def test_advice_for_a_quantized_model_names_its_float_weights() -> None:
     plan = plan_for(None, "int8", None)
-    with pytest.raises(NotEnoughMemoryError, match="; quantization= 'int4' .7.2 GB. would fit"):
+    with pytest.raises(NotEnoughMemoryError, match="; quantization= 'int4' .7.2 GB. or 'nf4' .7.2 GB. would fit"):
         memory.check_memory(WEIGHTS, PUBLISHED, "float32", 9_000_000_000, plan)
     with pytest.raises(NotEnoughMemoryError, match="; the model's float weights with quantization= 'int4'"):
         memory.check_memory(WEIGHTS, PUBLISHED, "float32", 9_000_000_000, plan, stored_quantized=True)

@@ -16,7 +16,7 @@ from paddlemix.quantization.plan import (
     weight_bytes,
 )
 from tests.checkpoint.building import CONFIG
-from tests.checkpoint.test_layouts import PUBLISHED
+from tests.models.qwen_vl.test_weights import PUBLISHED
 from tests.quantization.building import SECTION
 
 BF16 = "bfloat16"
