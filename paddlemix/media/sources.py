@@ -9,12 +9,12 @@ import base64
 import binascii
 import os
 import re
-import stat
 from pathlib import Path
 from typing import AnyStr
 from urllib.parse import unquote, unquote_to_bytes
 
 from ..errors import ImageError
+from ..utils.files import open_regular, pieces_up_to, reason
 from .formats import kind_of
 from .policy import ImagePolicy
 
@@ -96,14 +96,18 @@ def expand_home(path: str) -> str:
 
 
 def read_file(path: str | bytes, name: str, limit: int) -> bytes:
-    """At most ``limit`` bytes of an image file. Raises ImageError."""
+    """At most ``limit`` bytes of an image file.
+
+    Raises:
+        ImageError: it is missing, may not be read, or is a directory, device, pipe or socket.
+    """
     try:
-        return _read_regular_file(path, limit)
+        with open_regular(path) as file:
+            return b"".join(pieces_up_to(file, limit))
     except FileNotFoundError as error:
         raise ImageError(f"{name} does not exist{_working_directory()}") from error
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise ImageError(f"{name} cannot be read: {reason}") from error
+        raise ImageError(f"{name} cannot be read: {reason(error)}") from error
 
 
 def _working_directory() -> str:
@@ -127,22 +131,6 @@ def _exists(path: str) -> bool:
         return os.path.lexists(path)
     except ValueError:  # a NUL in it; surrogates
         return False
-
-
-def _read_regular_file(path: str | bytes, limit: int) -> bytes:
-    """At most ``limit`` bytes of a file that is no directory, device or pipe. Raises OSError."""
-    # O_NONBLOCK: opening a named pipe must not wait for a writer
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    try:
-        mode = os.fstat(descriptor).st_mode
-        if stat.S_ISDIR(mode):
-            raise OSError("it is a directory, expected an image file")
-        if not stat.S_ISREG(mode):
-            raise OSError("it is a device, pipe or socket, expected an image file")
-        with os.fdopen(descriptor, "rb", closefd=False) as file:
-            return file.read(limit)
-    finally:
-        os.close(descriptor)
 
 
 # ---------------------------------------------------------------- texts that hold the image

@@ -57,7 +57,7 @@ ErrorType = Callable[[str], PaddleMixError]
 # ---------------------------------------------------------------- reading
 
 
-def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+def open_regular(path: str | bytes | os.PathLike[str]) -> BinaryIO:
     """Open a regular file to read its bytes, unbuffered.
 
     Raises:
@@ -76,6 +76,13 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
         raise
 
 
+def pieces_up_to(file: BinaryIO, count: int) -> Iterator[bytes]:
+    """At most ``count`` bytes of a file, in pieces."""
+    while count > 0 and (piece := file.read(min(count, 1 << 20))):
+        count -= len(piece)
+        yield piece
+
+
 def reason(error: OSError | ValueError) -> str:
     """Why a path cannot be opened, as one phrase: of an OSError, or of the ValueError for a path that cannot be."""
     return getattr(error, "strerror", None) or one_line(error)
@@ -91,7 +98,7 @@ def read_bytes(path: str | os.PathLike[str], *, limit: int = MAX_TEXT_BYTES, err
         with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
             # Files of the kernel say 0 and have more.
-            data = b"" if size > limit else b"".join(_up_to(file, limit + 1))
+            data = b"" if size > limit else b"".join(pieces_up_to(file, limit + 1))
     except (OSError, ValueError) as cause:
         raise error(f"{os.fspath(path)} cannot be read: {reason(cause)}") from cause
     if size > limit or len(data) > limit:
@@ -210,13 +217,6 @@ def _require_regular(mode: int) -> None:
     if not stat.S_ISREG(mode):
         kind = next((name for test, name in _KINDS if test(mode)), "something else")
         raise OSError(errno.EINVAL, f"it is {kind}, expected a regular file")
-
-
-def _up_to(file: BinaryIO, count: int) -> Iterator[bytes]:
-    """At most ``count`` bytes of a file, in pieces."""
-    while count > 0 and (piece := file.read(min(count, 1 << 20))):
-        count -= len(piece)
-        yield piece
 
 
 # ---------------------------------------------------------------- writing
