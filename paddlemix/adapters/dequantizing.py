@@ -25,8 +25,10 @@ class DequantizedWeights:
     """
 
     def __init__(self, checkpoint: Checkpoint, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        """``shapes``: of the float model, by name. Raises CheckpointError where the files do not hold all of it, or
-        biases that it has no place for.
+        """``shapes``: of the float model, by name.
+
+        Raises:
+            CheckpointError: the files do not hold all of it, or have biases that it has no place for.
         """
         self.checkpoint, self.shapes = checkpoint, shapes
         self.stored: dict[str, GPTQLinear | BitsAndBytesLinear] = {

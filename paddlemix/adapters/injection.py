@@ -48,7 +48,11 @@ def attached(model: nn.Layer) -> Attached | None:
 
 
 def require_attached(model: nn.Layer) -> Attached:
-    """As :func:`attached`. Raises AdapterError where there is none."""
+    """As :func:`attached`.
+
+    Raises:
+        AdapterError: there is none.
+    """
     found = attached(model)
     if found is None:
         raise AdapterError("model: has no adapter; put one in with inject or load_adapter")
@@ -123,7 +127,8 @@ def adaptable_layers(model: nn.Layer) -> dict[str, nn.Linear | QuantizedLinear]:
 def select(known: Iterable[str], patterns: Iterable[str], field: str, what: str) -> list[str]:
     """The known names that one of ``patterns`` matches, in the order of the model.
 
-    Raises AdapterError for a pattern that matches none.
+    Raises:
+        AdapterError: a pattern matches none.
     """
     known = list(known)
     chosen: set[str] = set()

@@ -95,7 +95,11 @@ class AdapterTensors:
 
 
 def config_from_peft(settings: Mapping[str, Any], where: str) -> LoRAConfig:
-    """``adapter_config.json`` as our settings. Raises AdapterError for what would be computed in another way."""
+    """``adapter_config.json`` as our settings.
+
+    Raises:
+        AdapterError: a setting that would be computed in another way.
+    """
     same = {f"{name}_pattern": settings.get(field, 8) for name, field in (("rank", "r"), ("alpha", "lora_alpha"))}
     patterned = [name for name, value in same.items() if _is_pattern_of(settings.get(name), value)]
     _require_plain(settings, _PEFT_HARMLESS | {*patterned}, _PEFT_PLAIN, where)
@@ -163,7 +167,11 @@ def tensors_to_peft(tensors: AdapterTensors) -> dict[str, tuple[StoredTensor, bo
 
 
 def tensors_from_peft(tensors: Mapping[str, StoredTensor], where: str, table: WeightTable) -> AdapterTensors:
-    """The tensors of ``adapter_model.*``. Raises AdapterError with all that are none of an adapter."""
+    """The tensors of ``adapter_model.*``.
+
+    Raises:
+        AdapterError: with all that are none of an adapter.
+    """
     halves: dict[str, dict[str, StoredTensor]] = {}
     whole: dict[str, StoredTensor] = {}
     problems = []
@@ -182,7 +190,11 @@ def tensors_from_peft(tensors: Mapping[str, StoredTensor], where: str, table: We
 
 
 def tensors_from_paddlenlp(tensors: Mapping[str, StoredTensor], where: str, table: WeightTable) -> AdapterTensors:
-    """The tensors of ``lora_model_state.pdparams``. Raises AdapterError as :func:`tensors_from_peft`."""
+    """The tensors of ``lora_model_state.pdparams``.
+
+    Raises:
+        AdapterError: with all that are none of an adapter.
+    """
     halves: dict[str, dict[str, StoredTensor]] = {}
     whole: dict[str, StoredTensor] = {}
     problems = []

@@ -153,7 +153,11 @@ def require_fit(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]], base: s
 
 
 def read_values(adapter: Adapter, name: str, tensor: StoredTensor, dtype: str) -> np.ndarray:
-    """A tensor of the adapter as ``dtype`` (bfloat16 as uint16). Raises AdapterError for NaN and infinity in it."""
+    """A tensor of the adapter as ``dtype`` (bfloat16 as uint16).
+
+    Raises:
+        AdapterError: NaN or infinity in it.
+    """
     values = dtypes.cast(tensor.load(), tensor.dtype, dtype)
     if dtypes.count_non_finite(values, dtype):
         raise AdapterError(f"{adapter.path}: {name!r} holds NaN or infinite values, or such too large for {dtype}")
@@ -250,7 +254,8 @@ def write_adapter(
 ) -> None:
     """Write ``adapter_config.json`` and the tensors beside it, converted to ``dtype``, with the fingerprint ``base``.
 
-    Raises CheckpointError if ``folder`` cannot be written, and what ``guard`` raises; it is then as it was.
+    Raises:
+        CheckpointError: ``folder`` cannot be written, or ``guard`` refuses it; it is then as it was.
     """
     sources = []
     for name, (tensor, turned) in peft.tensors_to_peft(tensors).items():

@@ -98,15 +98,25 @@ def convert_checkpoint(
 ) -> ConversionResult:
     """Convert the checkpoint ``source`` (any layout that can be read) into safetensors in the folder ``target``.
 
-    ``to``: "paddle" (ours) or "hf" (PyTorch's, loadable by its tools). ``dtype``: "float32", "float16", "bfloat16" or
-    None, as stored. ``verify``: read everything again and compare bit by bit. ``check_finite``: refuse NaN and
-    infinity. ``overwrite``: a result that an earlier run left in ``target`` is replaced; anything else there is refused
-    in any case (:mod:`.target`). ``progress`` and, while verifying, ``verify_progress``: called with (bytes done, bytes
-    in all).
+    Run again after an interruption it goes on where it stopped.
 
-    Run again after an interruption it goes on where it stopped. Raises TargetError for ``target``, CheckpointError for
-    a source that is incomplete, damaged or quantized, for values that do not fit ``dtype``, for a full disk, and where
-    ``verify`` finds a difference.
+    Args:
+        source: a model's folder, an index or a file of weights.
+        target: folder of the result.
+        to: "paddle" (ours) or "hf" (PyTorch's, loadable by its tools).
+        family: of the model, for its table of weights and its files.
+        dtype: "float32", "float16", "bfloat16" or None, as stored.
+        verify: read everything again and compare bit by bit.
+        check_finite: refuse NaN and infinity.
+        max_shard_bytes: a file of the result is no larger, unless one tensor is.
+        overwrite: a result that an earlier run left in ``target`` is replaced; anything else there is refused in any
+            case (:mod:`.target`).
+        progress, verify_progress: called with (bytes done, bytes in all), the second while verifying.
+
+    Raises:
+        TargetError: ``target`` may not be written to.
+        CheckpointError: a source that is incomplete, damaged or quantized, values that do not fit ``dtype``, a full
+            disk, or a difference that ``verify`` finds.
     """
     if to not in (layouts.HF, layouts.PADDLE):
         raise ConfigurationError(f"to: got {to!r}, expected {layouts.HF!r} or {layouts.PADDLE!r}")
@@ -170,9 +180,13 @@ def verify_conversion(
     *,
     progress: Progress = None,
 ) -> None:
-    """Compare every tensor of ``target`` with ``source`` bit by bit (after conversion to ``dtype``) and every file with
-    its sha256 in the manifest. ``progress`` is called with (bytes compared, bytes in all). Raises CheckpointError with
-    the list of differences.
+    """Compare every tensor of ``target`` with ``source`` bit by bit, and every file with its sha256 in the manifest.
+
+    The source is converted to ``dtype`` before it is compared. ``progress`` is called with (bytes compared, bytes in
+    all).
+
+    Raises:
+        CheckpointError: with the list of differences.
     """
     target = Path(target)
     manifest = writer.read_manifest(target)
@@ -261,8 +275,13 @@ def _target_dtype(stored: str, dtype: str | None) -> str:
 
 
 def check_tensors(checkpoint: Checkpoint, config: Mapping[str, Any] | None) -> None:
-    """Look for unknown tensors of float weights, integers, tensors of other rank than the table says and, given a
-    checked config, missing and misshapen ones. Raises CheckpointError that lists them.
+    """Look for tensors that are not as the table says.
+
+    These are unknown tensors of float weights, integers, tensors of other rank and, given a checked config, missing and
+    misshapen ones.
+
+    Raises:
+        CheckpointError: with the list of them.
     """
     table = checkpoint.table
     problems = [f"{quoted(name)} is not a weight of {table.family}" for name in checkpoint.unknown_names()]
@@ -299,8 +318,10 @@ def files_identity(files: Iterable[Path]) -> list[list[Any]]:
 def side_files(source: Path, changes: Mapping[str, Any]) -> dict[str, bytes | Path]:
     """What makes up the model's folder ``source`` beside its weights, to be written elsewhere.
 
-    ``changes`` are fields of ``config.json``; None leaves one out. Raises CheckpointError for settings that are no JSON
-    and for a vocabulary that is something else, such as a Git LFS pointer.
+    ``changes`` are fields of ``config.json``; None leaves one out.
+
+    Raises:
+        CheckpointError: settings that are no JSON, or a vocabulary that is something else, such as a Git LFS pointer.
     """
     files: dict[str, bytes | Path] = {name: source / name for name in SIDE_FILES if (source / name).is_file()}
     for name in files:

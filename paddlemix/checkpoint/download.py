@@ -87,7 +87,13 @@ class RemoteFile:
 
 
 def fetch_json(url: str, headers: Mapping[str, str] | None = None) -> Any:
-    """The JSON document at ``url``. Raises NotThereError or UnreachableError."""
+    """The JSON document at ``url``.
+
+    Raises:
+        NotThereError: the server has none.
+        UnreachableError: no answer came.
+        RefusedAnswerError: the answer is too large or no JSON.
+    """
     with _open(url, headers or {}, total=LISTING_SECONDS) as answer:
         raw = bytearray()
         while chunk := answer.read():
@@ -214,7 +220,11 @@ def _continue(remote: RemoteFile, part: Path, note: Path, on_bytes: OnBytes) -> 
 
 
 def _limit(remote: RemoteFile, expected: int | None) -> int:
-    """Bytes after which reading stops. Raises RefusedAnswerError for a file that may not be so large."""
+    """Bytes after which reading stops.
+
+    Raises:
+        RefusedAnswerError: the file may not be so large.
+    """
     stated = remote.size if remote.size is not None else expected
     if stated is None and remote.most > MAX_TEXT_BYTES:
         raise RefusedAnswerError(f"{shown(remote.url)}: nobody states its size, and weights are not fetched without")
@@ -228,7 +238,12 @@ class _RangeError(Exception):
 
 
 def _open(url: str, headers: Mapping[str, str], total: float | None = None) -> Answer:
-    """An answer with a body to read. Raises NotThereError, UnreachableError."""
+    """An answer with a body to read.
+
+    Raises:
+        NotThereError: the server has no such file.
+        UnreachableError: no answer came.
+    """
     answer = get(url, headers, idle=TIMEOUT_SECONDS, total=total)
     problem: Exception | None = None
     if answer.status == 416:
@@ -255,7 +270,11 @@ def _starts_at(answer: Answer, offset: int) -> bool:
 
 
 def _size_of(part: Path) -> int:
-    """Bytes that are in a partial file. Raises CheckpointError for anything that this program did not write."""
+    """Bytes that are in a partial file.
+
+    Raises:
+        CheckpointError: this program did not write it.
+    """
     try:
         found = os.lstat(part)
     except FileNotFoundError:

@@ -112,7 +112,10 @@ def blob(cache: Path, model: str, commit: str, file: RemoteFile) -> Path:
 def publish(cache: Path, model: str, revision: str | None, commit: str, files: Sequence[RemoteFile]) -> Path:
     """Give fetched files their names in the snapshot of ``commit``, which ``revision`` is at from now on.
 
-    A snapshot that was not there is there at once, with all of them. Raises OSError.
+    A snapshot that was not there is there at once, with all of them.
+
+    Raises:
+        OSError: the cache cannot be written.
     """
     folder = repository(cache, model) / "snapshots" / commit
     for left in folder.parent.glob(f".{commit}.*.tmp"):  # by a process that was killed

@@ -33,19 +33,28 @@ def load_into(
     counter: Counter | None = None,
     shards: Mapping[str, Shard] | None = None,
 ) -> list[str]:
-    """Fill the parameters and buffers of ``model`` (a paddle.nn.Layer with our names) from a checkpoint of any layout.
+    """Fill the parameters and buffers of ``model`` from a checkpoint of any layout.
 
-    Values are converted to the type of each parameter; ``dtype``, if given, is the type that the floating-point
-    parameters must have been made in. One tensor at a time; on the CPU piece by piece straight into the parameter.
+    Values are converted to the type of each parameter. One tensor at a time; on the CPU chunk by chunk straight into
+    the parameter.
 
-    Raises CheckpointError that lists all missing, unexpected and misshapen tensors before anything is written, and
-    unless ``check_finite`` is off, at the end those with NaN, infinity or values that do not fit. ``strict=False``
-    accepts missing and unexpected ones (never misshapen ones). Returns the names of the parameters that were not in the
-    checkpoint (empty if strict).
+    Args:
+        model: a layer with our names.
+        checkpoint: whose tensors are read.
+        dtype: the type that the floating-point parameters must have been made in; ``None``: any.
+        strict: refuse missing and unexpected tensors. Misshapen ones are refused in any case.
+        check_finite: refuse NaN and infinity.
+        elsewhere: names of ours for tensors that the caller takes care of.
+        problems: what the caller found wrong with them, to be listed with the rest.
+        counter: is told how many bytes of the files have been read.
+        shards: the parts of weights that this process has of a split model.
 
-    ``elsewhere``: names of ours for tensors that the caller takes care of, and ``problems``: what it found wrong with
-    them, to be listed with the rest. ``counter`` is told how many bytes of the files have been read. ``shards``: the
-    parts of weights that this process has of a split model.
+    Returns:
+        The names of the parameters that were not in the checkpoint, none if ``strict``.
+
+    Raises:
+        CheckpointError: with all missing, unexpected and misshapen tensors, before anything is written; at the end with
+            those that hold NaN, infinity or values that do not fit.
     """
     from ..utils.paddle_internals import is_initialized
 
@@ -92,8 +101,11 @@ def load_into(
 def check_config(checkpoint: Checkpoint, config: Any) -> None:
     """Compare a configuration with the headers of the weights, before anything is made from either.
 
-    Raises CheckpointError that lists all missing and misshapen float weights, ConfigurationError for fields that are no
-    sizes. The weights of quantized layers are compared when they are read.
+    The weights of quantized layers are compared when they are read.
+
+    Raises:
+        CheckpointError: with all missing and misshapen float weights.
+        ConfigurationError: fields that are no sizes.
     """
     table = checkpoint.table
     sizes, held = table.dimensions(config), table.layer_counts(checkpoint.names())

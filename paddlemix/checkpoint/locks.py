@@ -22,8 +22,9 @@ except ImportError:  # Windows: no lock there, the user has to take care
 def exclusive(path: Path, wait: bool) -> Iterator[None]:
     """Hold the lock file ``path``; the system frees it when the process ends, however it ends.
 
-    ``wait=False``: raises CheckpointError at once if another process holds it, and always where something else lies in
-    its place. Raises OSError where it cannot be made.
+    Raises:
+        CheckpointError: another process holds it, and ``wait`` is off; or something else lies in its place.
+        OSError: it cannot be made.
     """
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)

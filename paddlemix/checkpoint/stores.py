@@ -142,7 +142,8 @@ STORES = tuple(_LISTINGS)
 def select(files: Sequence[RemoteFile]) -> list[RemoteFile]:
     """The files of allowed kinds at the top of the model's folder, and the weights in one format only.
 
-    Raises RefusedAnswerError where they are more than a model has.
+    Raises:
+        RefusedAnswerError: they are more than a model has.
     """
     top = {file.name: file for file in files if ALLOWED.fullmatch(file.name)}
     if len(top) > MAX_FILES:
@@ -156,7 +157,11 @@ def select(files: Sequence[RemoteFile]) -> list[RemoteFile]:
 
 
 def _endpoint(variable: str, default: str) -> str:
-    """The base address of a store. Raises ConfigurationError for one that is none."""
+    """The base URL of a store.
+
+    Raises:
+        ConfigurationError: ``variable`` holds none.
+    """
     value = os.environ.get(variable) or default
     try:
         parts = urlsplit(value)
@@ -171,7 +176,8 @@ def _endpoint(variable: str, default: str) -> str:
 def _authorization(token: Token) -> dict[str, str]:
     """The header that shows ``token``, or the user's own as ``huggingface_hub`` finds it; empty without one.
 
-    Raises ConfigurationError for what is no token.
+    Raises:
+        ConfigurationError: ``token`` is none.
     """
     if token is not None and not isinstance(token, (str, bool)):
         raise ConfigurationError(f"token: got {type(token).__name__}, expected a text, True or False")

@@ -68,7 +68,12 @@ class Answer:
         return int(stated) if re.fullmatch(r"[0-9]{1,18}", stated) else None
 
     def read(self) -> bytes:
-        """What of the body arrived, up to 1 MiB; empty at its end. Raises UnreachableError, RefusedAnswerError."""
+        """What of the body arrived, up to 1 MiB; empty at its end.
+
+        Raises:
+            UnreachableError: the connection broke.
+            RefusedAnswerError: it comes too slowly, or its chunks cannot be.
+        """
         try:
             data = self._response.read1(_CHUNK)
         except TooSlowError as error:
@@ -92,7 +97,8 @@ def get(url: str, headers: Mapping[str, str], *, idle: float, total: float | Non
             ``WINDOW_SECONDS`` of waiting.
 
     Raises:
-        UnreachableError: no answer. RefusedAnswerError: an answer that leads nowhere.
+        UnreachableError: no answer.
+        RefusedAnswerError: an answer that leads nowhere.
     """
     clock, target, sent = _Clock(idle, total), url, {**_HEADERS, **headers}
     for _ in range(MAX_REDIRECTS + 1):
@@ -169,7 +175,11 @@ class _Clock:
         self._waited, self._bytes = 0.0, 0
 
     def patience(self) -> float:
-        """Seconds that the next read may take. Raises TooSlowError."""
+        """Seconds that the next read may take.
+
+        Raises:
+            TooSlowError: none are left.
+        """
         if self._end is None:
             return self.idle
         left = self._end - time.monotonic()
@@ -185,7 +195,11 @@ class _Clock:
         return TooSlowError(f"no complete answer within {self._total:g} s")
 
     def arrived(self, count: int, seconds: float) -> None:
-        """Note that ``count`` bytes took ``seconds``. Raises TooSlowError."""
+        """Note that ``count`` bytes took ``seconds``.
+
+        Raises:
+            TooSlowError: so few came in so long a time.
+        """
         self._waited += seconds
         self._bytes += count
         if self._end is None and self._waited >= WINDOW_SECONDS:

@@ -93,16 +93,23 @@ def write_checkpoint(
 ) -> dict[str, Any]:
     """Write ``tensors`` to ``folder`` and return the manifest.
 
-    ``side_files`` belong to the weights and appear with them; without any, those in the folder stay. ``made_from``
-    identifies the content: shards that an interrupted run with the same value finished are kept, and a complete
-    checkpoint with the same value is left alone. Without it a failed run leaves nothing behind. ``check`` is called
-    after every shard and may raise to refuse the whole. ``progress`` is called with (bytes done, bytes in all).
-    ``guard`` is asked first, unless the same checkpoint is there; without one, a checkpoint in the folder is replaced.
-    ``companions``: names in ``folder`` that stay in any case.
+    Args:
+        folder: made if absent.
+        tensors: by name.
+        metadata: of each file.
+        max_shard_bytes: a file is no larger, unless one tensor is.
+        side_files: belong to the weights and appear with them; without any, those in the folder stay.
+        made_from: identifies the content: shards that an interrupted run with the same value finished are kept, and a
+            complete checkpoint with the same value is left alone. Without it a failed run leaves nothing behind.
+        check: called after every shard, may raise to refuse the whole.
+        progress: called with (bytes done, bytes in all).
+        guard: asked first, unless the same checkpoint is there; without one, a checkpoint in the folder is replaced.
+        companions: names in ``folder`` that stay in any case.
 
-    Raises TargetError for a folder that ``guard`` refuses, CheckpointError if the disk has too little room (before
-    anything is written) or the folder cannot be written; a complete checkpoint that was in the folder before is then
-    still there.
+    Raises:
+        TargetError: ``guard`` refuses the folder.
+        CheckpointError: the disk has too little room (before anything is written), or the folder cannot be written; a
+            complete checkpoint that was in the folder before is then still there.
     """
     identity = hashlib.sha256(json.dumps([made_from, dict(metadata), max_shard_bytes]).encode()).hexdigest()
     plan = _Plan(plan_shards(tensors, max_shard_bytes), dict(metadata), identity, dict(side_files or {}))

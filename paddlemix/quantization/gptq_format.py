@@ -109,7 +109,8 @@ def _pack(values: np.ndarray) -> np.ndarray:
 def read_layers(checkpoint: Checkpoint) -> dict[str, GPTQLinear]:
     """Our weight's name -> the GPTQ layer that holds it, as views of the files.
 
-    Raises CheckpointError with everything that is missing or not as it should be.
+    Raises:
+        CheckpointError: with everything that is missing or not as it should be.
     """
     layers, problems = {}, []
     for ours, name in checkpoint.gptq_layers().items():

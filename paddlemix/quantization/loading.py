@@ -41,8 +41,11 @@ def load_quantized(
     One chunk of one float weight is held beside the model; tiles of our own checkpoints stay in the mapped files.
     ``counter`` is told how many bytes of the files have been read. ``shards``: the parts of float weights that this
     process has of a split model.
-    Raises CheckpointError with all that is missing, misshapen or unexpected before anything large is read, and at the
-    end with weights that hold NaN or infinity; ConfigurationError where Paddle was told to do without views.
+
+    Raises:
+        CheckpointError: with all that is missing, misshapen or unexpected, before anything large is read; at the end
+            with weights that hold NaN or infinity.
+        ConfigurationError: Paddle was told to do without views.
     """
     if not paddle.get_flags(_VIEWS)[_VIEWS]:
         raise ConfigurationError(

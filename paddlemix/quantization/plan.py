@@ -125,7 +125,8 @@ def plan_for(
 def quant_method(section: Mapping[str, Any] | None) -> str | None:
     """How a checkpoint with this ``quantization_config`` is quantized: None, "gptq", "bitsandbytes" or "paddlemix".
 
-    Raises ConfigurationError for other methods, and for settings of these that cannot be read.
+    Raises:
+        ConfigurationError: another method, or settings of these that cannot be read.
     """
     if section is not None and not isinstance(section, Mapping):
         raise ConfigurationError(f"quantization_config: expected a dict of its fields, got {shown(section)}")

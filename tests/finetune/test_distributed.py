@@ -171,21 +171,6 @@ def test_split_models_and_two_arrangements_at_once_train_like_one_process(folder
     compare(one_process(folder, options, name, both), folder / f"several-{name}", most=2e-3)
 
 
-def test_the_training_of_a_split_model_is_resumed_exactly(folder, options):
-    training = {**options, **FULL, **SPLIT}
-    trainings = {
-        "split whole": training,
-        "split cut": {**training, "interrupt_after": 3},
-        "split cut again": {**training, "output_dir": str(folder / "split cut")},
-    }
-    first, second = run_processes(2, run_all, folder, trainings)
-    assert set(first) == set(second) == {"split cut"}
-    assert log(folder / "split cut") == log(folder / "split whole")
-    expected, found = result(folder / "split whole"), result(folder / "split cut")
-    for name, values in expected.items():
-        np.testing.assert_array_equal(found[name], values, err_msg=name)
-
-
 def compare(one, two, most=2e-4):
     """The logs and weights of two runs."""
     expected, found = log(one), log(two)

@@ -53,14 +53,7 @@ def in_this_process(directory, quantization):
     return answers(TensorParallelGroup.of_all(), directory, quantization)
 
 
-@pytest.mark.parametrize(
-    ("processes", "quantization"),
-    [
-        (2, None),
-        pytest.param(3, None, marks=pytest.mark.slow),
-        pytest.param(2, "bf16", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize(("processes", "quantization"), [(2, None), (3, None), (2, "bf16")])
 def test_answers_are_those_of_one_process(processes, quantization):
     expected = answers(quantization=quantization)
     found = run_processes(processes, in_this_process, DEFAULT_MODEL_DIR, quantization)[0]
@@ -79,7 +72,6 @@ def four_heads(directory):
     return directory
 
 
-@pytest.mark.slow
 def test_four_processes_answer_with_a_head_each(tmp_path):
     directory = four_heads(tmp_path / "model")
     expected = answers(directory=directory)

@@ -57,7 +57,7 @@ def whole(models):
         return {name: outputs(load(**options)) for name, options in models.items()}
 
 
-@pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("processes", [2, 3])
 def test_outputs_are_those_of_the_whole_model(models, whole, processes):
     with backend.using("reference"):
         outcomes = run_processes(processes, in_this_process, models)

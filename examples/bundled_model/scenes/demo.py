@@ -33,7 +33,7 @@ def demo_scene(size: int = DEMO_SIZE) -> Scene:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, help="the PNG file to write")
-    parser.add_argument("--seed", type=int, help="draw this scene instead of the demo picture")
+    parser.add_argument("--seed", type=int, help="draw this scene instead of the demo image")
     parser.add_argument("--size", type=int, default=DEMO_SIZE, help="side in pixels (default: %(default)s)")
     args = parser.parse_args(arguments)
     if args.seed is not None and not 0 <= args.seed < MAX_SEED:

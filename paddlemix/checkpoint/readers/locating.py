@@ -40,8 +40,13 @@ def raise_listed(
 
 
 def locate(path: Path) -> tuple[list[Path], dict[str, str] | None]:
-    """The weight files of a folder, of an index, or the one file that ``path`` is, and the index (tensor -> file name)
-    if there is one. Raises CheckpointError, and UnsafeCheckpointError where an index points out of its folder.
+    """The weight files of a folder, of an index, or the one file that ``path`` is, and the index if there is one.
+
+    The index is a dict: tensor -> file name.
+
+    Raises:
+        CheckpointError: there are none, or they cannot be told.
+        UnsafeCheckpointError: an index points out of its folder.
     """
     if not path.is_dir():
         if not os.path.lexists(path):

@@ -30,7 +30,11 @@ class Nesting:
         self._alive: list[Any] = []  # an id belongs to one object only while that lives
 
     def put(self, container: Any, items: Iterable[Any]) -> None:
-        """Note that ``items`` are about to be put into ``container``. Raises NestingError if they may not be."""
+        """Note that ``items`` are about to be put into ``container``.
+
+        Raises:
+            NestingError: they may not be.
+        """
         if id(container) in self._closed:
             raise NestingError("adds to a container that is inside another one")
         depth = 0

@@ -90,7 +90,12 @@ _ALLOWED: dict[tuple, Callable[..., Any] | None] = {
 
 
 def read_pdparams(path: Path) -> dict[str, StoredTensor]:
-    """All tensors of a ``.pdparams`` file by name. Raises CheckpointError or its subclass UnsafeCheckpointError."""
+    """All tensors of a ``.pdparams`` file by name.
+
+    Raises:
+        CheckpointError: it is damaged.
+        UnsafeCheckpointError: it holds anything but weights.
+    """
     file = MappedFile(path)
     with reading(path):
         return _tensors(file)

@@ -23,8 +23,9 @@ MAX_CONTAINERS = 300_000
 def read_safetensors(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
     """All tensors of a ``.safetensors`` file by name, and its metadata.
 
-    Raises CheckpointError if the header is too large, is not an object, has duplicate keys, or if the tensors overlap,
-    leave holes, or do not have the bytes that shape and dtype say.
+    Raises:
+        CheckpointError: the header is too large, is not an object or has duplicate keys; or the tensors overlap, leave
+            holes, or do not have the bytes that shape and dtype say.
     """
     file = MappedFile(path)
     with reading(path):

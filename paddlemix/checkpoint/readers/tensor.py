@@ -29,7 +29,11 @@ class MappedFile:
     """
 
     def __init__(self, path: Path) -> None:
-        """Raises CheckpointError for anything but a regular file with something in it that may be weights."""
+        """Map ``path``.
+
+        Raises:
+            CheckpointError: it cannot be read, is no regular file, or holds what cannot be weights.
+        """
         self.path = path
         try:
             with open_regular(path) as file:

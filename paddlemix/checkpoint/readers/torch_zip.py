@@ -50,8 +50,11 @@ class _Tensor:
 
 
 def read_torch_zip(path: Path) -> dict[str, StoredTensor]:
-    """All tensors of a torch ``.bin`` file by name. Raises CheckpointError or, for anything but weights, its subclass
-    UnsafeCheckpointError.
+    """All tensors of a torch ``.bin`` file by name.
+
+    Raises:
+        CheckpointError: it is damaged.
+        UnsafeCheckpointError: it holds anything but weights.
     """
     file = MappedFile(path)
     with reading(path):

@@ -89,7 +89,12 @@ class QWenVLCodec:
     GROUNDING_ST = s.GROUNDING_TAGS
 
     def __init__(self, vocab_file: str | os.PathLike[str], num_image_tokens: int, errors: str) -> None:
-        """Read the vocabulary. Raises CheckpointError for the file, ConfigurationError for the rest."""
+        """Read the vocabulary.
+
+        Raises:
+            CheckpointError: ``vocab_file`` cannot be read.
+            ConfigurationError: another argument cannot be.
+        """
         check_kind("num_image_tokens", num_image_tokens, VISUAL["n_queries"].kind)
         if errors not in _ERROR_POLICIES:
             raise ConfigurationError(f"errors: got {shown(errors)}, expected one of {', '.join(_ERROR_POLICIES)}")

@@ -192,7 +192,11 @@ def check_config(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_visual(fields: Any) -> dict[str, Any]:
-    """The fields of ``visual``, with the published values where one is absent. Raises ConfigurationError."""
+    """The fields of ``visual``, with the published values where one is absent.
+
+    Raises:
+        ConfigurationError: the first field that is unknown or has a value that cannot work.
+    """
     if not isinstance(fields, (Mapping, type(None))):
         raise ConfigurationError(f"visual: expected a dict of its fields, got {shown(fields)}")
     unknown = sorted(str(name) for name in fields or {} if name not in VISUAL and not str(name).startswith("_"))

@@ -222,7 +222,11 @@ class QwenVLImageProcessor:
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> QwenVLImageProcessor:
-        """The image processor of :meth:`to_dict`'s settings. Raises ConfigurationError for unknown ones."""
+        """The image processor of :meth:`to_dict`'s settings.
+
+        Raises:
+            ConfigurationError: unknown settings.
+        """
         for name, value in settings.items():
             if name in _FIXED and not _FIXED[name].accepts(value):
                 raise ConfigurationError(f"{name}: expected {_FIXED[name].expected}, got {shown(value)}; {_ORIGINAL}")
@@ -304,7 +308,11 @@ def image_key(image: Image.Image, image_processor: QwenVLImageProcessor) -> str:
 
 
 def parse_color(text: str) -> tuple[int, int, int]:
-    """(red, green, blue) of a name, ``#rrggbb`` or ``red,green,blue``. Raises ConfigurationError."""
+    """(red, green, blue) of a name, ``#rrggbb`` or ``red,green,blue``.
+
+    Raises:
+        ConfigurationError: it is none of these.
+    """
     parts = text.split(",")
     try:
         channels = [int(part) for part in parts] if len(parts) == 3 else list(ImageColor.getrgb(text.strip()))

@@ -37,9 +37,11 @@ _REFUSED = re.compile("|".join(re.escape(t) for t in SPECIAL_TOKENS if t not in 
 def from_list_format(elements: Sequence[dict[str, Any]]) -> str:
     """``[{"image": path}, {"text": str}, {"ref": str, "box": [(x1, y1, x2, y2), ..]}]`` as text of a prompt.
 
-    An image becomes ``Image N: <img>path</img>`` and a line end, N counting from 1 within this call. ``ref`` may be
+    An image becomes ``Picture N: <img>path</img>`` and a line end, N counting from 1 within this call. ``ref`` may be
     absent. Coordinates are cut to integers. Text is copied as it is, tags in it included.
-    Raises PromptError for any other element.
+
+    Raises:
+        PromptError: any other element.
     """
     if isinstance(elements, (str, bytes, Mapping)) or not isinstance(elements, Iterable):
         raise PromptError(f"elements: got {type(elements).__name__}, expected a list of dicts")
@@ -93,7 +95,10 @@ def to_list_format(text: str) -> list[dict[str, str]]:
     """The parts of ``text`` in order: {"image" | "ref" | "box" | "quad": contents} for closed tags, else {"text": ..}.
 
     The text is NFC normalized first. A start tag without its end tag is text, and tags inside a closed tag are
-    contents. Raises PromptError when a control token of the chat format occurs (``<|endoftext|>`` is let through).
+    contents.
+
+    Raises:
+        PromptError: a control token of the chat format occurs (``<|endoftext|>`` is let through).
     """
     if not isinstance(text, str):
         raise PromptError(f"text: got {type(text).__name__}, expected a str")
@@ -145,7 +150,11 @@ def boxes_with_ref(text: str) -> list[dict[str, Any]]:
 
 
 def history_turns(history: Sequence[tuple[str, str | None]] | None) -> list[tuple[str, str | None]]:
-    """The original's ``[(query, response)]``, checked; none for None. Raises PromptError that names the index."""
+    """The original's ``[(query, response)]``, checked; none for None.
+
+    Raises:
+        PromptError: a turn that is no such pair, named by its index.
+    """
     if history is None:
         return []
     if isinstance(history, (str, bytes)) or not isinstance(history, Sequence):

@@ -41,7 +41,10 @@ _LABEL = re.compile(r"Picture \d+: ?\Z")
 def normalize_messages(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
     """``messages`` as fresh ``{"role", "content": [parts]}`` dicts, parts being of type "text", "image" and "box" only.
 
-    Images are passed on unopened; empty text parts are dropped. Raises PromptError that names the index and field.
+    Images are passed on unopened; empty text parts are dropped.
+
+    Raises:
+        PromptError: with index and field.
     """
     if isinstance(messages, (str, Mapping)) or not isinstance(messages, Sequence):
         raise PromptError(f"messages: got {type(messages).__name__}, expected a list of {{'role', 'content'}} dicts")
@@ -167,11 +170,13 @@ def history_to_messages(
 ) -> list[Message]:
     """The original's ``[(query, response)]`` as messages; ``<img>path</img>`` in a query becomes an image.
 
-    A response of None (not answered yet) gives no message. Rendering puts ``Image N: `` before and a line end after
+    A response of None (not answered yet) gives no message. Rendering puts ``Picture N: `` before and a line end after
     each image, so these are taken out of the text here; with ``keep_labels`` the text stays as it is, to be rendered
     with ``image_labels=False``: then the prompt is that of the original, whatever the text looks like.
     Tags of references and boxes stay in the text; render it with ``trusted_tags=True`` to have them read.
-    Raises PromptError that names the index for a turn that is no such pair.
+
+    Raises:
+        PromptError: a turn that is no such pair, named by its index.
     """
     messages: list[Message] = []
     if system is not None:
@@ -186,8 +191,11 @@ def history_to_messages(
 def messages_to_history(messages: Sequence[Mapping[str, Any]]) -> tuple[History, str | None]:
     """Messages as the original's ``[(query, response)]`` and the system text (None without a system message).
 
-    A question without an answer has the response None. Raises PromptError where the form has no room: images that
-    are not paths or URLs, an answer without a question, text with ``<img>`` or ``</img>`` in it.
+    A question without an answer has the response None.
+
+    Raises:
+        PromptError: what the form has no room for: images that are not paths or URLs, an answer without a question,
+            text with ``<img>`` or ``</img>`` in it.
     """
     history: History = []
     system = None
@@ -227,7 +235,10 @@ def _flat_text(message: Message, index: int, n_images: int) -> tuple[str, int]:
 def conversation_to_messages(conversations: Sequence[Mapping[str, Any]], *, keep_labels: bool = True) -> list[Message]:
     """A fine-tuning record's ``[{"from": "user" | "assistant", "value": str}]`` as messages.
 
-    ``keep_labels`` as in :func:`history_to_messages`. Raises PromptError that names the index and field.
+    ``keep_labels`` as in :func:`history_to_messages`.
+
+    Raises:
+        PromptError: with index and field.
     """
     messages: list[Message] = []
     for role, value in conversation_turns(conversations):
@@ -239,7 +250,8 @@ def conversation_to_messages(conversations: Sequence[Mapping[str, Any]], *, keep
 def conversation_turns(conversations: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     """The (role, text) pairs of a fine-tuning record; a leading assistant turn is dropped, as in the original.
 
-    Raises PromptError that names the index and field.
+    Raises:
+        PromptError: with index and field.
     """
     if isinstance(conversations, (str, bytes, Mapping)) or not isinstance(conversations, Sequence):
         raise PromptError(f"conversations: got {type(conversations).__name__}, expected a list of dicts")
@@ -278,7 +290,9 @@ def split_images(text: str, keep_labels: bool = False) -> list[Part]:
 def messages_to_json(messages: Sequence[Mapping[str, Any]]) -> str:
     """Messages as JSON. Paths and URLs stay as they are; images in memory become PNG data URLs.
 
-    Raises PromptError for malformed messages and ImageError for an image that cannot be read.
+    Raises:
+        PromptError: malformed messages.
+        ImageError: an image cannot be read.
     """
     normal = normalize_messages(messages)
     for message in normal:
@@ -289,7 +303,11 @@ def messages_to_json(messages: Sequence[Mapping[str, Any]]) -> str:
 
 
 def messages_from_json(text: str) -> list[Message]:
-    """Messages out of :func:`messages_to_json`, or any JSON of the schema. Raises PromptError."""
+    """Messages out of :func:`messages_to_json`, or any JSON of the schema.
+
+    Raises:
+        PromptError: it is no JSON, or malformed.
+    """
     try:
         messages = parse_json(text)
     except JSONError as error:

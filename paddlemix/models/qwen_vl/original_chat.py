@@ -48,7 +48,10 @@ def make_context(
     The newest turns are kept while the system message and they have fewer than ``max_window_size`` ids; the query is
     not counted. ``max_window_images`` and ``keep_last_image`` are those of :func:`render_chatml`.
     In the "raw" format the prompt is the query alone, with every special token read out of it.
-    Raises UnknownChatFormatError, and PromptError for a path that does not fit or a turn that is no pair of texts.
+
+    Raises:
+        UnknownChatFormatError: ``chat_format`` is neither "chatml" nor "raw".
+        PromptError: a path that does not fit, or a turn that is no pair of texts.
     """
     if chat_format == "raw":
         return query, tokenizer.encode(query)
@@ -83,7 +86,10 @@ def render_conversation(
     """A fine-tuning record ``[{"from": "user" | "assistant", "value": str}]`` exactly as the original trains on it.
 
     Every special token is read out of the values; paths stay in the image placeholders, so ``images`` is empty. A
-    leading assistant turn is dropped. Nothing is cut or padded. Raises PromptError that names the index and field.
+    leading assistant turn is dropped. Nothing is cut or padded.
+
+    Raises:
+        PromptError: with index and field.
     """
     newline = tokenizer.encode("\n", allowed_special=())
     ids: list[int] = []
@@ -112,7 +118,11 @@ def _markup(role: str, text: str) -> str:
 
 
 def get_stop_words_ids(chat_format: str, tokenizer: QWenVLCodec) -> list[list[int]]:
-    """The sequences of ids that end an answer. Raises UnknownChatFormatError."""
+    """The sequences of ids that end an answer.
+
+    Raises:
+        UnknownChatFormatError: ``chat_format`` is neither "chatml" nor "raw".
+    """
     check_chat_format(chat_format)
     if chat_format == "raw":
         return [tokenizer.encode("Human:"), [tokenizer.eod_id]]

@@ -147,7 +147,11 @@ def requested_device(device_map: Any) -> str | None:
 
 
 def refuse_quantization_config(value: Any) -> None:
-    """Raises ConfigurationError for how another library would quantize; None is nothing, a dict is a file's section."""
+    """Refuse how another library would quantize; None is nothing, a dict is a file's section.
+
+    Raises:
+        ConfigurationError: an object of another library.
+    """
     if value is not None and not isinstance(value, Mapping):
         raise ConfigurationError(
             f"quantization_config: got {type(value).__name__}; write quantization='nf4', 'int4' or 'int8' to round the "

@@ -137,7 +137,8 @@ class QwenVLProcessor:
     def save_pretrained(self, directory: str | os.PathLike[str]) -> tuple[str, ...]:
         """Write tokenizer files and ``preprocessor_config.json`` into a directory (made if absent); their paths.
 
-        Raises CheckpointError if they cannot be written; each file is then as it was.
+        Raises:
+            CheckpointError: they cannot be written; each file is then as it was.
         """
         files = self.tokenizer.save_pretrained(directory)
         path = Path(directory) / PREPROCESSOR_CONFIG_FILE

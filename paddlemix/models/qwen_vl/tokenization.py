@@ -180,7 +180,8 @@ class QWenVLTokenizer(QWenVLCodec):
     def save_pretrained(self, directory: str | os.PathLike[str]) -> tuple[str, str]:
         """Write ``tokenizer_config.json`` and ``qwen.tiktoken`` into ``directory`` (made if absent); their paths.
 
-        Raises CheckpointError if they cannot be written; each file is then as it was.
+        Raises:
+            CheckpointError: they cannot be written; each file is then as it was.
         """
         folder = Path(directory)
         config = {"tokenizer_class": TOKENIZER_CLASS, **self._published_config}
@@ -192,7 +193,11 @@ class QWenVLTokenizer(QWenVLCodec):
         return (str(config_file), *self.save_vocabulary(folder))
 
     def save_vocabulary(self, directory: str | os.PathLike[str]) -> tuple[str]:
-        """Write the rank file alone, byte for byte as published; its path. Raises CheckpointError."""
+        """Write the rank file alone, byte for byte as published; its path.
+
+        Raises:
+            CheckpointError: it cannot be written.
+        """
         path = Path(directory) / VOCAB_FILE
         data = rank_file_bytes(self.mergeable_ranks)
         with told_as_checkpoint_error(path.parent):

@@ -63,7 +63,8 @@ class Vocabulary(NamedTuple):
 def load_vocabulary(vocab_file: str | os.PathLike[str]) -> Vocabulary:
     """The vocabulary of a rank file. Parsed once per file and process; not to be changed by the caller.
 
-    Raises CheckpointError when the file is missing or is not a rank file.
+    Raises:
+        CheckpointError: the file is missing or is not a rank file.
     """
     path = Path(vocab_file)
     try:
@@ -83,7 +84,11 @@ def _load_vocabulary(path: str, mtime_ns: int, size: int) -> Vocabulary:
 
 
 def read_ranks(path: Path) -> dict[bytes, int]:
-    """Token bytes -> rank of a tiktoken file, in the order of the ranks. Raises CheckpointError."""
+    """Token bytes -> rank of a tiktoken file, in the order of the ranks.
+
+    Raises:
+        CheckpointError: the file is missing or is not a rank file.
+    """
     ranks: dict[bytes, int] = {}
     content = read_bytes(path, limit=MAX_VOCABULARY_BYTES, error=_unreadable)
     other = foreign_content(content, text=True)

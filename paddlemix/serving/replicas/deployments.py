@@ -221,8 +221,8 @@ def _prepare_process(cpus: int, local_rank: int | None) -> None:
         local_rank: which replica of this machine it is; ``None``: the scheduler chooses its processors.
     """
     _show_log()
-    os.environ.setdefault("PADDLEMIX_NUM_THREADS", str(cpus))
-    os.environ.pop("OMP_NUM_THREADS", None)  # of Ray; Paddle sets its own, and warns of another
+    for name in ("PADDLEMIX_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = str(cpus)
     if local_rank is not None:
         # threads that exist already stay where they are; those of the engine are still to come
         os.sched_setaffinity(0, processors(local_rank, cpus, numa_nodes(), sorted(os.sched_getaffinity(0))))

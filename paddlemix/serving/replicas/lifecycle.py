@@ -6,12 +6,10 @@ import contextlib
 import logging
 import os
 import secrets
-import shutil
 import signal
 import socket
 import tempfile
 import threading
-import time
 import webbrowser
 from collections.abc import Callable, Iterator
 from queue import SimpleQueue
@@ -21,6 +19,7 @@ from typing import Any
 from ...errors import ConfigurationError, EngineError
 from ...parallel.launch import free_ports
 from ..lifecycle import REACHED_AT, address
+from ..settings import ServerSettings
 from .options import APPLICATION, Plan
 
 logger = logging.getLogger(__name__)
@@ -33,7 +32,6 @@ _RAY_SETTINGS = {
     "RAY_COLOR_PREFIX": "0",
 }
 _KEEP_ALIVE_SECONDS = 30
-_REMOVALS, _REMOVAL_SECONDS = 20, 0.1
 _DEPLOYED, _DRAINED = "deployed", "drained"
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -51,7 +49,7 @@ def serve_replicas(read: Callable[[], Plan], say: Callable[[str], None], open_pa
         EngineError: it could not be deployed.
     """
     plan = read()
-    port = _port(plan)
+    port = _port(plan.settings)
     events: SimpleQueue[Any] = SimpleQueue()
     with _connected(plan.cluster), _signals(events):
         _start(plan, port)
@@ -72,16 +70,8 @@ def serve_replicas(read: Callable[[], Plan], say: Callable[[str], None], open_pa
         _stop(plan, events)
 
 
-def _port(plan: Plan) -> int:
-    """The port to listen on; tried here, since Ray's proxies would only log that they cannot have it.
-
-    On a cluster they may be listening already, for what was deployed there before.
-    """
-    settings = plan.settings
-    if plan.cluster is not None:
-        if settings.port == 0:
-            raise ConfigurationError("port: got 0, expected the one on which all machines of the cluster listen")
-        return settings.port
+def _port(settings: ServerSettings) -> int:
+    """The port to listen on; found out here, since Ray's proxies would only log that they cannot have it."""
     if settings.port == 0:
         return free_ports(1)[0]
     try:
@@ -105,7 +95,7 @@ def _connected(cluster: str | None) -> Iterator[None]:
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     import ray
 
-    with _folder() as folder:
+    with tempfile.TemporaryDirectory(prefix="paddlemix-ray-", ignore_cleanup_errors=True) as folder:
         own: dict[str, Any] = {
             "address": "local",
             "num_cpus": len(os.sched_getaffinity(0)),
@@ -119,20 +109,6 @@ def _connected(cluster: str | None) -> Iterator[None]:
             yield
         finally:
             ray.shutdown()
-
-
-@contextlib.contextmanager
-def _folder() -> Iterator[str]:
-    """A folder that only this user can read, and that is removed although Ray's processes may still write into it."""
-    folder = tempfile.mkdtemp(prefix="paddlemix-ray-")
-    try:
-        yield folder
-    finally:
-        for _ in range(_REMOVALS):
-            shutil.rmtree(folder, ignore_errors=True)
-            if not os.path.exists(folder):
-                break
-            time.sleep(_REMOVAL_SECONDS)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -29,8 +28,6 @@ SECONDS = 240.0  # for anything to happen, on a busy machine
 MODEL = "paddlemix/qwen-vl-scenes"
 MAX_QUEUE = 8
 INSIDE = "--inside"
-OTHERS = frozenset(Path(tempfile.gettempdir()).glob("paddlemix-ray-*"))
-"""Folders of others, which are there before anything is started here."""
 
 
 def command() -> list[str]:
@@ -204,23 +201,6 @@ def bodies(http: httpx.Client) -> dict:
     return found
 
 
-def left(program: Program, http: httpx.Client) -> dict:
-    """Clients that leave, one in the middle of a stream, one that waits for a plain answer."""
-
-    def total(name: str) -> float:
-        values = re.findall(rf"^paddlemix:{name}{{.*}} ([0-9.e+]+)$", http.get("/metrics").text, re.MULTILINE)
-        return sum(map(float, values))
-
-    long = body("Leaving", **LONG)
-    with http.stream("POST", "/v1/chat/completions", json=long) as response:
-        next(chunks(response))
-    with contextlib.suppress(httpx.ReadTimeout):
-        http.post("/v1/chat/completions", json={**long, "stream": False}, timeout=0.2)
-    start = time.monotonic()
-    program.wait_for(lambda: total("num_aborted_requests_total") >= 2 and total("num_requests_open") == 0)
-    return {"aborted": int(total("num_aborted_requests_total")), "seconds": round(time.monotonic() - start, 1)}
-
-
 def affinity(http: httpx.Client) -> dict:
     """Ten conversations of four turns: which replica each turn went to, and how much of it was cached."""
     by_talk, cached = [], []
@@ -366,23 +346,13 @@ def stopped(program: Program, http: httpx.Client) -> dict:
             refused = answer.json()["error"]["code"] if answer.status_code == 503 else None
         told = running.result()
     status = program.process.wait(SECONDS)
-    folders = [str(path) for path in Path(tempfile.gettempdir()).glob("paddlemix-ray-*") if path not in OTHERS]
     _, alive = psutil.wait_procs(everything, timeout=30)
     return {
         "stream_whole": told["done"] and told["error"] is None,
         "refused_meanwhile": refused,
         "status": status,
-        "left": [" ".join(one.cmdline())[:80] for one in alive] + folders,
+        "left": [" ".join(one.cmdline())[:80] for one in alive],
     }
-
-
-def placement(program: Program) -> list[list[int]]:
-    """The processors to which the engine's threads of each replica are bound."""
-    found = []
-    for one in program.replica_processes():
-        threads = [os.sched_getaffinity(thread.id) for thread in one.threads()]
-        found.append(sorted(min(threads, key=len)))
-    return sorted(found)
 
 
 def metrics(http: httpx.Client) -> dict:
@@ -411,11 +381,9 @@ PARTS: dict[str, Callable[[Program, httpx.Client], object]] = {
     "page": lambda program, http: http.get("/").status_code,
     "wrong_field": lambda program, http: ask(http, body("x", temperature=9)).json()["error"]["param"],
     "ports": lambda program, http: ports(program),
-    "placement": lambda program, http: placement(program),
     "strangers": lambda program, http: strangers(program),
     "latency_ms": lambda program, http: latency(http),
     "bodies": lambda program, http: bodies(http),
-    "left": left,
     "affinity": lambda program, http: affinity(http),
     "metrics": lambda program, http: metrics(http),
     "idle": lambda program, http: idle(program),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 
@@ -25,11 +24,8 @@ def test_two_replicas_and_what_can_happen_to_them():
     assert seen["page"] == 200 and seen["wrong_field"] == "temperature"
     assert seen["strangers"] and "answered" not in seen["strangers"].values(), "the token is asked for"
 
-    first, second = seen["placement"]
-    assert not set(first) & set(second) or len(os.sched_getaffinity(0)) == 1, "each has processors of its own"
     assert [status for status, _ in seen["bodies"].values()] == [200, 413]
 
-    assert seen["left"]["aborted"] == 2
     affinity = seen["affinity"]
     assert affinity["kept"] == affinity["requests"] == 40 and affinity["replicas"] == 2
     assert affinity["least_cached"] >= 64 and affinity["replicas_of_one_header"] == 1
