@@ -149,6 +149,8 @@ class FakeCuda:
     def __init__(self, error: bytes | None):
         self.paddlemix_ops_cuda_trial = lambda: error
         self.paddlemix_ops_cuda_build = lambda: b"CUDA 13.0 for 80 90"
+        for name in backend.OPERATORS:
+            setattr(self, f"paddlemix_cpu_{name}", None)
 
 
 @pytest.fixture
