@@ -66,7 +66,7 @@ help:
 	@echo "                     answer about an image; without arguments: the bundled model and the bundled image"
 	@echo "make test [ARGS=…]   ruff and mypy, then the tests that are not marked slow ($(JOBS) processes, JOBS=n to change); ARGS are"
 	@echo "                     passed to pytest"
-	@echo "make test-all        the same with the slow tests"
+	@echo "make test-all        the same with the slow tests; it installs Ray for some of them"
 	@echo "make fuzz            damaged and hostile inputs, many more than make test tries (FUZZ_FACTOR=n times: $(FUZZ_FACTOR)), and"
 	@echo "                     a table of what came of them (minutes)"
 	@echo "make conformance     run suites that others wrote against the server (minutes)"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tests.serving.page_driver import Page
 
 NEEDED = ("fastapi", "httpx", "llguidance", "prometheus_client", "uvicorn")
-collect_ignore_glob = [] if all(map(importlib.util.find_spec, NEEDED)) else ["test_*.py"]
+collect_ignore_glob = [] if all(map(importlib.util.find_spec, NEEDED)) else ["test_*.py", "*/test_*.py"]
 
 
 @pytest.fixture(scope="session")
