@@ -20,4 +20,6 @@ Imports the engine's plain types, never Paddle: the model lives in the engine's 
 ``page/``          the web page: HTML, a style sheet, ES modules; ``routes_page`` serves it
 ``loading``        from a model's name to the engine's thread
 ``lifecycle``      running under uvicorn, draining on SIGTERM
+``replicas/``      several engines behind one address, through Ray Serve
+``capacity``       how many users a machine serves, estimated
 """
