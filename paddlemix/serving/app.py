@@ -64,9 +64,10 @@ _ERROR_SCHEMA = {
 
 _ANTHROPIC_ERROR = {
     "type": "object",
-    "required": ["type", "error"],
+    "required": ["type", "error", "request_id"],
     "properties": {
         "type": {"const": "error"},
+        "request_id": {"type": "string"},
         "error": {
             "type": "object",
             "required": ["type", "message"],
@@ -120,9 +121,9 @@ def _add_routes(app: FastAPI) -> None:
     _post(app, "/v1/chat/completions", endpoint(chat_completions), ChatBody, "Answer a conversation.")
     _post(app, "/v1/completions", endpoint(completions), CompletionBody, "Continue a text.")
     _post(app, "/v1/responses", endpoint(responses), ResponsesBody, "Answer what is sent, without a memory.")
-    messages = endpoint(routes_messages.messages, APIError.anthropic)
+    messages = endpoint(routes_messages.messages)
     _post(app, "/v1/messages", messages, MessagesBody, "Answer a conversation of Anthropic's form.", _ANTHROPIC_ERROR)
-    count_tokens = endpoint(routes_messages.count_tokens, APIError.anthropic, needs_engine=False)
+    count_tokens = endpoint(routes_messages.count_tokens, needs_engine=False)
     _post(
         app,
         "/v1/messages/count_tokens",

@@ -59,11 +59,15 @@ class APIError(PaddleMixError):
         kind = _TYPES.get(self.status, "invalid_request_error")
         return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
 
-    def anthropic(self) -> dict[str, Any]:
+    def anthropic(self, request_id: str) -> dict[str, Any]:
         """The body that Anthropic's clients read."""
         kind = _ANTHROPIC_TYPES.get(self.status, _TYPES.get(self.status, "invalid_request_error"))
         message = str(self) if self.param is None or str(self).startswith(self.param) else f"{self.param}: {self}"
-        return {"type": "error", "error": {"type": kind, "message": message}}
+        return {"type": "error", "error": {"type": kind, "message": message}, "request_id": request_id}
+
+    def body(self, path: str, request_id: str) -> dict[str, Any]:
+        """The body that clients of a path read."""
+        return self.anthropic(request_id) if path.startswith("/v1/messages") else self.openai()
 
 
 def bad_request(param: str | None, message: str, code: str | None = None) -> APIError:

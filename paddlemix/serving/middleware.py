@@ -83,7 +83,7 @@ class Gate:
             try:
                 self._check(scope["path"], headers, state)
             except APIError as error:
-                await _answer(error, scope["path"], send_on)
+                await _answer(error, scope["path"], request_id, send_on)
                 return
             await self._app(scope, _bounded(receive, self._settings.limits.max_body_bytes), send_on)
         finally:
@@ -144,9 +144,8 @@ def _bounded(receive: Receive, limit: int) -> Receive:
     return receive_bounded
 
 
-async def _answer(error: APIError, path: str, send: Send) -> None:
-    shape = error.anthropic() if path.startswith("/v1/messages") else error.openai()
-    body = json.dumps(shape).encode()
+async def _answer(error: APIError, path: str, request_id: str, send: Send) -> None:
+    body = json.dumps(error.body(path, request_id)).encode()
     headers = {"content-type": "application/json", "content-length": str(len(body)), **error.headers}
     raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
     # the body was not read: the connection must not be used for another request

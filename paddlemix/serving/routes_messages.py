@@ -32,7 +32,7 @@ async def messages(server: Server, request: Request, keep: Callable[[], None]) -
     job = replace(job, request=replace(job.request, id=server.unique_id("msg")))
     answer = _Message(server, job, state)
     if body.stream is True:
-        return stream_response(server, request, keep, answer.events(), _failure)
+        return stream_response(server, request, keep, answer.events(), answer.failed)
     return JSONResponse(await unless_gone(request, answer.answer()))
 
 
@@ -160,6 +160,10 @@ class _Message:
         for piece in self._closing():
             yield piece
 
+    def failed(self, error: APIError) -> bytes:
+        """The event with which a stream ends that cannot go on."""
+        return event(error.anthropic(self._state.request_id), "error")
+
     def _closing(self) -> Sequence[bytes]:
         end = self._reader.end if self._reader.end is not None else Delta()
         pieces = [_event("content_block_stop", index=0)]
@@ -171,7 +175,7 @@ class _Message:
                 _delta(1, {"type": "input_json_delta", "partial_json": arguments}),
                 _event("content_block_stop", index=1),
             ]
-        delta = {**_stop(end), **_places(self._reader)}
+        delta = {**_stop(end), "container": None, "stop_details": None, **_places(self._reader)}
         return [*pieces, _event("message_delta", delta=delta, usage=self._usage()), _event("message_stop")]
 
     def _head(self) -> dict[str, Any]:
@@ -228,10 +232,6 @@ def _arguments(call: ToolCall) -> dict[str, Any]:
     except (ValueError, RecursionError):
         value = call.arguments
     return value if isinstance(value, dict) else {"input": value}
-
-
-def _failure(error: APIError) -> bytes:
-    return event(error.anthropic(), "error")
 
 
 def _event(name: str, **fields: Any) -> bytes:

@@ -205,8 +205,8 @@ class _Response:
             "safety_identifier": None,
             "prompt_cache_key": None,
             "usage": None if end is None else self._usage(),
-            "user": body.user,
             "metadata": body.metadata or {},
+            **({} if body.user is None else {"user": body.user}),
         }
 
     def _message(self, status: str, content: list[dict[str, Any]]) -> dict[str, Any]:

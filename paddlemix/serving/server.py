@@ -158,15 +158,12 @@ class _Timing:
 Endpoint = Callable[[Server, Request, Callable[[], None]], Awaitable[Response]]
 """Answers a request; calls the third argument to say that the response gives the place back itself."""
 
-ErrorShape = Callable[[APIError], dict[str, Any]]
 
-
-def endpoint(answer: Endpoint, shape: ErrorShape = APIError.openai, needs_engine: bool = True) -> Callable:
+def endpoint(answer: Endpoint, needs_engine: bool = True) -> Callable:
     """A route that takes a place first and turns every exception into an answer.
 
     Args:
         answer: the endpoint's own part.
-        shape: of its errors.
         needs_engine: refuse while the model is loaded.
     """
 
@@ -189,13 +186,13 @@ def endpoint(answer: Endpoint, shape: ErrorShape = APIError.openai, needs_engine
             return Response(status_code=499)  # nobody reads it
         except APIError as error:
             kept = False
-            return _error_response(server, error, shape)
+            return _error_response(server, request, error)
         except Exception as error:
             kept = False
             told = from_error(error)
             if told.status >= 500:
                 logger.exception("request %s failed", request.state.request_id)
-            return _error_response(server, told, shape)
+            return _error_response(server, request, told)
         finally:
             if place is not None and not kept:
                 place.release()
@@ -203,9 +200,10 @@ def endpoint(answer: Endpoint, shape: ErrorShape = APIError.openai, needs_engine
     return route
 
 
-def _error_response(server: Server, error: APIError, shape: ErrorShape) -> Response:
+def _error_response(server: Server, request: Request, error: APIError) -> Response:
     server.metrics.rejected(error.status)
-    return JSONResponse(shape(error), error.status, headers=error.headers)
+    body = error.body(request.url.path, request.state.request_id)
+    return JSONResponse(body, error.status, headers=error.headers)
 
 
 def openai_failure(error: APIError) -> bytes:
