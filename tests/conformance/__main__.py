@@ -36,9 +36,10 @@ _FORMATS = {"openai-chat": [], "open-responses": [], "anthropic": ["--auth-heade
 def bundled_server() -> Iterator[str]:
     """A server in a process of its own; its address. What it logs beside its requests is shown."""
     command = [sys.executable, "-m", "paddlemix.serving", "--port", "0"]
-    with tempfile.TemporaryFile("w+") as log, subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=log, text=True
-    ) as process:
+    with (
+        tempfile.TemporaryFile("w+") as log,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as process,
+    ):
         try:
             lines = iter(process.stdout or ())
             yield next(found[1] for line in lines if (found := re.search(r"on (http://\S+)/v1", line)))

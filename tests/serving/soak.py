@@ -1,76 +1,157 @@
 """Asks a server with the bundled model very many times, with faults of every kind: ``make soak``.
 
-Every request must be answered, and at the end nothing be left: no request, no block, no growing memory.
+Every request must be answered, and at the end nothing be left: no request, no block, no growing memory. Then a server
+is killed in the middle of its answers and started again.
 """
 
 from __future__ import annotations
 
 import argparse
-import base64
 import itertools
-import json
 import logging
 import os
 import random
-import socket
+import re
+import signal
+import subprocess
 import sys
 import threading
+import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 
-from paddlemix.engine.engine import EngineConfig
-from paddlemix.engine.request import EngineStats
+from paddlemix.engine.engine import Engine, EngineConfig
 from paddlemix.options import ModelOptions
 from paddlemix.serving.loading import EngineLoader, served_model
-from paddlemix.zoo import DEFAULT_MODEL_DIR
-from tests.serving.harness import MODEL, Running, data_url, image_part, running, wait_for
+from paddlemix.zoo import DEFAULT_MODEL, DEFAULT_MODEL_DIR
+from tests.serving.harness import Running, running, wait_for
+from tests.serving.soak_requests import KINDS, MAX_BODY_BYTES
 
 THREADS = 8
-GROWTH_MIB = 64
-EXPECTED = {
-    "plain": {200}, "streamed": {200}, "image": {200}, "broken image": {400}, "bad field": {400}, "bad json": {400},
-}  # fmt: skip
-LEAVING = "leaves", "leaves later"
+PARTS = 10
+GROWTH_MIB = 32.0
+"""That resident memory may grow by between the first tenth of the requests and the last."""
+FAIL_EVERY = 499
+"""A pass through the model fails so often."""
+CHECK_EVERY = 50
+"""Steps after which the engine's books are checked."""
 
 
-def ask(server: Running, kind: str, rng: random.Random) -> int:
-    """One request of a kind; its status, 0 where it was left."""
-    text = f"Where is the {rng.choice(['dog', 'cup', 'bus'])}? {rng.randrange(1000)}"
-    limits = {"max_tokens": rng.randrange(1, 12), "temperature": rng.choice([0, 1])}
-    if kind == "plain":
-        return server.chat(text, **limits).status_code
-    if kind == "streamed":
-        return server.chat(text, stream=True, **limits).status_code
-    if kind == "image":
-        color = tuple(rng.randrange(256) for _ in range(3))
-        return server.chat([image_part(data_url(color)), text], **limits).status_code
-    if kind == "broken image":
-        broken = base64.b64encode(base64.b64decode(data_url().partition(",")[2])[: rng.randrange(60)]).decode()
-        return server.chat([image_part(f"data:image/png;base64,{broken}"), text]).status_code
-    if kind == "bad field":
-        return server.chat(text, temperature=-1).status_code
-    if kind == "bad json":
-        headers = {"Content-Type": "application/json"}
-        return server.http.post("/v1/chat/completions", content=b"[" * 1000, headers=headers).status_code
-    leave(server, text, rng, later=kind == "leaves later")
-    return 0
+class FaultyLoader(EngineLoader):
+    """Loads an engine in which passes through the model fail now and then, and which checks itself."""
+
+    engine: Engine
+    failures = 0
+    checks = 0
+
+    def load(self) -> Engine:
+        """The engine."""
+        self.engine = super().load()
+        forward, step = self.engine._runner.forward, self.engine.step
+        passes, steps = itertools.count(1), itertools.count()
+
+        def failing(*given: Any) -> Any:
+            if next(passes) % FAIL_EVERY == 0:
+                self.failures += 1
+                raise RuntimeError("a failure that the soak wants")
+            return forward(*given)
+
+        def checking() -> Any:
+            outputs = step()
+            if next(steps) % CHECK_EVERY == 0:
+                self.checks += 1
+                self.engine.check()
+            return outputs
+
+        self.engine._runner.forward, self.engine.step = failing, checking
+        return self.engine
 
 
-def leave(server: Running, text: str, rng: random.Random, *, later: bool) -> None:
-    """Ask, and close the connection, at once or after some of the answer."""
-    body = {"model": MODEL, "messages": [{"role": "user", "content": text}], "stream": rng.random() < 0.5}
-    data = json.dumps({**body, "ignore_eos": True, "max_tokens": 200}).encode()
-    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-    with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2]))) as connection:
-        connection.sendall(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
-        connection.settimeout(rng.random() * 0.2)
-        if later:
-            try:
-                connection.recv(rng.choice((1, 2000)))
-            except TimeoutError:
-                return
+@dataclass
+class Health:
+    """What ``/health`` said while requests ran."""
+
+    asked: int = 0
+    wrong: int = 0
+    slowest: float = 0.0
+
+    @contextmanager
+    def watched(self, url: str) -> Iterator[None]:
+        """Ask all the time."""
+        over = threading.Event()
+
+        def watch() -> None:
+            with httpx.Client(base_url=url, timeout=30, trust_env=False) as client:
+                while not over.wait(0.1):
+                    began = time.monotonic()
+                    try:
+                        self.wrong += client.get("/health").status_code != 200
+                    except httpx.HTTPError:
+                        self.wrong += 1
+                    self.asked += 1
+                    self.slowest = max(self.slowest, time.monotonic() - began)
+
+        thread = threading.Thread(target=watch)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+
+@dataclass
+class Soak:
+    """Requests to a server, and what came of them."""
+
+    server: Running
+    loader: FaultyLoader
+    wrong: list[str] = field(default_factory=list)
+    counts: Counter = field(default_factory=Counter)
+
+    def ask(self, requests: int, seed: int) -> None:
+        """So many requests of all kinds, several at once."""
+        numbers = itertools.count()
+
+        def work(rng: random.Random) -> None:
+            while next(numbers) < requests:
+                kind = rng.choice(list(KINDS))
+                try:
+                    status = kind(self.server, rng)
+                except (httpx.HTTPError, OSError, AssertionError) as error:
+                    self.wrong.append(f"{kind.__name__}: {error!r}")
+                    continue
+                self.counts[kind.__name__, status] += 1
+                if status not in KINDS[kind] | {500}:
+                    self.wrong.append(f"{kind.__name__}: {status}")
+
+        threads = [threading.Thread(target=work, args=[random.Random(seed + i)]) for i in range(THREADS)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def check(self) -> None:
+        """Nothing may be left, and no more have failed than the failures that were wanted explain."""
+        try:
+            wait_for(lambda: not self.server.server.admission.taken and not self.server.thread.pending)
+            wait_for(lambda: not self._owned())
+            self.loader.engine.check()
+        except AssertionError:
+            self.wrong.append(f"something is left behind: {self.server.thread.stats()}")
+        failed = sum(count for (_, status), count in self.counts.items() if status == 500)
+        if failed > THREADS * self.loader.failures:
+            self.wrong.append(f"{failed} requests failed where {self.loader.failures} passes did")
+
+    def _owned(self) -> int:
+        stats = self.server.thread.stats()
+        return stats.running + stats.waiting + stats.blocks_owned
 
 
 def resident_mib() -> float:
@@ -79,63 +160,67 @@ def resident_mib() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
 
 
-def soak(server: Running, requests: int) -> list[str]:
-    """Ask; what went wrong."""
-    kinds = ["plain", "streamed", "image", "broken image", "bad field", "bad json", *LEAVING]
-    numbers, wrong, counts = itertools.count(), [], Counter()
+def soak_one_server(requests: int) -> list[str]:
+    """Ask one server, in this process; what went wrong."""
+    model = ModelOptions(model=DEFAULT_MODEL_DIR)
+    loader = FaultyLoader(model, EngineConfig(cache_bytes=32 << 20, feature_cache_bytes=4 << 20))
+    sizes, health, began = [], Health(), time.monotonic()
+    settings: dict[str, Any] = {"limits": {"max_body_bytes": MAX_BODY_BYTES}}
+    with running(model=served_model(model, loader), thread=loader.thread(), **settings) as server:
+        server.thread.wait_until_ready()
+        soak = Soak(server, loader)
+        with health.watched(server.url):
+            for part in range(PARTS):
+                soak.ask(requests // PARTS, THREADS * part)
+                sizes.append(resident_mib())
+                print(f"{(part + 1) * requests // PARTS:6} requests, {sizes[-1]:.0f} MiB", flush=True)
+        soak.check()
+        stats = server.thread.stats()
+    for (kind, status), count in sorted(soak.counts.items()):
+        print(f"{kind:20} {status or 'left':>5} {count:6}")
+    print(f"{stats.steps} steps, {loader.failures} of them made to fail, {loader.checks} checks of the engine's books")
+    print(f"/health: asked {health.asked} times, wrong {health.wrong} times, slowest {health.slowest:.2f} s")
+    print(f"{time.monotonic() - began:.0f} s; resident memory by tenths, MiB: {', '.join(map('{:.0f}'.format, sizes))}")
+    if health.wrong:
+        soak.wrong.append(f"/health failed {health.wrong} times")
+    if sizes[-1] - sizes[0] > GROWTH_MIB:
+        soak.wrong.append(f"resident memory grew by {sizes[-1] - sizes[0]:.0f} MiB")
+    return soak.wrong
 
-    def work(seed: int) -> None:
-        rng = random.Random(seed)
-        while next(numbers) < requests:
-            kind = rng.choice(kinds)
+
+def kill_and_restart(times: int = 2) -> list[str]:
+    """Kill a server while it answers, start it again on the same port, and ask again; what went wrong."""
+    wrong, port, answers = [], 0, []
+    body = {"model": DEFAULT_MODEL, "messages": [{"role": "user", "content": "Where is the dog?"}]}
+    for _ in range(times + 1):
+        command = [sys.executable, "-m", "paddlemix.serving", "--port", str(port)]
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+        with subprocess.Popen(command, **pipes) as process, httpx.Client(timeout=120, trust_env=False) as client:
+            url = next(m[1] for line in process.stdout or () if (m := re.search(r"on (http://\S+)/v1", line)))
+            port = int(url.rpartition(":")[2])
+            answers.append(client.post(f"{url}/v1/chat/completions", json=body).json()["choices"][0]["message"])
+            endless = {**body, "stream": True, "ignore_eos": True, "max_tokens": 1000}
             try:
-                status = ask(server, kind, rng)
-            except httpx.HTTPError as error:
-                wrong.append(f"{kind}: {error!r}")
-                continue
-            counts[kind, status] += 1
-            if kind in EXPECTED and status not in EXPECTED[kind]:
-                wrong.append(f"{kind}: {status}")
-            if server.http.get("/health").status_code != 200:
-                wrong.append("/health failed")
-
-    threads = [threading.Thread(target=work, args=[seed]) for seed in range(THREADS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for (kind, status), count in sorted(counts.items()):
-        print(f"{kind:14} {status or 'left':>5} {count:6}")
-    server.idle()
-    try:
-        wait_for(lambda: not owned(server.thread.stats()))
-    except AssertionError:
-        wrong.append(f"something is left behind: {server.thread.stats()}")
-    return wrong
-
-
-def owned(stats: EngineStats) -> int:
-    """Requests and blocks that are in use; the numbers are those of the end of a step."""
-    return stats.running + stats.waiting + stats.blocks_owned
+                with client.stream("POST", f"{url}/v1/chat/completions", json=endless) as response:
+                    lines = response.iter_lines()
+                    next(lines)
+                    process.send_signal(signal.SIGKILL)
+                    list(lines)
+                wrong.append("the answer of a server that was killed came to its end")
+            except httpx.HTTPError:
+                pass  # its client knows at once
+    print(f"killed and started again {times} times")
+    return wrong + ["after a restart the answer is another"] * (len({str(answer) for answer in answers}) > 1)
 
 
 def main() -> int:
     """Soak a server; 1 where something went wrong."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--requests", type=int, default=2000)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--requests", type=int, default=10000)
     requests = parser.parse_args().requests
-    loader = EngineLoader(ModelOptions(model=DEFAULT_MODEL_DIR), EngineConfig(cache_bytes=32 << 20))
-    with running(model=served_model(ModelOptions(model=DEFAULT_MODEL_DIR), loader), thread=loader.thread()) as server:
-        server.thread.wait_until_ready()
-        for name in ("httpx", "paddlemix.serving.access"):
-            logging.getLogger(name).setLevel(logging.WARNING)
-        wrong = soak(server, max(requests // 4, 100))
-        before = resident_mib()
-        wrong += soak(server, requests)
-        growth = resident_mib() - before
-    print(f"resident memory grew by {growth:.1f} MiB after warm-up")
-    if growth > GROWTH_MIB:
-        wrong.append(f"resident memory grew by {growth:.0f} MiB")
+    for name in ("httpx", "paddlemix.serving.access", "paddlemix.engine.thread", "uvicorn.error"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    wrong = soak_one_server(requests) + kill_and_restart()
     for text in wrong[:20]:
         print(text, file=sys.stderr)
     return 1 if wrong else 0
