@@ -46,6 +46,11 @@ class Call:
         # the path as the client wrote it: whoever mounts an application changes those of the scope
         return cls({**scope, "headers": headers, "root_path": "", "type": "http"}, body)
 
+    @property
+    def request_id(self) -> str:
+        """The id that this server has given the request."""
+        return dict(self.scope.get("headers", ())).get(b"x-request-id", b"").decode()
+
 
 _SCOPE_FIELDS = ("asgi", "http_version", "method", "scheme", "path", "raw_path", "query_string", "client", "server")
 _OWN_HEADERS = (b"x-request-id", b"content-length", b"transfer-encoding")

@@ -137,12 +137,13 @@ class Forwarded(Response):
 
     async def _fail(self, error: APIError, send: Send) -> None:
         """End the answer with an error: as an event of a stream, else as a whole answer."""
-        is_anthropic = self._call.scope["path"].startswith("/v1/messages")
+        path = self._call.scope["path"]
+        told = error.body(path, self._call.request_id)
         if self._streaming:
-            body = event(error.anthropic(), "error") if is_anthropic else openai_failure(error)
+            body = event(told, "error") if path.startswith("/v1/messages") else openai_failure(error)
             await send({"type": "http.response.body", "body": body})
             return
-        body = json.dumps(error.anthropic() if is_anthropic else error.openai()).encode()
+        body = json.dumps(told).encode()
         headers = {"content-type": "application/json", "content-length": str(len(body)), **error.headers}
         raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
         await send({"type": "http.response.start", "status": error.status, "headers": raw})

@@ -224,8 +224,7 @@ async def _forward(request: Request) -> Response:
 async def _api_error(request: Request, error: Exception) -> Response:
     told = error if isinstance(error, APIError) else APIError(500, "the gateway failed")
     request.app.state.gateway.rejected(told)
-    is_anthropic = request.url.path.startswith("/v1/messages")
-    return JSONResponse(told.anthropic() if is_anthropic else told.openai(), told.status, headers=told.headers)
+    return JSONResponse(told.body(request.url.path, request.state.request_id), told.status, headers=told.headers)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
