@@ -113,7 +113,7 @@ struct NormGradient {
 // With n = (x - mean) * r and y = n * w + b, mean and b being zero without kCentered:
 //   dx = r * (g * w - mean(g * w) - n * mean(g * w * n)), without the middle term where the mean is not subtracted.
 template <typename T, int N, int kItems, bool kCentered>
-__global__ void __launch_bounds__(kRowThreads) norm_grad_kernel(const NormGradient<T> p) {
+__global__ void __launch_bounds__(kRowThreads, 1) norm_grad_kernel(const NormGradient<T> p) {
   constexpr bool kReread = kItems == 0;
   constexpr int kKept = kReread ? 1 : kItems;
   const int64_t row = blockIdx.x;
