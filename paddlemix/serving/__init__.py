@@ -18,6 +18,7 @@ Imports the engine's plain types, never Paddle: the model lives in the engine's 
 ``metrics``        Prometheus
 ``app``            all of it together; ``routes_*`` are the endpoints
 ``page/``          the web page: HTML, a style sheet, ES modules; ``routes_page`` serves it
+``http_protocol``  bounds on the head of a request
 ``loading``        from a model's name to the engine's thread
 ``lifecycle``      running under uvicorn, draining on SIGTERM
 ``replicas/``      several engines behind one address, through Ray Serve

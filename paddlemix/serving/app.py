@@ -38,6 +38,7 @@ _ERRORS = {
     401: "No API key, or a wrong one.",
     403: "The Host header is not a name of this server.",
     404: "No model of that name.",
+    408: "The body did not come in time.",
     413: "The body is too large.",
     415: "The body is not JSON by its Content-Type.",
     429: "The queue is full.",

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from ..utils.display import escape_controls, shorten
 from ..utils.json_text import JSONError, parse_json
 from .errors import APIError, bad_request
 from .schemas import Body
+from .sse import ClientGoneError
 
 logger = logging.getLogger(__name__)
 
@@ -53,13 +55,21 @@ async def read_body(request: Request, model: type[AnyBody]) -> AnyBody:
     """The body of a request, checked, off the event loop.
 
     Raises:
-        APIError: 400, 413 or 415.
+        APIError: 400, 408, 413 or 415.
+        ClientGoneError: the client left before its end.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise APIError(415, "Content-Type: expected application/json", code="unsupported_media_type")
-    data = await request.body()
-    return await request.app.state.server.in_pool(_checked, data, model, request.app.state.server.settings.limits)
+    server = request.app.state.server
+    limits = server.settings.limits
+    try:
+        data = await asyncio.wait_for(request.body(), limits.request_seconds)
+    except ClientDisconnect as error:
+        raise ClientGoneError from error
+    except asyncio.TimeoutError as error:
+        raise APIError(408, "the body did not come to its end in time", code="timeout") from error
+    return await server.in_pool(_checked, data, model, limits)
 
 
 def _checked(data: bytes, model: type[AnyBody], limits: Any) -> AnyBody:

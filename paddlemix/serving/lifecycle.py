@@ -19,6 +19,7 @@ from uvicorn.server import HANDLED_SIGNALS
 from ..engine.thread import EngineThread
 from ..errors import ConfigurationError
 from .app import create_app
+from .http_protocol import BoundedHTTPProtocol
 from .server import ServedModel
 from .settings import ServerSettings
 
@@ -147,6 +148,7 @@ def uvicorn_server(app: FastAPI, settings: ServerSettings, **options: Any) -> Dr
     """The server for an application; ``options``: further ones of uvicorn."""
     config = uvicorn.Config(
         app,
+        http=BoundedHTTPProtocol,
         host=settings.host,
         port=settings.port,
         access_log=False,  # the application has its own

@@ -23,11 +23,15 @@ from tests.serving.harness import DEADLINE, MODEL, events, fake_model, wait_for
 USER = [{"role": "user", "content": "Hi"}]
 
 
+def connected(server) -> socket.socket:
+    """A connection of its own, which the test can cut."""
+    return socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])), DEADLINE)
+
+
 def send_raw(server, body: dict, path: str = "/v1/chat/completions") -> socket.socket:
     """A request over a connection of its own, which the test can cut."""
     data = json.dumps({"model": MODEL, "messages": USER, **body}).encode()
-    port = int(server.url.rpartition(":")[2])
-    connection = socket.create_connection(("127.0.0.1", port), DEADLINE)
+    connection = connected(server)
     head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     connection.sendall(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
     return connection
@@ -65,8 +69,7 @@ def test_many_that_leave_at_any_time_leave_nothing_behind(server):
 
 
 def test_half_a_request_takes_a_place_until_its_client_leaves(server):
-    port = int(server.url.rpartition(":")[2])
-    connection = socket.create_connection(("127.0.0.1", port), DEADLINE)
+    connection = connected(server)
     connection.sendall(
         b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         b"Content-Length: 1000\r\n\r\n{"
