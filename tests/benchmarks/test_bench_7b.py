@@ -6,6 +6,7 @@ from benchmarks.bench_7b import parse_arguments
 from tests.benchmarks.programs import ONE_LAYER, run, tables
 
 
+@pytest.mark.slow
 def test_two_turns_of_a_conversation_are_timed(real_vocab_file):
     printed = run("bench_7b.py", *ONE_LAYER, "--new-tokens", "4", "--vocabulary", str(real_vocab_file))
     (turns,) = tables(printed)

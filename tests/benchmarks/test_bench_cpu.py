@@ -19,6 +19,7 @@ def printed(tmp_path_factory):
     return run("bench_cpu.py", *ONE_LAYER, "--repeats", "1", "--llama", llama, "--torch", torch)
 
 
+@pytest.mark.slow
 def test_prints_every_part_in_every_format_and_the_peers(printed):
     figures = by("what", tables(printed)[0])
     torch = {f"torch {dtype} {part}" for dtype in ("float32", "bfloat16") for part in ("decode", "prefill", "vit")}
@@ -29,11 +30,13 @@ def test_prints_every_part_in_every_format_and_the_peers(printed):
     assert with_bandwidth == {"decode/int4", "decode/int8", "decode/bf16"}
 
 
+@pytest.mark.slow
 def test_names_the_peers_that_ran(printed):
     assert "llama: a llama." in printed and "torch float32: a torch." in printed
     assert "bundled: paddlemix of " in printed
 
 
+@pytest.mark.slow
 def test_compares_with_those_peers_only_that_reported(printed):
     compared = [(row["ours"], row["peer"]) for row in tables(printed)[1]]
     assert compared == [

@@ -53,6 +53,7 @@ def test_every_kind_of_step_gives_the_same_loss(mode):
     assert max(losses.values()) - min(losses.values()) < 0.02 * max(losses.values())
 
 
+@pytest.mark.slow
 def test_the_whole_model_is_trained_for_a_step(tmp_path):
     file = tmp_path / "tables.md"
     printed = run("bench_train.py", "--only", "qlora", *ONE_LAYER, "--length", "300", "--output", str(file))

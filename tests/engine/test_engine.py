@@ -103,7 +103,7 @@ def test_so_they_are_with_a_cache_in_bfloat16(tmp_path):
     assert [r.id for r in requests if tokens(outputs[r.id]) != alone(model, processor, r)] == []
 
 
-@pytest.mark.parametrize("weights", ["int8", "int4"])
+@pytest.mark.parametrize("weights", [pytest.param("int8", marks=pytest.mark.slow), "int4"])
 def test_so_they_are_with_quantized_weights(small, tmp_path, weights):
     floats, processor = small
     floats.save_pretrained(tmp_path)

@@ -24,9 +24,12 @@ MORE_THREADS = {"OMP_NUM_THREADS": "3"}  # Paddle's own loops use several as wel
         ("float32", "fork", {}),
         ("int4", "pool", {}),
         ("float32", "thread", MORE_THREADS),
-        ("float32", "sklearn", MORE_THREADS),
+        pytest.param("float32", "sklearn", MORE_THREADS, marks=pytest.mark.slow),  # as NO_NEW_THREADS does
         ("int4", "fork", NO_NEW_THREADS),
-        ("float32", "fork", {**MORE_THREADS, **NO_NEW_THREADS, "PADDLEMIX_OPS": "reference"}),
+        pytest.param(
+            *("float32", "fork", {**MORE_THREADS, **NO_NEW_THREADS, "PADDLEMIX_OPS": "reference"}),
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=str,
 )

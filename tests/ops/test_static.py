@@ -103,7 +103,14 @@ def check_saved_program(layer, folder):
     np.testing.assert_array_equal(actual, expected)
 
 
-@pytest.mark.parametrize("make", [Norms, Activations, lambda: Rotary(True)], ids=["norms", "activations", "rotary"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(Norms, id="norms"),
+        pytest.param(Activations, id="activations", marks=pytest.mark.slow),
+        pytest.param(lambda: Rotary(True), id="rotary", marks=pytest.mark.slow),
+    ],
+)
 def test_a_traced_layer_has_the_gradients_of_the_layer(any_backend, make):
     gradients = []
     for traced in (False, True):

@@ -316,7 +316,7 @@ def test_a_padded_batch_is_its_rows_alone(case):
         assert scores[index] == pytest.approx(float(score), abs=1e-5)
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(
     st.lists(st.lists(st.integers(0, 289), min_size=1, max_size=20), min_size=1, max_size=4),
     st.sampled_from([0, 1, 5]),
@@ -337,7 +337,7 @@ def test_a_batch_equals_its_rows_alone(rows, chunk, do_sample):
         np.testing.assert_array_equal(answer[: alone.shape[1]], alone.numpy()[0])
 
 
-@settings(max_examples=8)
+@settings(max_examples=6)
 @given(st.lists(st.integers(0, 289), min_size=1, max_size=30), st.integers(1, 8))
 def test_cached_equals_uncached(row, steps):
     ids, _ = golden_model().generate([row], GREEDY, max_new_tokens=steps, eos_token_id=-1)
