@@ -8,7 +8,7 @@ import paddle.nn as nn
 
 from ..data.collation import PADDING_SEGMENT
 from ..errors import PromptError
-from ..models.qwen_vl.attention_metadata import Span
+from ..models.qwen_vl.attention_metadata import PackedSequence
 from ..models.qwen_vl.modeling import QWenLMHeadModel
 from ..models.qwen_vl.vocabulary import IGNORE_INDEX
 from .linear_cross_entropy import head_cross_entropy
@@ -69,7 +69,7 @@ class FinetuneModel(nn.Layer):
         features = paddle.zeros([0, visual.n_queries, visual.output_dim]) if images is None else None
         embeddings = transformer.embed(input_ids, images, features)
         mask, sequences = _attention_arguments(attention_mask, input_ids)
-        hidden, _ = transformer(embeddings, mask, position_ids, spans=sequences)
+        hidden, _ = transformer(embeddings, mask, position_ids, sequences=sequences)
         following = paddle.concat(
             [labels[:, 1:], paddle.full([labels.shape[0], 1], IGNORE_INDEX, labels.dtype)], axis=1
         )
@@ -100,7 +100,7 @@ class FinetuneModel(nn.Layer):
 
 def _attention_arguments(
     mask: paddle.Tensor | None, input_ids: paddle.Tensor
-) -> tuple[paddle.Tensor | None, list[Span] | None]:
+) -> tuple[paddle.Tensor | None, list[PackedSequence] | None]:
     """The bool mask or the packed sequences that ``mask`` stands for; neither for rows of one conversation.
 
     Packed sequences are attended to one by one, so no ``[length, length]`` mask is ever in memory.
@@ -118,7 +118,7 @@ def _attention_arguments(
     )
 
 
-def packed_sequences(segments: np.ndarray) -> list[Span]:
+def packed_sequences(segments: np.ndarray) -> list[PackedSequence]:
     """The packed sequences of a batch: where each segment begins and ends.
 
     Args:
@@ -126,12 +126,12 @@ def packed_sequences(segments: np.ndarray) -> list[Span]:
             end has -1.
 
     Returns:
-        One span for each conversation and each run of padding, row by row.
+        One sequence for each conversation and each run of padding, row by row.
 
     Raises:
         PromptError: a segment id is 0 or occurs in several runs of a row.
     """
-    spans = []
+    sequences = []
     for row, line in enumerate(segments):
         ends = np.append(np.flatnonzero(line[1:] != line[:-1]) + 1, len(line))
         ids = line[ends - 1]
@@ -140,5 +140,5 @@ def packed_sequences(segments: np.ndarray) -> list[Span]:
                 f"attention_mask: got segments {ids[:8].tolist()} in row {row}, expected a different id from 1 on for "
                 f"each conversation and {PADDING_SEGMENT} for padding at the end; pass a bool mask for other layouts"
             )
-        spans += [Span(row, int(start), int(end)) for start, end in zip([0, *ends[:-1]], ends)]
-    return spans
+        sequences += [PackedSequence(row, int(start), int(end)) for start, end in zip([0, *ends[:-1]], ends)]
+    return sequences

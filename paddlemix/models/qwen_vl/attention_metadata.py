@@ -31,31 +31,31 @@ class Rotation:
     logn: paddle.Tensor | None
 
 
-def rotation_up_to(last: int, alphas: Sequence[float], config: QWenVLConfig, scale_queries: bool) -> Rotation:
-    """Tables for positions up to ``last``, one for each of ``alphas``; query factors only where they are needed."""
+def rotation_up_to(last: int, ntk_alphas: Sequence[float], config: QWenVLConfig, scale_queries: bool) -> Rotation:
+    """Tables for positions up to ``last``, one for each of ``ntk_alphas``; query factors only where they are needed."""
     # Rounded up, so that a conversation of growing length reuses one table.
     length = -(-(last + 1) // 1024) * 1024
     place = paddle.get_device()
-    bases = tuple(rotary_base(config, alpha) for alpha in alphas)
+    bases = tuple(rotary_base(config, ntk_alpha) for ntk_alpha in ntk_alphas)
     cos, sin = rotary_tensors(length, config.kv_channels, bases, place)
     scaled = scale_queries and config.use_logn_attn and last >= config.seq_length
     return Rotation(cos, sin, logn_tensor(length, config.seq_length, place) if scaled else None)
 
 
-def whole_rotation(alphas: Sequence[float], config: QWenVLConfig) -> Rotation:
-    """Tables for all positions of the model's window, one for each of ``alphas``, and the query factors.
+def whole_rotation(ntk_alphas: Sequence[float], config: QWenVLConfig) -> Rotation:
+    """Tables for all positions of the model's window, one for each of ``ntk_alphas``, and the query factors.
 
     Nothing depends on how far a row has come: a factor of 1 changes no bit of a query.
     """
     length, place = config.max_position_embeddings, paddle.get_device()
-    bases = tuple(rotary_base(config, alpha) for alpha in alphas)
+    bases = tuple(rotary_base(config, ntk_alpha) for ntk_alpha in ntk_alphas)
     cos, sin = rotary_tensors(length, config.kv_channels, bases, place)
     return Rotation(cos, sin, logn_tensor(length, config.seq_length, place) if config.use_logn_attn else None)
 
 
-def rotary_base(config: QWenVLConfig, alpha: float) -> float:
-    """The rotary base stretched by the NTK factor (``base * alpha ** (d / (d - 2))``)."""
-    return float(config.rotary_emb_base * alpha ** (config.kv_channels / (config.kv_channels - 2)))
+def rotary_base(config: QWenVLConfig, ntk_alpha: float) -> float:
+    """The rotary base stretched by the NTK factor (``base * ntk_alpha ** (d / (d - 2))``)."""
+    return float(config.rotary_emb_base * ntk_alpha ** (config.kv_channels / (config.kv_channels - 2)))
 
 
 def _kept(make: Callable[..., _Made]) -> Callable[..., _Made]:
@@ -85,12 +85,13 @@ def logn_tensor(length: int, seq_length: int, place: str) -> paddle.Tensor:
     return paddle.to_tensor(factors.astype(np.float32), place=place)
 
 
-#: Attention scores of each head that a group of spans may waste on padding. Padding costs more than calls of operators:
-#: a pass over 1,024 slots of 20 to 200 took 167 ms with none at all, 173 ms with so much, 203 ms with 2 ** 17.
+#: Attention scores of each head that a group of sequences may waste on padding. Padding costs more than calls of
+#: operators: a pass over 1,024 positions in sequences of 20 to 200 took 167 ms with none at all, 173 ms with so much,
+#: 203 ms with 2 ** 17.
 PADDED_SCORES = 1 << 12
 
 
-class Span(NamedTuple):
+class PackedSequence(NamedTuple):
     """A packed sequence: positions ``start`` to before ``end`` of ``row``."""
 
     row: int
@@ -99,12 +100,12 @@ class Span(NamedTuple):
 
 
 @dataclass(frozen=True)
-class SpanGroup:
+class SequenceGroup:
     """Spans of about the same length, which attend together as the rows of one batch.
 
     Attributes:
-        positions: int32 ``[spans, longest]``, rows of the rotary tables.
-        mask: additive float32 ``[longest, longest]``, causal: what stands behind a span's end is never seen.
+        positions: int32 ``[sequences, longest]``, rows of the rotary tables.
+        mask: additive float32 ``[longest, longest]``, causal: what stands behind a sequence's end is never seen.
     """
 
     positions: paddle.Tensor
@@ -131,36 +132,36 @@ class PackedAttention:
 
     Attributes:
         groups: the conversations, those of about one length together.
-        slots: int64 ``[n]``, flat indices into ``[batch, length]`` for the positions of all groups, a group behind the
-            other; behind a span's end any slot.
-        places: int64 ``[batch * length]``, where each slot stands in ``slots``.
+        gather_indices: int64 ``[n]``, flat indices into ``[batch, length]`` of the positions of all groups, a group
+            behind the other; behind a sequence's end any position.
+        restore_indices: int64 ``[batch * length]``, where each position stands in ``gather_indices``.
     """
 
     rotation: Rotation
-    groups: tuple[SpanGroup, ...]
-    slots: paddle.Tensor
-    places: paddle.Tensor
+    groups: tuple[SequenceGroup, ...]
+    gather_indices: paddle.Tensor
+    restore_indices: paddle.Tensor
 
 
 @dataclass(frozen=True)
 class CachedAttention:
     """New positions behind a contiguous cache, or without one, where it is empty; no gradients.
 
-    Query ``t`` of row ``r`` has the cache position ``slots[r] + t``. It sees the positions from ``kv_starts[r]`` to its
-    own, with ``mask`` added to the scores where those two cannot say it.
+    Query ``t`` of row ``r`` has the cache position ``cache_positions[r] + t``. It sees the positions from
+    ``kv_starts[r]`` to its own, with ``mask`` added to the scores where those two cannot say it.
 
     Attributes:
         positions: int32 ``[batch, length]``, rows of the rotary tables.
-        slots: int32 ``[batch]``, the cache position of each row's first new token.
+        cache_positions: int32 ``[batch]``, the cache position of each row's first new token.
         kv_lengths: int32 ``[batch]``, context lengths, the new tokens included.
-        kv_starts: int32 ``[batch]``, first slot that is no padding; ``None``: 0.
+        kv_starts: int32 ``[batch]``, first position that is no padding; ``None``: 0.
         mask: additive float32 ``[batch or 1, length, kv_length]`` or ``None``.
         shared: of all layers.
     """
 
     rotation: Rotation
     positions: paddle.Tensor
-    slots: paddle.Tensor
+    cache_positions: paddle.Tensor
     kv_lengths: paddle.Tensor
     kv_starts: paddle.Tensor | None
     mask: paddle.Tensor | None
@@ -173,7 +174,7 @@ class PagedAttention:
 
     Attributes:
         positions: int32 ``[batch, length]``, rows of the rotary tables.
-        slots, kv_lengths: as in :class:`CachedAttention`.
+        cache_positions, kv_lengths: as in :class:`CachedAttention`.
         lengths: int32 ``[batch]``, how many of a row's new positions are real; ``None``: all of all rows.
         block_table: int32 ``[batch, width]``, the blocks of each row, in order.
         table_index: int32 ``[batch]``, the rotary table of each row; ``None``: there is only one.
@@ -182,7 +183,7 @@ class PagedAttention:
 
     rotation: Rotation
     positions: paddle.Tensor
-    slots: paddle.Tensor
+    cache_positions: paddle.Tensor
     kv_lengths: paddle.Tensor
     lengths: paddle.Tensor | None
     block_table: paddle.Tensor
@@ -198,13 +199,13 @@ def attention_metadata(
     batch: int,
     length: int,
     past: int,
-    alpha: float,
+    ntk_alpha: float,
     scale_queries: bool,
     padding_mask: paddle.Tensor | None,
     position_ids: paddle.Tensor | None,
     with_gradients: bool,
     dtype: paddle.dtype,
-    spans: Sequence[Span] | None = None,
+    sequences: Sequence[PackedSequence] | None = None,
 ) -> DenseAttention | PackedAttention | CachedAttention:
     """Metadata for ``length`` new positions of each of ``batch`` rows behind ``past`` cached ones.
 
@@ -213,32 +214,32 @@ def attention_metadata(
         batch: number of rows.
         length: new positions of each.
         past: cached positions of each.
-        alpha: NTK factor of the rotary base.
+        ntk_alpha: NTK factor of the rotary base.
         scale_queries: whether log-n scaling applies.
-        padding_mask: see ``visible_slots``.
+        padding_mask: see ``visible_positions``.
         position_ids: int ``[batch, length]``; by default positions are counted with the padding, as in the original.
         with_gradients: whether the form with gradients is wanted.
         dtype: the model's dtype, whose lowest finite value masks.
-        spans: of conversations that share rows; they fill all rows, in order, and see themselves only.
+        sequences: of conversations that share rows; they fill all rows, in order, and see themselves only.
     """
-    slots = paddle.full([batch], past, dtype="int32")
+    cache_positions = paddle.full([batch], past, dtype="int32")
     if position_ids is not None:
         last = int(position_ids.max()) if length else 0
         positions = position_ids.astype("int32").expand([batch, length])
     elif length == 1:
-        last, positions = past, slots.unsqueeze(1)
+        last, positions = past, cache_positions.unsqueeze(1)
     else:
         last = past + length - 1
         counted = np.arange(past, past + length, dtype=np.int32)
         positions = paddle.to_tensor(np.broadcast_to(counted, [batch, length]))
-    rotation = rotation_up_to(last, (alpha,), config, scale_queries)
-    if spans is not None:
-        return PackedAttention(rotation, *span_groups(spans, positions, dtype))
+    rotation = rotation_up_to(last, (ntk_alpha,), config, scale_queries)
+    if sequences is not None:
+        return PackedAttention(rotation, *sequence_groups(sequences, positions, dtype))
     if with_gradients:
         return DenseAttention(rotation, positions, dense_mask(length, padding_mask, dtype))
-    kv_starts, mask = visible_slots(padding_mask, batch, length, past, dtype)
+    kv_starts, mask = visible_positions(padding_mask, batch, length, past, dtype)
     shared = AttentionPass(past + length, past)
-    return CachedAttention(rotation, positions, slots, slots + length, kv_starts, mask, shared)
+    return CachedAttention(rotation, positions, cache_positions, cache_positions + length, kv_starts, mask, shared)
 
 
 def paged_attention(
@@ -246,7 +247,7 @@ def paged_attention(
     starts: np.ndarray,
     lengths: np.ndarray,
     block_table: np.ndarray,
-    alphas: Sequence[float],
+    ntk_alphas: Sequence[float],
 ) -> PagedAttention:
     """Metadata for new positions of unrelated rows.
 
@@ -255,21 +256,21 @@ def paged_attention(
         starts: int32 ``[batch]``, cached positions of each row.
         lengths: int32 ``[batch]``, new positions of each row; the longest is the width of the pass.
         block_table: int32 ``[batch, width]``.
-        alphas: the NTK factor of each row.
+        ntk_alphas: the NTK factor of each row.
     """
     longest = int(lengths.max())
-    known = sorted(set(alphas))
-    indices = None if len(known) == 1 else np.array([known.index(alpha) for alpha in alphas], dtype=np.int32)
-    slots = paddle.to_tensor(starts)
+    known = sorted(set(ntk_alphas))
+    indices = None if len(known) == 1 else np.array([known.index(factor) for factor in ntk_alphas], dtype=np.int32)
+    cache_positions = paddle.to_tensor(starts)
     if longest == 1:  # a step of decoding, of which every call counts
-        positions, kv_lengths = slots.unsqueeze(1), slots + 1
+        positions, kv_lengths = cache_positions.unsqueeze(1), cache_positions + 1
     else:
         positions = paddle.to_tensor(starts[:, None] + np.arange(longest, dtype=np.int32))
         kv_lengths = paddle.to_tensor(starts + lengths)
     return PagedAttention(
         rotation=rotation_up_to(int(starts.max()) + longest - 1, tuple(known), config, True),
         positions=positions,
-        slots=slots,
+        cache_positions=cache_positions,
         kv_lengths=kv_lengths,
         lengths=None if (lengths == longest).all() else paddle.to_tensor(lengths),
         block_table=block_table_tensor(block_table.tobytes(), block_table.shape, paddle.get_device()),
@@ -284,13 +285,13 @@ def block_table_tensor(table: bytes, shape: tuple[int, int], place: str) -> padd
     return paddle.to_tensor(np.frombuffer(table, dtype=np.int32).reshape(shape), place=place)
 
 
-def span_groups(
-    spans: Sequence[Span], positions: paddle.Tensor, dtype: paddle.dtype
-) -> tuple[tuple[SpanGroup, ...], paddle.Tensor, paddle.Tensor]:
-    """``groups``, ``slots`` and ``places`` of ``PackedAttention``.
+def sequence_groups(
+    sequences: Sequence[PackedSequence], positions: paddle.Tensor, dtype: paddle.dtype
+) -> tuple[tuple[SequenceGroup, ...], paddle.Tensor, paddle.Tensor]:
+    """``groups``, ``gather_indices`` and ``restore_indices`` of ``PackedAttention``.
 
     Args:
-        spans: they fill all rows.
+        sequences: they fill all rows.
         positions: int32 ``[batch, length]``.
         dtype: the model's dtype, whose lowest finite value masks.
     """
@@ -298,35 +299,35 @@ def span_groups(
     flat_positions = positions.numpy().reshape(-1)
     places = np.empty(flat_positions.size, dtype=np.int64)
     groups, parts, before = [], [], 0
-    for members in grouped_by_length(spans):
-        longest = max(span.end - span.start for span in members)
-        slots = np.empty([len(members), longest], dtype=np.int64)
+    for members in grouped_by_length(sequences):
+        longest = max(sequence.end - sequence.start for sequence in members)
+        indices = np.empty([len(members), longest], dtype=np.int64)
         for index, (row, start, end) in enumerate(members):
             own = np.arange(row * row_length + start, row * row_length + end)
-            slots[index] = own[0]
-            slots[index, : len(own)] = own
+            indices[index] = own[0]
+            indices[index, : len(own)] = own
             places[own] = before + index * longest + np.arange(len(own))
-        before += slots.size
-        parts.append(slots.reshape(-1))
-        groups.append(SpanGroup(paddle.to_tensor(flat_positions[slots]), dense_mask(longest, None, dtype)))
+        before += indices.size
+        parts.append(indices.reshape(-1))
+        groups.append(SequenceGroup(paddle.to_tensor(flat_positions[indices]), dense_mask(longest, None, dtype)))
     return tuple(groups), paddle.to_tensor(np.concatenate(parts)), paddle.to_tensor(places)
 
 
-def grouped_by_length(spans: Sequence[Span]) -> list[list[Span]]:
-    """The spans in groups, the longest first; in none is more than ``PADDED_SCORES`` of each head padding."""
-    groups: list[list[Span]] = []
+def grouped_by_length(sequences: Sequence[PackedSequence]) -> list[list[PackedSequence]]:
+    """The sequences in groups, the longest first; in none is more than ``PADDED_SCORES`` of each head padding."""
+    groups: list[list[PackedSequence]] = []
     longest, padded = 0, 0
-    for span in sorted(spans, key=lambda span: span.start - span.end):
-        length = span.end - span.start
+    for sequence in sorted(sequences, key=lambda sequence: sequence.start - sequence.end):
+        length = sequence.end - sequence.start
         padded += longest**2 - length**2
         if not groups or padded > PADDED_SCORES:
             groups.append([])
             longest, padded = length, 0
-        groups[-1].append(span)
+        groups[-1].append(sequence)
     return groups
 
 
-def visible_slots(
+def visible_positions(
     padding_mask: paddle.Tensor | None, batch: int, length: int, past: int, dtype: paddle.dtype
 ) -> tuple[paddle.Tensor | None, paddle.Tensor | None]:
     """``kv_starts`` and ``mask`` of ``CachedAttention``: padding on the left needs only the first of them.

@@ -20,7 +20,7 @@ from ...errors import PromptError
 from ...parallel.channel import CommandChannel
 from ...parallel.group import SINGLE, TensorParallelGroup
 from ...utils.paddle_internals import is_initialized
-from .attention_metadata import CachedAttention, DenseAttention, PackedAttention, Span, attention_metadata
+from .attention_metadata import CachedAttention, DenseAttention, PackedAttention, PackedSequence, attention_metadata
 from .configuration import QWenVLConfig
 from .image_placeholders import PlaceholderFormat
 from .kv_cache import KVCache, cache_dtype, ntk_alpha
@@ -104,22 +104,22 @@ class QWenModel(nn.Layer):
         position_ids: paddle.Tensor | None = None,
         past_key_values: KVCache | None = None,
         output_hidden_states: bool = False,
-        spans: Sequence[Span] | None = None,
+        sequences: Sequence[PackedSequence] | None = None,
     ) -> tuple[paddle.Tensor, list[paddle.Tensor] | None]:
         """Run the decoder: ``[batch, length, hidden]`` to the same shape, after the final norm.
 
         The second result holds the input of the first layer and every layer's output before the final norm, if asked
-        for. ``spans`` are packed sequences, in place of a mask and without a cache: they fill all rows, in
+        for. ``sequences`` are packed sequences, in place of a mask and without a cache: they fill all rows, in
         order, and each sees itself only.
 
         Raises:
-            PromptError: spans together with a mask or a cache.
+            PromptError: sequences together with a mask or a cache.
         """
-        if spans is not None and (attention_mask is not None or past_key_values is not None):
+        if sequences is not None and (attention_mask is not None or past_key_values is not None):
             beside = "attention_mask" if attention_mask is not None else "past_key_values"
-            raise PromptError(f"spans: got them beside {beside}, expected one of them")
+            raise PromptError(f"sequences: got them beside {beside}, expected one of them")
         x, residual = self.drop(inputs_embeds), None
-        metadata = self._attention_metadata(x, attention_mask, position_ids, past_key_values, spans)
+        metadata = self._attention_metadata(x, attention_mask, position_ids, past_key_values, sequences)
         hidden_states = [x] if output_hidden_states else None
         # Keys and values go into a cache as they are computed, once.
         recompute = self.enable_recompute and self.training and past_key_values is None
@@ -140,27 +140,27 @@ class QWenModel(nn.Layer):
         padding_mask: paddle.Tensor | None,
         position_ids: paddle.Tensor | None,
         cache: KVCache | None,
-        spans: Sequence[Span] | None,
+        sequences: Sequence[PackedSequence] | None,
     ) -> DenseAttention | PackedAttention | CachedAttention:
         batch, length, _ = x.shape
         if cache is None:
             # Neither scaling exists in training, as in the original.
-            past, alpha = 0, 1.0 if self.training else ntk_alpha(length, self.config)
+            past, ntk_factor = 0, 1.0 if self.training else ntk_alpha(length, self.config)
         else:
-            past, alpha = cache.length, cache.ntk_alpha
+            past, ntk_factor = cache.length, cache.ntk_alpha
             cache.reserve(past + length)
         return attention_metadata(
             self.config,
             batch,
             length,
             past,
-            alpha,
+            ntk_factor,
             scale_queries=not self.training,
             padding_mask=padding_mask,
             position_ids=position_ids,
             with_gradients=cache is None and paddle.is_grad_enabled(),
             dtype=x.dtype,
-            spans=spans,
+            sequences=sequences,
         )
 
     def _needs_image_gradients(self) -> bool:

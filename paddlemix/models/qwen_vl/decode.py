@@ -79,24 +79,26 @@ class DecodeInputs:
         width = -(-config.max_position_embeddings // block_size)
         self._block_size = block_size
         self._ids = Buffer([rows, count], "int64")
-        self._slots = Buffer([rows], "int32")
-        self._positions = self._slots if count == 1 else Buffer([rows, count], "int32")
+        self._cache_positions = Buffer([rows], "int32")
+        self._positions = self._cache_positions if count == 1 else Buffer([rows, count], "int32")
         self._lengths = Buffer([rows], "int32")
         self._kv_lengths = Buffer([rows], "int32")
         self._block_table = Buffer([rows, width], "int32")
         self._table_index = Buffer([rows], "int32")
-        self._moving = [self._ids, self._slots, self._kv_lengths]
+        self._moving = [self._ids, self._cache_positions, self._kv_lengths]
         if count > 1:
             self._moving += [self._positions, self._lengths]
         self._steps = np.arange(count, dtype=np.int32)
-        alphas = ntk_alphas(config)
-        self._alpha_index = {alpha: index for index, alpha in enumerate(alphas)}
+        factors = ntk_alphas(config)
+        self._table_of_factor = {factor: index for index, factor in enumerate(factors)}
         self.ids = self._ids.tensor
-        self.advancing = (self._slots.tensor, self._kv_lengths.tensor)
+        self.advancing = (self._cache_positions.tensor, self._kv_lengths.tensor)
+        # of one memory, where each row has one new position
+        positions = self._cache_positions.tensor.unsqueeze(1) if count == 1 else self._positions.tensor
         self.metadata = PagedAttention(
-            rotation=whole_rotation(alphas, config),
-            positions=self._slots.tensor.unsqueeze(1) if count == 1 else self._positions.tensor,  # of one memory
-            slots=self._slots.tensor,
+            rotation=whole_rotation(factors, config),
+            positions=positions,
+            cache_positions=self._cache_positions.tensor,
             kv_lengths=self._kv_lengths.tensor,
             lengths=None if count == 1 else self._lengths.tensor,
             block_table=self._block_table.tensor,
@@ -105,18 +107,18 @@ class DecodeInputs:
 
     def load(self, rows: Sequence[RowInput]) -> None:
         """Take what a pass computes; entries behind the end of a row are left as they are."""
-        ids, slots, lengths = self._ids.host, self._slots.host, self._lengths.host
+        ids, cache_positions, lengths = self._ids.host, self._cache_positions.host, self._lengths.host
         for index, row in enumerate(rows):
             count = len(row.ids)
             needed = -(-(row.start + count) // self._block_size)
             ids[index, :count] = row.ids
-            slots[index] = row.start
+            cache_positions[index] = row.start
             lengths[index] = count
             self._block_table.host[index, :needed] = row.blocks[:needed]
-            self._table_index.host[index] = self._alpha_index[row.position_factor]
-        np.add(slots, lengths, out=self._kv_lengths.host)
-        if self._positions is not self._slots:
-            np.add(slots[:, None], self._steps, out=self._positions.host)
+            self._table_index.host[index] = self._table_of_factor[row.position_factor]
+        np.add(cache_positions, lengths, out=self._kv_lengths.host)
+        if self._positions is not self._cache_positions:
+            np.add(cache_positions[:, None], self._steps, out=self._positions.host)
         self.send()
 
     def send(self) -> None:
@@ -231,17 +233,17 @@ class BoundDecoder:
         rms_norm, add_rms_norm, rotary_qkv_cache, attention_decode, _ = self._operators
         rotation, table, table_index = metadata.rotation, metadata.block_table, metadata.table_index
         cos, sin, logn = rotation.cos, rotation.sin, rotation.logn
-        positions, slots, lengths = metadata.positions, metadata.slots, metadata.lengths
+        positions, cache_positions, lengths = metadata.positions, metadata.cache_positions, metadata.lengths
         kv_lengths, heads, epsilon = metadata.kv_lengths, self._heads, self._epsilon
         residual = x
         normalized = rms_norm(x, self._first_norm, epsilon)[0]
         for layer, keys, values in zip(self._layers, cache.keys, cache.values):
             qkv, qkv_bias, attention_out, norm_2, activated, feed_forward_out, next_norm = layer
             query = rotary_qkv_cache(
-                qkv(normalized), qkv_bias, cos, sin, positions, keys, values, slots, lengths, table, logn, table_index,
-                heads,
+                qkv(normalized), qkv_bias, cos, sin, positions, keys, values, cache_positions, lengths, table, logn,
+                table_index, heads,
             )[0]  # fmt: skip
-            attended = attention_decode(query, keys, values, kv_lengths, slots, None, table, None)[0]
+            attended = attention_decode(query, keys, values, kv_lengths, cache_positions, None, table, None)[0]
             normalized, residual, _ = add_rms_norm(attention_out(attended), residual, norm_2, epsilon)
             normalized, residual, _ = add_rms_norm(
                 feed_forward_out(activated(normalized)), residual, next_norm, epsilon

@@ -66,7 +66,7 @@ class QWenAttention(nn.Layer):
         else:
             key, value = cache.keys[self.layer], cache.values[self.layer]
             query = ops.rotary_qkv_cache(
-                packed, bias, self.heads, rotation.cos, rotation.sin, positions, key, value, metadata.slots,
+                packed, bias, self.heads, rotation.cos, rotation.sin, positions, key, value, metadata.cache_positions,
                 logn=rotation.logn,
             )  # fmt: skip
         attend = ops.attention_decode if packed.shape[1] <= ops.DECODE_MAX_QUERIES else ops.attention_prefill
@@ -75,7 +75,7 @@ class QWenAttention(nn.Layer):
             key,
             value,
             kv_lengths=metadata.kv_lengths,
-            query_starts=metadata.slots,
+            query_starts=metadata.cache_positions,
             kv_starts=metadata.kv_starts,
             mask=metadata.mask,
             shared=metadata.shared,
@@ -88,8 +88,9 @@ class QWenAttention(nn.Layer):
         rotation, table = metadata.rotation, metadata.block_table
         key, value = cache.keys[self.layer], cache.values[self.layer]
         query = ops.rotary_qkv_cache(
-            packed, bias, self.heads, rotation.cos, rotation.sin, metadata.positions, key, value, metadata.slots,
-            lengths=metadata.lengths, block_table=table, logn=rotation.logn, table_index=metadata.table_index,
+            packed, bias, self.heads, rotation.cos, rotation.sin, metadata.positions, key, value,
+            metadata.cache_positions, lengths=metadata.lengths, block_table=table, logn=rotation.logn,
+            table_index=metadata.table_index,
         )  # fmt: skip
         attend = ops.attention_decode if packed.shape[1] <= ops.DECODE_MAX_QUERIES else ops.attention_prefill
         return attend(
@@ -97,7 +98,7 @@ class QWenAttention(nn.Layer):
             key,
             value,
             kv_lengths=metadata.kv_lengths,
-            query_starts=metadata.slots,
+            query_starts=metadata.cache_positions,
             block_table=table,
             shared=metadata.shared,
         )
@@ -105,13 +106,13 @@ class QWenAttention(nn.Layer):
     def _attend_packed(
         self, packed: paddle.Tensor, bias: paddle.Tensor | None, metadata: PackedAttention
     ) -> paddle.Tensor:
-        """Attention of each span over itself: ``[batch, length, 3 * hidden]`` to ``[batch, length, hidden]``.
+        """Attention of each sequence over itself: ``[batch, length, 3 * hidden]`` to ``[batch, length, hidden]``.
 
-        The spans of a group are cut out of their rows and become rows of their own, padded to the longest of them.
+        The sequences of a group are cut out of their rows and become rows of their own, padded to the longest of them.
         """
         batch, length, width = packed.shape
         # Gathered once and split: the gradient of every gathering is as large as the whole.
-        gathered = paddle.gather(packed.reshape([-1, width]), metadata.slots)
+        gathered = paddle.gather(packed.reshape([-1, width]), metadata.gather_indices)
         parts = paddle.split(gathered, [group.positions.size for group in metadata.groups])
         attended = []
         for group, part in zip(metadata.groups, parts):
@@ -120,7 +121,7 @@ class QWenAttention(nn.Layer):
             merged = ops.merge_heads(ops.attention(*heads, group.mask, self._dropout()))
             attended.append(merged.reshape([-1, merged.shape[-1]]))
         joined = paddle.concat(attended) if len(attended) > 1 else attended[0]
-        return paddle.gather(joined, metadata.places).reshape([batch, length, -1])
+        return paddle.gather(joined, metadata.restore_indices).reshape([batch, length, -1])
 
     def _dropout(self) -> float:
         return self.dropout if self.training else 0.0

@@ -8,14 +8,14 @@ from paddlemix.models.qwen_vl.attention_metadata import (
     CachedAttention,
     DenseAttention,
     PackedAttention,
-    Span,
+    PackedSequence,
     attention_metadata,
     dense_mask,
     grouped_by_length,
     paged_attention,
     rotary_base,
-    span_groups,
-    visible_slots,
+    sequence_groups,
+    visible_positions,
 )
 from paddlemix.models.qwen_vl.kv_cache import KVCache
 from tests.golden_model import golden_config, golden_model
@@ -44,7 +44,7 @@ def metadata_for(length, past, batch=1, scale_queries=True, position_ids=None):
 def test_positions_continue_behind_the_cache():
     metadata = metadata_for(length=2, past=5, batch=2)
     np.testing.assert_array_equal(metadata.positions.numpy(), [[5, 6], [5, 6]])
-    np.testing.assert_array_equal(metadata.slots.numpy(), [5, 5])
+    np.testing.assert_array_equal(metadata.cache_positions.numpy(), [5, 5])
     np.testing.assert_array_equal(metadata.kv_lengths.numpy(), [7, 7])
 
 
@@ -52,7 +52,7 @@ def test_given_positions_move_the_rotation_and_not_the_slots():
     metadata = metadata_for(length=2, past=5, position_ids=paddle.to_tensor([[1030, 0]]))
     np.testing.assert_array_equal(metadata.positions.numpy(), [[1030, 0]])
     assert metadata.rotation.cos.shape[1] == 2048
-    np.testing.assert_array_equal(metadata.slots.numpy(), [5])
+    np.testing.assert_array_equal(metadata.cache_positions.numpy(), [5])
 
 
 def test_logn_scales_only_queries_beyond_the_trained_length():
@@ -65,18 +65,18 @@ def test_logn_scales_only_queries_beyond_the_trained_length():
 
 def test_padding_on_the_left_becomes_the_first_visible_slot():
     padding = paddle.to_tensor([[0, 0, 1], [1, 1, 1]])
-    starts, mask = visible_slots(padding, 2, 1, 3, paddle.float32)
+    starts, mask = visible_positions(padding, 2, 1, 3, paddle.float32)
     assert mask is None
     np.testing.assert_array_equal(starts.numpy(), [2, 0])
 
 
 def test_a_mask_that_hides_nothing_costs_nothing():
-    assert visible_slots(paddle.ones([2, 3]), 2, 1, 3, paddle.float32) == (None, None)
-    assert visible_slots(None, 2, 1, 3, paddle.float32) == (None, None)
+    assert visible_positions(paddle.ones([2, 3]), 2, 1, 3, paddle.float32) == (None, None)
+    assert visible_positions(None, 2, 1, 3, paddle.float32) == (None, None)
 
 
 def test_gaps_become_a_mask_that_shows_new_tokens():
-    starts, mask = visible_slots(paddle.to_tensor([[1, 0, 1], [1, 1, 0]]), 2, 2, 3, paddle.float32)
+    starts, mask = visible_positions(paddle.to_tensor([[1, 0, 1], [1, 1, 0]]), 2, 2, 3, paddle.float32)
     assert starts is None
     expected = np.array([[1, 0, 1, 1, 1], [1, 1, 0, 1, 1]])[:, None].repeat(2, axis=1)
     np.testing.assert_array_equal(mask.numpy() == 0, expected)
@@ -100,32 +100,37 @@ def test_dense_mask_can_separate_samples_in_one_row():
     np.testing.assert_array_equal(dense_mask(4, paddle.to_tensor(block), paddle.float32).numpy() == 0, expected)
 
 
-def spans_of(*lengths):
+def sequences_of(*lengths):
     ends = np.cumsum(lengths)
-    return [Span(0, int(end - length), int(end)) for length, end in zip(lengths, ends)]
+    return [PackedSequence(0, int(end - length), int(end)) for length, end in zip(lengths, ends)]
 
 
-def test_spans_of_about_one_length_attend_together():
-    groups = grouped_by_length(spans_of(20, 119, 120, 25))
-    assert [[span.end - span.start for span in group] for group in groups] == [[120, 119], [25, 20]]
+def test_sequences_of_about_one_length_attend_together():
+    groups = grouped_by_length(sequences_of(20, 119, 120, 25))
+    assert [[sequence.end - sequence.start for sequence in group] for group in groups] == [[120, 119], [25, 20]]
 
 
 def test_a_group_wastes_little_on_padding():
     lengths = np.random.default_rng(0).integers(5, 900, 40)
-    groups = grouped_by_length(spans_of(*lengths))
+    groups = grouped_by_length(sequences_of(*lengths))
     assert 1 < len(groups) < 40
     for group in groups:
-        own = [span.end - span.start for span in group]
+        own = [sequence.end - sequence.start for sequence in group]
         assert len(own) * max(own) ** 2 - sum(length**2 for length in own) <= PADDED_SCORES
-    assert sorted(span for group in groups for span in group) == spans_of(*lengths)
+    assert sorted(sequence for group in groups for sequence in group) == sequences_of(*lengths)
 
 
 def test_what_is_gathered_into_groups_is_put_back_in_its_place():
-    spans = [Span(0, 0, 3), Span(0, 3, 700), Span(1, 0, 600), Span(1, 600, 700)]
-    positions = np.concatenate([np.arange(span.end - span.start) for span in spans]).reshape(2, 700)
-    groups, slots, places = span_groups(spans, paddle.to_tensor(positions.astype(np.int32)), paddle.float32)
+    sequences = [
+        PackedSequence(0, 0, 3),
+        PackedSequence(0, 3, 700),
+        PackedSequence(1, 0, 600),
+        PackedSequence(1, 600, 700),
+    ]
+    positions = np.concatenate([np.arange(sequence.end - sequence.start) for sequence in sequences]).reshape(2, 700)
+    groups, indices, restore = sequence_groups(sequences, paddle.to_tensor(positions.astype(np.int32)), paddle.float32)
     assert len(groups) > 1
-    np.testing.assert_array_equal(slots.numpy()[places.numpy()], np.arange(1400))
+    np.testing.assert_array_equal(indices.numpy()[restore.numpy()], np.arange(1400))
     for group in groups:
         own = np.minimum.accumulate(np.diff(group.positions.numpy(), axis=1) == 1, axis=1).sum(axis=1) + 1
         assert set(own) <= {3, 697, 600, 100} and (group.positions.numpy()[:, 0] == 0).all()
@@ -133,27 +138,27 @@ def test_what_is_gathered_into_groups_is_put_back_in_its_place():
 
 
 @pytest.mark.parametrize("beside", ["attention_mask", "past_key_values"])
-def test_spans_stand_alone(beside):
+def test_sequences_stand_alone(beside):
     model = golden_model().transformer
     embeddings = model.wte(paddle.to_tensor([[1, 2, 3]]))
     other = {"attention_mask": paddle.ones([1, 3], "int64"), "past_key_values": KVCache(golden_config(), 1, 8, 8)}[
         beside
     ]
-    with pytest.raises(PromptError, match=f"spans: got them beside {beside}"):
-        model(embeddings, spans=[Span(0, 0, 3)], **{beside: other})
+    with pytest.raises(PromptError, match=f"sequences: got them beside {beside}"):
+        model(embeddings, sequences=[PackedSequence(0, 0, 3)], **{beside: other})
 
 
 def test_each_way_to_attend_has_its_form():
-    def form(with_gradients=False, spans=None):
+    def form(with_gradients=False, sequences=None):
         return type(
             attention_metadata(
-                golden_config(), 1, 4, 0, 1.0, True, None, None, with_gradients, paddle.float32, spans=spans
+                golden_config(), 1, 4, 0, 1.0, True, None, None, with_gradients, paddle.float32, sequences=sequences
             )
         )
 
     assert form() is CachedAttention
     assert form(with_gradients=True) is DenseAttention
-    assert form(spans=[Span(0, 0, 4)]) is PackedAttention
+    assert form(sequences=[PackedSequence(0, 0, 4)]) is PackedAttention
 
 
 def test_rows_of_blocks_have_their_own_places_lengths_and_rotary_tables():

@@ -148,7 +148,7 @@ def test_a_row_that_has_stopped_stays_where_it_is(model):
     for _ in range(12):
         run.launch()
         tokens.append(run.fetch()[0].tolist())
-        positions.append(run._inputs.metadata.slots.numpy().tolist())
+        positions.append(run._inputs.metadata.cache_positions.numpy().tolist())
     assert tokens[:steps] == expected[:steps]
     assert [token for _, token in tokens] == [token for _, token in expected]  # the other row goes on
     start, other = rows[0].start, rows[1].start
