@@ -103,12 +103,15 @@ def test_so_they_are_with_a_cache_in_bfloat16(tmp_path):
     assert [r.id for r in requests if tokens(outputs[r.id]) != alone(model, processor, r)] == []
 
 
-@pytest.mark.parametrize("weights", [pytest.param("int8", marks=pytest.mark.slow), "int4"])
-def test_so_they_are_with_quantized_weights(small, tmp_path, weights):
+@pytest.mark.parametrize(
+    ("weights", "count"),
+    [("int4", 40), *(pytest.param(weights, 200, marks=pytest.mark.slow) for weights in ("int8", "int4"))],
+)
+def test_so_they_are_with_quantized_weights(small, tmp_path, weights, count):
     floats, processor = small
     floats.save_pretrained(tmp_path)
     model = QWenLMHeadModel.from_pretrained(tmp_path, quantization=weights)
-    requests = requests_of(40, processor, seed=1)
+    requests = requests_of(count, processor, seed=1)
     outputs = joined_at_random(engine_of(model, processor, blocks=12, block_size=32), requests)
     assert [r.id for r in requests if tokens(outputs[r.id]) != alone(model, processor, r)] == []
 

@@ -106,6 +106,17 @@ def test_a_matcher_says_what_may_come(speaking):
     assert {processor.tokenizer.decode([i]) for i in allowed} <= {"a", "ab"}
 
 
+def test_json_has_no_space_that_a_model_could_go_on_with(speaking):
+    _, processor, compiler = speaking
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+    for grammar in (Grammar("json_schema", json.dumps(schema)), Grammar("json_object")):
+        matcher = compiler.matcher(grammar)
+        for token in processor.tokenizer.encode("{"):
+            assert not matcher.push(token)
+        texts = [processor.tokenizer.decode([i]) for i in np.flatnonzero(matcher.allowed())]
+        assert texts and not any(text[:1].isspace() for text in texts)
+
+
 def test_an_engine_without_a_compiler_refuses_grammars(tmp_path):
     engine = engine_of(*random_model(tmp_path))
     with pytest.raises(ConfigurationError, match="without a compiler"):
