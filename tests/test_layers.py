@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -39,9 +40,15 @@ def read_table() -> dict[str, list[str]]:
     return table
 
 
+@cache
+def parsed(module: str) -> ast.Module:
+    """The syntax tree of a module; not to be changed."""
+    return ast.parse(MODULES[module].read_text(encoding="utf-8"))
+
+
 def imports(module: str) -> Iterator[str]:
     """Modules of this package that one imports: at its top, in functions, for types, and lazily by name."""
-    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    tree = parsed(module)
     yield from _statements(tree, module)
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in MODULES:
@@ -64,10 +71,10 @@ def _statements(tree: ast.Module, module: str) -> Iterator[str]:
 
 def imported_modules(module: str) -> set[str]:
     """What its import statements name, those of functions and of types too; of a package what importing it imports."""
-    path = MODULES[module]
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    if path.name == "__init__.py":
-        tree.body = [node for node in tree.body if not isinstance(node, ast.If)]  # the types of lazy public names
+    tree = parsed(module)
+    if MODULES[module].name == "__init__.py":
+        body = [node for node in tree.body if not isinstance(node, ast.If)]  # without the types of lazy public names
+        tree = ast.Module(body, [])
     return {name for name in _statements(tree, module) if name != module}
 
 
@@ -115,6 +122,7 @@ WEIGHT_NAMES = re.compile(
 NEUTRAL_MODULES = [name for name in MODULES if not name.startswith("paddlemix.models.qwen_vl")]
 
 
+@cache
 def code_without_docstrings(module: str) -> str:
     tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
     for node in ast.walk(tree):

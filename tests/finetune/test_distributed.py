@@ -157,7 +157,11 @@ def test_losses_and_weights_are_those_of_one_process(folder, options, outcomes, 
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] if ARRANGED[name][0] > 2 else []) for name in ARRANGED]
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if ARRANGED[name][0] > 2 or name == "qlora-split" else [])
+        for name in ARRANGED
+    ],
 )
 def test_split_models_and_two_arrangements_at_once_train_like_one_process(folder, options, name):
     processes, both, several = ARRANGED[name]

@@ -2,16 +2,17 @@ from __future__ import annotations
 
 import importlib.util
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.forked import run_forked
 
 SCRIPT = Path(__file__).resolve().parents[3] / "examples" / "bundled_model" / "evaluate.py"
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, str(SCRIPT), *arguments], capture_output=True, text=True, timeout=120)
+    return run_forked([str(SCRIPT), *arguments], SCRIPT.parents[2])
 
 
 def test_help_names_the_tasks_and_the_baselines():
