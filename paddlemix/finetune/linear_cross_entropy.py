@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import paddle
-import paddle.distributed as dist
 import paddle.nn as nn
 import paddle.nn.functional as F
 from paddle.autograd import PyLayer
@@ -198,7 +197,7 @@ def _chunk(
     """
     logits = paddle.matmul(hidden, weight)
     if work.shares.group.size > 1:
-        loss, grad = _split_softmax_gradient(logits, targets, work.shares)
+        loss, grad = work.shares.softmax_gradient(_wide(logits), targets)
     else:
         loss, grad = _softmax_gradient(logits, targets)
     grad = grad.astype(hidden.dtype)
@@ -219,24 +218,6 @@ def _softmax_gradient(logits: paddle.Tensor, targets: paddle.Tensor) -> tuple[pa
     # Not from the target's own probability, whose logarithm is cut off where it is tiny; the largest never is.
     loss = (largest - weights.max(axis=1).log() - target_logits).sum()
     return loss, weights.index_put_((target_indices[:, 0], targets), paddle.gather_nd(weights, target_indices) - 1)
-
-
-def _split_softmax_gradient(
-    logits: paddle.Tensor, targets: paddle.Tensor, shares: VocabularyShares
-) -> tuple[paddle.Tensor, paddle.Tensor]:
-    """As :func:`_softmax_gradient`, of the logits of this process's tokens; the loss is the same in all processes."""
-    group, logits = shares.group, _wide(logits)
-    largest = group.add_up(logits.max(axis=1), dist.ReduceOp.MAX)
-    weights = (logits - largest.unsqueeze(1)).exp()
-    total = group.add_up(weights.sum(axis=1))
-    own = targets - shares.first
-    is_own = paddle.logical_and(own >= 0, own < logits.shape[1])
-    indices = paddle.stack([paddle.arange(len(targets), dtype="int64"), paddle.where(is_own, own, own * 0)], axis=1)
-    one = is_own.astype(logits.dtype)
-    target_logits = group.add_up(paddle.gather_nd(logits, indices) * one)
-    loss = (largest + total.log() - target_logits).sum()
-    weights = weights / total.unsqueeze(1)
-    return loss, weights.index_put_((indices[:, 0], indices[:, 1]), paddle.gather_nd(weights, indices) - one)
 
 
 def _spread(parts: list[paddle.Tensor], rows: paddle.Tensor, like: paddle.Tensor) -> paddle.Tensor:

@@ -17,6 +17,7 @@ from ..data.records import Record
 from ..media import ImagePolicy
 from ..models.qwen_vl.modeling import QWenLMHeadModel
 from ..models.qwen_vl.processing import QwenVLProcessor
+from ..parallel.degrees import STAGE1, Degrees
 from ..parallel.processes import init_process, run_on_main_process
 from ..utils.files import told_as_checkpoint_error, write_text
 from .configuration import FinetuneConfig
@@ -33,7 +34,6 @@ from .output import (
     prepare_output_dir,
     write_result,
 )
-from .parallel_state import STAGE1, Degrees
 from .randomness import seed_everything
 from .trainer import FinetuneTrainer, training_arguments
 from .training_data import ConversationData, Log, check_sources, load_processor, load_records

@@ -25,9 +25,10 @@ from paddlenlp.trainer.trainer_callback import TrainerControl, TrainerState
 
 from ..data.loading import SizedIterable
 from ..errors import TrainingError, TrainingInterruptedError
+from ..parallel.degrees import Degrees
 from .checkpoints import load_state, read_progress, remove_old_checkpoints, save_state, writing_checkpoint
 from .interruption import StopRequest, stop_on_signals
-from .parallel_state import Degrees, ParallelState
+from .parallel_state import ParallelState
 from .randomness import paddle_state, seed_everything, set_paddle_state
 from .trainer_callbacks import InitialEvaluationCallback, StepControlCallback
 from .training_data import TrainingData

@@ -19,8 +19,8 @@ from ..data.loading import BatchLoader, SizedIterable
 from ..data.records import Record
 from ..media import ImagePolicy
 from ..models.qwen_vl.processing import QwenVLProcessor
+from ..parallel.degrees import Degrees
 from .configuration import DataSource, FinetuneConfig
-from .parallel_state import Degrees
 
 Log = Callable[[str], Any]
 

@@ -1,33 +1,12 @@
-"""How processes are arranged, and what a single one sees; ``test_distributed.py`` trains with several."""
+"""What a single process sees; ``test_distributed.py`` trains with several."""
 
 import paddle
 import paddle.nn as nn
 import pytest
 
-from paddlemix.errors import ConfigurationError, TrainingError
-from paddlemix.finetune.parallel_state import STAGE1, Degrees, ParallelState
-
-
-@pytest.mark.parametrize(
-    ("options", "degrees"),
-    [
-        ((8, None, None), (1, 8, 1)),
-        ((8, STAGE1, None), (8, 1, 1)),
-        ((8, STAGE1, 2), (2, 4, 1)),
-        ((1, STAGE1, None), (1, 1, 1)),
-        ((8, STAGE1, 2, 2), (2, 2, 2)),
-        ((8, None, None, 4), (1, 2, 4)),
-    ],
-)
-def test_what_sharding_does_not_need_is_data_parallel(options, degrees):
-    assert Degrees.of(*options) == Degrees(*degrees)
-
-
-def test_processes_that_cannot_be_divided_are_refused():
-    with pytest.raises(ConfigurationError, match=r"sharding_parallel_degree: got 3 for 8 replica\(s\)"):
-        Degrees.of(8, STAGE1, 3)
-    with pytest.raises(ConfigurationError, match=r"tensor_parallel_degree: got 3 for 8 process\(es\)"):
-        Degrees.of(8, None, None, 3)
+from paddlemix.errors import TrainingError
+from paddlemix.finetune.parallel_state import ParallelState
+from paddlemix.parallel.degrees import Degrees
 
 
 def test_too_few_parameters_to_share_are_told():

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import paddle
+import paddle.distributed as dist
 import paddle.nn as nn
 import paddle.nn.functional as F
 from paddle.distributed.fleet.utils import recompute
@@ -95,6 +96,28 @@ class VocabularyShares:
         if self.group.size == 1:
             return head(hidden)
         return self.group.gather(head(self.group.copy(hidden)), self.widths)
+
+    def softmax_gradient(self, logits: paddle.Tensor, targets: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
+        """The cross-entropy of the whole vocabulary, summed and the same in all processes, and its gradient.
+
+        Args:
+            logits: ``[n, own tokens]``, float32 or float64.
+            targets: int64 ``[n]``, of the whole vocabulary.
+
+        Returns:
+            A scalar, and ``softmax - one-hot`` of this process's tokens, ``[n, own tokens]``.
+        """
+        largest = self.group.add_up(logits.max(axis=1), dist.ReduceOp.MAX)
+        weights = (logits - largest.unsqueeze(1)).exp()
+        total = self.group.add_up(weights.sum(axis=1))
+        own = targets - self.first
+        is_own = paddle.logical_and(own >= 0, own < logits.shape[1])
+        indices = paddle.stack([paddle.arange(len(targets), dtype="int64"), paddle.where(is_own, own, own * 0)], axis=1)
+        one = is_own.astype(logits.dtype)
+        target_logits = self.group.add_up(paddle.gather_nd(logits, indices) * one)
+        loss = (largest + total.log() - target_logits).sum()
+        weights = weights / total.unsqueeze(1)
+        return loss, weights.index_put_((indices[:, 0], indices[:, 1]), paddle.gather_nd(weights, indices) - one)
 
 
 def _linear(x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor | None) -> paddle.Tensor:
