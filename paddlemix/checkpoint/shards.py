@@ -85,7 +85,8 @@ def unaligned(rule: Rule, axis: int) -> int:
 class Partition:
     """How the weights of a model are divided among processes.
 
-    What has fewer units than there are processes stays whole in each of them.
+    What has fewer units than there are processes stays whole in each of them. Where the alignment makes them so few,
+    the finest one holds.
 
     Args:
         table: the weights of the model's family.
@@ -93,16 +94,28 @@ class Partition:
         rank: of this process.
         size: number of processes.
         alignment: of the axes.
+        finest: the least that axes can do with.
 
     Attributes:
         shards: of the weights that are split, by name in the layout ``paddle``.
     """
 
-    def __init__(self, table: WeightTable, config: Any, rank: int, size: int, alignment: Alignment = unaligned) -> None:
+    def __init__(
+        self,
+        table: WeightTable,
+        config: Any,
+        rank: int,
+        size: int,
+        alignment: Alignment = unaligned,
+        finest: Alignment | None = None,
+    ) -> None:
         self.table, self.rank, self.size = table, rank, size
-        self._config, self._alignment = config, alignment
+        self._config, self._alignments = config, (alignment, finest)
         self._sizes = table.dimensions(config)
         self._chunks = self._units_cut_together(alignment)
+        if finest is not None:
+            smallest = self._units_cut_together(finest)
+            self._chunks.update({unit: smallest[unit] for unit in self._chunks if self._count_chunks(unit) < size})
         self.shards: dict[str, Shard] = {}
         for name, whole in table.expected_shapes(config).items():
             found = table.find_rule(name)
@@ -117,7 +130,8 @@ class Partition:
 
     @cached_property
     def _partitions(self) -> list[Partition]:
-        return [Partition(self.table, self._config, rank, self.size, self._alignment) for rank in range(self.size)]
+        arguments = self.table, self._config
+        return [Partition(*arguments, rank, self.size, *self._alignments) for rank in range(self.size)]
 
     def own(self, unit: str, rank: int | None = None) -> range:
         """The units, such as heads, of a process, by default of this one."""
@@ -125,12 +139,15 @@ class Partition:
         if not self.is_split(unit):
             return range(count)
         chunk = self._chunks[unit]
-        chunks = share(-(-count // chunk), self.rank if rank is None else rank, self.size)
+        chunks = share(self._count_chunks(unit), self.rank if rank is None else rank, self.size)
         return range(chunks.start * chunk, min(chunks.stop * chunk, count))
 
     def is_split(self, unit: str) -> bool:
         """Whether every process gets some of the units."""
-        return self.size > 1 and -(-self._sizes[unit] // self._chunks[unit]) >= self.size
+        return self.size > 1 and self._count_chunks(unit) >= self.size
+
+    def _count_chunks(self, unit: str) -> int:
+        return -(-self._sizes[unit] // self._chunks[unit])
 
     def _shard(self, whole: tuple[int, ...], axis: int, dimension: str) -> Shard:
         split = self.table.splits[dimension]

@@ -11,7 +11,18 @@ from ..checkpoint.layouts import Rule
 from ..checkpoint.shards import Alignment, Shard
 from .gptq_format import PER_WORD, GPTQLinear
 from .layers import PendingParameter, QuantizedLinear
-from .plan import GROUP, INT4, SIXTEEN_BIT, SIXTEEN_BIT_PADDING, TILE, QuantizationPlan, padded_inputs, tile_arrays
+from .plan import (
+    GROUP,
+    INT4,
+    INT8,
+    SIXTEEN_BIT,
+    SIXTEEN_BIT_PADDING,
+    TILE,
+    QuantizationPlan,
+    padded_inputs,
+    tile_arrays,
+)
+from .tiles import take_lines
 
 
 @dataclass(frozen=True)
@@ -63,11 +74,9 @@ class Cut:
             arrays = [Shard(array.shape, 0, tiles).take(array) for array in arrays]
         if not self.has_all_rows:
             padded = padded_inputs(kind, self.inputs)
-            end = self.rows.start + padded_inputs(kind, self.rows.stop - self.rows.start)
             for index, array in enumerate(arrays):
-                per_line = padded // array.shape[1]
                 if array.shape[1] > 1:  # one scale per output is for all rows
-                    arrays[index] = array[:, self.rows.start // per_line : -(-end // per_line)]
+                    arrays[index] = take_lines(kind, array, self.rows, padded // array.shape[1])
         return tuple(np.ascontiguousarray(array) for array in arrays)
 
     def take_gptq(self, stored: GPTQLinear) -> GPTQLinear:
@@ -114,17 +123,28 @@ def cut_of(parameter: PendingParameter, shards: Mapping[str, Shard]) -> Cut:
 
 
 def tile_alignment(plan: QuantizationPlan) -> Alignment:
-    """Where weights in the formats of ``plan`` may be cut: between tiles, and between the groups of 128 inputs that
-    share a scale of the weight or, in the operators, of the activations.
+    """Where weights in the formats of ``plan`` are cut: between tiles, and between the groups of 128 inputs that share
+    a scale of the weight or, in the operators, of the activations, so that every number is that of the whole weight.
     """
+    return _alignment(plan, dict.fromkeys(SIXTEEN_BIT, SIXTEEN_BIT_PADDING))
+
+
+def finest_alignment(plan: QuantizationPlan) -> Alignment:
+    """Where they can be cut if need be: without scales of inputs, between lines of tiles and words of GPTQ.
+
+    The weights are those of the whole still; the CPU's operator rounds activations in the groups of the part.
+    """
+    return _alignment(plan, {INT8: PER_WORD, **dict.fromkeys(SIXTEEN_BIT, PER_WORD)})
+
+
+def _alignment(plan: QuantizationPlan, inputs: Mapping[str, int]) -> Alignment:
+    """The alignment with that of inputs by format, 128 of those not named."""
 
     def alignment(rule: Rule, axis: int) -> int:
         kind = None if rule.part is None else getattr(plan, rule.part)
         if kind is None or rule.part == "embeddings":
             return 1
-        if axis == 1:
-            return TILE
-        return SIXTEEN_BIT_PADDING if kind in SIXTEEN_BIT else GROUP
+        return TILE if axis == 1 else inputs.get(kind, GROUP)
 
     return alignment
 

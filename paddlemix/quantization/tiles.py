@@ -24,12 +24,14 @@ from ..ops.linear_w4 import dequantize_w4, pack_w4, quantize_w4
 from ..ops.linear_w8 import dequantize_w8, quantize_w8
 from ..ops.linear_w16 import dequantize_w16, pack_w16
 from ..utils.paddle_internals import paddle_dtype
-from .plan import INT4, INT8, NF4, TILE, tile_arrays
+from .plan import INT4, INT8, NF4, TILE, padded_inputs, tile_arrays
 
 #: elements of a float chunk; about three such chunks are alive at a time
 CHUNK = 8 << 20
 INT8_PER_LINE = 4
 _HUGE_PAGE = 2 << 20
+_ZERO = {INT4: 0x88, INT8: 0x80}
+"""What a byte of zero weights is; of 16-bit formats, 0."""
 
 
 class PackedWeight:
@@ -61,7 +63,7 @@ class PackedWeight:
         Args:
             columns: of this weight.
             values: of these columns.
-            rows: those of ``values`` that are this weight's, where its scales depend on more; begins at a group of 128.
+            rows: those of ``values`` that are this weight's, where its scales depend on more; begins at a line.
         """
         w = _tensor(values)
         if self.kind == INT4:
@@ -73,8 +75,7 @@ class PackedWeight:
         elif self.kind == INT8:
             weight, scales = quantize_w8(w)
             if rows is not None:
-                first = rows.start // INT8_PER_LINE
-                weight = weight[:, first : first + self.weight.shape[1]]
+                weight = _tensor(take_lines(INT8, weight.numpy(), rows, INT8_PER_LINE))
             self._put(columns, weight, scales)
         else:
             self._put(columns, pack_w16(w, self.kind))
@@ -115,6 +116,21 @@ class PackedWeight:
         self.weight[tiles] = weight.numpy()
         if scales is not None and self.scales is not None:
             self.scales[tiles] = scales.numpy()
+
+
+def take_lines(kind: str, array: np.ndarray, rows: slice, per_line: int) -> np.ndarray:
+    """The tiles' lines that hold some inputs, up to the padding of a weight of these alone, whose values are zero.
+
+    Args:
+        kind: the format.
+        array: tiles or scales of a whole weight, ``[tiles, lines, ...]``.
+        rows: the inputs; they begin at a line.
+        per_line: inputs of a line.
+    """
+    count = -(-padded_inputs(kind, rows.stop - rows.start) // per_line)
+    own = array[:, rows.start // per_line : -(-rows.stop // per_line)]
+    missing = (len(array), count - own.shape[1], *array.shape[2:])
+    return np.concatenate([own, np.full(missing, _ZERO.get(kind, 0), array.dtype)], axis=1) if missing[1] else own
 
 
 def aligned_empty(shape: tuple[int, ...], dtype: str) -> np.ndarray:

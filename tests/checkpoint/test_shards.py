@@ -61,6 +61,21 @@ def test_shares_begin_where_they_may():
             assert shard.slices[0].start % 128 == 0, name
 
 
+def test_the_finest_alignment_holds_where_there_would_be_too_few_pieces():
+    def alignment(rule, axis):
+        return 1 << 20 if rule.part == "visual" else 16
+
+    heads = CONFIG.num_attention_heads
+    for finest, own in ((None, CONFIG.visual.heads), (lambda rule, axis: 4, CONFIG.visual.heads // 2)):
+        partition = Partition(WEIGHTS, CONFIG, 1, 2, alignment, finest)
+        assert len(partition.own("vit_heads")) == own
+        assert len(partition.own("heads")) == heads - heads // 2
+        name = "transformer.visual.transformer.resblocks.0.attn.in_proj.weight"
+        assert (name in partition.shards) == (finest is not None)
+        if finest is not None:
+            assert partition.of_all(name)[0].slices[0].stop == partition.shards[name].slices[0].start
+
+
 def test_places_in_a_part_are_found_in_the_whole():
     shard = Shard((12,), 0, (slice(2, 4), slice(8, 11)))
     assert shard.in_whole(slice(1, 4)) == [slice(3, 4), slice(8, 10)]

@@ -1,10 +1,16 @@
 """Parts of quantized weights stand for the same numbers as the whole does there."""
 
 import numpy as np
+import paddle
 import pytest
 
-from paddlemix.quantization.cuts import Cut
+from paddlemix.checkpoint.shards import Partition
+from paddlemix.models.qwen_vl.configuration import QWenVLConfig
+from paddlemix.models.qwen_vl.weights import WEIGHTS
+from paddlemix.ops.linear_w8 import linear_w8
+from paddlemix.quantization.cuts import Cut, finest_alignment, tile_alignment
 from paddlemix.quantization.gptq_format import symmetric_layer
+from paddlemix.quantization.plan import plan_for
 from paddlemix.quantization.tiles import PackedWeight, as_tensor, dequantized
 
 INPUTS, OUTPUTS = 384, 96
@@ -13,14 +19,21 @@ CUTS = [
     Cut(INPUTS, OUTPUTS, slice(0, 128), (slice(0, OUTPUTS),)),
     Cut(INPUTS, OUTPUTS, slice(0, INPUTS), (slice(16, 32), slice(48, 80))),
 ]
+#: between lines of tiles, for formats without scales of inputs
+FINE_CUTS = [
+    Cut(INPUTS, OUTPUTS, slice(104, 208), (slice(0, OUTPUTS),)),
+    Cut(INPUTS, OUTPUTS, slice(208, 384), (slice(0, OUTPUTS),)),
+]
+FORMATS_AND_CUTS = [(kind, cut) for kind in ("int4", "int8", "bfloat16", "float16") for cut in CUTS] + [
+    (kind, cut) for kind in ("int8", "bfloat16", "float16") for cut in FINE_CUTS
+]
 
 
 def part_of(cut, values):
     return np.concatenate([values[cut.rows, columns] for columns in cut.columns], axis=1)
 
 
-@pytest.mark.parametrize("cut", CUTS)
-@pytest.mark.parametrize("kind", ["int4", "int8", "bfloat16", "float16"])
+@pytest.mark.parametrize(("kind", "cut"), FORMATS_AND_CUTS)
 def test_tiles_are_cut_between_them(kind, cut):
     values = np.random.default_rng(0).standard_normal((INPUTS, OUTPUTS)).astype("float32")
     packed = PackedWeight(kind, INPUTS, OUTPUTS)
@@ -38,6 +51,50 @@ def test_tiles_are_cut_between_them(kind, cut):
     expected = part_of(cut, whole)
     part = read(arrays[0], arrays[1] if len(arrays) > 1 else None, *expected.shape)
     np.testing.assert_array_equal(part, expected)
+
+
+@pytest.mark.parametrize("cut", [*CUTS[:2], *FINE_CUTS])
+def test_tiles_of_a_part_are_the_same_from_floats_and_from_tiles(cut):
+    values = np.random.default_rng(0).standard_normal((INPUTS, OUTPUTS)).astype("float32")
+    whole, part = PackedWeight("int8", INPUTS, OUTPUTS), PackedWeight("int8", cut.rows.stop - cut.rows.start, OUTPUTS)
+    whole.quantize(slice(0, OUTPUTS), values)
+    part.quantize(slice(0, OUTPUTS), values, cut.rows)
+    for found, expected in zip((part.weight, part.scales), cut.take_tiles("int8", whole.weight, whole.scales)):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_products_with_parts_of_int8_add_up_to_that_with_the_whole(any_backend):
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal((INPUTS, OUTPUTS)).astype("float32")
+    x = rng.standard_normal((3, INPUTS)).astype("float32")
+    whole = PackedWeight("int8", INPUTS, OUTPUTS)
+    whole.quantize(slice(0, OUTPUTS), values)
+    arrays = whole.weight, whole.scales
+
+    def product(x, arrays):
+        tensors = [as_tensor(array, str(array.dtype)) for array in arrays]
+        return linear_w8(paddle.to_tensor(x), *tensors, None, OUTPUTS).numpy()
+
+    expected = product(x, arrays)
+    cuts = [Cut(INPUTS, OUTPUTS, slice(*ends), (slice(0, OUTPUTS),)) for ends in ((0, 104), (104, 208), (208, 384))]
+    found = sum(product(x[:, cut.rows], cut.take_tiles("int8", *arrays)) for cut in cuts)
+    # both sides round each activation by at most a 254th of the largest in its group
+    rounded = 2 * np.abs(x).max() / 254 * np.abs(values).sum(axis=0)
+    assert (np.abs(found - expected) <= (rounded if any_backend == "cpu" else 1e-4)).all()
+
+
+@pytest.mark.parametrize(("processes", "quantization"), [(2, "int4"), (4, "int8"), (8, "int4"), (8, "bf16")])
+def test_every_layer_of_the_published_vision_encoder_is_split(processes, quantization):
+    plan = plan_for(None, quantization, None)
+    alignments = tile_alignment(plan), finest_alignment(plan)
+    partitions = [Partition(WEIGHTS, QWenVLConfig(), rank, processes, *alignments) for rank in range(processes)]
+    for partition in partitions:
+        shards = partition.shards
+        heads = 16 // processes
+        block = "transformer.visual.transformer.resblocks.47"
+        assert shards[f"{block}.attn.in_proj.weight"].shape == (1664, 3 * 104 * heads)
+        assert shards[f"{block}.attn.out_proj.weight"].shape == (104 * heads, 1664)
+        assert shards["transformer.h.31.mlp.c_proj.weight"].slices[0].start % 32 == 0  # pieces enough without it
 
 
 @pytest.mark.parametrize("cut", CUTS)

@@ -102,10 +102,10 @@ def _partition(config: QWenVLConfig, plan: QuantizationPlan | None, group: Tenso
             f"tensor_parallel: got {group.size} processes for {config.num_attention_heads} attention heads, expected "
             "at most one for each"
         )
-    from ...quantization.cuts import tile_alignment  # imports Paddle
+    from ...quantization.cuts import finest_alignment, tile_alignment  # imports Paddle
 
-    alignment = unaligned if plan is None else tile_alignment(plan)
-    return Partition(WEIGHTS, config, group.rank, group.size, alignment)
+    alignments = (unaligned, None) if plan is None else (tile_alignment(plan), finest_alignment(plan))
+    return Partition(WEIGHTS, config, group.rank, group.size, *alignments)
 
 
 def _chosen_config(directory: Path, config: QWenVLConfig | None, overrides: dict[str, Any]) -> QWenVLConfig:
