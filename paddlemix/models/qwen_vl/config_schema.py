@@ -26,7 +26,7 @@ MAX_LAYERS = 1024
 MAX_HEADS = 4096
 MAX_WINDOW = 1 << 24
 MAX_IMAGE_SIZE = 4096
-MAX_IMAGE_SLOTS = 1 << 14
+MAX_IMAGE_TOKENS = 1 << 14
 
 LANGUAGE: dict[str, Field] = {
     "vocab_size": Field(integer(1, MAX_VOCAB_SIZE), 151936),
@@ -60,7 +60,7 @@ VISUAL: dict[str, Field] = {
     "mlp_ratio": Field(number(0, 256, above=True), 4.9231),
     "output_dim": Field(integer(1, MAX_HIDDEN_SIZE), 4096),
     "image_start_id": Field(integer(0, MAX_VOCAB_SIZE), 151857),
-    "n_queries": Field(integer(1, MAX_IMAGE_SLOTS), 256),
+    "n_queries": Field(integer(1, MAX_IMAGE_TOKENS), 256),
     "num_positions": Field(integer(1, 1 << 18), 256),
 }
 
