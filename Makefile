@@ -139,7 +139,7 @@ $(SUITES): Makefile
 
 conformance: $(DEV_DEPS) $(SUITES)
 	@$(BIN)/python -m tests.conformance --tools $(VENV)/conformance/bin --examples $(FUZZ_EXAMPLES) \
-		$(if $(wildcard $(VENV)/conformance/node/node_modules/openai),--node $(VENV)/conformance/node)
+		$$(test ! -d $(VENV)/conformance/node/node_modules/openai || echo --node $(VENV)/conformance/node)
 
 soak: $(OPS) $(DEV_DEPS)
 	@$(BIN)/python -m tests.serving.soak --requests $(SOAK_REQUESTS)
