@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import os
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +13,7 @@ import paddle
 import paddle.distributed as dist
 from paddle import _C_ops
 from paddle.base import core
+from paddle.distributed import collective
 
 TRACED_TYPES: tuple[type, ...] = (paddle.pir.Value, paddle.base.framework.Variable)
 """Types of tensors in programs that are traced instead of run."""
@@ -109,21 +113,46 @@ def innermost(optimizer: Any) -> Any:
 
 @contextlib.contextmanager
 def groups_made_in_turn() -> Iterator[None]:
-    """Process groups that are made in this context are made one after the other by all processes.
+    """Process groups that are made in this context are made one after the other by all processes, over gloo each with
+    a store of its own.
 
-    Over gloo the processes of different groups that are made at the same time connect to each other.
+    Over gloo processes tell each other their addresses under keys that are the same for all groups, so that one that is
+    early finds the address of an earlier group.
     """
-    new_group = dist.new_group
+    new_group, default = dist.new_group, collective._default_store
+    stores: list[Any] = []  # that of the first process serves the others, until all are done
 
     def waiting(*arguments: Any, **options: Any) -> Any:
         dist.barrier()
+        if collective._default_backend == "gloo":
+            stores.append(_new_store())
+            collective._default_store = stores[-1]
         return new_group(*arguments, **options)
 
     dist.new_group = waiting
     try:
         yield
+        dist.barrier()
     finally:
-        dist.new_group = new_group
+        dist.new_group, collective._default_store = new_group, default
+
+
+_store_numbers = itertools.count()
+
+
+def _new_store() -> Any:
+    """A store that all processes share, beside the global one; it lives in the first process."""
+    shared, key = global_store(), f"paddlemix/stores/{next(_store_numbers)}"
+    master = os.environ.get("PADDLE_MASTER") or os.environ["PADDLE_TRAINER_ENDPOINTS"].split(",")[0]
+    host = master.rpartition(":")[0]
+    if dist.get_rank() > 0:
+        return core.TCPStore(host, int(bytes(shared.get(key))), False, 1)
+    with socket.socket() as free:
+        free.bind(("", 0))
+        port = free.getsockname()[1]
+    store = core.TCPStore(host, port, True, 1)
+    shared.set(key, str(port))  # when it listens: who comes early would wait for seconds
+    return store
 
 
 def current_place() -> Any:
