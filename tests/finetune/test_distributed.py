@@ -78,8 +78,11 @@ def outcomes(folder, options):
     """What the runs of two processes raised: by rank, name of the run -> the error's text."""
     trainings = {f"two-{name}": {**options, **both, **several} for name, (both, several) in TRAININGS.items()}
     dropout = {**options, **DROPOUT}
+    begun = {**options, **FULL, "output_dir": str(folder / "begun"), "per_device_train_batch_size": 2}
+    assert run_one({**begun, "interrupt_after": 3}).startswith("KeyboardInterrupt")
     trainings.update(
         {
+            "begun": {**begun, "per_device_train_batch_size": 1},
             "whole": dropout,
             "cut": {**dropout, "interrupt_after": 3},
             "moved": {**options, **FULL, **SHARDED, "interrupt_after": 3},
@@ -111,6 +114,7 @@ def run_one(values):
     def make_stopping(*arguments):
         trainer = make_trainer(*arguments)
         is_last = run.dist.get_rank() == run.dist.get_world_size() - 1
+        note_images(trainer, f"{values['output_dir']}.images-{run.dist.get_rank()}")
         if interrupted is not None:
             trainer.add_callback(LogKeeper(interrupted))
         elif signalled is not None and is_last:  # to one process alone
@@ -125,6 +129,18 @@ def run_one(values):
     finally:
         run.make_trainer = make_trainer
     return None
+
+
+def note_images(trainer, path):
+    """Write to a file, for each micro-batch of this process, whether it has images."""
+    compute_loss = trainer.compute_loss
+
+    def noting(model, inputs):
+        with open(path, "a", encoding="utf-8") as file:
+            file.write("1" if "images" in inputs else "0")
+        return compute_loss(model, inputs)
+
+    trainer.compute_loss = noting
 
 
 def one_process(folder, options, name, both):
@@ -203,6 +219,17 @@ def test_one_process_goes_on_with_what_two_began(folder, options, outcomes):
     alone = {**options, **FULL, "gradient_accumulation_steps": 4, "output_dir": str(folder / "moved")}
     run.finetune(FinetuneConfig(**alone))
     np.testing.assert_allclose(log(folder / "moved")["loss"], log(folder / "two-full")["loss"], rtol=2e-6)
+
+
+def test_two_processes_go_on_with_what_one_began(folder, outcomes):
+    assert not any("begun" in failures for failures in outcomes), outcomes
+    np.testing.assert_allclose(log(folder / "begun")["loss"], log(folder / "two-full")["loss"], rtol=2e-6)
+
+
+def test_only_one_process_has_a_gradient_of_some_micro_batches(folder, outcomes):
+    first, second = ((folder / f"two-vision.images-{rank}").read_text() for rank in range(2))
+    assert len(first) == len(second) == 2 * STEPS
+    assert any(own != other for own, other in zip(first, second))
 
 
 def test_all_processes_end_with_the_one_that_was_told_to_and_go_on_exactly(folder, outcomes):

@@ -14,6 +14,7 @@ from paddlemix.models.qwen_vl.configuration import QWenVLConfig
 from paddlemix.models.qwen_vl.modeling import QWenLMHeadModel
 from paddlemix.models.qwen_vl.processing import QwenVLProcessor
 from paddlemix.models.qwen_vl.runner import QWenVLRunner
+from paddlemix.ops import backend
 from paddlemix.parallel.channel import CommandChannel
 from paddlemix.parallel.group import SINGLE, TensorParallelGroup
 from paddlemix.parallel.processes import check_alike, init_process, is_joined
@@ -57,6 +58,16 @@ def in_this_process(directory, quantization):
 def test_answers_are_those_of_one_process(processes, quantization):
     expected = answers(quantization=quantization)
     found = run_processes(processes, in_this_process, DEFAULT_MODEL_DIR, quantization)[0]
+    np.testing.assert_allclose(found[1], expected[1], rtol=1e-4)
+    assert found[0] == expected[0] and found[2:] == expected[2:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("quantization", ["int4", "int8"])
+def test_low_bit_answers_are_those_of_one_process_in_plain_arithmetic(quantization):
+    with backend.using("reference"):  # the kernels round activations to 8 bits
+        expected = answers(quantization=quantization)
+        found = run_processes(2, in_this_process, DEFAULT_MODEL_DIR, quantization)[0]
     np.testing.assert_allclose(found[1], expected[1], rtol=1e-4)
     assert found[0] == expected[0] and found[2:] == expected[2:]
 
