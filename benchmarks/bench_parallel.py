@@ -34,7 +34,7 @@ WORKER = "worker"
 def main() -> None:
     if sys.argv[1:2] == [WORKER]:
         name, *arguments = sys.argv[2:]
-        print(json.dumps({"decode": decode, "load": load}[name](*arguments)), flush=True)
+        print(json.dumps({"decode": decode, "load": load, "train": train}[name](*arguments)), flush=True)
         return
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--published", action="store_true", help="load a model of the published size")
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def bundled(counts: list[int]) -> Iterator[str]:
-    """Decoding with the bundled model."""
+    """Decoding and a training step with the bundled model."""
     yield "| processes | parameters of one | tokens/s | bytes a token | by the formula |"
     yield "|--:|--:|--:|--:|--:|"
     for count in counts:
@@ -61,6 +61,12 @@ def bundled(counts: list[int]) -> Iterator[str]:
         first = found[0]
         speed = TOKENS / max(own["seconds"] for own in found)
         yield f"| {count} | {parameters} | {speed:.0f} | {first['bytes']:.0f} | {first['formula']:.0f} |"
+    yield ""
+    yield f"| processes | bytes of a training step, {PROMPT} positions | by the formula |"
+    yield "|--:|--:|--:|"
+    for count in counts[1:]:
+        first = run(count, "train")[0]
+        yield f"| {count} | {first['bytes']} | {first['formula']} |"
 
 
 def published(options: argparse.Namespace) -> Iterator[str]:
@@ -163,6 +169,35 @@ def formula(config: Any, group: Any) -> int:
     """
     sums = 2 * config.num_hidden_layers + 1
     return 4 * (sums * config.hidden_size + -(-config.vocab_size // group.size))
+
+
+def train() -> dict[str, Any]:
+    """Forward and backward pass of one row without images, all weights trained."""
+    import paddle
+
+    from paddlemix.finetune.model import FinetuneModel
+    from paddlemix.zoo import DEFAULT_MODEL_DIR
+
+    group, counter = joined()
+    model = FinetuneModel(model_of(DEFAULT_MODEL_DIR, None, group))
+    model.train()
+    for parameter in model.parameters():
+        parameter.stop_gradient = False
+    ids = paddle.arange(1, PROMPT + 1).unsqueeze(0)
+    counter.bytes = 0
+    model(input_ids=ids, labels=ids)["loss"].backward()
+    return {"bytes": counter.bytes, "formula": step_formula(model.model.config, PROMPT, PROMPT - 1)}
+
+
+def step_formula(config: Any, positions: int, targets: int) -> int:
+    """Bytes that a process hands to the others in a training step in float32, without images or recomputation.
+
+    Forward, the sums of :func:`formula` but for the logits; backward, those of the gradients in front of each attention
+    and feed-forward layer; of each target the gradient in front of the head, and maximum, sum and own logit of the
+    softmax.
+    """
+    sums = 4 * config.num_hidden_layers + 1
+    return 4 * (positions * sums * config.hidden_size + targets * (config.hidden_size + 3))
 
 
 def load(folder: str, quantization: str) -> dict[str, Any]:
