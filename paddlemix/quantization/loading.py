@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -200,20 +201,21 @@ class _FloatSource:
     def fill_linear(self, parameter: PendingParameter, cut: Cut, dtype: str) -> None:
         layer = parameter.layer
         packed = PackedWeight(layer.kind, layer.in_features, layer.out_features)
+        is_scaled_by_all = not cut.has_all_rows and quantizes_all_rows(layer.kind)
+        read = replace(cut, rows=slice(0, cut.inputs)) if is_scaled_by_all else cut
+        own_rows = cut.rows if is_scaled_by_all else None
         if parameter.weight in self.gptq:
-            stored = cut.take_gptq(self.gptq[parameter.weight])
+            stored = read.take_gptq(self.gptq[parameter.weight])
             if layer.kind == INT4:
                 take_integers(packed, stored)
             else:
-                fill_float(packed, stored.dequantized)
+                fill_float(packed, stored.dequantized, own_rows)
             self.counter.add(layer.in_features * layer.out_features // 2)
         elif parameter.weight in self.bnb:
             self._fill_from_bnb(packed, self.bnb[parameter.weight], cut)
             self.counter.add(layer.in_features * layer.out_features // 2)
         else:
-            scaled_by_all = not cut.has_all_rows and quantizes_all_rows(layer.kind)
-            rows = slice(None) if scaled_by_all else cut.rows
-            fill_float(packed, partial(self._chunk, parameter, cut, rows), cut.rows if scaled_by_all else None)
+            fill_float(packed, partial(self._chunk, parameter, cut, read.rows), own_rows)
         scales = packed.scales if packed.nested is None else packed.nested
         if scales is not None:
             self._check(self.names.get(parameter.weight, parameter.path), scales, str(scales.dtype))

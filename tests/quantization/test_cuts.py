@@ -6,12 +6,15 @@ import pytest
 
 from paddlemix.checkpoint.shards import Partition
 from paddlemix.models.qwen_vl.configuration import QWenVLConfig
+from paddlemix.models.qwen_vl.modeling import QWenLMHeadModel
 from paddlemix.models.qwen_vl.weights import WEIGHTS
 from paddlemix.ops.linear_w8 import linear_w8
+from paddlemix.parallel.group import SINGLE, TensorParallelGroup
 from paddlemix.quantization.cuts import Cut, finest_alignment, tile_alignment
 from paddlemix.quantization.gptq_format import symmetric_layer
 from paddlemix.quantization.plan import plan_for
 from paddlemix.quantization.tiles import PackedWeight, as_tensor, dequantized
+from tests.quantization.building import write_gptq_model
 
 INPUTS, OUTPUTS = 384, 96
 CUTS = [
@@ -108,6 +111,24 @@ def test_gptq_words_are_cut_between_them(cut):
         np.repeat(part.group_scales(), 128, axis=0)[: part.in_features],
         part_of(cut, np.repeat(layer.group_scales(), 128, axis=0)),
     )
+
+
+def test_parts_of_gptq_layers_in_int8_are_rounded_as_the_whole_is(tiny_model_dir, tmp_path):
+    write_gptq_model(tmp_path, tiny_model_dir)
+
+    def layers(group=SINGLE):
+        model = QWenLMHeadModel.from_directory(tmp_path, quantization="int8", group=group)
+        found = dict(model.named_sublayers())
+        names = [f"transformer.h.{n}.{layer}.c_proj" for n in range(2) for layer in ("attn", "mlp")]
+        return [
+            dequantized("int8", layer.qweight, layer.scales, layer.in_features, layer.out_features)
+            for layer in map(found.get, names)
+        ]
+
+    parts = [layers(TensorParallelGroup(rank, 2)) for rank in range(2)]
+    for whole, first, second in zip(layers(), *parts):
+        assert len(first) == len(second) == len(whole) // 2
+        np.testing.assert_array_equal(np.concatenate([first, second]), whole)
 
 
 def test_places_of_a_part_are_found_in_the_weight_that_holds_it_beside_others():
