@@ -43,10 +43,12 @@ TURN_SECONDS, LEAST_TIMES, MOST_TIMES = 0.1, 2, 200  # of a kernel in a round
 # Operations that an instruction set does in the time of a float32 multiply-add.
 GAIN = {
     "linear_w4": {"avx512": 4, "amx": 32},
+    "linear_nf4": {"avx512": 4, "amx": 32},
     "linear_w8": {"avx512": 4, "amx": 32},
     "linear_w16": {"amx": 16},
 }
-TILE_ROWS = {"linear_w4": 16, "linear_w8": 16, "linear_w16": 9}  # from so many on matrix tiles are used
+# From so many rows on matrix tiles are used.
+TILE_ROWS = {"linear_w4": 16, "linear_nf4": 16, "linear_w8": 16, "linear_w16": 9}
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:

@@ -49,7 +49,7 @@ def kernels(shapes: Shapes) -> list[Kernel]:
     listed.append(gelu(PATCHES, shapes.vit_mlp))
     listed += [prefill(shapes), interleaved(shapes)]
     listed += [decode(length, dtype, shapes) for length in (PROMPT, LONG) for dtype in ("float32", "bfloat16")]
-    for name in ("linear_w4", "linear_w8", "linear_w16"):
+    for name in ("linear_w4", "linear_nf4", "linear_w8", "linear_w16"):
         listed += [linear(name, rows, hidden, ffn) for rows in (1, 8, PROMPT)]
     listed += [linear(name, PATCHES, width, shapes.vit_mlp) for name in ("linear_w8", "linear_w16")]
     return listed
@@ -180,7 +180,7 @@ def decode(length: int, dtype: str, shapes: Shapes) -> Kernel:
 
 def linear(name: str, rows: int, inputs: int, outputs: int) -> Kernel:
     """Beside it plain Paddle has the weight in float32, as nothing else could be multiplied with there."""
-    kind = {"linear_w4": "int4", "linear_w8": "int8", "linear_w16": "bfloat16"}[name]
+    kind = {"linear_w4": "int4", "linear_nf4": "nf4", "linear_w8": "int8", "linear_w16": "bfloat16"}[name]
 
     def make() -> tuple[Run, Run]:
         import paddle
@@ -196,7 +196,7 @@ def linear(name: str, rows: int, inputs: int, outputs: int) -> Kernel:
 
 def weight_bytes(kind: str, inputs: int, outputs: int) -> int:
     """Of the weights and their scales, without padding."""
-    per_input = {"int4": 1 / 2 + 2 / 128, "int8": 1, "bfloat16": 2}[kind]
+    per_input = {"int4": 1 / 2 + 2 / 128, "nf4": 1 / 2 + (1 + 4 / 256) / 64, "int8": 1, "bfloat16": 2}[kind]
     return int(per_input * inputs * outputs) + (4 * outputs if kind == "int8" else 0)
 
 

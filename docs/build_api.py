@@ -6,6 +6,7 @@ python docs/build_api.py build/api
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import pkgutil
 import sys
 from pathlib import Path
@@ -14,12 +15,16 @@ from pdoc import doc, render
 
 import paddlemix
 
+#: Modules that import an extra's package, which need not be there.
+EXTRAS = {"paddlemix.serving.replicas.deployments": "ray", "paddlemix.serving.replicas.router": "ray"}
+
 
 def module_names() -> list[str]:
-    """The modules of the package, without programs and private modules."""
+    """The modules of the package, without programs, private modules and those whose extra is not installed."""
     found = pkgutil.walk_packages(paddlemix.__path__, "paddlemix.")
     names = [module.name for module in found if not module.name.rpartition(".")[2].startswith("_")]
-    return ["paddlemix", *names]
+    missing = {name for name, package in EXTRAS.items() if importlib.util.find_spec(package) is None}
+    return ["paddlemix", *(name for name in names if name not in missing)]
 
 
 def resolve_lazy_names(name: str) -> None:

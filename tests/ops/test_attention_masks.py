@@ -36,4 +36,4 @@ def test_blocks_beyond_the_longest_row_are_not_looked_at():
     actual = run(lambda *heads, **rest: attention_by_paddle(*heads, **rest, shared=shared), query, key, value, **rest)
     expected = exact(query, key, value, **{**rest, "block_table": table[:, :2]})
     np.testing.assert_allclose(actual.numpy(), expected, rtol=0, atol=5e-6)
-    assert shared.masks.slots == 14 and isinstance(shared.masks.blocks, paddle.Tensor)
+    assert shared.masks.rows.slots == 14 and isinstance(shared.masks.rows.blocks, paddle.Tensor)

@@ -14,6 +14,7 @@ import pytest
 from paddlemix.checkpoint import layouts
 from paddlemix.checkpoint.writer import TensorSource, write_checkpoint
 from paddlemix.errors import CheckpointError, ConfigurationError, NotEnoughMemoryError
+from paddlemix.models.qwen_vl.configuration import QWenVLConfig
 from paddlemix.models.qwen_vl.modeling import QWenLMHeadModel
 from paddlemix.quantization.layers import QuantizedLinear, SixteenBitEmbedding
 from paddlemix.quantization.tiles import dequantized
@@ -397,15 +398,18 @@ def test_options_that_cannot_be_met_are_refused_with_the_choices(options, messag
 
 
 def test_memory_is_asked_for_the_quantized_size(monkeypatch):
+    from paddlemix.models.qwen_vl.kv_cache import answer_bytes
     from paddlemix.quantization import memory
 
-    monkeypatch.setattr(memory, "available_memory", lambda: 3_000_000)
+    config = QWenVLConfig.from_pretrained(FOLDER / "ckpt_bin")
+    working = answer_bytes(config, "float32", "float32")
+    monkeypatch.setattr(memory, "available_memory", lambda: working + 3_000_000)
     with pytest.raises(
         NotEnoughMemoryError, match=r"float32 weights .*quantization= 'int4' \(0.0 GB\) or 'nf4' \(0.0 GB\) would fit"
     ):
         QWenLMHeadModel.from_pretrained(FOLDER / "ckpt_bin")
     QWenLMHeadModel.from_pretrained(FOLDER / "ckpt_bin", quantization="int4")
-    monkeypatch.setattr(memory, "available_memory", lambda: 1_000_000)
+    monkeypatch.setattr(memory, "available_memory", lambda: working + 1_000_000)
     with pytest.raises(NotEnoughMemoryError, match="quantized .blocks int4.* use a larger machine"):
         QWenLMHeadModel.from_pretrained(FOLDER / "ckpt_bin", quantization="int4")
 

@@ -80,7 +80,7 @@ def test_single_fields_can_be_overridden(tmp_path):
         ({"rotary_emb_base": "10000"}, "rotary_emb_base"),
         ({"attn_dropout_prob": 1.5}, "attn_dropout_prob"),
         ({"use_dynamic_ntk": "yes"}, "use_dynamic_ntk"),
-        ({"quantization_config": {"quant_method": "awq"}}, "quant_method: 'awq' .*expected one of gptq, paddlemix"),
+        ({"quantization_config": {"quant_method": "awq"}}, "'awq' .*expected one of gptq, bitsandbytes, paddlemix"),
         ({"quantization_config": {"quant_method": "gptq", "bits": 3}}, "quantization_config.bits: got 3, only 4"),
         ({"quantization_config": {"quant_method": "paddlemix", "version": 2}}, "quantization_config.version: got 2"),
         ({"quantization_config": "int4"}, "quantization_config: expected a dict"),

@@ -64,7 +64,7 @@ def test_what_concerns_the_hub_goes_there() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "advice"),
     [
-        ("load_in_4bit", True, "quantization='int4'"),
+        ("load_in_4bit", True, "write quantization='nf4' or 'int4'"),
         ("load_in_8bit", True, "quantization='int8'"),
         ("force_download", True, "remove the directory"),
         ("proxies", {"http": "x"}, "HTTPS_PROXY"),
@@ -73,7 +73,7 @@ def test_what_concerns_the_hub_goes_there() -> None:
         ("offload_folder", "x", "one device"),
         ("ignore_mismatched_sizes", True, "error that lists it"),
         ("gguf_file", "x.gguf", "convert_weights.py"),
-        ("load_in_4bit", "yes\x1b[2J", "quantization='int4'"),
+        ("load_in_4bit", "yes\x1b[2J", "write quantization='nf4' or 'int4'"),
         ("state_dict", {"a": np.zeros(1000)}, "set_state_dict"),
         ("load_in_8bit", 0.5, "quantization='int8'"),
     ],
@@ -159,7 +159,7 @@ def test_spreading_over_devices_is_refused(device_map: Any) -> None:
 def test_how_other_libraries_quantize_is_refused_with_what_to_write() -> None:
     refuse_quantization_config(None)
     refuse_quantization_config({"quant_method": "gptq"})
-    with pytest.raises(ConfigurationError, match="quantization_config: got Foreign; write quantization='int4'"):
+    with pytest.raises(ConfigurationError, match="quantization_config: got Foreign; write quantization='nf4', 'int4'"):
         refuse_quantization_config(Foreign("BitsAndBytesConfig"))
 
 
@@ -215,7 +215,7 @@ def test_a_configuration_can_be_given_and_stays_as_it_is(tiny_model_dir: Path) -
         ({"device_map": "mps"}, "device_map: got 'mps', expected 'cpu', 'gpu'"),
         ({"device_map": "balanced"}, "a model lies on one device"),
         ({"torch_dtype": "float8"}, "torch_dtype: got 'float8', expected 'auto' or one of"),
-        ({"load_in_4bit": True}, "write quantization='int4'"),
+        ({"load_in_4bit": True}, "write quantization='nf4' or 'int4'"),
         ({"quantization_config": Foreign("x")}, "quantization_config: got Foreign"),
         ({"use_dynamic_ntk_": True}, "use_dynamic_ntk_"),
     ],
