@@ -7,13 +7,13 @@ rewrites the text between ``<!-- NAME -->`` and ``<!-- end of NAME -->``.
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 
 DOCS = Path(__file__).resolve().parent
 sys.path.insert(0, str(DOCS.parent))
 
+from docs import generated_tables  # noqa: E402
 from paddlemix.evaluation import prompts  # noqa: E402
 from paddlemix.evaluation.benchmarks import BENCHMARKS, Benchmark, Split  # noqa: E402
 from paddlemix.evaluation.data.sources import SOURCES  # noqa: E402
@@ -186,15 +186,9 @@ def _short(hours: float) -> str:
 
 def with_tables(text: str, language: str) -> str:
     """A page with its generated tables."""
-    tables = {"benchmarks": benchmark_table, "prompts": prompt_table, "files": file_table, "hours": hour_table}
-    for name, make in tables.items():
-        begin, end = f"<!-- {name} -->\n", f"\n<!-- end of {name} -->"
-        pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
-        new = begin + make(language) + end
-        text, count = pattern.subn(new.replace("\\", r"\\"), text)
-        if count != 1:
-            raise SystemExit(f"{PAGES[language]}: expected one {begin.strip()} … {end.strip()}, found {count}")
-    return text
+    makers = {"benchmarks": benchmark_table, "prompts": prompt_table, "files": file_table, "hours": hour_table}
+    tables = {name: make(language) for name, make in makers.items()}
+    return generated_tables.with_tables(text, tables, PAGES[language])
 
 
 def main() -> None:

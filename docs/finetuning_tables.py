@@ -10,7 +10,6 @@ parameter shapes.
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
@@ -20,6 +19,7 @@ from pathlib import Path
 DOCS = Path(__file__).resolve().parent
 sys.path.insert(0, str(DOCS.parent))
 
+from docs import generated_tables  # noqa: E402
 from paddlemix.finetune.configuration import FinetuneConfig, spec_of  # noqa: E402
 from paddlemix.finetune.freezing import frozen_names  # noqa: E402
 from paddlemix.models.qwen_vl.configuration import QWenVLConfig  # noqa: E402
@@ -129,13 +129,8 @@ def _row(weights: float, trained: float, optimizer: float = 1) -> list[float]:
 
 def with_tables(text: str, language: str) -> str:
     """A page with its generated tables."""
-    for name, table in (("options", option_table(language)), ("memory", memory_table(language))):
-        begin, end = f"<!-- {name} -->\n", f"\n<!-- end of {name} -->"
-        pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
-        text, count = pattern.subn(lambda _, new=begin + table + end: new, text)
-        if count != 1:
-            raise SystemExit(f"{PAGES[language]}: expected one {begin.strip()} … {end.strip()}, found {count}")
-    return text
+    tables = {"options": option_table(language), "memory": memory_table(language)}
+    return generated_tables.with_tables(text, tables, PAGES[language])
 
 
 def main() -> None:
